@@ -1,15 +1,16 @@
-"""Limits on the work that a segment causes when it is decoded; checked before decoding.
+"""Limits on the work of decoding a segment, checked before the segment is decoded.
 
-A few kilobytes of Parquet can decode to terabytes, and take hours. The footer says how many row
-groups the file has and where their columns begin; the header of each page says how large the page
-becomes. Footer and headers are read here, without decompressing a page. `docs/format.md` has the
-limits; honest files stay far below them. A file can still decode to more than its headers say, so
-`wire` decodes under a cap on memory as well.
+A few kilobytes of Parquet can decode to terabytes, and take hours. The footer of a Parquet file
+says how many row groups the file has and where their columns begin; the header of each page says
+how large the page is when decoded. This module reads the footer and the headers of pages without
+decompressing a page. `docs/format.md` has the limits; segments of honest providers stay far below
+them. A file can still decode to more bytes than its headers say, so `wire` also decodes under a cap
+on memory.
 
-The columns must be the columns of the format. A column is checked by its physical type, length,
-logical type and repetition, which every writer of Parquet can set. The type that Arrow would choose
-does not count: a segment with a wrong type would only fail at the first value that cannot be
-converted.
+A segment must have exactly the columns of the format. A column is checked by its physical type,
+length, logical type and repetition, which every writer of Parquet can set. This module ignores the
+type that Arrow would choose, because Arrow would report a segment with a wrong type only at the
+first value that it cannot convert.
 """
 
 from __future__ import annotations
@@ -28,29 +29,32 @@ if TYPE_CHECKING:
 
 MAX_FOOTER_BYTES = 4 << 20
 MAX_ROW_GROUPS = 1_024
-#: The longest list in a footer: of columns, row groups, or metadata by key.
+#: The longest list of columns, row groups or metadata keys that a footer may have.
 MAX_FOOTER_ITEMS = 2 * MAX_ROW_GROUPS
 MAX_PAGES = 65_536
 MAX_PAGE_BYTES = 64 << 20
-#: All pages of a segment, decoded; the largest honest segment has less than half of this. A file of
-#: some kilobytes can have thousands of the largest pages, in dictionaries that no row uses.
+#: The largest size of all decoded pages of a segment; the largest honest segment decodes to less
+#: than half of this size. The cap is needed because a file of some kilobytes can have thousands of
+#: the largest pages, in dictionaries that no row uses.
 MAX_DECODED_BYTES = 2 << 30
-#: A page's header may hold the smallest and the largest value of the page.
+#: The largest header of a page. The header of a page may contain the smallest and the largest value
+#: of the page.
 MAX_PAGE_HEADER_BYTES = 16 << 10
 
 _MAGIC = (b"PAR1", b"PARE")
-#: parquet.thrift: the kinds of pages. Readers skip pages of an index.
+#: The numbers of the kinds of pages in parquet.thrift. Readers of Parquet skip pages of an index.
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
-#: parquet.thrift, PageHeader: numbers of its fields.
+#: The field numbers of PageHeader in parquet.thrift.
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _VALUES_IN = {_DATA_PAGE: 5, _DATA_PAGE_V2: 8}
 _NUM_VALUES = 1
-#: Field numbers. FileMetaData: its row groups. RowGroup: its columns. ColumnChunk: its metadata,
-#: with the number of values, the compressed length, and the places where the pages and the
-#: dictionary begin.
+#: Field numbers in parquet.thrift. FileMetaData has the row groups. RowGroup has the columns.
+#: ColumnChunk has the metadata of a column: the number of values, the compressed length, and the
+#: positions where the pages and the dictionary begin.
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 _VALUES, _LENGTH, _PAGES_AT, _DICTIONARY_AT = 5, 7, 9, 11
-#: Thrift's compact protocol: its types of values, and the deepest nesting of values.
+#: The types of values in Thrift's compact protocol, and the deepest nesting of values that is
+#: accepted.
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 _VARINTS = _I16, _I32, _I64 = (4, 5, 6)
 _MAX_DEPTH = 8
@@ -112,7 +116,7 @@ def _columns(data: bytes) -> list[list[dict[int, Any]]]:
     pyarrow is not used here: if the footer contradicts itself, pyarrow ends the whole process.
 
     Raises:
-        ValueError, TypeError, LookupError: the footer does not have these data.
+        ValueError, TypeError, LookupError: the footer does not describe the columns of row groups.
     """
     length = int.from_bytes(data[-8:-4], "little")
     footer = _Thrift(data[-8 - length : -8], numbers=(_I64,)).struct()
@@ -123,7 +127,7 @@ def _sizes_of_pages(data: bytes, chunk: dict[int, Any], rows: int, what: str) ->
     """Check the pages of one column of a row group, and yield their decoded sizes.
 
     Raises:
-        ValueError, TypeError, LookupError: the footer is wrong.
+        ValueError, TypeError, LookupError: the footer is malformed.
     """
     start, dictionary = chunk[_PAGES_AT], chunk.get(_DICTIONARY_AT)
     if dictionary is not None and 0 < dictionary < start:
@@ -151,7 +155,7 @@ def _sizes_of_pages(data: bytes, chunk: dict[int, Any], rows: int, what: str) ->
 
 
 def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
-    """Return kind, decoded size, size and number of values of a page, and the start of its content.
+    """Return the kind, decoded size, stored size and number of values of a page, and its start.
 
     Raises:
         ValueError, TypeError, LookupError: the page has no valid header.
@@ -166,9 +170,9 @@ def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
 
 
 class _Thrift:
-    """Reads a struct of Thrift's compact protocol: numbers, structs and lists by field.
+    """Reads a struct of Thrift's compact protocol as a dictionary from field number to value.
 
-    Numbers of other types than `numbers` are ignored, as other readers do.
+    Numbers whose type is not in `numbers` become None, because other readers ignore them too.
     """
 
     def __init__(self, data: bytes, numbers: tuple[int, ...] = _VARINTS) -> None:
@@ -188,7 +192,8 @@ class _Thrift:
 
     def _value(self, kind: int, depth: int, *, in_list: bool = False) -> Any:
         if kind in (_TRUE, _FALSE):
-            # In a struct, the type has the value of a boolean; in a list, a byte has it.
+            # Thrift encodes a boolean field of a struct in the type of the field, and a boolean in
+            # a list as a byte.
             return self._byte() == _TRUE if in_list else kind == _TRUE
         if kind in _VARINTS:
             number = self._signed()
@@ -224,8 +229,8 @@ class _Thrift:
 
 
 _HINT = "the provider has to write the column as docs/format.md says"
-#: The logical types of the format (parquet-format, LogicalTypes.md). Old writers use the converted
-#: types, which Arrow translates to logical types.
+#: The logical types that the format allows (parquet-format, LogicalTypes.md). Old writers set
+#: converted types instead, which Arrow translates to logical types.
 _NONE = {"Type": "NONE"}
 _STRING = {"Type": "STRING"}
 _SIGNED = {"Type": "INT", "bitWidth": 64, "isSigned": True}
@@ -290,7 +295,8 @@ def _logical(column: pq.ColumnSchema) -> dict[str, Any]:
     """Return the logical type of a column, as a name and its parameters."""
     logical_type = column.logical_type
     parameters = {}
-    # Other types need no parameters, and some contain text of the file's writer.
+    # Other logical types need no parameters, and the parameters of some types contain text of the
+    # file's writer.
     if logical_type.type in {"INT", "TIMESTAMP", "TIME"}:
         parameters = json.loads(logical_type.to_json())
     return {**parameters, "Type": logical_type.type}

@@ -1,8 +1,8 @@
 """A bundle: a provider's published files in one file, for clients without a network.
 
 A bundle is a plain tar archive (ustar, without extended headers or links). It is never unpacked: a
-member is read into memory by its name, and the caller verifies its bytes. This module relies on the
-archive only for the positions of members. `docs/format.md` has the rules.
+member is read into memory by its name, and the caller verifies its bytes. This module trusts the
+archive only for the positions of members. `docs/format.md` has the rules for bundles.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
 FORMAT = "hashclient-bundle/1"
-#: The first member: it has the format, and the generations from which the changes in the bundle
-#: start.
+#: The name of the first member, which contains a `Mark`.
 MARK_NAME = "hashclient-bundle.json"
 MAX_MARK_BYTES = 1 << 20
-#: The cap on members; a repository of many lists has far fewer.
+#: The largest number of members; a repository of many lists has far fewer members.
 MAX_MEMBERS = 100_000
-#: The cap on zeros after the end; a record of `tar` has far fewer.
+#: The largest number of zero bytes after the end of the archive; `tar` writes far fewer zero bytes.
 MAX_REST_BYTES = 1 << 20
 _MAX_GENERATION = 2**53 - 1
 
 _BLOCK = tarfile.BLOCKSIZE
-#: The names allowed for members: plain parts, but not `.` or `..`.
+#: The names that members may have: parts of letters, digits and `._-`, but not `.` or `..`.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 _HINT = "copy it again, or have it exported again; nothing was changed"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """The mark of a bundle; `since` has the lists for which the bundle only has later changes.
+    """The first member of a bundle: the format, and the generations where its changes begin.
 
-    Each list comes with the generation that a client must have. The mark is not signed; it is for
-    messages only.
+    `since` maps a list to a generation, if the bundle has only the later changes of this list: a
+    client needs this generation before it can use the bundle. The `Mark` is not signed, so it is
+    used for messages only.
     """
 
     format: str = FORMAT
@@ -49,10 +49,10 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def write_bundle(stream: IO[bytes], mark: Mark, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write a bundle of `members`, names and bytes: the same bytes for the same members.
+    """Write a bundle of `members`, pairs of name and bytes; equal members give equal bundles.
 
     Raises:
-        ValueError: a name does not fit into the format.
+        ValueError: the format does not allow the name of a member.
         OSError: the bundle cannot be written.
     """
     _write_member(stream, MARK_NAME, msgspec.json.encode(mark, order="sorted") + b"\n")
@@ -62,7 +62,8 @@ def write_bundle(stream: IO[bytes], mark: Mark, members: Iterable[tuple[str, byt
 
 
 def _write_member(stream: IO[bytes], name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # without times, owners and other things that could differ
+    # `TarInfo` has no times, owners and other fields that could differ between two exports
+    info = tarfile.TarInfo(name)
     info.size = len(data)
     stream.write(info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
     stream.write(data)
@@ -87,7 +88,7 @@ class Bundle:
         self.mark = self._read_mark()
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
-        """Return the bytes of a member, None if no member has this name.
+        """Return the bytes of a member, or None if no member has this name.
 
         Raises:
             VerificationError: the member is longer than `max_bytes`, or the bundle was cut short
@@ -124,7 +125,8 @@ class Bundle:
             raise _not_a_bundle()
         offset += _BLOCK
         rest = max(self._bytes - offset, _BLOCK)
-        # Zeros that fill a record of tar. The cap keeps a huge rest from being read.
+        # `tar` fills its last record with zeros. The cap `MAX_REST_BYTES` prevents that a huge rest
+        # of the file is read.
         if rest > MAX_REST_BYTES or any(self._read(offset, rest)):
             raise VerificationError("it has bytes after its end", hint=_HINT)
 
@@ -154,14 +156,14 @@ class Bundle:
         data = b""
         while len(data) < size:
             piece = os.pread(self._fd, size - len(data), offset + len(data))
-            if not piece:  # the file was longer when it was opened
+            if not piece:  # the file has become shorter since it was opened
                 raise _cut_short()
             data = piece if not data else data + piece
         return data
 
 
 def _parse_header(header: bytes) -> tuple[str, int]:
-    """Return the name and the size in a header."""
+    """Return the name and the size in the header of a member."""
     try:
         info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     except (tarfile.TarError, ValueError) as error:

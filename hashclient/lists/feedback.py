@@ -1,9 +1,10 @@
 """Feedback on the wire: counts by entry, from a client to the provider of its lists.
 
-A file of two lines: a JSON object with counts by entry; and a JSON object with the client's key and
-its signature of the first line. The counts include all matches that the client has recorded, so a
-later file replaces earlier files. The file has no path, no digest and no name of a person.
-`docs/feedback.md` specifies it.
+A feedback file has two lines: a JSON object with counts by entry, and a JSON object with the
+client's key and the key's signature of the first line. The counts include all matches that the
+client has recorded, so a later feedback file replaces earlier ones from the client. A feedback file
+contains no path, no digest and no name of a person. `docs/feedback.md` specifies the format of
+feedback.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT: Literal["hashclient-feedback/1"] = "hashclient-feedback/1"
 MAX_FEEDBACK_BYTES = 64 << 20
-#: The signed bytes begin with this text, so that a signature for another use is not valid for
-#: feedback.
+#: The signed bytes begin with this text, so that a signature made for another purpose is not valid
+#: for feedback.
 _TAG = b"hashclient feedback v1\n"
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -43,7 +44,10 @@ class EntryFeedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The first line. `provider_root` is the SHA-256 of the root that the client has pinned."""
+    """The first line of a feedback file.
+
+    `provider_root` is the SHA-256 of the provider's root that the client has pinned.
+    """
 
     format: Literal["hashclient-feedback/1"]
     provider_root: Key
@@ -52,25 +56,25 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_feedback(feedback: Feedback, key: Ed25519PrivateKey) -> bytes:
-    """Return the file, signed with `key`."""
+    """Return the bytes of a feedback file, signed with `key`."""
     made = feedback.made.astimezone(UTC)
     return sign_document(msgspec.structs.replace(feedback, made=made), _TAG, key)
 
 
 def verify_feedback(data: bytes) -> tuple[Feedback, str]:
-    """Return the content of a file, and the public key that has signed it.
+    """Return the content of a feedback file, and the public key that has signed the file.
 
-    1. The file has two lines, each a JSON object of the schema.
+    1. The file has two lines, and each line is a JSON object of the schema.
     2. The key in the second line has signed the first line.
-    3. Names are names of lists and ids of entries, and no entry occurs twice.
+    3. Each list has a valid name, each entry has a valid id, and no entry occurs twice.
 
     Raises:
         VerificationError: one of the rules is broken.
     """
     try:
-        feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)  # 1, 2
+        feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)  # rules 1 and 2
         names = {(one.list, one.entry) for one in feedback.entries}
-        if len(names) != len(feedback.entries):  # 3
+        if len(names) != len(feedback.entries):  # rule 3
             raise ValueError("an entry twice")
         if not all(is_name(name) and is_entry_id(entry) for name, entry in names):
             raise ValueError("not a name")

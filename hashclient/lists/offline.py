@@ -1,8 +1,11 @@
-"""Files of a provider without a network: from a bundle, or from a copy of its public directory.
+"""Reads files of a provider without a network.
 
-This is a source for `trust`, like the network: it returns bytes by their address, and the caller
-verifies the bytes in memory. The bytes are never written to another place. The person who brings
-the medium is not trusted: links are not followed, and only regular files are read.
+The files are in a bundle, or in a copy of the provider's public directory.
+
+This module is a source for `trust`, like the network: it returns the bytes of a file by its
+address, and `trust` verifies the bytes in memory. The bytes are not written to the disk before they
+are verified. The person who brings the medium is not trusted, so links are not followed, and only
+regular files are read.
 """
 
 from __future__ import annotations
@@ -20,23 +23,26 @@ from hashclient.lists.bundle import NAME, Bundle
 from hashclient.system.files import open_at_once, read_bounded, translated
 from hashclient.system.text import excerpt, printable
 
-#: The start of the addresses of files.
+#: The beginning of the addresses of offline files.
 BASE = "offline:"
 _ABOVE_ALL = "metadata"
 _HINT = "make the copy again; nothing was changed"
-#: A hint names at most this many lists.
+#: The largest number of lists that a hint names.
 _SHOWN = 5
 
 
 class Copy(Protocol):
-    """Returns the bytes of files by their addresses, which begin with `BASE`."""
+    """Returns the bytes of files by their addresses; each address begins with `BASE`."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
         """Return the bytes of a file, at most `max_bytes`."""
 
 
 class MissingError(UnreachableError):
-    """The file does not exist. Like 404 on a network, this error ends the search for a new root."""
+    """The file does not exist.
+
+    The status is 404, as on a network, because the search for a newer root ends at a missing file.
+    """
 
     status = 404
 
@@ -62,7 +68,7 @@ def open_copy(path: Path) -> Iterator[Copy]:
             source = _BundleSource(path, stream)
         else:
             raise UsageError(f"neither a file nor a directory: {printable(path)}")
-        # An error in the block is not about this file.
+        # An error that the `with` block of the caller raises has nothing to do with this file.
         opened = stack.pop_all()
     with opened:
         yield source
@@ -125,7 +131,8 @@ class _Directory:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(folder, flags, dir_fd=fd)
                 stack.callback(os.close, fd)
-            # Opening a device may have an effect, and opening a pipe may wait.
+            # Opening a device may have an effect, and opening a pipe may wait, so the kind of the
+            # file is checked first.
             if not stat.S_ISREG(os.stat(last, dir_fd=fd, follow_symlinks=False).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -134,7 +141,7 @@ class _Directory:
 
 
 class _BundleSource:
-    """A bundle."""
+    """The files in a bundle."""
 
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
         self._path = path
@@ -175,7 +182,7 @@ def _name_in(url: str) -> str:
     """Return the name of a file from its address.
 
     Raises:
-        VerificationError: a provider may not have this name.
+        VerificationError: the file of a provider may not have this name.
     """
     name = url.removeprefix(f"{BASE}/")
     if name == url or not NAME.fullmatch(name):

@@ -1,8 +1,8 @@
-"""The wire format of a hash list: `index.json` and Parquet segments, as in `docs/format.md`.
+"""The wire format of a hash list: `index.json` and Parquet segments, as `docs/format.md` specifies.
 
-Parsing is strict and bounded: every rule of the format is checked here, once, and the result is
-valid columnar data. The bytes must be verified already (by `trust`); a broken rule is still an
-error, since a provider can sign a mistake. No I/O, no keys, no state.
+Parsing is strict and bounded: this module checks every rule of the format once, and returns valid
+columns. `trust` must have verified the bytes already; a broken rule is still an error, because a
+provider can sign a mistake. This module does no I/O, and knows no keys and no state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "hashclient-list/1"
-#: The file that names all other files of a list.
+#: The name of the file that names all other files of a list.
 INDEX_NAME = "index.json"
 
-#: Caps, checked before anything is downloaded or decoded. The caps are far above real lists.
+#: Limits that are checked before anything is downloaded or decoded. The limits are far above the
+#: numbers of real lists.
 MAX_INDEX_BYTES = 4 << 20
 MAX_SEGMENTS = 2_000
 MAX_SEGMENT_ENTRIES = 4_000_000
@@ -40,17 +41,18 @@ MAX_GENERATION = 2**53 - 1
 MAX_CATEGORY_BYTES = 31
 MAX_CATEGORIES = 255
 
-#: Rows in a batch; this limits the memory for an honest segment of any size.
+#: The number of rows in a batch, which limits the memory for an honest segment of any size.
 BATCH_ROWS = 1 << 19
-#: Rows that are decoded at a time, and the memory that their decoding may take. The largest honest
-#: pages need half.
+#: `DECODED_ROWS`: the number of rows that are decoded at a time. `MAX_DECODING_BYTES`: the memory
+#: that decoding these rows may take. The largest honest pages need half of this memory.
 DECODED_ROWS = 1 << 16
 MAX_DECODING_BYTES = 256 << 20
 
-#: Rows in a row group of the segments that are written here.
+#: The number of rows in each row group of the segments that this module writes.
 ROW_GROUP_ROWS = 1 << 20
 
-#: In place of a missing size. No file has this size: Linux file sizes are below 2**63.
+#: The value of a size that is unknown. No file has this size, because Linux limits file sizes to
+#: less than 2**63 bytes.
 NO_SIZE = np.uint64(2**64 - 1)
 
 Uint8 = npt.NDArray[np.uint8]
@@ -60,9 +62,9 @@ Strings = npt.NDArray[np.bytes_]
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of a list that never changes, as `index.json` names it.
+    """A file of a list, as `index.json` names it; the file never changes.
 
-    The file has the changes of the generations from `first` to `last`, both included.
+    The file has the changes of the generations from `first` to `last`, including both.
     """
 
     name: str
@@ -73,11 +75,11 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`index.json`: one generation of a list and the segments that make it up, in order.
+    """`index.json`: one generation of a list, and the segments that it consists of, in order.
 
-    `published_at` is converted to UTC; no decision depends on it. `entries` counts the live
-    entries, `checksum` is the sum of their `entry_hashes`, modulo 2**64, as 16 lower-case
-    hexadecimal digits.
+    `published_at` is converted to UTC; no decision depends on it. `entries`: the number of live
+    entries. `checksum`: the sum of their `entry_hashes` modulo 2**64, as 16 lower-case hexadecimal
+    digits.
     """
 
     format: str
@@ -90,11 +92,12 @@ class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddBatch(msgspec.Struct, frozen=True):
-    """Up to `BATCH_ROWS` validated entries, by column.
+    """Up to `BATCH_ROWS` validated entries, as columns.
 
-    `ids` is (n,) bytes; `masks` (n,) the algorithms each entry has; `sizes` (n,) in bytes or
-    `NO_SIZE`; `category_codes` (n,) index `categories`. `digests[a]` is a pair: the digests of
-    algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to.
+    `ids` (n,): the entry ids, as bytes. `masks` (n,): the algorithms of each entry's digests.
+    `sizes` (n,): sizes in bytes, or `NO_SIZE`. `category_codes` (n,): indexes into `categories`.
+    `digests[a]`: a pair of the digests of algorithm `a`, as an array (m, digest_bytes), and the
+    (m,) numbers of their rows.
     """
 
     ids: Strings
@@ -106,7 +109,7 @@ class AddBatch(msgspec.Struct, frozen=True):
 
 
 def target_name(list_name: str, file_name: str) -> str:
-    """Return the TUF target name of a list's file."""
+    """Return the TUF target name of a file of a list."""
     return f"lists/{list_name}/{file_name}"
 
 
@@ -177,9 +180,9 @@ def _check_segments(index: ListIndex, what: str) -> None:
 
 
 def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
-    """Return the segments from `generation` to `index`; None if a segment spans `generation`.
+    """Return the segments after `generation`, or None if one segment spans `generation`.
 
-    `docs/format.md`, 'What a client does', 3.
+    `docs/format.md` has the rule, under 'What a client does', step 3.
     """
     if any(s.first <= generation < s.last for s in index.segments):
         return None
@@ -192,12 +195,13 @@ def encode_index(index: ListIndex) -> bytes:
 
 
 def entry_hashes(ids: Strings) -> Uint64:
-    """Return the 64-bit hash of each entry id, the summand of a list's checksum.
+    """Return the 64-bit hash of each entry id, which the checksum of a list adds up.
 
-    Defined by `docs/format.md`. The id's bytes are taken as little-endian words of eight bytes, the
-    last word padded with zeros. For each word, h = mix(h XOR word) from h = 0; mix is the finaliser
-    of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-    Signatures protect against forgery; the checksum finds a local state that differs by mistake.
+    `docs/format.md` defines this hash. The id's bytes are taken as little-endian words of eight
+    bytes, the last word padded with zeros. The hash h begins as 0 and becomes mix(h XOR word) for
+    each word; mix is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom
+    Number Generators, 2014). Signatures protect against forgery; the checksum only detects a local
+    state that differs by mistake.
     """
     width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
     words = ids.astype(f"S{width}").view("<u8").reshape(len(ids), width // 8)
@@ -209,7 +213,7 @@ def entry_hashes(ids: Strings) -> Uint64:
         z ^= z >> np.uint64(27)
         z *= np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
-        # An id has no NUL, so a zero word is beyond its end.
+        # An id contains no NUL, so a word of zeros is after the end of the id.
         h = np.where(column != 0, z, h)
     return h
 
@@ -248,8 +252,8 @@ def encode_segment(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    # Digests do not compress, and a dictionary of digests is useless; for categories, compression
-    # and a dictionary are useful.
+    # Digests cannot be compressed, so a dictionary of digests is useless; a dictionary of
+    # categories saves space.
     pq.write_table(
         table,
         out,
@@ -265,7 +269,7 @@ def encode_segment(table: pa.Table) -> bytes:
 def parse_add_segment(
     data: bytes, segment: Segment, batch_rows: int | None = None
 ) -> Iterator[AddBatch]:
-    """Decode an `add` segment in batches of validated columns, `batch_rows` each at most.
+    """Decode an `add` segment in batches of validated columns, each of at most `batch_rows` rows.
 
     Raises:
         VerificationError: a rule of the format is broken, also while iterating.
@@ -279,7 +283,7 @@ def parse_withdraw_segment(data: bytes, segment: Segment) -> Iterator[Strings]:
     """Decode a `withdraw` segment in batches of entry ids.
 
     Raises:
-        VerificationError: as `parse_add_segment`.
+        VerificationError: a rule of the format is broken, also while iterating.
     """
     what = f"segment {segment.name}"
     for batch in _read_batches(data, segment, withdraw_schema(), what):
@@ -292,7 +296,8 @@ def _read_batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Imported here: only fetches need these modules, and most commands are scans.
+    # The modules are imported in this function because only fetches need them, and most commands
+    # are scans.
     from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_columns, check_footer, check_pages
 
     check_footer(data, what)
@@ -326,7 +331,8 @@ def _read_batches(
                 continue
             yield _joined(chunks)
             if wanted < BATCH_ROWS:
-                # Memory is short: give back the memory that Arrow keeps for later, up to 100 MB.
+                # Arrow keeps freed memory for later use, up to 100 MB; if memory is short, this
+                # memory is released.
                 pa.default_memory_pool().release_unused()
     except MemoryError as error:  # Arrow's own memory error is a subclass of MemoryError
         raise VerificationError(f"{what} asks for too much memory") from error
@@ -340,13 +346,13 @@ def _read_batches(
 
 
 def _checked(batch: pa.RecordBatch, schema: pa.Schema, what: str) -> pa.RecordBatch:
-    """Return a batch with the columns of `schema`; check that texts are UTF-8 and not too long."""
+    """Return a batch with the columns of `schema`, whose texts are UTF-8 and not too long."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     columns = [batch.column(field.name).cast(field.type) for field in schema]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    # Reading does not check that text is UTF-8.
+    # pyarrow does not check that text is UTF-8 when it reads Parquet.
     batch.validate(full=True)
     for field in schema:
         if pa.types.is_string(field.type):
@@ -357,7 +363,7 @@ def _checked(batch: pa.RecordBatch, schema: pa.Schema, what: str) -> pa.RecordBa
 
 
 def _joined(chunks: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return one batch of `chunks`; then `chunks` is empty."""
+    """Return one batch with the rows of `chunks`, and empty `chunks`."""
     import pyarrow as pa
 
     table = pa.Table.from_batches(chunks)
@@ -395,20 +401,20 @@ def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:
     known = pc.is_valid(size_column).to_numpy(zero_copy_only=False)
     if (signed[known] < 0).any():
         raise VerificationError(f"{what} has an entry with a negative size")
-    sizes = signed.astype(np.uint64)  # -1 means a missing size, and becomes NO_SIZE
+    sizes = signed.astype(np.uint64)  # -1 means an unknown size, and becomes `NO_SIZE`
     categories, codes = _categories(batch.column("category"), what)
     return AddBatch(ids, masks, sizes, categories, codes, digests)
 
 
 def _fixed_width(column: pa.Array, width: int) -> Uint8:
-    """View the values of a column without nulls as (n, width) bytes, without a copy."""
+    """View the values of a column without nulls as an (n, width) array of bytes, without a copy."""
     buffer = column.buffers()[-1]
     flat = np.frombuffer(buffer, np.uint8, len(column) * width, column.offset * width)
     return flat.reshape(len(column), width)
 
 
 def _entry_ids(column: pa.Array, what: str) -> Strings:
-    """Return entry ids as a fixed-width array, after checking each id."""
+    """Return entry ids as an array of fixed width, after checking each id."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -422,7 +428,8 @@ def _entry_ids(column: pa.Array, what: str) -> Strings:
     padded = pc.ascii_rpad(column, width, padding="\0").cast(pa.binary()).cast(pa.binary(width))
     matrix = _fixed_width(padded, width)
     length_array = lengths.to_numpy()
-    # The padding is NUL: an id with a NUL inside has fewer other bytes than its length.
+    # The padding is NUL, so an id with a NUL inside has fewer bytes that are not NUL than its
+    # length says.
     if not _ID_BYTES[matrix].all() or (np.count_nonzero(matrix, axis=1) != length_array).any():
         raise VerificationError(f"{what} has an entry id with a character that is not allowed")
     ids = matrix.reshape(-1).view(f"S{width}")
@@ -461,6 +468,7 @@ def _byte_table(characters: bytes) -> npt.NDArray[np.bool_]:
 
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-#: NUL is allowed here as the padding of fixed-width ids; inside an id it is refused.
+#: NUL is allowed in this table because NUL pads ids to a fixed width; an id that contains a NUL is
+#: refused.
 _ID_BYTES = _byte_table(_LETTERS + b"0123456789._:-\0")
 _HEX_BYTES = _byte_table(b"0123456789abcdefABCDEF")

@@ -1,1 +1,1 @@
-"""Importers for the usual files of digests, a module for each kind; `registry` picks one."""
+"""Importers for the usual files of digests, one module for each kind; `registry` chooses one."""

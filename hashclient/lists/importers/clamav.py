@@ -1,8 +1,8 @@
 """ClamAV's signatures of whole files: `.hdb`, `.hsb`, and the similar `.fp` and `.sfp`.
 
-A line is `digest:size:name`, and may end with one or two levels of ClamAV; the size is `*` if it is
-not known. The length of the digest gives its algorithm. Lines of every level are read: a level only
-says which version of ClamAV can read the line.
+A line is `digest:size:name`, where the size is `*` if it is unknown; one or two functionality
+levels of ClamAV may follow. The number of digits in the digest gives the algorithm. Lines of every
+level are read, because a level says only which versions of ClamAV can read the line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINE = re.compile(
 
 
 class ClamAv:
-    """Reads signatures of whole files; their names are the rows' names."""
+    """Reads signatures of whole files; the name of a signature becomes the name of the row."""
 
     name = "ClamAV"
     has_columns = False

@@ -1,7 +1,9 @@
-"""CSV with a header, separated by commas, semicolons or tabs: also ICSE exports and NSRLFile.txt.
+"""CSV files with a header, such as ICSE exports and NSRLFile.txt.
 
-Files have millions of rows, so they are decoded by column. Cells must not have line breaks.
-`rows` interprets the header.
+Commas, semicolons or tabs separate the columns.
+
+CSV files may have millions of rows, so this module decodes whole columns instead of single rows.
+Cells must not have line breaks. `rows` interprets the header of the file.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ _DELIMITERS = (",", ";", "\t")
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """A header: its columns in lower case, and which column is which of ours."""
+    """A header: the names of its columns in lower case, and the columns that this program uses."""
 
     delimiter: str
     columns: list[str]
     ours: dict[str, str]
-    #: Whether names may have any bytes: names in the NSRL are not all UTF-8.
+    #: Whether names may have any bytes, because names in the NSRL are not all UTF-8.
     any_bytes: bool
 
 
@@ -41,7 +43,7 @@ def _cells(head: bytes, delimiter: str) -> list[str]:
 
 
 def _delimiter(head: bytes, reading: Reading) -> str | None:
-    """Return the separator of a header's columns; None without a known column."""
+    """Return the separator of a header's columns, or None if no column of the header is known."""
     wanted = {*COLUMNS, *OTHER_NAMES, *(name.lower() for name in reading.columns.values())}
     known = {d: len(wanted.intersection(_cells(head, d))) for d in _DELIMITERS}
     best = max(_DELIMITERS, key=lambda d: known[d])
@@ -49,13 +51,13 @@ def _delimiter(head: bytes, reading: Reading) -> str | None:
 
 
 class Csv:
-    """Reads CSV with a header of some of our columns, in any order."""
+    """Reads CSV files whose header has some of the known columns, in any order."""
 
     name = "CSV"
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Return whether a first line is a header with a column that is known."""
+        """Return whether a first line is a header with at least one known column."""
         return len(head) <= MAX_LINE_BYTES and _delimiter(head, reading) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
@@ -81,7 +83,7 @@ def _header(head: bytes, line: int, file: ImportFile) -> _Header:
 
 
 def _row_lines(first: int, chunk: bytes, file: ImportFile) -> Int64:
-    """Return the numbers of the lines that are not blank: these lines are rows."""
+    """Return the numbers of the lines that are not blank, because each of these lines is a row."""
     data: Uint8 = np.frombuffer(chunk, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     lengths = np.diff(ends, prepend=-1)
@@ -102,9 +104,9 @@ def _batch(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> Dig
 
 
 def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tuple[pa.Table, Int64]:
-    """Parse rows of CSV into columns of text, with nulls for empty cells; bad rows are left out.
+    """Parse rows of CSV into columns of text; empty cells become null, and bad rows are left out.
 
-    Only columns that are needed are made.
+    Only columns that are needed are parsed.
     """
     import pyarrow as pa
     import pyarrow.csv as pa_csv
@@ -119,8 +121,8 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
     wanted = dict.fromkeys([*header.ours, *(where.columns() if where is not None else ())])
     what = f"not {len(header.columns)} cells, as the header has"
     try:
-        # Without this option, the reader would print a traceback for a row with another number of
-        # cells.
+        # Without `invalid_row_handler`, the reader would print a traceback for a row with another
+        # number of cells than the header.
         text = _as_utf8(chunk, any_bytes=header.any_bytes)
         table = pa_csv.read_csv(
             pa.BufferReader(text),
@@ -135,7 +137,8 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
                 null_values=[""],
             ),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError):  # the message of pyarrow quotes the row
+    # the message of pyarrow quotes the row, so it is not shown
+    except (pa.ArrowInvalid, UnicodeDecodeError):
         if broken:
             line = int(lines[min(broken[0], len(lines)) - 1])
             file.skip(line, what)

@@ -1,4 +1,4 @@
-"""The output of hashdeep: `%%%% size,md5,...,filename`, and rows like it."""
+"""The output of hashdeep: a header `%%%% size,md5,...,filename`, and rows with these columns."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _MAGIC = b"%%%% HASHDEEP"
 
 
 class Hashdeep:
-    """Reads output of hashdeep; other algorithms are ignored."""
+    """Reads output of hashdeep; digests of algorithms that lists do not use are ignored."""
 
     name = "hashdeep"
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Return whether a first line is that of hashdeep's output."""
+        """Return whether the first line of a file is the first line of hashdeep's output."""
         return head.startswith(_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

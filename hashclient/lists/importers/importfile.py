@@ -1,13 +1,15 @@
-"""A file to import: its first line, all its bytes, and errors that name a line.
+"""A file to import: its first line, all its bytes, and errors that name a line of the file.
 
-The beginning decides which importer reads the file, and a pipe cannot be read twice, so the file
-keeps the bytes that it has read. A file that ends before its size is refused: a cut between two
-lines would not be noticed otherwise. A `Reading` has the choices of the user for one command: its
-bounds apply to all files together. An unusable row is refused, unless `max_bad` allows it; then it
-is counted in `remarks`, never silently ignored.
+The beginning of a file decides which importer reads it, and a pipe cannot be read twice, so
+`ImportFile` keeps the bytes that were read to choose the importer. A file that ends before its size
+is refused, because an importer would not notice that a file was cut between two lines. A `Reading`
+has the choices of the user for one command; its limit on unusable rows applies to all files of the
+command together. An unusable row is an error, unless `max_bad` allows the row: then the row is
+counted in `remarks`.
 
-The first bytes of a file decide whether it is unpacked; its name does not count. A truncated or
-damaged file is refused, and so is a file that is compressed twice: nobody makes that by accident.
+The first bytes of a file decide whether it is decompressed; the name of the file does not matter. A
+truncated or damaged compressed file is refused, and so is a file that is compressed twice, because
+nobody compresses a file twice by accident.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ OTHER_HASHES = "hashes of other kinds than MD5, SHA-1 and SHA-256, such as Photo
 
 
 class Remarks(msgspec.Struct):
-    """The remarks of reading, besides rows.
+    """What is noticed while files are read, besides their rows.
 
-    `notes` are sentences, each once. `skipped` are unusable rows: the place (`file:line`) and the
-    fault. `not_meant` counts rows that `where` or a map of categories has left out.
+    `notes`: sentences for the user, each of them once. `skipped`: the place (`file:line`) and the
+    fault of each unusable row. `not_meant`: the number of rows that `where` or the map of
+    categories has left out.
     """
 
     notes: list[str] = msgspec.field(default_factory=list)
@@ -49,17 +52,18 @@ class Remarks(msgspec.Struct):
     not_meant: int = 0
 
     def note(self, text: str) -> None:
-        """Add a note, once."""
+        """Add a note, unless `notes` has the same text already."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The user's choices.
+    """The user's choices for reading files of digests.
 
-    `where` chooses rows by their columns. `columns` maps our names of columns to a file's.
-    `categories` maps the categories of a file. At most `max_bad` unusable rows are skipped.
-    `all_rows` says that all rows of a file are meant, as in a lookup.
+    `where`: the filter that chooses rows by their columns, or None. `columns`: the name of the
+    file's column for some of the names in `COLUMNS`. `categories`: the map from the categories in a
+    file to the categories on the list, or None. `max_bad`: the number of unusable rows that may be
+    skipped. `all_rows`: all rows of a file are used, as in a lookup.
     """
 
     where: Where | None = None
@@ -86,7 +90,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
-    """Parse `ours=theirs`, a value of `--column`.
+    """Parse the values of `--column`, which have the form `ours=theirs`.
 
     Raises:
         UsageError: a value has another form, or a column is given twice.
@@ -107,9 +111,10 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
     return columns
 
 
-#: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
+#: The number of bytes that are read at a time: 32,000 rows of the shortest digest, which limits the
+#: memory of a batch.
 CHUNK_BYTES = 1 << 20
-#: Blank lines and comments before the first row have at most this many bytes.
+#: The largest number of bytes that blank lines and comments before the first row may have.
 HEAD_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 10
 
@@ -129,13 +134,13 @@ _FIRST_LINE = re.compile(
 
 
 class ImportFile:
-    """A file to import, from the present position of its stream.
+    """A file to import, read from the present position of the stream.
 
-    `reading` has the user's choices.
+    `reading`: the user's choices.
     """
 
     def __init__(self, stream: BinaryIO, name: str, reading: Reading | None = None) -> None:
-        """Import `stream`; messages call it `name`."""
+        """Import `stream`; messages show `name` as the name of the file."""
         self.stream = stream
         self.name = printable(name)
         self.reading = Reading() if reading is None else reading
@@ -146,8 +151,7 @@ class ImportFile:
     def head(self) -> bytes:
         """Return the first line that is neither blank nor a comment, without its end.
 
-        A line that is too long is cut; the result is b"" if the first `HEAD_BYTES` are only blank
-        lines and comments.
+        A line that is too long is cut.
 
         Raises:
             UsageError: reading fails.
@@ -162,7 +166,7 @@ class ImportFile:
             self._begun += self._read()
 
     def beginning(self, count: int) -> bytes:
-        """Return the first `count` bytes, fewer if the file has no more.
+        """Return the first `count` bytes of the file, or fewer if the file has fewer bytes.
 
         Raises:
             UsageError: reading fails.
@@ -172,7 +176,7 @@ class ImportFile:
         return self._begun[:count]
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes of the file, at least one at a time; called once.
+        """Yield the bytes of the file, at least one byte at a time; this method is called once.
 
         Raises:
             UsageError: reading fails, or the file ends before its size.
@@ -189,11 +193,11 @@ class ImportFile:
             )
 
     def bad(self, line: int, what: str) -> UsageError:
-        """Return the error for a line: `what` names the fault, without the line's text."""
+        """Return the error for a line; `what` names the fault without quoting the line."""
         return UsageError(f"{self.name}:{line}: {what}", hint=FORMATS_HINT)
 
     def skip(self, line: int, what: str) -> None:
-        """Count a row that cannot be used: `what` says what is wrong, but not the text of the line.
+        """Count a row that cannot be used; `what` names the fault without quoting the line.
 
         Raises:
             UsageError: more rows are skipped than allowed.
@@ -204,7 +208,7 @@ class ImportFile:
             raise UsageError(error.message, hint=error.hint or FORMATS_HINT) from None
 
     def choose_rows(self, which: str, example: str) -> UsageError:
-        """Return the error for a file that does not show which rows are meant."""
+        """Return the error for a file that does not show which of its rows should be used."""
         return UsageError(
             f"{self.name}: {which}: which rows should be used?",
             hint=f"choose rows with --where, such as '{example}', or `all`",
@@ -227,8 +231,8 @@ class ImportFile:
         return descriptor
 
     def _read(self) -> bytes:
-        """Read the next bytes; an empty result is the end."""
-        if self._ended:  # a terminal could be read again after its end
+        """Read the next bytes; an empty result means the end of the file."""
+        if self._ended:  # reading a terminal again after its end would wait for more input
             return b""
         try:
             block = self._read_block()
@@ -239,10 +243,11 @@ class ImportFile:
         return block
 
     def _read_block(self) -> bytes:
-        """Wait for bytes of the stream.
+        """Wait for bytes of the stream, and return them.
 
-        Another process that shares a pipe can make it non-blocking for all. The pipe returns None
-        while it is empty, which is not the end: the reader must wait for more bytes.
+        If another process shares a pipe, it can make the pipe non-blocking for all processes.
+        Reading an empty non-blocking pipe returns None, which does not mean the end, so the reader
+        must wait for more bytes.
         """
         while True:
             block: bytes | None = self.stream.read(CHUNK_BYTES)
@@ -254,7 +259,7 @@ class ImportFile:
 
 
 def _bytes_ahead(stream: BinaryIO) -> int:
-    """Return how many bytes a regular file still has, by its size; None for any other file."""
+    """Return how many bytes a regular file still has, by its size; 0 for any other file."""
     try:
         status = os.fstat(stream.fileno())
         return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else 0
@@ -276,7 +281,7 @@ def expanded(file: ImportFile) -> ImportFile:
     if codec is None:
         return file
     inner = ImportFile(cast(BinaryIO, _Expanded(file, codec)), file.name, file.reading)
-    inner.name = file.name  # the name is printable already
+    inner.name = file.name  # `ImportFile` would make the name printable a second time
     if _codec(inner) is not None:
         raise UsageError(f"{file.name}: compressed twice", hint="unpack it first")
     return inner
@@ -288,7 +293,7 @@ def _codec(file: ImportFile) -> str | None:
 
 
 class _Packed(io.RawIOBase):
-    """The bytes of a file as a stream that can be read in pieces."""
+    """The bytes of a compressed file as a stream that can be read in pieces."""
 
     def __init__(self, file: ImportFile) -> None:
         self._blocks = file.blocks()
@@ -306,7 +311,7 @@ class _Packed(io.RawIOBase):
 
 
 class _Expanded(io.RawIOBase):
-    """The content of a compressed file, as a stream."""
+    """The decompressed content of a file, as a stream."""
 
     def __init__(self, file: ImportFile, codec: str) -> None:
         import pyarrow as pa
@@ -320,9 +325,10 @@ class _Expanded(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         try:
-            # If `read` of pyarrow 26 fails, it never frees its buffer: so `read_buffer` is used.
+            # `read` of pyarrow 26 never frees its buffer if it fails, so `read_buffer` is called
+            # instead.
             data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
-        except OSError as error:  # the message comes from pyarrow
+        except OSError as error:  # pyarrow raised this error
             raise UsageError(
                 f"{self._name}: this {self._codec} file cannot be unpacked",
                 hint="the file is damaged or incomplete; get it again",

@@ -1,6 +1,7 @@
-"""JSON, one object a line (JSONL): the keys are columns.
+"""JSON with one object on each line (JSONL); the keys of the objects are the columns.
 
-Objects need not have the same keys. A key `baseline` may say which rows are meant, as in a table.
+The objects of a file may have different keys. A key `baseline` may say which rows should be used,
+like the column Baseline of a table.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _FIRST = re.compile(rb'\{\s*(?:"(?!@?odata\.)|\})')
 
 
 class JsonLines:
-    """Reads one object a line; keys are compared without regard to case."""
+    """Reads one object from each line; upper and lower case are equal in keys."""
 
     name = "JSONL"
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Return whether a first line begins as an object does."""
+        """Return whether a first line begins like an object of JSON."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
@@ -49,7 +50,7 @@ class JsonLines:
 
 
 class _Records:
-    """Collects objects until they are a batch."""
+    """Collects objects until they are taken as a batch."""
 
     def __init__(self, file: ImportFile) -> None:
         self._file, reading = file, file.reading
@@ -58,14 +59,14 @@ class _Records:
         self._ours = {k: v for k, v in ours.items() if v not in reading.columns} | given
         asked = () if reading.where is None else reading.where.columns()
         self._keys = dict.fromkeys([*self._ours, *asked])
-        #: Keys named in `reading` that no object has had yet.
+        #: Keys that `reading` names and that no object has had so far.
         self._unseen = {*given, *asked}
         self._lines: list[int] = []
         self._columns: dict[str, list[str | None]] = {key: [] for key in self._keys}
         self._any = False
 
     def add(self, line: int, content: bytes) -> None:
-        """Add an object, or count it as unusable."""
+        """Add the object on a line, or count the line as unusable."""
         try:
             given = parse_json(content)
         except ValueError:
@@ -95,7 +96,7 @@ class _Records:
             self._columns[key].append(cell)
 
     def batch(self) -> DigestBatch:
-        """Return the rows added since, possibly none."""
+        """Return the rows that were added since the last call, possibly none."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

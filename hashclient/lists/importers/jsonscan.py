@@ -1,9 +1,9 @@
-"""Reads JSON that is larger than memory, value by value.
+"""Reads JSON documents that are larger than memory, one value at a time.
 
-The caller reads a document piece by piece: a bracket, a key, a value. A value, or a piece of white
-space, has at most `MAX_VALUE_CHARS`. Objects with the same key twice, numbers that are not finite,
-text that is not UTF-8 and deeply nested values are refused, because a document must mean the same
-to every parser.
+The caller reads a document piece by piece: a bracket, a key or a value at each call. A value, or a
+run of white space, may have at most `MAX_VALUE_CHARS` characters. A document must mean the same to
+every parser, so these are refused: objects with the same key twice, numbers that are not finite,
+text that is not UTF-8, and deeply nested values.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 class Scanner:
-    """Reads a document from its beginning."""
+    """Reads a JSON document from its beginning."""
 
     def __init__(self, file: ImportFile) -> None:
-        """Keep `file`; only later calls read from it."""
+        """Keep `file`; the methods of the scanner read from `file` when they are called."""
         self.file = file
-        #: The number of the present record, for messages.
+        #: The number of the record that is being read, for messages.
         self.number = 1
-        #: The text that was read; the unused part begins at `at`.
+        #: The text that was read from the file; the part that is not parsed begins at `at`.
         self.text = ""
         self.at = 0
-        #: How many characters were used and dropped from `text`.
+        #: The number of characters that were parsed and removed from the beginning of `text`.
         self.gone = 0
         self._blocks = file.blocks()
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -44,7 +44,7 @@ class Scanner:
         ).raw_decode
 
     def fill(self) -> bool:
-        """Read some more text; return whether any was left.
+        """Read more text from the file; return False at the end of the file.
 
         Raises:
             UsageError: reading fails, or the text is not UTF-8.
@@ -60,7 +60,7 @@ class Scanner:
         return not self._ended
 
     def peek(self) -> str:
-        """Return the next character that is not blank, "" at the end."""
+        """Return the next character that is not blank, or "" at the end of the document."""
         blanks = 0
         while True:
             found = _BLANKS.match(self.text, self.at)
@@ -75,7 +75,7 @@ class Scanner:
                 return ""
 
     def take(self, character: str) -> bool:
-        """Step over `character` if it comes next; return whether it did."""
+        """Step over `character` if it comes next; return whether it came next."""
         if self.peek() != character:
             return False
         self.at += 1
@@ -91,7 +91,7 @@ class Scanner:
             raise self.bad("not JSON, or not all of it")
 
     def value(self) -> Any:
-        """Return the next value.
+        """Parse and return the next value of the document.
 
         Raises:
             UsageError: the value is too long, or parsers may read it differently.
@@ -107,7 +107,7 @@ class Scanner:
             except ValueError:
                 pass
             else:
-                # A number may continue in the text that is not read yet.
+                # The digits of a number may continue in text that was not read yet.
                 if end < len(self.text) or self._ended:
                     self.at = end
                     return value
@@ -132,7 +132,9 @@ class Scanner:
         return str(key)
 
     def items(self) -> Iterator[None]:
-        """Step over the next array; the caller reads one value at each step.
+        """Step over the brackets and commas of the next array.
+
+        The caller reads one value at each step.
 
         Raises:
             UsageError: the next value is not an array, or the array is cut off.
@@ -156,5 +158,5 @@ class Scanner:
             raise self.bad("there is text after the end of the document")
 
     def bad(self, what: str) -> UsageError:
-        """Return the error for the value that is read: `what` is the fault."""
+        """Return the error for the record that is being read; `what` is the fault."""
         return self.file.bad(self.number, what)

@@ -1,9 +1,9 @@
-"""The lines of a text file of digests, for all importers of text.
+"""Splits text files of digests into lines, for all importers of text files.
 
-Only blank lines and comments are dropped. A line ends in LF, CRLF or CR. NUL and other characters
-that may be meant to end a line (VT, FF, NEL, U+2028 and others) are refused: they would become part
-of a file's name, and the digest after them would never be looked up. A line has at most
-`MAX_LINE_BYTES`.
+Only blank lines and comments are dropped. A line ends in LF, CRLF or CR. A line with NUL or another
+character that some programs take for the end of a line (VT, FF, NEL, U+2028 and others) is refused,
+because the rest of the line would become part of a file's name and the digest in it would never be
+looked up. A line has at most `MAX_LINE_BYTES`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from hashclient.lists.importers.importfile import BYTE_ORDER_MARK, MAX_LINE_BYTE
 
 Numbered = Iterator[tuple[int, bytes]]
 
-#: The beginnings of UTF-16 and UTF-32 (byte-order marks). UTF-16 without a mark is refused
-#: for its NULs.
+#: The byte-order marks with which files in UTF-16 and UTF-32 begin. UTF-16 without a byte-order
+#: mark is refused because it contains NULs.
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
-#: Characters refused within a line: NUL, and all characters that end a line for some program.
+#: Characters that are refused inside a line: NUL, and all characters that some program takes for
+#: the end of a line.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
 _SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
-#: The beginning of a row whose digest comes first, or after a size.
+#: The beginning of a row in which the digest comes first, or after a size.
 _ROW_START = re.compile(
     rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA1|SHA256)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
 )
 
 
 def chunks_of_lines(file: ImportFile) -> Numbered:
-    """Yield whole lines, many at a time, from the first line that is neither blank nor a comment.
+    """Yield chunks of whole lines, beginning with the first line that is not blank or a comment.
 
-    Each line ends in LF alone; each chunk is yielded with the number of its first line. The caller
-    has to pass everything from the first row on to `refuse_separators`.
+    Each line of a chunk ends in LF, and each chunk is yielded with the number of its first line.
+    The caller has to pass all text from the first row on to `refuse_separators`.
 
     Raises:
         UsageError: a line is too long, the file is UTF-16 or UTF-32, or reading fails.
@@ -60,7 +61,7 @@ def _whole_lines(file: ImportFile) -> Numbered:
         block, held = held + read, b""
         if b"\r" in block:
             if block.endswith(b"\r"):
-                block, held = block[:-1], b"\r"  # the LF may be still to come
+                block, held = block[:-1], b"\r"  # the LF of a CRLF may come with the next bytes
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         end = block.rfind(b"\n") + 1
         if end:
@@ -76,7 +77,7 @@ def _whole_lines(file: ImportFile) -> Numbered:
 
 
 def lines_of(first: int, chunk: bytes, file: ImportFile) -> Numbered:
-    """Yield lines one by one, without their ends; blank lines and comments are left out.
+    """Yield the lines of a chunk without their ends; blank lines and comments are left out.
 
     Raises:
         UsageError: a line is too long, or contains a character that may be meant to end the line.
@@ -91,7 +92,7 @@ def lines_of(first: int, chunk: bytes, file: ImportFile) -> Numbered:
 
 
 def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
-    """Refuse characters within lines that may be meant to end a line.
+    """Refuse a chunk in which a line contains a character that may be meant to end a line.
 
     Raises:
         UsageError: `chunk` has such a character.
@@ -100,8 +101,8 @@ def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
         return
     for found in _SEPARATORS.finditer(chunk):
         if found[0] == b"\x85":
-            # The byte may be part of a letter, or the end of a line in ISO 8859-1: then a row
-            # follows.
+            # The byte 0x85 may be part of a UTF-8 letter, or the end of a line in ISO 8859-1; if it
+            # ends a line, a row follows.
             start, end = chunk.rfind(b"\n", 0, found.start()) + 1, chunk.find(b"\n", found.end())
             if _is_utf8(chunk[start:end]) or not _ROW_START.match(chunk, found.end(), end):
                 continue
@@ -120,7 +121,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _first_content(chunk: bytes, line: int) -> tuple[bytes, int]:
-    """Drop blank lines and comments from the front; return the rest and its line number."""
+    """Drop blank lines and comments before the first row; return the rest and its line number."""
     start = 0
     while start < len(chunk):
         end = chunk.find(b"\n", start) + 1

@@ -1,9 +1,10 @@
-"""XML of NCMEC's hash sharing service, version 2: the answer to a query for entries.
+"""XML of NCMEC's hash sharing service, version 2: the service's answer to a query for entries.
 
-Written from the samples that public clients of the service are tested with; no schema is public. An
-entry is an `image` or a `video` with a member, an id, a classification and fingerprints. Entries
-marked as deleted give no rows; if a deleted entry is on the list, the entry must be withdrawn. The
-document is not trusted: no document type, no entities, no external files, bounded depth and length.
+No schema of the XML is public, so this module was written from the samples with which public
+clients of the service are tested. An entry is an element `image` or `video` with a member, an id, a
+classification and fingerprints. Entries that are marked as deleted become no rows; if a deleted
+entry is on the list, the provider must withdraw it. The document is not trusted, so this module
+refuses document types and entities, and limits the depth of elements and the length of texts.
 """
 
 from __future__ import annotations
@@ -32,19 +33,21 @@ if TYPE_CHECKING:
 NAMESPACE = "https://hashsharing.ncmec.org/hashsharing/v2"
 MAX_DEPTH = 12
 MAX_TEXT_CHARS = 64 << 10
-#: The longest token that the parser may have to hold: a tag, an attribute, a comment.
+#: The longest tag, attribute or comment that the parser may have to keep in memory.
 MAX_TOKEN_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
-#: Entries in a batch: as texts they need more memory than all other data.
+#: The number of entries in a batch, which is small because entries need much memory while they are
+#: texts.
 _ROWS = 4096
-#: Hashes of ids that are kept in memory, in bytes; more are in a temporary file.
+#: The largest number of bytes of hashes of ids in memory; more hashes are written to a temporary
+#: file.
 _MAX_HASHES_BYTES = 4 << 20
-#: Hashes that are compared at a time.
+#: The number of hashes that are compared at a time.
 _COMPARED = 1 << 18
 
 _FIRST = re.compile(rb"<\?xml[\s?]|<(?:\w{1,32}:)?queryResult[\s>]")
 _DIGESTS = ("md5", "sha1", "sha256")
-#: The fields that `--where` may ask about.
+#: The fields of an entry that `--where` may name.
 COLUMNS = ("type", "member", "id", "timestamp", "classification", *_DIGESTS)
 _ENTRIES = {
     ("images", "image"): "image",
@@ -55,17 +58,24 @@ _ENTRIES = {
 
 
 class Ncmec:
-    """Reads entries: an id is `member:type:id`, a category is the classification."""
+    """Reads entries.
+
+    The id of a row is `member:type:id`, and the category of a row is the classification of the
+    entry.
+    """
 
     name = "NCMEC"
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Return whether a first line begins as XML does."""
+        """Return whether a first line begins like an XML document."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the file in batches; see `Importer`. Errors count entries as lines."""
+        """Read the file in batches; see `Importer`.
+
+        The line number in an error is the number of an entry.
+        """
         with closing(_Document(file)) as document:
             for block in file.blocks():
                 for start in range(0, len(block), _PIECE_BYTES):
@@ -79,7 +89,7 @@ class Ncmec:
 
 
 class _Document:
-    """Reads an answer as a stream; collects entries into batches."""
+    """Parses an answer piece by piece, and collects its entries into batches."""
 
     def __init__(self, file: ImportFile) -> None:
         self._file = file
@@ -101,19 +111,19 @@ class _Document:
         self._doubled = False
         self._entries: list[dict[str, str]] = []
         self._numbers: list[int] = []
-        #: The ids of entries that were read, and of deleted entries.
+        #: The ids of the entries that are present, and the ids of the deleted entries.
         self._known, self._deleted = _Ids(), _Ids()
 
     @property
     def count(self) -> int:
-        """How many entries are collected for the next batch."""
+        """The number of entries that are collected for the next batch."""
         return len(self._entries)
 
     def feed(self, piece: bytes) -> None:
-        """Read the next piece.
+        """Parse the next piece of the document.
 
         Raises:
-            UsageError: the document is wrong or too long.
+            UsageError: the document is malformed, or a part of it is too long.
         """
         self._parse(piece, last=False)
         self._fed += len(piece)
@@ -121,7 +131,7 @@ class _Document:
             raise self._bad(f"a tag of more than {MAX_TOKEN_BYTES} bytes")
 
     def finish(self) -> None:
-        """Read to the end.
+        """Tell the parser that the document has ended.
 
         Raises:
             UsageError: the document is incomplete.
@@ -169,7 +179,7 @@ class _Document:
     def _parse(self, piece: bytes, *, last: bool) -> None:
         try:
             self._parser.Parse(piece, last)
-        # LookupError: the encoding is unknown.
+        # The parser raises LookupError if the encoding is unknown.
         except (expat.ExpatError, ValueError, LookupError) as error:
             raise self._bad("not whole and well-formed XML") from error
 
@@ -241,7 +251,7 @@ class _Document:
         else:
             entry["type"] = kind
             entry_id = _id_of(entry)
-            # Text that looks like a digest must not be part of an id.
+            # A text that looks like a digest must not be part of an entry's id.
             is_id = is_entry_id(entry["id"]) and is_entry_id(entry_id)
             entry["entry"] = entry_id if is_id else ""
             self._entries.append(entry)
@@ -253,17 +263,20 @@ def _id_of(entry: dict[str, str]) -> str:
 
 
 class _Ids:
-    """Ids of entries, as hashes: many are in a temporary file, so that memory does not grow."""
+    """A set of ids of entries, as hashes.
+
+    A large set is in a temporary file, so that memory stays bounded.
+    """
 
     def __init__(self) -> None:
         self._hashes = SpooledTemporaryFile(_MAX_HASHES_BYTES)  # noqa: SIM115 - see close
         self.count = 0
 
     def add(self, entries: Sequence[dict[str, str]]) -> None:
-        """Add the ids of entries.
+        """Add the ids of some entries to the set.
 
         Raises:
-            StateError: no space is left for a temporary file.
+            StateError: the disk has no space for a temporary file.
         """
         hashes = np.array([hash(_id_of(entry)) for entry in entries], np.int64)
         with state_errors("cannot write", Path(gettempdir())):
@@ -275,7 +288,10 @@ class _Ids:
         self._hashes.close()
 
     def has_any_of(self, others: _Ids) -> bool:
-        """Return whether an id is in both sets; compare as many at a time as fit into memory."""
+        """Return whether an id is in both sets.
+
+        As many hashes are compared at a time as fit into memory.
+        """
         parts = 1 + max(self.count, others.count) // _COMPARED
         return any(
             np.intersect1d(self._part(n, parts), others._part(n, parts)).size for n in range(parts)
@@ -291,7 +307,7 @@ class _Ids:
 
 
 def _names(file: ImportFile) -> dict[str, str]:
-    """Return our columns with the matching fields of an entry."""
+    """Return the field of an entry for each of our columns."""
     names = {"entry_id": "entry", "category": "classification", "added": "timestamp"}
     names |= {digest: digest for digest in _DIGESTS}
     asked = file.reading.where.columns() if file.reading.where is not None else ()

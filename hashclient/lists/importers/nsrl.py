@@ -1,4 +1,4 @@
-"""The NSRL's reference data set in its minimal SQLite form."""
+"""The NSRL's reference data set (RDSv3) as a minimal SQLite database."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     import sqlite3
 
 SQLITE_MAGIC = b"SQLite format 3\0"
-#: Rows of the table that make a batch.
+#: The number of rows of the table in a batch.
 ROWS = 1 << 15
 _COLUMNS = ("sha256", "sha1", "md5")
 
 
 class Nsrl:
-    """Reads the table FILE of RDSv3, without sizes: known good files do not need them."""
+    """Reads the table FILE of RDSv3.
+
+    Sizes are not read, because lists of known good files need no sizes.
+    """
 
     name = "NSRL"
     has_columns = False
@@ -33,7 +36,10 @@ class Nsrl:
         return head.startswith(SQLITE_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the database in batches; see `Importer`. Errors count rows as lines."""
+        """Read the database in batches; see `Importer`.
+
+        The line number in an error is the number of a row.
+        """
         import sqlite3
 
         try:
@@ -56,22 +62,25 @@ class Nsrl:
 
 
 def _open(file: ImportFile) -> sqlite3.Connection:
-    """Open `file` as a database; fail if another file has its name by now."""
+    """Open `file` as a database by its descriptor, as another file may have its name by now."""
     import sqlite3
 
     descriptor = file.descriptor("a database")
-    # Different threads may request a batch and drop the last batch, but never at the same time.
+    # The thread that takes a batch may differ from the thread that closes the database, but two
+    # threads never use the database at the same time.
     uri = f"file:/proc/self/fd/{descriptor}?mode=ro"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False)
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LINE_BYTES)
-    db.text_factory = bytes  # the error would quote text that is not UTF-8
-    # A view in a foreign database must not call functions that could do harm.
+    # text is read as bytes, because an error about text that is not UTF-8 would quote the text
+    db.text_factory = bytes
+    # The database may come from anybody, so a view in it must not call functions that could do
+    # harm.
     db.execute("PRAGMA trusted_schema = OFF")
     return db
 
 
 def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
-    """Turn rows of sha256, sha1 and md5 into a batch; a row may lack some of the digests."""
+    """Convert rows of sha256, sha1 and md5 to a batch; a row may lack some of the digests."""
     import pyarrow as pa
 
     columns: list[list[str | None]] = [

@@ -1,7 +1,7 @@
-"""Parquet: columns of text, of numbers, or of bytes for digests.
+"""Parquet files with columns of text or numbers; columns of digests may also be binary.
 
-Rows are counted from 1. A cap bounds the memory for decoding: a few kilobytes of Parquet can decode
-to terabytes.
+The first row of a file has the number 1. Decoding runs under a cap on memory, because a few
+kilobytes of Parquet can decode to terabytes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 _MAGIC = b"PAR1"
 ROWS = 1 << 14
-#: The number of bytes of a column that are read at a time.
+#: The number of bytes of a column that are read from the file at a time.
 _BUFFER_BYTES = 1 << 16
 MAX_COLUMNS = 1000
-#: Files of other bodies may have row groups of any size.
+#: The cap on memory is large, because Parquet files of other organisations may have row groups of
+#: any size.
 MAX_DECODING_BYTES = 2 << 30
 _MAX_CELL_BYTES = 64 << 10
 
 
 class Parquet:
-    """Reads Parquet whose columns have our names, or the names in `--column`."""
+    """Reads Parquet files whose columns have names of `COLUMNS`, or names given with `--column`."""
 
     name = "Parquet"
     has_columns = True
@@ -43,14 +44,18 @@ class Parquet:
         return head.startswith(_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the file in batches; see `Importer`. Errors count rows as lines."""
+        """Read the file in batches; see `Importer`.
+
+        The line number in an error is the number of a row.
+        """
         descriptor = file.descriptor("Parquet")
         try:
             with Path(f"/proc/self/fd/{descriptor}").open("rb") as stream:
                 yield from _read(stream, file)
         except HashclientError:
             raise
-        except Exception as error:  # any exception of the decoder; its message may quote a cell
+        # the decoder may raise any exception; the message is not shown because it may quote a cell
+        except Exception as error:
             raise UsageError(
                 f"{file.name}: not Parquet that can be read ({type(error).__name__})",
                 hint="it may be damaged, or not all of it is here",
@@ -93,7 +98,7 @@ def _read(stream: Any, file: ImportFile) -> Iterator[DigestBatch]:
 
 
 def _texts(column: pa.Array, file: ImportFile) -> pa.Array:
-    """Return the cells of a column as text; bytes become hexadecimal digits."""
+    """Return the cells of a column as text; binary cells become hexadecimal digits."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

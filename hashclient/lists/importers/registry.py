@@ -1,7 +1,7 @@
-"""All importers, and the function that reads a file with the right importer.
+"""All importers, and a function that reads a file with the importer for its kind.
 
-To add an importer, write a module with a class as in `interface`, add it here, and extend
-`FORMATS_HINT`.
+To add an importer, write a module with a class as in `interface`, add the class to `IMPORTERS`, and
+extend `FORMATS_HINT`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 
-#: The importers are tried in this order. A sum file comes before CSV: a file name in it may be
-#: `md5,sha1`.
+#: All importers, in the order in which they are tried. `Sums` comes before `Csv`, because a line of
+#: a sum file may have a file name such as `md5,sha1` and look like a header of CSV.
 IMPORTERS: tuple[Importer, ...] = (
     *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
 )
@@ -33,12 +33,12 @@ IMPORTERS: tuple[Importer, ...] = (
 def read_digests(
     stream: BinaryIO, name: str, reading: Reading | None = None
 ) -> Iterator[DigestBatch]:
-    """Read a file of digests of whatever kind in batches of some 64k rows at most.
+    """Read a file of digests of any known kind in batches of about 64,000 rows at most.
 
-    `name` is the file's name in messages. The first bytes of a file decide its kind, and whether it
-    is compressed. A file of no known kind is refused like a bad sum file, with the number of the
-    line. A file without rows gives no batch. `reading` has the user's choices; without `reading`,
-    every row of a file counts and must be understood.
+    `name` is the name of the file in messages. The first bytes of a file decide its kind, and
+    whether it is compressed. A file of no known kind is read as a sum file, so the error names its
+    first line. A file without rows yields no batch. `reading` has the user's choices; without
+    `reading`, every row of a file is used, and an unusable row is an error.
 
     Raises:
         UsageError: a line is in no accepted format, or reading fails; also while iterating.

@@ -1,9 +1,9 @@
-"""Collects rows, of files or of arguments, into batches; and decodes digits to digests.
+"""Collects rows of files, or digests in arguments, into batches; and decodes hexadecimal digits.
 
-The columns of a file are mapped to our columns. Two headers are known: the header of exports from
-INTERPOL's ICSE database, whose column Baseline says which rows to use, and the header of the NSRL's
-RDSv2. In any other header every column must be known, unless `--column` or `--where` says which
-columns count.
+This module also finds out which columns of a file have the meaning of the names in `COLUMNS`. Two
+headers may have more columns than `COLUMNS` names: the header of exports from INTERPOL's ICSE
+database, whose column Baseline says which rows to use, and the header of the NSRL's RDSv2. In any
+other header every column must be known, unless `--column` or `--where` says which columns to use.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hashclient.lists.importers.importfile import COLUMNS, OTHER_HASHES, ImportF
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 from hashclient.system.text import printable
 
-#: Other names of our columns.
+#: Other names that files use for columns in `COLUMNS`.
 OTHER_NAMES = {"sha-1": "sha1", "sha-256": "sha256"}
-#: A column that says which rows of a file are meant for a list.
+#: The names of columns that say which rows of a file should be on a list.
 CHOOSERS = ("baseline",)
-#: Columns with digests of similarity.
+#: The names of columns with perceptual hashes, which are ignored.
 LIKENESSES = ("photodna", "pdna", "pdq")
 
 _ICSE = {"md5", "sha1", "photodna", "image id", "series name", "baseline"}
@@ -43,12 +43,13 @@ Int64 = npt.NDArray[np.int64]
 class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     """Some rows of a file of digests, in columns; every row has at least one digest.
 
-    `names` are the names of rows in the file (decoded with surrogateescape): file names in a sum
-    file, names of signatures in a file of ClamAV. A row without a name has None. `lines` (count,)
-    are line numbers from 1, or row numbers in a database. `digests[a]` is a pair: the digests of
-    algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,)
-    are in bytes or `NO_SIZE`. The last three values are None unless the file has this column;
-    `added` is (count,) datetime64[ms] in UTC, NaT for an empty cell.
+    `names`: the name of each row in the file (decoded with surrogateescape), such as a file name in
+    a sum file or the name of a signature in a file of ClamAV. The name of a row without a name is
+    None. `lines` (count,): the line number of each row, from 1, or the row number in a database.
+    `digests[a]`: a pair of the digests of algorithm `a`, as an array (m, digest_bytes), and the
+    (m,) numbers of their rows, ascending. `sizes` (count,): the size of each file in bytes, or
+    `NO_SIZE`. `entry_ids`, `categories` and `added` are None if the file has no such column;
+    `added` is a (count,) array of datetime64[ms] in UTC, with NaT for an empty cell.
     """
 
     count: int
@@ -61,7 +62,7 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     added: npt.NDArray[np.datetime64] | None = None
 
     def without(self, rows: Sequence[int]) -> DigestBatch:
-        """Return the batch without some rows, ascending."""
+        """Return the batch without some rows, whose numbers are given in ascending order."""
         if not len(rows):
             return self
         kept = np.ones(self.count, np.bool_)
@@ -90,17 +91,18 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
 
 
 def is_nsrl(columns: Sequence[str]) -> bool:
-    """Return whether columns, in small letters, are the columns of NSRLFile.txt."""
+    """Return whether columns, in lower case, are the columns of NSRLFile.txt."""
     return _NSRL.issubset(columns)
 
 
 def our_columns(columns: Sequence[str], line: int, file: ImportFile) -> dict[str, str]:
-    """Return our column for each column of the file, all in lower case.
+    """Return which column of `COLUMNS` each column of the file means, all in lower case.
 
-    `line` is the number of the header's line, for messages.
+    `line` is the line number of the header, for messages.
 
     Raises:
-        UsageError: a column is unknown, named twice or missing, or the user must say which rows to
+        UsageError: a column is unknown, named twice or missing, or the user has to say which rows
+        to
             import.
     """
     if len(set(columns)) != len(columns):
@@ -136,14 +138,14 @@ def no_column(name: str, columns: Sequence[str], file: ImportFile) -> UsageError
     shown = ", ".join(printable(c[:_MAX_SHOWN]) for c in columns[:_MAX_SHOWN])
     return UsageError(
         f"{file.name}: there is no column {printable(name[:_MAX_SHOWN])}",
-        # In a file without a header, the first row seems to be the header, so the message must not
-        # quote it.
+        # The first row of a file without a header is taken for the header, so the message must not
+        # quote the row.
         hint=f"there are: {shown}" if {*COLUMNS, *OTHER_NAMES}.intersection(columns) else None,
     )
 
 
 def ask_which(column: str, file: ImportFile) -> UsageError:
-    """Return the error for a file whose column separates its rows, without a choice."""
+    """Return the error for a file with a column such as Baseline, whose rows nobody has chosen."""
     name = column.capitalize()
     return file.choose_rows(f"a column {name} separates its rows", f"{name} = true")
 
@@ -163,31 +165,32 @@ DIGEST_HINT = "give an MD5, SHA-1 or SHA-256 in hexadecimal; --from reads files 
 
 BY_HEX_DIGITS = {2 * a.digest_bytes: a for a in Algorithm}
 HEX = re.compile(rb"[0-9A-Fa-f]+")
-#: Eighteen digits are an exabyte, and below what a signed 64-bit number holds.
+#: A size has at most eighteen digits: this is almost an exabyte, and fits into a signed 64-bit
+#: number.
 SIZE = re.compile(rb"[0-9]{1,18}")
 
-#: The beginning of a row inside a line, if rows were joined by a space.
+#: The beginning of a second row inside a line, which appears if rows were joined with spaces.
 _ROW = re.compile(
     r"(?:^|[ \t])(?:\\?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})[ ][ *]"
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: A row inside a name begins with one of these texts. Few names of files have any of these texts;
-#: many names are searched together.
+#: Each match of `_ROW` in a name contains one of these texts. Few names of files contain one of
+#: these texts, so many names can be searched at once before `_ROW` is tried.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 
 def from_hex(digits: bytes, width: int) -> Uint8:
-    """Decode hexadecimal digits, end to end, to (n, `width`) bytes.
+    """Decode the hexadecimal digits of several digests to an array of (n, `width`) bytes.
 
     Raises:
-        ValueError: `digits` has other characters than hexadecimal digits.
+        ValueError: `digits` has a character that is not a hexadecimal digit.
     """
     return np.frombuffer(binascii.unhexlify(digits), np.uint8).reshape(-1, width)
 
 
 class Rows(msgspec.Struct):
-    """Collects rows one by one until they are a batch."""
+    """Collects rows one by one until they are taken as a batch."""
 
     names: list[str | None] = msgspec.field(default_factory=list)
     lines: list[int] = msgspec.field(default_factory=list)
@@ -195,19 +198,19 @@ class Rows(msgspec.Struct):
     hexes: dict[Algorithm, tuple[list[bytes], list[int]]] = msgspec.field(default_factory=dict)
 
     def add(self, line: int, name: bytes | None, size: int = int(NO_SIZE)) -> None:
-        """Add a row, which has no digest yet."""
+        """Add a row without a digest; `add_hex` adds its digests."""
         self.names.append(None if name is None else os.fsdecode(name))
         self.lines.append(line)
         self.sizes.append(size)
 
     def add_hex(self, algorithm: Algorithm, digits: bytes) -> None:
-        """Add a digest to the last row."""
+        """Add a digest to the row that was added last."""
         hexes, rows = self.hexes.setdefault(algorithm, ([], []))
         hexes.append(digits)
         rows.append(len(self.names) - 1)
 
     def refuse_rows_in_names(self, file: ImportFile) -> None:
-        """Refuse names that contain another row, as happens if rows were joined by spaces.
+        """Refuse a name that contains another row, as happens if rows were joined with spaces.
 
         Raises:
             UsageError: a name contains a row.
@@ -230,10 +233,12 @@ class Rows(msgspec.Struct):
 
 
 def digests_of_arguments(arguments: Sequence[str]) -> DigestBatch:
-    """Return typed digests as a batch; their numbers from 1 serve as line numbers.
+    """Return digests that a user typed as arguments as a batch.
+
+    The line number is the number of the argument.
 
     Raises:
-        UsageError: an argument is no digest.
+        UsageError: an argument is not a digest.
     """
     rows = Rows()
     for number, argument in enumerate(arguments, 1):

@@ -1,7 +1,8 @@
-"""Bare digests, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
+"""Files of digests alone, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
 
-Bare digests come in millions of rows, so they are decoded by column; other lines are decoded
-singly. A second row on a line is refused: it would become part of a file's name.
+Files of digests alone may have millions of lines, so their lines are decoded together; lines with a
+name are decoded one by one. A line with two rows is refused, because the second row would become
+part of the first row's file name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hashclient.lists.importers.lines import chunks_of_lines, lines_of
 from hashclient.lists.importers.rows import BY_HEX_DIGITS, DigestBatch, Rows, from_hex
 from hashclient.lists.wire import NO_SIZE
 
-#: A bare digest, or a line of md5sum; or a line of `md5sum --tag`, of BSD's md5 or of openssl.
+#: A line that is a digest, or a line of md5sum, `md5sum --tag`, BSD's md5 or openssl.
 _SUM_LINE = re.compile(
     rb"(?P<escape>\\?)(?:"
     rb"(?P<hex>[0-9A-Fa-f]+)(?:[ ][ *](?P<name>.+)|[ \t]*)"
@@ -29,7 +30,7 @@ _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 
 
 class Sums:
-    """Reads bare digests and sum files, whose kinds of lines may be mixed."""
+    """Reads lines of digests alone and lines of sum files, which may be mixed in one file."""
 
     name = "md5sum"
     has_columns = False
@@ -53,7 +54,7 @@ class Sums:
 
 
 def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
-    """Decode a chunk whose lines are digests of one length, or return None if they are not."""
+    """Decode a chunk whose lines are all digests of one length; return None for any other chunk."""
     stride = chunk.find(b"\n") + 1
     algorithm = BY_HEX_DIGITS.get(stride - 1)
     if algorithm is None or len(chunk) % stride:

@@ -1,7 +1,8 @@
-"""Turns rows of named columns into a batch: chooses, decodes and checks them.
+"""Converts rows of named columns to a batch: chooses rows, decodes their cells and checks them.
 
-Files with columns (CSV, Parquet, JSON, XML) come here as columns of text, a batch at a time. A row
-with a cell that is not understood is unusable; messages name only its number and column.
+Importers of files with columns (CSV, Parquet, JSON, XML) pass their rows to this module as columns
+of text, one batch at a time. A row with a cell that cannot be parsed is unusable; messages name
+only the number of the row and the column.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ def batch_of(
     file: ImportFile,
     column: Callable[[str], pa.Array],
 ) -> DigestBatch:
-    """Return the chosen and usable rows, possibly none.
+    """Return the batch of the rows that are chosen and usable, possibly none.
 
-    `cells` are columns of text by our names for the columns, None for an empty cell; sizes may be
-    numbers. `lines` are the numbers of the rows. `column` gives any column of the file by its name
-    in small letters, for `--where`.
+    `cells` maps names in `COLUMNS` to columns of text, with None for an empty cell; the sizes may
+    be numbers. `lines` are the line numbers of the rows. `column` returns any column of the file by
+    its name in lower case, for `--where`.
 
     Raises:
         UsageError: more rows are unusable than allowed.
@@ -49,10 +50,10 @@ def batch_of(
 
 
 def text_of(value: object) -> str | None:
-    """Return the text of a cell of JSON; None for null.
+    """Return the text of a cell of JSON, or None for null.
 
     Raises:
-        ValueError: the value is a list or an object, or has half a character.
+        ValueError: the value is a list or an object, or a text has half of a surrogate pair.
     """
     if value is None:
         return None
@@ -66,21 +67,21 @@ def text_of(value: object) -> str | None:
     raise ValueError("neither text nor a number")
 
 
-#: A value above all sizes: the largest size has eighteen digits as text.
+#: A number above all sizes, because a size has at most eighteen digits.
 MAX_SIZE = 10**18
 
 
 class _Table:
-    """Columns of text on the way to a batch."""
+    """Columns of text that are converted to a batch."""
 
     def __init__(self, cells: Mapping[str, pa.Array], lines: Int64, file: ImportFile) -> None:
         self._cells, self._lines, self._file = cells, lines, file
         self._count = len(lines)
-        #: Rows that are left out: unusable, or not chosen.
+        #: Whether each row is left out of the batch, because it is unusable or not chosen.
         self._out: Mask = np.zeros(self._count, np.bool_)
 
     def refuse(self, rows: npt.NDArray[np.int64] | Uint32, what: str) -> None:
-        """Count rows as unusable, unless they are left out already."""
+        """Count rows as unusable, except the rows that are left out already."""
         for row in rows.tolist():
             if not self._out[row]:
                 self._file.skip(int(self._lines[row]), what)
@@ -93,7 +94,8 @@ class _Table:
 
     def batch(self) -> DigestBatch:
         count = self._count
-        # This step comes first: rows that are not chosen may have cells that are not understood.
+        # `_categories` is called first because it leaves out rows that are not chosen, whose cells
+        # need not be valid.
         categories = self._categories()
         digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
         has_digest = np.zeros(count, np.bool_)
@@ -126,7 +128,7 @@ class _Table:
     def _digests(
         self, values: pa.Array, algorithm: Algorithm, rows: Uint32
     ) -> tuple[Uint8, Uint32]:
-        """Decode a column of hexadecimal digests, nulls left out, over its one buffer."""
+        """Decode a column of hexadecimal digests without nulls, all at once if all are valid."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -162,7 +164,7 @@ class _Table:
         sizes[rows] = values.cast(pa.uint64()).to_numpy()
 
     def _times(self, column: pa.Array) -> npt.NDArray[np.datetime64]:
-        """Parse RFC 3339 times; a date means its midnight, and without a zone UTC is meant."""
+        """Parse RFC 3339 times; a date means its midnight, and a time without a zone is in UTC."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -183,7 +185,7 @@ class _Table:
         return result
 
     def _categories(self) -> list[str | None] | None:
-        """Convert the names of categories to the form for lists, each name once."""
+        """Convert the names of categories to the form that lists need, each different name once."""
         column = self._cells.get("category")
         if column is None:
             return None
@@ -228,7 +230,10 @@ def _decoded(values: pa.Array, algorithm: Algorithm) -> Uint8:
 
 
 def _uncastable(column: pa.Array, to: pa.DataType, start: int = 0) -> Iterator[int]:
-    """Yield the rows that a cast fails for, ascending; `start` is the number of the first row."""
+    """Yield the numbers of the rows that cannot be cast, ascending.
+
+    `start` is the number of the first row.
+    """
     import pyarrow as pa
 
     try:

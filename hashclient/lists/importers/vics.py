@@ -1,11 +1,12 @@
-"""VICS: the JSON of Project VIC (1.3 and 2.0) and of CAID (1.2), lists and cases.
+"""VICS: the JSON of Project VIC (1.3 and 2.0) and of CAID (1.2), as lists of media or as cases.
 
-The schema of VICS is not public; docs/import.md describes which fields are read here. A document
-names its data model first, then has an array `value` of media, or of cases with arrays of Media.
-`vicsbatch` reads many media at once.
+The schema of VICS is not public; `docs/import.md` describes which fields this importer reads. A
+document names its data model first, and has an array `value` of media, or of cases with arrays
+`Media`. `vicsbatch` decodes many media at once.
 
-Categories are numbers whose meaning differs between countries. The categories of CAID include legal
-files, and files in category 0 are not judged yet: so the user must say which rows to use.
+A category in a document is a number whose meaning differs between countries. The categories of CAID
+include legal files, and nobody has judged files in category 0 yet, so the user must say which rows
+to use.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _CAID = "1.2"
 
 
 class Vics:
-    """Reads media of lists and of cases."""
+    """Reads the media in lists and in cases of VICS."""
 
     name = "VICS"
     has_columns = True
@@ -40,7 +41,10 @@ class Vics:
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the file in batches; see `Importer`. Errors count media as lines."""
+        """Read the file in batches; see `Importer`.
+
+        The line number in an error is the number of a medium.
+        """
         scanner = Scanner(file)
         of, is_caid = _data_model(scanner)
         reading = file.reading
@@ -70,7 +74,7 @@ class Vics:
 
 
 def _data_model(scanner: Scanner) -> tuple[str, bool]:
-    """Read the data model, which comes first; return its type, and whether it is CAID."""
+    """Read the data model that begins a document; return its type, and whether it is CAID."""
     scanner.need("{")
     key = scanner.key() if scanner.peek() == '"' else ""
     value: Any = scanner.value() if key in ("odata.metadata", "@odata.context") else None

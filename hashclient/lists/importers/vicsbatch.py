@@ -1,12 +1,13 @@
-"""Turns media of a VICS document into batches: singly, or many at once.
+"""Converts media of a VICS document to batches, decoding media one by one or many at once.
 
-Python's own decoder reads one object after the other, and notices repeated keys. Python's decoder
-takes five times as long as decoding only the needed fields, so runs of media are decoded together
-if this gives the same result. A run is a guess: it ends at the last place that looks like the
-border between two media. If the text up to this place is an array of media, the place is a border,
-whatever follows. The fast decoder uses the last of repeated keys and ignores unknown keys. So keys
-are counted in the bytes, at any depth: a key that occurs exactly as often as it was decoded is not
-repeated. Any unusual text is decoded slowly, one medium after the other.
+Python's JSON decoder reads one object after the other, and notices repeated keys. Python's decoder
+takes five times as long as a decoder (`msgspec`) that reads only the needed fields, so many media
+are decoded at once if the result is the same. The text that is decoded at once ends at the last
+place that looks like the border between two media. If the text up to this place is a valid array of
+media, the place is a border between two media, whatever text follows. `msgspec` uses the last of
+repeated keys and ignores unknown keys. So `KeyEnds` counts how often a key occurs in the bytes, at
+any depth: if a key occurs exactly as often as it was decoded, the key is not repeated. Media in any
+other text are decoded with Python's decoder, one by one.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-#: The largest of the characters that are blank in JSON.
+#: The largest of the characters that are white space in JSON.
 _LAST_BLANK = ord(" ")
 
 
 class KeyEnds:
-    """The ends of all keys in a piece of JSON.
+    """The places where keys end in a piece of JSON.
 
-    A quote inside a text has a backslash before it, so no key is missed. But a text may be taken
-    for a key: then the key is counted too often.
+    A quote inside a text has a backslash before it, so every key is found. But a text before a
+    colon may look like a key, and is counted as one.
     """
 
     def __init__(self, data: Uint8) -> None:
         """Find the ends of keys in `data`, which begins with an array of objects."""
         colons = np.flatnonzero(data == ord(":"))
         before = data[colons - 1]
-        #: Whether no blank comes before a colon, so that all keys were found.
+        #: Whether no white space comes before a colon, so that all keys were found.
         self.are_all = not len(before) or int(before.min()) > _LAST_BLANK
         self._data = data
         self._quotes: npt.NDArray[np.int64] = colons[before == ord('"')] - 1
@@ -57,14 +58,18 @@ class KeyEnds:
         self._last_three: Uint32 = ends[0] | ends[1] | ends[2]
 
     def may_have(self, name: str) -> bool:
-        """Return whether a key ends in the same three bytes."""
+        """Return whether a key ends in the same three bytes as `name`."""
         return bool((self._last_three == _last_three(name)).any())
 
     def count(self, name: str, expected: int) -> int:
-        """Return how often a key occurs; `expected` if exactly so many keys have its ending."""
+        """Return how often a key occurs.
+
+        If `expected` keys end in the same three bytes, the result is `expected`.
+        """
         found = self._quotes[self._last_three == _last_three(name)]
         key = f'"{name}'.encode()
-        # No key is missed, so an equal count means the same keys.
+        # Every key is found, so if the two numbers are equal, all keys with the same three bytes
+        # are this key.
         for back in range(4, len(key) + 1 if len(found) != expected else 0):
             found = found[self._data[found - back] == key[-back]]
         return len(found)
@@ -84,10 +89,10 @@ def may_name_sha256(data: Uint8) -> bool:
     return bool(((before == ord("-")) | (before == ord("A")) | (before == ord("a"))).any())
 
 
-#: Media in one batch.
+#: The number of media in one batch.
 _ROWS = 8192
 
-#: The fields of documents; a user may write them in another case.
+#: The names of fields in documents, by their lower case, because a user may write them in any case.
 _NAMES = {
     name.lower(): name
     for name in (
@@ -102,28 +107,29 @@ _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.@ -]{0,62}")
 _SHA256_NAMES = ("sha256", "sha-256")
 
 _BORDER = re.compile(r'\}[ \t\n\r]*,[ \t\n\r]*\{[ \t\n\r]*"[^"\\]{1,64}"')
-#: Media that are decoded at once: few enough to stay in the caches of a processor.
+#: The number of characters that are decoded at once: few enough to stay in the caches of a
+#: processor.
 _PIECE_CHARS = 1 << 18
 _SMALLEST_PIECE_CHARS = 1 << 12
 
 
 class Fields:
-    """The fields of media that are read, and their use."""
+    """The fields of media that are read, and how each field is used."""
 
     def __init__(self, file: ImportFile) -> None:
-        """Derive the fields from `reading`.
+        """Choose the fields from `reading` of the file.
 
         Raises:
             UsageError: `reading` names a column that the format does not have.
         """
         reading = file.reading
-        #: Our columns with their fields.
+        #: The field of a medium for each of our columns.
         self.ours: dict[str, str] = dict(_OURS)
         for ours, theirs in reading.columns.items():
             self.ours[ours] = _NAMES.get(theirs.lower(), theirs)
         self.ours.setdefault("category", "Category")
         asked = () if reading.where is None else reading.where.columns()
-        #: Columns of `--where`, in lower case, with their fields.
+        #: The field of a medium for each column in `--where`, in lower case.
         self.asked = {name: _NAMES.get(name, name) for name in asked}
         self.named = {
             *self.asked.values(),
@@ -133,15 +139,15 @@ class Fields:
         for name in self.all:
             if name in (_HASHES, _FILES) or not _FIELD.fullmatch(name):
                 raise no_column(name, (), file)
-        #: Whether media without a judged category are used, too.
+        #: Whether media are also used if they have category 0 or none.
         self.any_category = bool(reading.where or reading.categories or reading.all_rows)
 
 
 class Media:
-    """Collects media until they are a batch."""
+    """Collects media until they are taken as a batch."""
 
     def __init__(self, file: ImportFile, fields: Fields) -> None:
-        """Begin without media."""
+        """Begin with no media."""
         self.file, self.fields = file, fields
         self._columns: dict[str, list[Any]] = {name: [] for name in fields.all}
         self._numbers: list[int] = []
@@ -150,7 +156,7 @@ class Media:
 
     @property
     def is_full(self) -> bool:
-        """Whether the media are enough for a batch."""
+        """Whether enough media for a batch are collected."""
         return len(self._numbers) >= _ROWS
 
     def add(self, record: Any, number: int) -> None:
@@ -166,7 +172,7 @@ class Media:
             return
         try:
             values = {name: record.get(name, UNSET) for name in self.fields.all}
-            # A usual cell has the type that a fast decoder gives; any other cell is text.
+            # A cell keeps the type that `msgspec` gives a usual cell; any other value becomes text.
             cells = {
                 name: value if value is UNSET or type(value) is int else text_of(value)
                 for name, value in values.items()
@@ -185,7 +191,10 @@ class Media:
         self._numbers.append(number)
 
     def extend(self, columns: Mapping[str, list[Any]], first: int) -> int:
-        """Add media by their fields; the first has this number. Return how many were added."""
+        """Add media by their fields; `first` is the number of the first medium.
+
+        Return how many media were added.
+        """
         count = 0
         for name, column in columns.items():
             count = len(column)
@@ -196,10 +205,10 @@ class Media:
         return count
 
     def batch(self) -> DigestBatch:
-        """Return the rows added since, possibly none.
+        """Return the rows that were added since the last call, possibly none.
 
         Raises:
-            UsageError: as `add`.
+            UsageError: a medium has no judged category, and the user has not chosen rows.
         """
         import pyarrow as pa
 
@@ -209,7 +218,8 @@ class Media:
         arrays = {name: _array(cells) for name, cells in columns.items()}
         texts = {name: array.cast(pa.string()) for name, array in arrays.items()}
         cells = {ours: texts[theirs] for ours, theirs in fields.ours.items()}
-        cells["size"] = arrays[fields.ours["size"]]  # numbers need not be read again
+        # sizes that are numbers need not be parsed from text
+        cells["size"] = arrays[fields.ours["size"]]
         self._see_to_categories(cells["category"], numbers)
         cells["category"] = _renamed(cells["category"], numbered)
         if "entry_id" in cells:
@@ -238,15 +248,16 @@ class Media:
 
 
 class Many:
-    """Decodes runs of usual media together."""
+    """Decodes many media together, if their text is of the usual form."""
 
     def __init__(self, scanner: Scanner, media: Media) -> None:
-        """Decode from `scanner`, whose next value is a medium."""
+        """Decode from `scanner`; the next value of `scanner` is a medium."""
         self._scanner, self._media = scanner, media
         self._border: str | None = None
-        #: How much is decoded together: less after an unusual text, then more again.
+        #: The number of characters that are decoded together: it is halved at an unusual text, and
+        #: then grows again.
         self._piece = _PIECE_CHARS
-        #: Up to this position in the document, media are decoded the slow way.
+        #: The position in the document up to which media are decoded one by one.
         self._slow_until = 0
         self._slots = {name: f"f{number}" for number, name in enumerate(media.fields.all)}
         self._lean = msgspec.json.Decoder(_array_type(self._slots, whole=False))
@@ -254,7 +265,7 @@ class Many:
         self._whole = msgspec.json.Decoder(_array_type(self._slots, whole=True))
 
     def learn(self) -> None:
-        """Learn what the border between two media looks like from the last medium."""
+        """Learn from the last medium which characters are between two media."""
         scanner = self._scanner
         if self._border is None and scanner.peek() == ",":
             start = scanner.text.rfind("}", 0, scanner.at)
@@ -262,7 +273,10 @@ class Many:
             self._border = found[0] if found else None
 
     def take(self) -> bool:
-        """Add all media in the text except the last; False if the next must be decoded slowly."""
+        """Add all media in the text except the last.
+
+        False means that the next medium must be decoded on its own.
+        """
         scanner = self._scanner
         if self._border is None or scanner.gone + scanner.at < self._slow_until:
             return False
@@ -277,7 +291,8 @@ class Many:
             decoded = self._decoded("[" + scanner.text[start : cut + 1] + "]")
             if decoded is not None:
                 break
-            # The array may have ended; the part up to its end may be usual.
+            # The array of media may end in this piece; the text before the end may be of the usual
+            # form.
             if self._piece // 2 < _SMALLEST_PIECE_CHARS:
                 self._slow_until = scanner.gone + cut + 1
                 return False
@@ -289,14 +304,14 @@ class Many:
 
     def _decoded(self, text: str) -> dict[str, list[Any]] | None:
         """Return the fields of an array of media; None if other parsers may read it differently."""
-        # A key may have escapes; then the search does not find it.
+        # A key may contain escapes, and `KeyEnds` would not find it.
         if "\\" in text and "\\u" in text:
             return None
         data = np.frombuffer(text.encode(), np.uint8)
         keys = KeyEnds(data)
         if not keys.are_all:
             return None
-        # Nested values are examined only if they are needed.
+        # Nested values are decoded only if one of them may be a SHA-256.
         if not self._look_inside and not (keys.may_have(_HASHES) and may_name_sha256(data)):
             columns = self._decoded_by(self._lean, text, keys)
             if columns is not None:
@@ -322,7 +337,7 @@ class Many:
     def _inner(
         self, records: list[Any], columns: dict[str, list[Any]], expected: Mapping[str, int]
     ) -> dict[str, int]:
-        """Take SHA-256 from the other hashes of media; return how often each key occurs there."""
+        """Add SHA-256 from other hashes of media to `columns`; return how often each key occurs."""
         files = [f for record in records if record.files for f in record.files]
         counts = {
             name: expected[name] + _present(list(map(attrgetter(slot), files)))
@@ -343,9 +358,9 @@ class Many:
 
 
 def _array_type(slots: Mapping[str, str], *, whole: bool) -> Any:
-    """Return the type of an array of media with the fields that are read.
+    """Return the type of an array of media, with the fields that are read.
 
-    With `whole`, media have their other hashes and files.
+    With `whole`, media also have their other hashes and files.
     """
     names = {slot: name for name, slot in slots.items()}
     cells = [(slot, str | int | bool | float | None | UnsetType, UNSET) for slot in slots.values()]
@@ -369,12 +384,12 @@ def _array_type(slots: Mapping[str, str], *, whole: bool) -> Any:
 
 
 def _present(column: list[Any]) -> int:
-    """Return how many records have a field."""
+    """Return how many values of a column are present."""
     return len(column) - column.count(UNSET)
 
 
 def _array(column: Sequence[Any]) -> pa.Array:
-    """Return the cells of a column as text, or numbers if they are nothing else; null for ""."""
+    """Return the cells of a column as numbers if all are numbers, or as text with null for ""."""
     import pyarrow as pa
 
     kinds = set(map(type, column))
@@ -389,7 +404,7 @@ def _array(column: Sequence[Any]) -> pa.Array:
 
 
 def _other_hashes(given: Any, file: ImportFile) -> str | None:
-    """Return the SHA-256 among a medium's other hashes; other kinds are ignored.
+    """Return the SHA-256 among the other hashes of a medium; hashes of other kinds are ignored.
 
     Raises:
         ValueError: a name or a value is not text.
@@ -407,7 +422,7 @@ def _other_hashes(given: Any, file: ImportFile) -> str | None:
 
 
 def _renamed(column: pa.Array, name: Callable[[str], str | None]) -> pa.Array:
-    """Return a column with each value in another form, as text."""
+    """Return a column in which `name` has converted each value, as text."""
     import pyarrow as pa
 
     encoded = column.dictionary_encode()

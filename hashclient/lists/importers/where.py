@@ -2,16 +2,18 @@
 
     Baseline = true AND Number of submissions >= 3 OR Series name = 'A series'
 
-A condition is COLUMN OP VALUE; OP is `=`, `!=`, `<`, `<=`, `>` or `>=`. AND binds tighter than OR;
-brackets are not allowed. `all` alone means every row. Names and values are compared without regard
-to case; they are quoted with ' or " if they contain an operator, a quote, AND or OR. If the value
-is `true` or `false`, cells are read as yes or no. If the operator is `<`, `<=`, `>` or `>=`, cells
-are read as numbers. A row is unusable if its cell cannot be read in this way. An empty cell agrees
-with `= ''` only. The text is never evaluated as code.
+A condition is COLUMN OP VALUE, where OP is `=`, `!=`, `<`, `<=`, `>` or `>=`. AND binds tighter
+than OR; brackets are not allowed. The text `all` chooses every row. Upper and lower case are equal
+in names and values; names and values are quoted with ' or " if they contain an operator, a quote,
+AND or OR. If the value of a condition is `true` or `false`, cells are read as yes or no. If the
+operator of a condition is `<`, `<=`, `>` or `>=`, cells are read as numbers. A row is unusable if a
+condition cannot read the cell as yes or no, or as a number. An empty cell fulfils only the
+condition `= ''`. The text of `--where` is never evaluated as code.
 
-Bodies number and name their categories differently, country by country. A name is only brought into
-the form that a list needs ('Category 1' becomes `category-1`). A map written by the operator says
-what a category means, and whether its files belong on a list.
+Organisations number and name their categories differently, country by country. The name of a
+category is only converted to the form that a list needs ('Category 1' becomes `category-1`). A map
+of categories, written by the operator, says what a category means, and whether its files belong on
+a list.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ MAX_CHARS = 2000
 MAX_CONDITIONS = 50
 TRUE = ("true", "yes", "y", "t", "1")
 FALSE = ("false", "no", "n", "f", "0")
-#: A float holds fifteen digits without rounding.
+#: A number with at most fifteen digits before the point, because a float represents fifteen digits
+#: exactly.
 NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?"
 
 _TOKEN = re.compile(
@@ -51,7 +54,7 @@ _HINT = "such as 'Baseline = true AND Number of submissions >= 3', or `all`"
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """A comparison; `column` and `value` are in lower case."""
+    """A comparison of a column with a value; `column` and `value` are in lower case."""
 
     column: str
     op: str
@@ -64,19 +67,19 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Where(msgspec.Struct, frozen=True):
-    """A filter: all conditions of at least one of the `alternatives` must be true."""
+    """A filter that chooses a row if all conditions of one of the `alternatives` are true."""
 
     alternatives: tuple[tuple[Condition, ...], ...]
 
     def columns(self) -> tuple[str, ...]:
-        """Return the columns of the conditions, in lower case, each once."""
+        """Return the names of the columns in the conditions, in lower case, each once."""
         return tuple(dict.fromkeys(c.column for some in self.alternatives for c in some))
 
     def choose(self, column: Callable[[str], pa.Array], count: int) -> tuple[Mask, dict[str, Mask]]:
-        """Return which of `count` rows are chosen.
+        """Return which of `count` rows are chosen, and which rows have an unusable cell.
 
-        `column` returns the texts of a column, with None for an empty cell. The second value has,
-        by column, the rows whose cells have the wrong type for a condition.
+        `column` returns the texts of a column, with None for an empty cell. The second value maps
+        the name of a column to the rows whose cells have the wrong type for a condition.
         """
         meant = np.zeros(count, np.bool_)
         unclear: dict[str, Mask] = {}
@@ -149,7 +152,7 @@ def _condition(part: list[tuple[str, str]]) -> Condition:
 
 
 def _compare(condition: Condition, cells: pa.Array) -> tuple[Mask, Mask]:
-    """Return which cells agree, and which have the wrong type."""
+    """Return which cells fulfil a condition, and which cells have the wrong type."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -193,38 +196,44 @@ _MAP_HINT = (
 
 
 def category_name(text: str) -> str:
-    """Return a name in the form for lists: lower case, `-` for blanks.
+    """Return the name of a category in the form for lists: lower case, with `-` for white space.
 
-    Forbidden characters stay, so that dropping them cannot make two names equal. Only names that
-    differ in case or in the number of blanks become equal.
+    Characters that lists forbid are kept, because two names could become equal if they were
+    dropped. Two names become equal only if they differ in case or in white space.
     """
     return _BLANKS.sub("-", text.strip()).lower()
 
 
 def numbered(number: str) -> str:
-    """Return the name of a category that is only a number; other names stay as they are."""
+    """Return `category-N` for a category whose name is the number N; other names do not change."""
     return f"category-{int(number)}" if _NUMBER.fullmatch(number) else number
 
 
 class CategoryMap(msgspec.Struct, frozen=True):
-    """The names on the list for a file's categories; None leaves their rows out."""
+    """The name on the list for each category in a file.
+
+    None means that rows of this category are left out.
+    """
 
     names: Mapping[str, str | None]
 
     def __contains__(self, text: object) -> bool:
-        """Return whether the map has a category, in any form."""
+        """Return whether the map has a category, in any spelling that `category_name` unifies."""
         return isinstance(text, str) and numbered(category_name(text)) in self.names
 
     def name_of(self, text: str) -> str | None:
-        """Return the name on the list, or None for rows to leave out; KeyError if unknown."""
+        """Return the name on the list, or None if rows of the category are left out.
+
+        A category that the map does not have raises KeyError.
+        """
         return self.names[numbered(category_name(text))]
 
 
 def load_category_map(path: Path) -> CategoryMap:
-    """Read a map from a TOML file of one table: names in the file, names on the list or false.
+    """Read a map of categories from a TOML file, whose keys are names in files.
 
     Raises:
-        UsageError: the file cannot be read, or is no map of categories.
+        UsageError: the file cannot be read, or is not a map of categories.
     """
     shown = printable(path)
     try:
