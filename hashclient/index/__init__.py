@@ -1,1 +1,1 @@
-"""The blind index: sorted tags on disk, looked up, written, merged and matched."""
+"""The blind index of a list: sorted tags on disk, with which digests are compared."""

@@ -1,15 +1,17 @@
 """Turns a digest into a tag: without the local key, a tag shows nothing about the digest.
 
-A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own. AES encrypts one
-block by a permutation: so equal digests have equal tags, and different digests have different tags
-unless their first 16 bytes are equal. Tags protect a stolen index. A thief who has both index and
-key can test guesses. The layout of an index is left to `run`.
+A tag is the AES-256 encryption of a digest's first 16 bytes, under a key that only digests of the
+same algorithm use. AES encrypts one block by a permutation, so equal digests have equal tags, and
+different digests have different tags unless their first 16 bytes are equal. If an index is stolen,
+its tags do not reveal the digests. A thief who has both the index and the key can test guesses. The
+layout of an index is in `run`.
 
-The same key authenticates JSON documents, with a message authentication code (MAC) inside. The code
-covers every byte of the document; its own digits count as zeros. So a document with any changed
-byte is refused, and so is a document that somebody without the key has written. (If the key lies
-beside the document, a person who can write the document has the key, too. ) Each format has its own
-subkey, so that a document of one format is not valid in another format.
+The key also authenticates JSON documents of the state directory, with a message authentication code
+(MAC) inside the document. The code covers every byte of the document; the digits of the code count
+as zeros. So a document is refused if a byte was changed, or if somebody without the key has written
+it. (If the key is stored beside the document, a person who can write the document also has the
+key.) Each format has its own subkey, so that a document of one format is not valid in another
+format.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 KEY_BYTES = 32
 KEY_ENV = "HASHCLIENT_SEAL_KEY"
-#: Name of the systemd credential: `LoadCredential=hashclient.seal-key:…`.
+#: The name of the systemd credential that contains the key: `LoadCredential=hashclient.seal-key:…`.
 KEY_CREDENTIAL = "hashclient.seal-key"
 
 Uint8 = npt.NDArray[np.uint8]
@@ -55,29 +57,29 @@ class Sealer:
         """Derive the subkeys; `key` has `KEY_BYTES` bytes."""
         self._subkeys = {a: _derive(key, f"tag {a.label}") for a in Algorithm}
         self._ciphers: dict[Algorithm, Any] = {}
-        #: The id of the key; it reveals nothing about the key. A search under the wrong key finds
-        #: nothing: without this id, that would look like "no match".
+        #: The id of the key, which reveals nothing about the key. A search under the wrong key
+        #: finds nothing, so without the id a wrong key would look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
         self._mac_key = _derive(key, "mac")
 
     def tags(self, algorithm: Algorithm, digests: Uint8) -> Uint64:
-        """Seal digests given as (n, width) bytes; return (n, 2) words."""
+        """Seal digests, given as bytes (n, width); return their tags as (n, 2) words."""
         block = np.ascontiguousarray(digests[:, :16])
         return self._encrypt(algorithm, block.data.cast("B") if len(block) else b"")
 
     def tags_of(self, algorithm: Algorithm, digests: list[bytes]) -> Uint64:
-        """Seal a list of n digests; return (n, 2) words."""
+        """Seal a list of n digests; return their tags as (n, 2) words."""
         return self._encrypt(algorithm, b"".join([d[:16] for d in digests]))
 
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
-        """Return whether all digests of one input have these tags; False without digests."""
+        """Return whether the digests of one input have all `tags`; False if `tags` is empty."""
         return bool(tags) and all(
             a in digests and self.encryptor(a).update(digests[a][:16]) == tag
             for a, tag in tags.items()
         )
 
     def mac(self, purpose: str, *parts: bytes | memoryview) -> str:
-        """Return the HMAC-SHA-256 of a document in parts, in hexadecimal.
+        """Return the HMAC-SHA-256 of a document, given in parts, in hexadecimal.
 
         Each purpose has its own subkey.
         """
@@ -87,13 +89,16 @@ class Sealer:
         return mac.hexdigest()
 
     def encryptor(self, algorithm: Algorithm) -> CipherContext:
-        """Return the encryptor that turns 16 bytes of a digest into a tag; for one thread."""
+        """Return the encryptor that turns 16 bytes of a digest into a tag.
+
+        Only one thread may use the encryptor.
+        """
         if algorithm not in self._ciphers:
-            # Few starts with one file need this module, and loading it takes a while.
+            # The import takes a while, and a check of one file seldom needs it.
             from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-            # ECB on purpose: each digest is an independent block, and equal digests give equal
-            # tags.
+            # ECB is right here, because each digest is an independent block, and equal digests must
+            # have equal tags.
             key = algorithms.AES(self._subkeys[algorithm])
             self._ciphers[algorithm] = Cipher(key, modes.ECB())  # noqa: S305 - see above
         encryptor: CipherContext = self._ciphers[algorithm].encryptor()
@@ -113,20 +118,21 @@ def load_sealer(
 ) -> Sealer:
     """Return the sealer of a state directory.
 
-    The key comes from, in this order: the environment variable `KEY_ENV` (64 hexadecimal digits),
-    the systemd credential `KEY_CREDENTIAL`, `key_file`, the file `seal.key` in the state
-    directory. Files hold 64 hexadecimal digits and must be readable by their owner only. With
-    `create`, a missing `seal.key` is made.
+    The key is looked up in this order: in the environment variable `KEY_ENV` (64 hexadecimal
+    digits), in the systemd credential `KEY_CREDENTIAL`, in `key_file`, and in the file `seal.key`
+    of the state directory. A key file contains 64 hexadecimal digits, and only its owner may be
+    able to read it. With `create`, a missing `seal.key` is created.
 
     Raises:
-        ConfigError: a named key is missing, malformed or readable by others.
+        ConfigError: a key that the user named is missing, malformed or readable by others.
         StateError: the state directory has no key, or a malformed key.
     """
     if environ.get(KEY_ENV):
         return Sealer(_parse(environ[KEY_ENV].encode(), f"environment variable {KEY_ENV}"))
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and is_there(credential := Path(directory) / KEY_CREDENTIAL):
-        # systemd gives credentials to the service's user alone, and chooses their modes itself.
+        # systemd lets only the user of the service read credentials, and chooses their modes
+        # itself.
         try:
             return Sealer(
                 _parse(read_regular(credential, MAX_TEXT_BYTES), "the systemd credential")
@@ -169,7 +175,8 @@ def _parse(text: bytes, where: str) -> bytes:
     return key
 
 
-#: The digits in place of the code while it is computed: as many as the code has, in hexadecimal.
+#: The digits that a document has in place of its code while the code is computed; the code has as
+#: many digits.
 NO_MAC = "0" * 64
 
 
@@ -188,9 +195,10 @@ def verify_document(document: bytes, mac: str, format_: str, sealer: Sealer) -> 
     at = document.find(digits)
     if len(digits) != len(NO_MAC) or at < 0:
         raise ValueError("a document without its code")
-    # Parts are not copied: a document may have megabytes.
+    # A document may have megabytes, so its parts are not copied.
     parts = memoryview(document)
     expected = sealer.mac(format_, parts[:at], NO_MAC.encode(), parts[at + len(digits) :])
-    # In constant time: an attacker who can measure how many digits are right finds the others.
+    # The comparison takes constant time, because an attacker who could measure how many digits are
+    # right could find the other digits.
     if not hmac.compare_digest(digits, expected.encode()):
         raise ValueError("a code that is not the document's")

@@ -1,17 +1,18 @@
-"""Compares pieces of an index with their digests in turn, and notes when each was compared.
+"""Compares pieces of an index with their digests in turn, and records when each piece was compared.
 
-Opening an index does not read it, so a lookup sees changed bytes on the disk by chance only. So
-each fetch compares some pieces with their digests; the pieces that were compared longest ago come
-first. The share of pieces is the time since the last comparison divided by `ROUND`. All pieces that
-were last compared more than `ROUND` ago are due in any case. So each piece is compared once in each
-`ROUND`, however often lists are fetched. A fetch compares for `LIMIT_S` seconds at most; if that is
-too little, `status` says so.
+Opening an index does not read it, so a lookup notices bytes that changed on the disk only if it
+happens to read them. So each fetch compares some pieces with their digests, beginning with the
+pieces that were compared longest ago. A fetch compares this share of the pieces: the time since the
+last comparison, divided by `ROUND`. Pieces that were last compared more than `ROUND` ago are due in
+any case. So each piece is compared once in each `ROUND`, however often lists are fetched. A fetch
+compares for at most `LIMIT_S` seconds; if this time is too short, `status` says so.
 
-`checks.json` beside the manifest has the digests and the times. If the file is lost, no harm is
-done: the roots in the manifest authenticate the digests, and each run is read whole once.
+`checks.json`, in the folder of the manifest, has the digests of the pieces and the times of the
+comparisons. If `checks.json` is lost, each run is read whole once: the roots in the manifest
+authenticate the digests.
 
 When a run differs from the written bytes, the manifest is changed first: it names the run as
-damaged, and the list counts as damaged from then on.
+damaged, and the list then counts as damaged.
 """
 
 from __future__ import annotations
@@ -46,20 +47,20 @@ from hashclient.system.log import Log
 _log = Log("lists")
 
 CHECKS_FORMAT: Final = "hashclient-checks/1"
-#: Each piece is compared once within `ROUND`. A piece that was not compared for `OVERDUE` shows
-#: that something prevents the comparison.
+#: `ROUND`: the time within which each piece is compared once. `OVERDUE`: the age of the last
+#: comparison which shows that something prevents comparisons.
 ROUND = timedelta(days=7)
 OVERDUE = timedelta(days=14)
-#: The shortest time between two comparisons.
+#: The shortest time between two fetches that compare pieces.
 LEAST = timedelta(minutes=30)
-#: For how long a fetch compares, in seconds.
+#: The largest time for which one fetch compares pieces, in seconds.
 LIMIT_S = 2.0
 
 Times = npt.NDArray[np.int64]
 
 
 class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run: its root, the digests of its pieces, and when each piece was compared (`Times`)."""
+    """A run: its root, the digests of its pieces, and when each was last compared (`Times`)."""
 
     name: RunName
     root: str
@@ -68,7 +69,10 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of the file. `at` is when pieces were last compared, in seconds since 1970."""
+    """The content of `checks.json`.
+
+    `at`: the time of the last comparison, in seconds since 1970.
+    """
 
     format: Literal["hashclient-checks/1"]
     key_id: str
@@ -78,7 +82,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Pieces(msgspec.Struct, frozen=True):
-    """The digests of the pieces of a run, and when each was last compared."""
+    """The digests of the pieces of a run, and when each piece was last compared."""
 
     digests: bytes
     times: Times
@@ -92,11 +96,12 @@ def note_pieces(
     sealer: Sealer,
     now: datetime,
 ) -> Manifest:
-    """Store digests of runs that were just written or read; return the manifest with times.
+    """Store the digests of runs that were just written or read; return the manifest with times.
 
-    `manifest` will replace `base`, and has runs of `base` and new runs; `pieces` has the digests of
-    the new runs, by name. The caller makes `CHECKS_NAME` durable. The digests of the runs of `base`
-    are kept, since `base` stays the manifest if this process ends now.
+    `manifest` will replace `base`; some runs of `manifest` are also runs of `base`, and `pieces`
+    has the digests of the new runs, by name. The caller makes the file `CHECKS_NAME` durable. The
+    digests of the runs of `base` are kept, because `base` stays the manifest if this process ends
+    now.
 
     Raises:
         StateError: the file of checks cannot be written.
@@ -122,11 +127,11 @@ def verify_due(
     limit_s: float = LIMIT_S,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Manifest:
-    """Compare the pieces that are due with their digests; return the manifest with the new times.
+    """Compare the pieces that are due with their digests; return the manifest with new times.
 
-    This takes at most `limit_s` seconds, with two exceptions: at least one piece is always
-    compared, and a run whose digests are not known is read whole. The caller holds the writers'
-    lock, and writes the manifest.
+    The comparison takes at most `limit_s` seconds, but at least one piece is always compared, and a
+    run whose digests are not known is read whole. The caller holds the writers' lock, and writes
+    the manifest.
 
     Raises:
         DamagedError: a run differs from the written bytes. The manifest on the disk now names the
@@ -146,10 +151,11 @@ def verify_due(
         runs[ref.name, ref.root] = found
     counts = [len(found.times) for found in runs.values()]
     times = np.concatenate([np.zeros(0, np.int64), *(found.times for found in runs.values())])
-    # A time in the future comes from a wrong clock, so the piece is due.
+    # A time in the future comes from a wrong clock, so the piece is treated as due.
     times[times > _seconds(now)] = _seconds(now - ROUND)
     elapsed = min(_since(datetime.fromtimestamp(at, UTC), now), ROUND)
-    # The share for the time that has passed, and the pieces that earlier fetches had no time for.
+    # The number of pieces that are due: the share for the time since the last comparison, or all
+    # pieces older than `ROUND` if they are more.
     due = max(-(-len(times) * elapsed // ROUND), int((times <= _seconds(now - ROUND)).sum()))
     starts = np.cumsum([0, *counts])
     compared = 0
@@ -181,7 +187,7 @@ def verify_due(
 
 
 def _since(at: datetime | None, now: datetime) -> timedelta:
-    """Return the time since the last comparison; `ROUND` if that lies in the future."""
+    """Return the time since the last comparison, or `ROUND` if its time is in the future."""
     if at is None or at > now:
         return ROUND
     return now - at
@@ -189,7 +195,7 @@ def _since(at: datetime | None, now: datetime) -> timedelta:
 
 @contextlib.contextmanager
 def _naming(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> Iterator[None]:
-    """Mark `ref`, and with it the list, as damaged if the block raises `DamagedError`."""
+    """If the block raises `DamagedError`, record in the manifest that the run `ref` is damaged."""
     try:
         yield
     except DamagedError:
@@ -209,9 +215,9 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 
 def _load(directory: Path, sealer: Sealer) -> tuple[int, dict[tuple[str, str], _Pieces]]:
-    """Return when pieces were last compared, and the checks of each run by name and root.
+    """Return when pieces were last compared, and the checks of each run, by its name and root.
 
-    Empty if the file is missing or damaged.
+    The result has no runs if `checks.json` is missing or damaged.
     """
     try:
         data = read_regular(directory / CHECKS_NAME, MAX_STATE_BYTES)

@@ -1,7 +1,8 @@
 """Fingerprints of entries: an entry that has changed has another fingerprint.
 
-A fingerprint is a code under the local key over all facts in the list about an entry: digests (as
-tags), size and category. So without the key, the fingerprint shows nothing about the entry.
+A fingerprint is a code under the local key over everything that the list says about an entry: its
+digests (as tags), size and category. So a fingerprint shows nothing about the entry to anybody
+without the key.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from hashclient.index.run import Run
 from hashclient.lists.wire import entry_hashes
 
 _PURPOSE = "entry"
-#: The hexadecimal digits of a code: half of the digits that the MAC has (RFC 2104, section 5).
+#: The number of hexadecimal digits of a code: half of the digits of the MAC (RFC 2104, section 5).
 _DIGITS = 32
 
 
 class Fingerprint(NamedTuple):
-    """The code of an entry, and the mask of the algorithms that all its digests are of."""
+    """The code of an entry, and a mask of the algorithms of its digests."""
 
     code: str
     algorithms: int
 
 
 def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, Fingerprint]:
-    """Return the fingerprints, by id, of the `ids` that belong to live entries of a list.
+    """Return the fingerprints of those `ids` that belong to live entries of a list, by id.
 
-    Each run is read only once, for all entries.
+    Each run is read only once for all `ids`.
 
     Raises:
         DamagedError: the index differs from the written bytes.
@@ -64,7 +65,7 @@ def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, 
 
 
 def _contents(run: Run, rows: npt.NDArray[np.intp]) -> Iterator[bytes]:
-    """Yield the content of the entries at `rows` of a run."""
+    """Yield a canonical text of each entry at `rows` of a run."""
     is_wanted = np.zeros(run.count, np.bool_)
     is_wanted[rows] = True
     tags: dict[int, list[str]] = {row: [] for row in rows.tolist()}

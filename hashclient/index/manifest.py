@@ -1,8 +1,8 @@
-"""The manifest of a list: its generation, its runs, and a code over both.
+"""The manifest of a list: the generation of the list, its runs, and a code over both.
 
-A rename replaces the manifest, and so switches to the next generation. A message authentication
-code under the seal key covers the whole manifest, its expiry included, so that changed bytes on the
-disk are noticed.
+A new manifest replaces the old one by a rename, which switches readers to the next generation. A
+message authentication code under the seal key covers the whole manifest, including its expiry, so
+that bytes changed on the disk are noticed.
 """
 
 import errno
@@ -24,21 +24,21 @@ from hashclient.system.versions import format_of, is_newer, newer
 
 MANIFEST_FORMAT = "hashclient-index/2"
 
-#: Strict, since the disk may have garbled the file.
+#: The types are strict, because the disk may have garbled the manifest.
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
 _Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class OtherKeyError(StateError):
-    """Another key sealed a list, so no lookup can find an entry of the list."""
+    """A list was sealed with another key, so no lookup can find an entry of the list."""
 
 
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A run as the manifest names it; `length` is the file's, in bytes.
+    """A run, as the manifest names it; `length` is the length of the file in bytes.
 
-    `root` is the root over the digests of the run's pieces, in hexadecimal. A run without a root is
-    not relied on. `id` is in the header of the run.
+    `root`: the root over the digests of the run's pieces, in hexadecimal. A run whose `root` is
+    empty fails every verification. `id`: the random id that is in the header of the run.
     """
 
     name: RunName
@@ -49,22 +49,23 @@ class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A generation of a list, as it is on disk.
+    """A generation of a list, as it is stored on the disk.
 
-    `mac` is the code in the document that the manifest was read from. `expires` is the earliest
-    expiry of the metadata that signed the generation. `index_hash` is the signed hash of its
-    `index.json`. `with_digest` counts live entries by algorithm, `with_size` counts live entries
-    with a size. `epoch` names the keys for which generations count, see `Trust.epoch`.
+    `mac`: the code in the document from which the manifest was read. `expires`: the earliest expiry
+    of the metadata that signed the generation. `index_hash`: the signed hash of the generation's
+    `index.json`. `with_digest`: the number of live entries with a digest of each algorithm.
+    `with_size`: the number of live entries with a size. `epoch`: the keys for which generations are
+    counted, see `Trust.epoch`.
 
-    `verified_at` is when a fetch last compared pieces of the runs with their digests;
-    `oldest_verified` is when the piece was compared that was compared longest ago. `rotten` names a
-    run that differs from the written bytes: the list is damaged.
+    `verified_at`: when a fetch last compared pieces of the runs with their digests.
+    `oldest_verified`: when the piece that was compared longest ago was compared. `rotten`: the name
+    of a run that differs from the written bytes; the list is then damaged.
 
-    `segments` are the signed hashes of the segments of the generation, by name.
+    `segments`: the signed hashes of the segments of the generation, by name.
 
-    `offered` are the lists that the provider offered at the last check, this list included. The
-    provider's metadata names these lists, too, but scans do not verify metadata; the code covers
-    `offered`.
+    `offered`: the lists that the provider offered at the last check, including this list. The
+    metadata of the provider also names the offered lists, but scans do not verify metadata, while
+    the code of the manifest covers `offered`.
     """
 
     format: str
@@ -92,37 +93,37 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def verified_since(self) -> datetime:
-        """Since when every byte of the index has been verified, or written."""
+        """The time since which every byte of the index has been compared or written."""
         return self.oldest_verified or self.fetched_at
 
     def state(self, now: datetime, grace: timedelta) -> ListState:
-        """Return whether the list counts at `now`; see `state_of`."""
+        """Return whether the list is fresh, in grace or stale at `now`; see `state_of`."""
         dates = self.checked_at, self.expires
         return state_of(self.list, self.generation, *dates, now=now, grace=grace)
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A manifest that is not verified yet, and the bytes that it was read from."""
+    """A manifest that is not verified yet, and the bytes from which it was read."""
 
     manifest: Manifest
     data: bytes
     path: Path
 
     def verify(self, sealer: Sealer) -> Manifest:
-        """Return the manifest, verified with the key of `sealer`.
+        """Verify the manifest with the key of `sealer`, and return it.
 
         Raises:
             OtherKeyError: another key sealed the list.
             DamagedError: the manifest differs from the written bytes.
         """
-        # 1
+        # Step 1: check the id of the key.
         if self.manifest.key_id != sealer.key_id:
             raise OtherKeyError(
                 f"list {self.manifest.list} was sealed with another key",
                 hint="use the key that sealed the list, or build the list again: `hashclient "
                 "fetch --rebuild`, or `scan --fetch`",
             )
-        # 2
+        # Step 2: check the code.
         try:
             verify_document(self.data, self.manifest.mac, MANIFEST_FORMAT, sealer)
         except ValueError as error:
@@ -142,7 +143,7 @@ def read_manifest(directory: Path) -> Document | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.EIO:  # a fetch builds again an index that the disk has lost
+        if error.errno == errno.EIO:  # a `DamagedError` lets a fetch build the index again
             raise DamagedError(
                 f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
             ) from error
@@ -153,7 +154,8 @@ def read_manifest(directory: Path) -> Document | None:
         raise _of_other_version(path, format_of(data)) from error
     if not manifest.mac:
         raise _of_other_version(path, manifest.format)
-    # A changed byte must not look like another version: only this program can make the code.
+    # Only this program can make the code of a manifest, so another format in a manifest with a code
+    # means changed bytes, not another version.
     if manifest.format != MANIFEST_FORMAT:
         raise _damaged(path)
     return Document(manifest, data, path)
@@ -174,7 +176,7 @@ def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
     """Switch readers to the generation of `manifest` with one rename.
 
     Raises:
-        StateError: the manifest cannot be written; the old generation stays.
+        StateError: the manifest cannot be written; the old generation stays in use.
     """
     unsigned = msgspec.structs.replace(manifest, format=MANIFEST_FORMAT, mac=NO_MAC)
     data = msgspec.json.format(msgspec.json.encode(unsigned), indent=1) + b"\n"
@@ -182,10 +184,10 @@ def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
 
 
 def verify_runs(directory: Path, runs: Sequence[RunRef]) -> Mapping[str, bytes]:
-    """Read each of `runs` from the disk and compare its digests; about 2 GB a second.
+    """Read each of `runs` from the disk and compare it with its root; this takes a second for 2 GB.
 
-    This finds bytes that have changed in place; opening an index does not find them. Returns the
-    digests of the pieces of each run, by its name.
+    Reading all bytes finds bytes that have changed on the disk; opening an index does not find
+    them. Returns the digests of the pieces of each run, by its name.
 
     Raises:
         DamagedError: a run differs from what the writer wrote.

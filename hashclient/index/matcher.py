@@ -1,12 +1,12 @@
-"""Judges inputs by their tags: which digests to compute, which entries match, and the outcome.
+"""Decides about inputs by their tags: the digests to compute, the matching entries, the outcome.
 
-Only this module asks the lists, for files and for digests alike. This module reads no file.
+Files and digests are looked up in the lists only by this module. This module reads no file.
 
-`Gaps` finds inputs of a lookup whose digests cannot rule out every entry of a list. If an entry and
-a row have no common algorithm, the entry neither matches the row nor is ruled out, unless both have
-a size and the sizes differ. An undecided row is not clean. If every entry has every digest, this
-check costs nothing. Otherwise whole columns are compared, and the entries are counted once for each
-list and set of algorithms.
+`Gaps` finds the inputs of a lookup whose digests cannot rule out every entry of a list. If an entry
+and an input have digests of different algorithms only, the entry can neither match the input nor be
+ruled out, unless both have a size and the sizes differ. An input that cannot be decided is not
+clean. If every entry of a list has every digest, `Gaps` takes no time. Otherwise `Gaps` compares
+whole columns, and counts entries once for each list and set of algorithms.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 if TYPE_CHECKING:
     from hashclient.lists.importers.rows import DigestBatch
 
-#: How many sizes keep their plan; this bounds memory for a tree of many sizes.
+#: The number of sizes whose plan is remembered, which bounds the memory for a tree with many sizes.
 PLANS_KEPT = 1 << 16
 
-#: The row of an input that is judged alone.
+#: The row number of a single input.
 _FIRST = np.zeros(1, np.uint32)
 
 _EVERY = mask_of(Algorithm)
 
-#: An entry of one of the lists: number of the list, number of the run, row of the run.
+#: An entry of one of the lists: the number of the list, the number of the run, and the row in the
+#: run.
 Place = tuple[int, int, int]
 Plan = tuple[Algorithm, ...]
-#: For each algorithm: the (m, 2) known tags of inputs, and the (m,) rows of these inputs.
+#: For each algorithm: the tags of inputs as an array (m, 2), and the (m,) rows of these inputs.
 Columns = dict[Algorithm, tuple[Uint64, Uint32]]
 
 
 class Judge:
-    """Looks tags up in all lists and judges the hits."""
+    """Looks up tags in all lists, and decides whether the hits are matches."""
 
     def __init__(
         self,
@@ -55,21 +56,22 @@ class Judge:
         all_digests: bool = False,
         also: int = 0,
     ) -> None:
-        """Ask `indexes`, all sealed under the key of `sealer`.
+        """Look up tags in `indexes`, which are all sealed with the key of `sealer`.
 
-        With `all_digests`, a plan has every algorithm that a remaining entry has, not the cheapest.
-        For an input that hits an entry, the algorithms in the mask `also` are wanted, too.
+        With `all_digests`, a plan has every algorithm of the entries that could match; otherwise a
+        plan has the cheapest sufficient algorithms. For an input that hits an entry, the algorithms
+        in the mask `also` are computed as well.
         """
         self._also = also
         self._indexes = indexes
         self._suffices = EVERY_DIGEST if all_digests else CHEAPEST_COVER
         self.sealer = sealer
         self._plans: dict[int | None, Plan] = {}
-        #: Whether entries without a size make every file worth reading, whatever its size.
+        #: Whether some entry has no size, so that a file of any size has to be read.
         self.reads_everything = any(index.unsized_masks for index in indexes)
-        #: The algorithms for which any entry has a digest.
+        #: The algorithms for which at least one entry has a digest, and the algorithms in `also`.
         self.every_algorithm = Algorithm.in_mask(int(EVERY_DIGEST[self._masks(None)]) | also)
-        #: The plan of every file; None if the plan depends on the size.
+        #: The plan that applies to every size, or None if the plan depends on the size.
         self._one_plan: Plan | None = None
         unsized = 0
         for index in indexes:
@@ -79,16 +81,16 @@ class Judge:
 
     @property
     def has_one_plan(self) -> bool:
-        """Whether the plan is the same for every size."""
+        """Whether the same plan applies to every size."""
         return self._one_plan is not None
 
     def plan(self, size: int | None) -> Plan:
         """Return the algorithms to compute for an input of `size` bytes, None if unknown.
 
-        The result is empty if no entry could match. The cheapest set with one digest of each
-        remaining entry is enough: a digest that hits shows which others to compute. If the digests
-        of one entry are of several files, this set is not enough: only all digests find the entry
-        for each file.
+        The plan is empty if no entry could match. It is enough to compute the cheapest set of
+        algorithms that has one digest of each entry that could match, because a digest that hits
+        shows which other digests to compute. If the digests of one entry belong to several files,
+        this set is not enough: `all_digests` is needed to find the entry for each of the files.
         """
         if self._one_plan is not None:
             return self._one_plan
@@ -101,10 +103,10 @@ class Judge:
         return plan
 
     def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return for each size whether any entry may have it, and a mask of algorithms.
+        """Return for each size whether an entry may have the size, and a mask of algorithms.
 
-        Every entry that may have the size has digests of these algorithms, so any of these digests
-        decides about an input of this size.
+        Every entry that may have the size has digests of all algorithms in the mask, so one of
+        these digests decides about an input of the size.
         """
         possible, common = np.zeros(len(sizes), np.bool_), np.full(len(sizes), _EVERY, np.uint8)
         for index in self._indexes:
@@ -120,7 +122,10 @@ class Judge:
         return masks
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> dict[int, list[Place]]:
-        """Look up (n, 2) tags of one algorithm; return the entries found, by the tag's number."""
+        """Look up (n, 2) tags of one algorithm.
+
+        Return the entries found, by the number of the tag.
+        """
         result: dict[int, list[Place]] = {}
         for number, index in enumerate(self._indexes):
             found = index.find(algorithm, tags)
@@ -131,10 +136,11 @@ class Judge:
         return result
 
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
-        """Return a quick test of one digest: whether an entry may have it.
+        """Return a quick function that tells whether an entry may have a digest.
 
-        False is certain; True is hardly ever returned for an unlisted digest. The test takes some
-        three microseconds; `find` of a single tag takes thirty. For one thread.
+        If the function returns False, no entry has the digest; it hardly ever returns True for an
+        unlisted digest. The function takes about three microseconds, while `find` takes thirty for
+        a single tag. Only one thread may use the function.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
         tables = {
@@ -151,22 +157,22 @@ class Judge:
         return may_be_listed
 
     def wanted(self, places: Sequence[Place]) -> int:
-        """Return the mask of the algorithms that are wanted of an input which hits at `places`."""
+        """Return the mask of the algorithms to compute for an input that hits `places`."""
         mask = self._also
         for number, run, row in places:
             mask |= int(self._indexes[number].runs[run].masks[row])
         return mask & _EVERY
 
     def are_listed(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
-        """Return for each of (n, 2) tags of one algorithm whether an entry has it."""
+        """Return for each of (n, 2) tags of one algorithm whether an entry has the tag."""
         rows: Uint32 = np.arange(len(tags), dtype=np.uint32)
         is_listed, _ = self.wanted_by_row({algorithm: (tags, rows)}, len(tags))
         return is_listed
 
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return which of `count` inputs hit an entry, and which algorithms each of them needs.
+        """Return which of `count` inputs hit an entry, and which algorithms each input needs.
 
-        The second value is a mask for each input, zero for an input without a hit.
+        The second value has a mask for each input; the mask is zero for an input without a hit.
         """
         is_hit, masks = np.zeros(count, np.bool_), np.zeros(count, np.uint8)
         columns, asked, first = self._different(columns, count)
@@ -187,11 +193,12 @@ class Judge:
     def _different(
         self, columns: Columns, count: int, sizes: Uint64 | None = None
     ) -> tuple[Columns, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Return the columns of inputs that may hit an entry, without repeated inputs.
+        """Return the columns of the inputs that may hit an entry, without repeated inputs.
 
-        Thousands of files may have the same content, and thousands of entries its digest. So equal
-        inputs are looked up only once. Also returned: the rows of all inputs that may hit an entry,
-        ascending, and for each row the first row that is equal to it.
+        Thousands of files may have the same content, and thousands of entries may have the digest
+        of this content. So equal inputs are looked up only once. The second value has the rows of
+        all inputs that may hit an entry, ascending; the third has, for each of these rows, the
+        first row with an equal input.
         """
         may = np.zeros(count, np.bool_)
         for index in self._indexes:
@@ -210,7 +217,8 @@ class Judge:
             at = place[rows]
             known[at, 3 * number : 3 * number + 2] = tags
             known[at, 3 * number + 2] = 1
-        # If all checksums differ, all inputs differ. This is the usual case, and cheap to detect.
+        # If all checksums differ, all inputs differ. Different inputs are the usual case, and are
+        # detected cheaply.
         if len(set(known.sum(axis=1, dtype=np.uint64).tolist())) == len(asked):
             return chosen, asked, asked
         whole = known.view(np.dtype((np.void, known.shape[1] * known.itemsize))).ravel()
@@ -222,19 +230,19 @@ class Judge:
         return chosen, asked, first
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
-        """Return every entry that is hit by any tag of an input, complete hits first.
+        """Return every entry that any tag of an input hits, complete hits first.
 
-        `tags` has two words for each algorithm whose digest of the input is known.
+        `tags` has two words for each algorithm for which a digest of the input is known.
         """
         columns = {a: (words.reshape(1, 2), _FIRST) for a, words in tags.items()}
         sizes = np.array([NO_SIZE if size is None else size], np.uint64)
         return self.hits_by_row(columns, sizes).get(0, ())
 
     def hits_by_row(self, columns: Columns, sizes: Uint64) -> dict[int, tuple[Hit, ...]]:
-        """Return the hits of many inputs, by the input's row; rows without a hit are left out.
+        """Return the hits of many inputs, by the row of the input; rows without a hit are left out.
 
-        `columns` has for each algorithm the (m, 2) tags that are known and the (m,) rows they
-        belong to; `sizes` has the size of each input or `NO_SIZE`.
+        `columns` has for each algorithm the known tags as an array (m, 2), and the (m,) rows of
+        their inputs; `sizes` has the size of each input in bytes, or `NO_SIZE`.
         """
         available = np.zeros(len(sizes), np.uint8)
         for algorithm, (_, rows) in columns.items():
@@ -267,38 +275,39 @@ class Judge:
 
 
 def verdict(hits: tuple[Hit, ...]) -> Kind:
-    """Return how an input with these hits ends; without hits it is clean."""
+    """Return the outcome of an input with these hits; an input without hits is clean."""
     if not hits:
         return Kind.CLEAN
     return Kind.MATCH if hits[0].complete else Kind.CONFLICT
 
 
 class Undecided(msgspec.Struct, frozen=True):
-    """The undecided rows of a batch in parts, each with a sentence that says why."""
+    """The undecided rows of a batch, in parts; each part has a sentence that says why."""
 
     rows: Flags
     parts: list[tuple[Flags, str]] = msgspec.field(default_factory=list)
 
     def reason(self, row: int) -> str:
-        """Return why a row cannot be decided."""
+        """Return why the row cannot be decided."""
         return "; ".join(text for concerned, text in self.parts if concerned[row])
 
 
 class Gaps:
-    """Finds the rows that gaps in some lists leave undecided, and counts these rows."""
+    """Finds the rows that cannot be decided because of gaps in some lists, and counts them."""
 
     def __init__(self, indexes: Sequence[Index]) -> None:
-        """Look for the gaps of `indexes`."""
+        """Find out which of `indexes` may have gaps."""
         self._indexes = indexes
-        #: How many inputs are undecided, by the number of the list and the mask of their digests.
+        #: The number of undecided inputs, by the number of the list and the mask of the inputs'
+        #: digests.
         self._rows: dict[tuple[int, int], int] = {}
-        #: For each mask of digests, the lists that may have a gap.
+        #: For each mask of digests, the numbers of the lists that may have a gap.
         self._suspects = [
             [n for n, index in enumerate(indexes) if index.may_miss(given)] for given in range(8)
         ]
 
     def find(self, batch: DigestBatch, hit: Collection[int]) -> Undecided | None:
-        """Return the rows of `batch` that are not in `hit` and cannot be decided, if any."""
+        """Return the rows of `batch` that are not in `hit` and cannot be decided, or None."""
         if not any(self._suspects[1:]):
             return None
         everywhere = mask_of(
@@ -327,7 +336,7 @@ class Gaps:
         return undecided if undecided.parts else None
 
     def _concerned(self, number: int, mask: int, batch: DigestBatch) -> Flags | None:
-        """Return which rows would be undecided if their digests were of `mask`; None if none."""
+        """Return which rows would be undecided if their digests were of `mask`, or None."""
         index = self._indexes[number]
         sized, unsized = index.count_missed(mask)
         if unsized:
@@ -353,5 +362,5 @@ class Gaps:
         )
 
     def found(self) -> tuple[Gap, ...]:
-        """Return the gaps that have left any row undecided so far."""
+        """Return the gaps that have left at least one row undecided so far."""
         return tuple(self._gap(number, mask) for number, mask in sorted(self._rows))

@@ -1,16 +1,19 @@
-"""Decides which lists should be here and which can be used; only this module has this rule.
+"""Decides which lists should be on this machine, and which of them can be used.
 
-These lists should be here. For each provider: the lists that `lists` in its configuration names or,
-if `lists` is not set, the lists that the provider's last verified metadata delegates. And also:
-every folder below `lists/`. The lists may have been fetched with another configuration. So a
-provider counts without a configuration, too, as long as it has a folder below `trust/` or a list on
-this machine. Each manifest also names the lists that its provider offered, and the seal key
-authenticates the manifest. A list that should be here but cannot be used is missing. Scans and
-lookups go on with the other lists and name the missing list; `status` shows it.
+Only this module has the rule for which lists should be on this machine. For each provider in the
+configuration, the lists in its key `lists` should be on this machine; if `lists` is not set, the
+lists that the provider's last verified metadata delegates. Every list with a folder below `lists/`
+should be on this machine, too. The lists may have been fetched with another configuration. So a
+provider that the configuration does not name counts as well, if it has a folder below `trust/` or a
+list on this machine. Each manifest also names the lists that its provider offered, and the seal key
+authenticates the manifest. A list is missing if it should be on this machine and cannot be used.
+Scans and lookups continue with the other lists, and name the missing list; `status` shows the
+missing list.
 
-The metadata is read as python-tuf has left it. The metadata was verified when it was written; this
-module does not verify it again, and does not load the modules for verification. If somebody removes
-a name from the metadata, the manifests of the other lists still name the list.
+This module reads the metadata that python-tuf has stored. python-tuf verified the metadata when it
+stored it; this module does not verify the metadata again, and does not load the modules for
+verification. If somebody removes a list from the metadata, the manifests of the other lists still
+name the list.
 """
 
 import os
@@ -36,11 +39,11 @@ from hashclient.system.text import printable
 
 _log = Log("lists")
 
-#: The files in which python-tuf keeps the metadata that delegates the lists, and the metadata that
-#: expires first; and python-tuf's limit for the length of the former.
+#: The largest length of a file of stored metadata, in bytes; python-tuf has the same limit for
+#: targets.
 MAX_TARGETS_BYTES = 5_000_000
 
-#: The message about a list without a folder.
+#: The message about a list that has no folder.
 NEVER = "has never been fetched"
 
 FETCH_HINT = (
@@ -91,10 +94,12 @@ class _Timestamp(msgspec.Struct, frozen=True):
 
 
 class ExpectedList(msgspec.Struct, frozen=True):
-    """A list that should be on this machine: `index` if it can be used, else `error`.
+    """A list that should be on this machine.
 
-    `name` is None if the lists of `provider` are not known; `provider` is None if the provider of
-    the list is not known. `short` says the problem in a few words, if the message of `error` is
+    If it can be used, `index` is set, otherwise `error` is set.
+
+    `name` is None if it is not known which lists `provider` has; `provider` is None if the provider
+    of the list is not known. `short`: the problem in a few words, if the message of `error` is
     longer.
     """
 
@@ -106,17 +111,17 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def problem(self) -> str:
-        """The fault, without the name of the list."""
+        """What is wrong, without the name of the list."""
         return self.short or (self.error.message if self.error else "")
 
     @property
     def hint(self) -> str:
-        """Advice about the fault."""
+        """Advice about what is wrong."""
         return (self.error.hint if self.error else None) or FETCH_HINT
 
     @property
     def text(self) -> str:
-        """The fault, as a sentence of its own."""
+        """What is wrong, as a sentence of its own."""
         message = self.error.message if self.error else ""
         if message.startswith(("list ", "provider ")):
             return message
@@ -125,9 +130,9 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
 
 class OpenLists(msgspec.Struct, frozen=True):
-    """The lists of a state directory: usable lists, open for one run, and the others.
+    """The lists of a state directory: lists that can be used, open for one run, and unusable lists.
 
-    `also` is as for `Judge`.
+    `also`: the mask `also` of `Judge`.
     """
 
     indexes: tuple[Index, ...]
@@ -147,18 +152,18 @@ class OpenLists(msgspec.Struct, frozen=True):
         return any(state.stale for state in self.states)
 
     def judge(self, *, all_digests: bool = False) -> Judge:
-        """Return a judge over all lists that can be used; `all_digests` is as for `Judge`."""
+        """Return a `Judge` for all lists that can be used; `Judge` explains `all_digests`."""
         return Judge(self.indexes, self.sealer, all_digests=all_digests, also=self.also)
 
 
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
-    """Open every list that should be here; this needs no lock and writes no file.
+    """Open every list that should be on this machine, without a lock and without writing a file.
 
-    Lists that cannot be used are in `unusable`, as long as one list can be used. The seal key may
-    come from `environ`, see `load_sealer`.
+    Lists that cannot be used are in `unusable`, if at least one list can be used. The seal key may
+    be in `environ`, see `load_sealer`.
 
     Raises:
-        StateError: no list can be used, or no seal key is known.
+        StateError: no list can be used, or there is no seal key.
         ConfigError: the seal key is missing or malformed.
     """
     sealer, problem = None, None
@@ -202,12 +207,12 @@ def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> Sta
 def expected_lists(
     settings: Settings, sealer: Sealer | None, *, verify: bool = False
 ) -> list[ExpectedList]:
-    """Open every list that should be here, by name; a list that cannot be used has the reason.
+    """Open every list that should be on this machine; a list that cannot be used has an error.
 
-    A provider whose lists are not known is an item without a name, and comes first. A list whose
-    manifest fails verification with the key of `sealer` cannot be used. Without a key, no list is
-    verified, and no lookup is possible. With `verify`, every index is read whole and compared with
-    its digests.
+    A provider whose lists are not known has an item without a list name; these items come first. A
+    list whose manifest fails verification with the key of `sealer` cannot be used. Without a key,
+    no list is verified, and no lookup is possible. With `verify`, every index is read whole and
+    compared with its digests.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -262,7 +267,7 @@ def expected_lists(
 def _named(
     settings: Settings, provider: str, lists: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """Return the lists of a provider that should be here; its configuration names `lists`.
+    """Return the lists of a provider that should be on this machine; its configuration has `lists`.
 
     Lists that the provider has ended are left out.
     """
@@ -272,16 +277,18 @@ def _named(
     try:
         ended = msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=_Targets)
     except (OSError, ValueError, RecursionError):
-        return lists  # no member of the targets shows that a list has ended
+        # without readable targets it is not known which lists have ended, so no list is left out
+        return lists
     return tuple(name for name in lists if name not in ended.signed.ended)
 
 
 def _left_out(
     settings: Settings, named: Sequence[ExpectedList], wanted: Collection[str]
 ) -> list[ExpectedList]:
-    """Return the lists that only the manifests of `named` offer; all others are in `wanted`.
+    """Return the lists that only the manifests of `named` offer, and that are not in `wanted`.
 
-    For each provider the most recently checked list counts; earlier offers do not count.
+    For each provider, only the manifest that was checked last is used, because earlier offers are
+    outdated.
     """
     newest: dict[str, Manifest] = {}
     for entry in named:
@@ -310,7 +317,7 @@ def _delegated_by(settings: Settings, provider: str) -> tuple[str, ...] | None:
 def delegated_lists(path: Path) -> tuple[str, ...] | None:
     """Return the names of the lists that a provider's metadata delegates; None without metadata.
 
-    Lists that the provider refused to our credential at the last fetch are left out.
+    Lists that the provider's server refused to our credential at the last fetch are left out.
 
     Raises:
         StateError: the metadata cannot be read, or a fetch would not have accepted it.
@@ -341,20 +348,22 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
 def denied_lists(path: Path) -> frozenset[str]:
     """Return the names of the lists that a provider's server has refused to this client.
 
-    Nothing verifies the file. A list that is here, or that another list's manifest offers, is
-    always expected: so the file hides only lists that were never here.
+    Nothing verifies the file of refused lists. A list is always expected if it is on this machine,
+    or if the manifest of another list offers it, so a forged file can hide only lists that were
+    never on this machine.
     """
     try:
         return frozenset(msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=list[str]))
     except (OSError, ValueError, RecursionError):
-        return frozenset()  # then the lists are missing, which the next fetch corrects
+        # the refused lists are then missing, until the next fetch writes the file again
+        return frozenset()
 
 
 def known_lists(settings: Settings) -> frozenset[str] | None:
-    """Return the names of all lists known on this machine; None if not known.
+    """Return the names of all lists known on this machine, or None if they are not known.
 
     A list is known if the configuration names it, if a provider's verified metadata offers it, or
-    if it is here.
+    if it is on this machine.
 
     Raises:
         StateError: the folder of all lists, or the folder of all providers, cannot be read.
@@ -376,7 +385,7 @@ def known_lists(settings: Settings) -> frozenset[str] | None:
 def lists_of_unconfigured(settings: Settings, here: Iterable[Manifest]) -> frozenset[str] | None:
     """Return the lists of providers that the configuration does not name; None if not known.
 
-    `here` are the manifests of local lists.
+    `here` are the manifests of the lists on this machine.
 
     Raises:
         StateError: the folder of trusted providers cannot be read.
@@ -397,11 +406,12 @@ def lists_of_unconfigured(settings: Settings, here: Iterable[Manifest]) -> froze
 
 
 def _bound_expiry(settings: Settings, index: Index) -> None:
-    """Limit the freshness of a list to that of its provider's last verified metadata.
+    """Limit the freshness of a list to the freshness of its provider's last verified metadata.
 
-    When a manifest is written, its expiry is not later than that of the metadata. If the time is
-    later now, the provider has shortened its terms since. The metadata is not verified here, so it
-    can only shorten the time.
+    When a manifest is written, its expiry is not later than the expiry of the metadata. If the
+    expiry of the manifest is later now, the provider has shortened the validity of its metadata
+    since then. This function does not verify the metadata, so the metadata can only shorten the
+    freshness of a list.
     """
     manifest = index.manifest
     if not is_name(manifest.provider):
@@ -411,7 +421,8 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
         data = read_regular(path, MAX_TARGETS_BYTES)
         until = msgspec.json.decode(data, type=_Timestamp).signed.expires
     except (OSError, ValueError, RecursionError):
-        return  # the next fetch gets it again; until then the manifest alone has the expiry
+        # the next fetch gets the metadata again; until then only the manifest limits the freshness
+        return
     if until < manifest.expires:
         index.manifest = msgspec.structs.replace(manifest, expires=until)
 
@@ -422,9 +433,9 @@ def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
 
 
 def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]:
-    """Return the providers that the configuration does not name but the state directory has.
+    """Return the providers that the state directory has but the configuration does not name.
 
-    `here` are the providers of present lists.
+    `here` are the providers of the lists on this machine.
 
     Raises:
         StateError: the folder of trusted providers cannot be read.
@@ -437,7 +448,8 @@ def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]
         pass
     except OSError as error:
         raise state_error("cannot read", trusted, error) from error
-    # A folder whose name cannot name a provider does not count: the disk may have garbled the name.
+    # The disk may have garbled the name of a folder, so folders whose name cannot be that of a
+    # provider are ignored.
     return sorted(filter(is_name, found - settings.config.providers.keys()))
 
 
@@ -456,10 +468,10 @@ def _open(
     *,
     verify: bool,
 ) -> Iterator[ExpectedList]:
-    """Open one list that comes from `providers`; a folder alone has no provider.
+    """Open one list, which `providers` offer; `providers` is empty if the list only has a folder.
 
-    The result has one item for each provider that offers the name, or a single item: at most one of
-    these lists is here.
+    The result has one item for each provider that offers a list of this name, because only one of
+    these lists can be on this machine.
     """
     document, manifest, index = None, None, None
     try:
@@ -467,7 +479,8 @@ def _open(
         if document is not None:
             manifest = document.manifest if sealer is None else document.verify(sealer)
             index = open_index(directory, sealer, verify=verify)
-            # Compare the opened manifest: it may have replaced the manifest that was read above.
+            # `open_index` may have read a newer manifest than `read_manifest` above, so the opened
+            # manifest is compared.
             if index is not None and index.manifest.list != name:
                 raise StateError(
                     f"the folder of list {name} holds list {index.manifest.list}",

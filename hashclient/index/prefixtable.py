@@ -1,11 +1,12 @@
-"""A prefix table: where in a sorted column of 64-bit keys a key may be, by its leading bits.
+"""A prefix table: finds where in a sorted column of 64-bit keys a key may be, by its leading bits.
 
-The table is a rank/select bitmap of two arrays. `bits` has one bit for each prefix (value of the
-leading bits), set if a key has this prefix. Each key has four to eight bits, so a look at one bit
-rules out most keys that are not in the column. `starts` has, for each word of `bits`, the position
-of the first key whose prefix belongs to the word, and at its end the number of keys. A key's
-position is at least that position plus the number of lower bits set in its word. Keys must be
-evenly distributed, as tags and hashes are.
+The table is a rank/select bitmap that consists of two arrays. `bits` has one bit for each prefix
+(the value of the leading bits of a key), which is set if a key of the column has this prefix.
+`bits` has four to eight bits for each key, so testing one bit rules out most keys that are not in
+the column. `starts` has, for each word of `bits`, the position of the first key whose prefix
+belongs to the word, and as its last value the number of keys. The position of a key is at least the
+position in `starts` plus the number of lower bits that are set in the key's word. The keys must be
+evenly distributed; tags and hashes are.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import numpy.typing as npt
 
 from hashclient.lists.wire import Uint32, Uint64
 
-#: The least number of bits for each key; the number of bits is a power of two.
+#: The smallest number of bits in `bits` for each key; the total number of bits is a power of two.
 BITS_A_KEY = 4
-#: A query usually has one or two candidate keys. More candidates than this come from equal keys,
-#: not from chance; then a binary search finds the key.
+#: The largest number of candidates for a key that are compared one by one; usually a key has one or
+#: two. More candidates than `MOST_CROWDED` have equal keys, not just equal prefixes, so a binary
+#: search finds the key.
 MOST_CROWDED = 80
 _WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
 _IN_WORD = np.uint64(_WORD_BITS - 1)
-#: Keys that are handled at a time, so that intermediate arrays stay in the processor's cache.
+#: The number of keys that are looked up at a time, so that intermediate arrays stay in the
+#: processor's cache.
 _PIECE_KEYS = 1 << 16
 
 Rows = npt.NDArray[np.intp]
@@ -33,13 +36,13 @@ NOTHING: Rows = np.zeros(0, np.intp)
 
 
 def table_lengths(count: int) -> list[int]:
-    """Return the lengths of `bits` and `starts` for `count` keys."""
+    """Return the lengths of the arrays `bits` and `starts` for `count` keys."""
     words = max(_WORD_BITS, 1 << (BITS_A_KEY * count).bit_length()) // _WORD_BITS
     return [words, words + 1]
 
 
 class TableWriter:
-    """Makes the table of `count` keys."""
+    """Makes the prefix table of `count` keys."""
 
     def __init__(self, count: int) -> None:
         words, starts = table_lengths(count)
@@ -59,19 +62,19 @@ class TableWriter:
             self._counts[at + 1] += np.diff(np.append(first, len(word))).astype(np.uint32)
 
     def starts(self) -> Uint32:
-        """Return `starts`, after all keys were added."""
+        """Return the array `starts`, after all keys were added."""
         return np.cumsum(self._counts, dtype=np.uint32)
 
 
 def find(
     bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64, *, once: bool = False
 ) -> tuple[Rows, Rows]:
-    """Return (query, position) pairs where `column` equals `keys`, which come in any order.
+    """Return the pairs (query, position) where `column` equals `keys`, which may have any order.
 
-    With `once`, a key that occurs very often has at least one pair, but may lack others.
+    With `once`, a key that occurs very often has at least one pair, but may lack other pairs.
 
     Raises:
-        ValueError: the table does not belong to the column; this error is only found by chance.
+        ValueError: the table does not belong to the column; not every wrong table is noticed.
     """
     if len(keys) <= _PIECE_KEYS:
         return _find(bits, starts, column, keys, once=once)
@@ -95,7 +98,8 @@ def _find(
     if not len(queries):
         return NOTHING, NOTHING
     word, bit, shifted = word.take(queries), bit.take(queries), shifted.take(queries)
-    # Each bit that is set below or above this range means at least one key outside the range.
+    # Each bit of the word that is set below or above the key's bit stands for at least one other
+    # key, so the range of candidates can be narrowed.
     below = np.bitwise_count(bits.take(word) ^ shifted << bit)
     first = starts.take(word).astype(np.intp) + below
     end = starts.take(word + 1).astype(np.intp) - np.bitwise_count(shifted) + 1
@@ -107,7 +111,7 @@ def _find(
         asked = keys.take(queries.take(crowded))
         first[crowded] = column.searchsorted(asked)
         counts[crowded] = column.searchsorted(asked, "right") - first[crowded]
-        if int(counts.min()) < 0:  # the column does not ascend
+        if int(counts.min()) < 0:  # the column is not sorted
             raise ValueError("column")
         if once:
             np.minimum(counts, MOST_CROWDED, out=counts)
@@ -117,14 +121,14 @@ def _find(
 
 
 def _expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
-    """Return a (query, position) pair for each of the `counts` positions from `first` on."""
+    """Return a (query, position) pair for each of the `counts` positions that begin at `first`."""
     ends = counts.cumsum()
     after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
     return np.repeat(queries, counts), np.repeat(first, counts) + after_first
 
 
 class Lookup(NamedTuple):
-    """A table and its column, for looking up one key in plain Python: see `may_have`."""
+    """A prefix table and its column, for looking up one key without numpy: see `may_have`."""
 
     bits: memoryview
     shift: int
@@ -133,10 +137,11 @@ class Lookup(NamedTuple):
 
 
 def may_have(lookup: Lookup, key: int) -> bool:
-    """Return whether a column may have a key: in 1 microsecond, where `find` takes 20.
+    """Return whether a column may have a key; this takes 1 microsecond, while `find` takes 20.
 
-    False is certain. True may be wrong if a sure answer would take long, or if the table does not
-    belong to the column: then `find` decides.
+    If the result is False, the column does not have the key. The result may be True for a missing
+    key if a sure answer would take long, or if the table does not belong to the column: the caller
+    then calls `find`.
     """
     bits, shift, starts, column = lookup
     place = key >> shift
@@ -153,5 +158,5 @@ def may_have(lookup: Lookup, key: int) -> bool:
 
 
 def shift_of(bits: Uint64) -> np.uint64:
-    """Return by how many bits a key is shifted right to give the number of its bit."""
+    """Return by how many bits a key is shifted right to give its bit number in `bits`."""
     return np.uint64(64 - (_WORD_BITS * len(bits)).bit_length() + 1)

@@ -1,7 +1,8 @@
-"""The sealed index of a list, for readers: open it, ask which digests matter, look tags up.
+"""Opens the sealed index of a list for readers, tells which digests matter, and looks up tags.
 
-An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens
-what the manifest names and never waits for a writer. `writer` makes runs, `manifest` names them.
+An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens the
+files that the manifest names, and never waits for a writer. `writer` makes runs, and `manifest`
+names them.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
-#: Rows in one block, so that memory does not grow with the list.
+#: The number of rows in one block, so that memory does not grow with the list.
 BLOCK_ROWS = 1 << 20
-#: For each mask of algorithms, the masks of entries that share no algorithm with it, as a set of
+#: For each mask of algorithms, the masks of entries that have none of its algorithms, as a set of
 #: bits.
 BLIND_TO = tuple(sum(1 << (m - 1) for m in range(1, 8) if not m & given) for given in range(8))
 
-#: A product with this odd number loses nothing; its bits mix the bits of a key.
+#: An odd factor: multiplying a 64-bit key by it loses nothing, and mixes the bits of the key.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Sizes = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
@@ -40,7 +41,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Found(msgspec.Struct, frozen=True):
-    """Rows found by a lookup, as parallel arrays: query number, run number, row."""
+    """Rows that a lookup found, as parallel arrays: query number, run number, and row."""
 
     queries: Rows
     runs: Rows
@@ -48,10 +49,13 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class RunSet:
-    """Runs, oldest first, as one set of entries; entries that later runs withdraw are left out."""
+    """Several runs, oldest first, as one set of entries.
+
+    Entries that later runs withdraw are left out.
+    """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        """Join runs, and collect the rows that later runs withdraw from older runs."""
+        """Join runs, and collect the rows that later runs withdraw from earlier runs."""
         self.runs = list(runs)
         number = {run.name: i for i, run in enumerate(runs)}
         dead: list[list[Uint32]] = [[] for _ in runs]
@@ -63,7 +67,7 @@ class RunSet:
         for run, rows in zip(runs, self.dead, strict=True):
             if len(rows) and int(rows[-1]) >= run.count:
                 raise run.damaged()
-        #: The distinct algorithm masks of the entries without a size, as a set of bits.
+        #: The different algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks = 0
         for run in runs:
             self.unsized_masks |= run.unsized_masks
@@ -73,16 +77,16 @@ class RunSet:
 
     @property
     def live_entries(self) -> int:
-        """How many entries are not withdrawn, by the counts of the runs alone."""
+        """The number of entries that are not withdrawn, computed from the counts in the runs."""
         return sum(run.count for run in self.runs) - sum(len(rows) for rows in self.dead)
 
     def masks_of_size(self, size: int | None) -> int:
         """Return the set of algorithm masks that an input of `size` bytes could still match.
 
-        Bit m-1 means entries with algorithm mask m. If the result is zero, no entry can match, and
-        the input need not be read: an entry with a size rules out every other size. An unknown size
-        rules out nothing. Withdrawn entries may still count: this costs work but gives no wrong
-        answer.
+        Bit m-1 is set if entries with the algorithm mask m could match. If the result is zero, no
+        entry can match, and the input need not be read, because an entry with a size cannot match
+        an input of another size. An unknown size (None) rules out no entry. Withdrawn entries may
+        still be included, which causes needless work but no wrong answer.
         """
         masks = self.unsized_masks
         for run in self.runs:
@@ -92,8 +96,8 @@ class RunSet:
     def of_sizes(self, sizes: Uint64) -> tuple[Flags, Uint8]:
         """Return which sizes an entry may have, and the algorithms that all entries of a size have.
 
-        The second value is a mask for each size; it has no meaning if no entry has the size.
-        Withdrawn entries may still count, as in `masks_of_size`.
+        The second value has a mask for each size; the mask is meaningless if no entry has the size.
+        Withdrawn entries may still be included, as in `masks_of_size`.
         """
         possible = np.full(len(sizes), self.unsized_masks != 0)
         common = np.full(len(sizes), _common_of(self.unsized_masks), np.uint8)
@@ -104,13 +108,15 @@ class RunSet:
         return possible, common
 
     def may_miss(self, given: int) -> bool:
-        """Return, without reading, whether an entry may lack digests of the mask `given`."""
+        """Return whether an entry may lack digests of the mask `given`, by the headers of runs."""
         return any((run.sized_masks | run.unsized_masks) & BLIND_TO[given] for run in self.runs)
 
     def count_missed(self, given: int) -> tuple[int, int]:
-        """Count the live entries that have no digest of the mask `given`: with a size, and without.
+        """Count the live entries without a digest of the mask `given`.
 
-        Digests of these algorithms cannot rule out these entries.
+        The first number is of entries with a size, the second of entries without.
+
+        Digests of the algorithms in `given` cannot rule out the counted entries.
         """
         if given not in self._missed:
             sized, unsized = (
@@ -121,7 +127,7 @@ class RunSet:
         return self._missed[given]
 
     def sizes_missed(self, given: int) -> Sizes:
-        """Return the sizes of the sized entries that `count_missed` counts; distinct, ascending."""
+        """Return the different sizes of the entries that `count_missed` counts, ascending."""
         if given not in self._sizes_missed:
             found: list[Sizes] = [np.zeros(0, np.uint64)]
             for run, first, missed in self._blind(given, sized=True):
@@ -133,10 +139,11 @@ class RunSet:
         return self._sizes_missed[given]
 
     def _blind(self, given: int, *, sized: bool) -> Iterator[tuple[Run, int, Flags]]:
-        """Yield blocks of rows, either of entries with a size or of entries without a size.
+        """Yield blocks of rows, either of entries with a size, or of entries without a size.
 
-        Each block has a run, the first row, and which rows are live and have no digest of `given`.
-        A run is left out if its header shows that it has no row of this kind.
+        Each block consists of a run, its first row, and for each row whether the row is live and
+        has no digest of `given`. A run is left out if its header shows that it has no row without a
+        digest of `given`.
         """
         for run, withdrawn in zip(self.runs, self.dead, strict=True):
             start, stop = (0, len(run.sizes)) if sized else (len(run.sizes), run.count)
@@ -148,7 +155,7 @@ class RunSet:
                     yield run, first, missed
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
-        """Look up (n, 2) tags; return every live row that has one of the tags."""
+        """Look up (n, 2) tags; return all live rows that have one of the tags."""
 
         def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
             low = run.section(f"{algorithm.label}.lo")
@@ -159,7 +166,7 @@ class RunSet:
         return self._found(algorithm.label, tags[:, 0], are_same)
 
     def may_find(self, algorithm: Algorithm, tags: Uint64) -> Flags:
-        """Return for each of (n, 2) tags whether `find` could find it; False is certain."""
+        """Return for each of (n, 2) tags whether `find` may find it; False is certain."""
         may = np.zeros(len(tags), np.bool_)
         for run in self.runs:
             queries, _ = run.find(algorithm.label, tags[:, 0], once=True)
@@ -167,11 +174,11 @@ class RunSet:
         return may
 
     def tables(self, algorithm: Algorithm) -> list[Lookup]:
-        """Return for each run the object that looks up one key of `algorithm`."""
+        """Return for each run a `Lookup` of its tags of `algorithm`."""
         return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]
 
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
-        """Look up entry ids by their `entry_hashes`; return every live row with one of the ids."""
+        """Look up entry ids by their `entry_hashes`; return all live rows with one of the ids."""
 
         def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
             same: Flags = run.ids[run.rows_at("id", positions)] == ids[queries]
@@ -197,18 +204,18 @@ class RunSet:
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def live_id_hashes(self) -> Uint64:
-        """Return the `entry_hashes` of all live entries, in order."""
+        """Return the `entry_hashes` of all live entries, sorted."""
         parts = [np.zeros(0, np.uint64)]
         for number, run in enumerate(self.runs):
             hashes = run.section("id.hash")
             if hashes is None:
-                continue  # the run has only withdrawals
+                continue  # the run contains only withdrawals
             rows = run.rows_at("id", np.arange(len(hashes)))
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
         return np.sort(np.concatenate(parts))
 
     def live_entry_hashes(self) -> Uint64:
-        """Return a hash of id, digests and size of each live entry, in order."""
+        """Return a hash of the id, digests and size of each live entry, sorted."""
         parts = [np.zeros(0, np.uint64)]
         for number, run in enumerate(self.runs):
             hashes = np.zeros(run.count, np.uint64)
@@ -232,7 +239,10 @@ class RunSet:
 
 
 class Index(RunSet):
-    """A list, open for lookups. Use an `Index` in one process only; opening it again is cheap."""
+    """The index of a list, open for lookups.
+
+    Only one process may use an `Index`, but opening it in another process is cheap.
+    """
 
     def __init__(self, manifest: Manifest, runs: Sequence[Run]) -> None:
         """Join the runs that `manifest` names."""
@@ -242,13 +252,14 @@ class Index(RunSet):
     def hits(
         self, found: Sequence[tuple[Algorithm, Found]], available: Uint8, sizes: Uint64
     ) -> Iterator[tuple[int, Hit]]:
-        """Judge many inputs against every entry that any of their digests hit.
+        """Judge many inputs against every entry that one of their digests hits.
 
-        `found` says by algorithm which entries were hit; its queries are the numbers of inputs. For
-        each input, `available` has the mask of the algorithms whose digests are known, and `sizes`
-        the size in bytes or `NO_SIZE`. An entry of another size is ruled out. A hit is complete
-        when all digests that both have agree. Yields the number of the input with each hit, in the
-        order of inputs, then of entries.
+        `found` says for each algorithm which entries were hit; its query numbers are the numbers of
+        inputs. For each input, `available` has the mask of the algorithms whose digests are known,
+        and `sizes` the size in bytes or `NO_SIZE`. An entry with another size than the input is
+        ruled out. A hit is complete if all digests that both the entry and the input have are
+        equal. This function yields each hit with the number of its input, ordered by input and then
+        by entry.
         """
         inputs, runs, rows, agreed = _joined(found)
         entry_sizes = np.full(len(rows), NO_SIZE, np.uint64)
@@ -279,7 +290,7 @@ class Index(RunSet):
 
 
 def _common_of(masks: int) -> int:
-    """Return the algorithms that all masks of a set have."""
+    """Return the algorithms that are in all masks of a set of masks."""
     common = 7
     for mask in range(1, 8):
         if masks >> (mask - 1) & 1:
@@ -290,7 +301,7 @@ def _common_of(masks: int) -> int:
 def _joined(
     found: Sequence[tuple[Algorithm, Found]],
 ) -> tuple[Rows, Rows, Rows, Uint8]:
-    """Return inputs with the runs and rows they hit, each once, and the masks that agree."""
+    """Return the hit entries of each input once: inputs, runs, rows, and masks of equal digests."""
     inputs = np.concatenate([one.queries for _, one in found])
     runs = np.concatenate([one.runs for _, one in found])
     rows = np.concatenate([one.rows for _, one in found])
@@ -309,14 +320,15 @@ _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 
 
 def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) -> Index | None:
-    """Open the index in a list's folder; None if the list was never fetched.
+    """Open the index in the folder of a list; None if the list was never fetched.
 
-    The manifest is verified with `sealer`. Without a key, it is not verified, and no lookup finds
-    an entry. With `verify`, the runs are read to their end first, from the disk, as `verify_runs`
-    does.
+    The manifest is verified with `sealer`. Without a key, the manifest is not verified, and no
+    lookup finds an entry. With `verify`, `verify_runs` first reads the runs from the disk to their
+    end.
 
-    A writer may switch generations and remove the old runs after the manifest was read and before a
-    run is opened. Then the new manifest exists, and reading it again succeeds.
+    A writer may switch generations and remove the old runs after the manifest was read and before
+    its runs are opened. A missing run therefore means that a new manifest may exist, so the
+    manifest is read again, some times at most.
 
     Raises:
         OtherKeyError: another key sealed the list.
@@ -344,10 +356,10 @@ def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) 
 
 
 def open_runs(directory: Path, refs: Sequence[RunRef]) -> list[Run]:
-    """Open runs.
+    """Open the runs `refs`.
 
     Raises:
-        FileNotFoundError: a run is gone.
+        FileNotFoundError: a run does not exist any more.
         StateError: a run is damaged or cannot be read.
     """
     return [Run(directory / ref.name, length=ref.length, run_id=ref.id) for ref in refs]
@@ -357,13 +369,14 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
     """Open the runs that `manifest` names.
 
     Raises:
-        FileNotFoundError: a run is gone.
+        FileNotFoundError: a run does not exist any more.
         StateError: a run is damaged or cannot be read, or the runs have another number of entries
             than the manifest says.
     """
     runs = open_runs(directory, manifest.runs)
     index = Index(manifest, runs)
-    # If a manifest lacked a run, every file that only that run lists would be clean.
+    # If a manifest lacked a run, files that only this run lists would be reported as clean, so the
+    # number of entries is checked.
     if index.live_entries != manifest.entries:
         raise DamagedError(
             f"index has {index.live_entries} entries, its manifest says {manifest.entries}:"
@@ -374,15 +387,17 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
 
 
 def list_folders(lists_dir: Path) -> list[str]:
-    """Return the names of all folders of lists, sorted, whatever they contain.
+    """Return the names of all folders below `lists_dir`, sorted, whatever they contain.
 
-    A link counts wherever it leads. A folder whose name cannot be that of a list is left out.
+    A symbolic link counts as a folder, wherever it leads. A folder is left out if its name cannot
+    be the name of a list.
 
     Raises:
         StateError: `lists_dir` cannot be read.
     """
     try:
-        # Not with a glob pattern: pathlib silently leaves out folders that it may not read.
+        # `os.scandir` is used because a glob pattern silently leaves out folders that it may not
+        # read.
         with os.scandir(lists_dir) as entries:
             found = [e.name for e in entries if is_name(e.name) and (e.is_symlink() or e.is_dir())]
     except FileNotFoundError:
@@ -393,7 +408,7 @@ def list_folders(lists_dir: Path) -> list[str]:
 
 
 def lists_on_disk(lists_dir: Path) -> list[str]:
-    """Return the names of the lists that have a manifest, as far as they can be found, sorted.
+    """Return the names of the lists that have a manifest or may have one, sorted.
 
     Raises:
         StateError: `lists_dir` cannot be read.
@@ -406,6 +421,6 @@ def _may_exist(directory: Path) -> bool:
         (directory / MANIFEST_NAME).stat()
     except FileNotFoundError:
         return False
-    except OSError:  # a user without access cannot know whether the manifest is missing
+    except OSError:  # if the user may not read the folder, a manifest may exist
         return True
     return True

@@ -1,7 +1,8 @@
-"""A run: one immutable file of sorted, memory-mapped arrays; an index consists of runs.
+"""A run: one immutable file of sorted, memory-mapped arrays. An index consists of runs.
 
-The bytes are: magic, length of a JSON header, header, then sections, each aligned to 64 bytes and
-named by the header with type, offset from the first section and count:
+The file has these parts: a magic number, the length of a JSON header, the header, and sections,
+each aligned to 64 bytes. The header names each section, with its type, its offset from the first
+section, and the count of its values:
 
     masks, categories        one byte an entry, in row order: entries with a size first, by size
     sizes                    the sizes of the first rows, ascending (u32, or u64 if it must be)
@@ -11,12 +12,12 @@ named by the header with type, offset from the first section and count:
     md5.bits, md5.starts     their prefix table; ids have one too
     dead.<run>               rows of an older run that this one withdraws, ascending
 
-A run is cut into pieces of `PIECE_BYTES`; the last piece may be shorter. The *root* of a run is the
-SHA-256 of the SHA-256 digests of all pieces, in their order. The manifest has the root; `checks`
-has the digests of the pieces, which are compared with the root. So verifying a whole run costs as
-much as one digest of its bytes, and verifying a piece as much as one digest of the piece.
+A run is divided into pieces of `PIECE_BYTES` bytes; the last piece may be shorter. The *root* of a
+run is the SHA-256 of the SHA-256 digests of all pieces, in order. The manifest contains the root;
+`checks.json` contains the digests of the pieces, which are verified with the root. So verifying a
+whole run or a single piece costs one SHA-256 of its bytes.
 
-`runwriter` makes runs. `reader` joins several runs to an index.
+`runwriter` makes runs. `reader` joins several runs into an index.
 """
 
 from __future__ import annotations
@@ -44,20 +45,22 @@ from hashclient.system.text import printable
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
-#: Values that are counted at a time.
+#: The number of values that are counted at a time.
 _COUNTED_AT_A_TIME = 1 << 18
-#: How much of a run is read first, and the longest header (names of categories and of older runs).
+#: The number of bytes that are read first, and the length of the longest header (it has names of
+#: categories and of older runs).
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
-#: The hint if each fetch notices the damage, and the hint if only `--rebuild` helps.
+#: `REBUILD_HINT`: the hint about damage that each fetch notices. `ROT_HINT`: the hint about damage
+#: that only `--rebuild` repairs.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 ROT_HINT = "run `hashclient fetch --rebuild`"
-#: The sections of each sorted key: first word, second word (tags only), row.
+#: The sections of each sorted key: the first word, the second word (of tags only), and the row.
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
-#: The sections of its prefix table.
+#: The sections of the prefix table of each sorted key.
 TABLE = {"bits": "<u8", "starts": "<u4"}
-#: Expressions for the types that sections may have; numpy would accept other words. `dead` means
-#: every section `dead.<run>`.
+#: Regular expressions for the types that sections may have, because numpy would accept other types.
+#: `dead` is the type of every section `dead.<run>`.
 _TYPES = {
     "masks": r"\|u1",
     "categories": r"\|u1",
@@ -71,7 +74,7 @@ _TYPES = {
 }
 
 
-#: Strict, since the disk may have garbled the file.
+#: The types are strict, because the disk may have garbled the run.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _MaskSet = Annotated[int, msgspec.Meta(ge=0, lt=128)]
 
@@ -79,10 +82,10 @@ _MaskSet = Annotated[int, msgspec.Meta(ge=0, lt=128)]
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The header of a run.
 
-    `count` is of entries; `sections` have a name, a type, an offset in bytes and a count each.
-    `sized_masks` and `unsized_masks` are the distinct algorithm masks of the entries with and
-    without a size, each as a set of bits. `id` is random: the file of another list, or from another
-    time, is not taken for this run.
+    `count`: the number of entries. `sections`: for each section its name, type, offset in bytes and
+    number of values. `sized_masks` and `unsized_masks`: the different algorithm masks of the
+    entries with a size and without a size, each as a set of bits. `id`: a random text, so that a
+    file of another list, or of another time, is not mistaken for this run.
     """
 
     count: Count
@@ -94,7 +97,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DamagedError(StateError):
-    """An index differs from what the writer wrote; `fetch` builds it again."""
+    """An index differs from the bytes that the writer wrote; `fetch` builds the index again."""
 
 
 class Run:
@@ -127,8 +130,8 @@ class Run:
             raise
         except OSError as error:
             raise unreadable(path, error) from error
-        # A later version and a changed byte look the same here; `state.json` says whether the state
-        # is of a later version.
+        # A run of a later version and a changed byte look the same; `state.json` says whether the
+        # state is of a later version.
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
             raise DamagedError(
                 f"index file is of another version: {printable(path)}", hint=REBUILD_HINT
@@ -176,11 +179,11 @@ class Run:
         self.sized_masks = header.sized_masks
 
     def forget(self) -> None:
-        """Release the pages that were read so far; they are mapped again at the next read."""
+        """Release the memory pages that were read so far; the next access reads them again."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def section(self, name: str) -> npt.NDArray[np.generic] | None:
-        """Return section `name`, or None if the run has none."""
+        """Return the section `name`, or None if the run does not have it."""
         return self._sections.get(name)
 
     def rows_at(self, prefix: str, positions: Rows) -> Rows:
@@ -207,11 +210,11 @@ class Run:
         }
 
     def size_of(self, row: int) -> int | None:
-        """Return the size of the entry at `row` in bytes, None if it has none."""
+        """Return the size of the entry at `row` in bytes, or None if the entry has no size."""
         return int(self.sizes[row]) if row < len(self.sizes) else None
 
     def masks_of_size(self, size: int) -> int:
-        """Return the set of algorithm masks of the entries of `size` bytes, as bits."""
+        """Return the algorithm masks of the entries of `size` bytes, as a set of bits."""
         dtype = self.sizes.dtype
         if size > np.iinfo(dtype).max:
             return 0
@@ -221,19 +224,20 @@ class Run:
         if low == high:
             return 0
         if self.sized_masks & (self.sized_masks - 1) == 0:
-            return self.sized_masks  # the run has one mask for all rows
+            return self.sized_masks  # all entries with a size have the same mask
         return mask_set(self.masks[low:high])
 
     def of_sizes(self, sizes: Uint64) -> tuple[Rows, Uint8]:
         """Return the positions in `sizes` of the sizes that entries have, and a mask for each.
 
-        The mask has the algorithms for which all entries of this size have a digest.
+        The mask has the algorithms for which all entries of the size have a digest.
         """
         column = self.sizes
         if not len(column):
             return NOTHING, np.zeros(0, np.uint8)
         fits = np.flatnonzero(sizes <= np.iinfo(column.dtype).max)
-        # Keys in order are found near the key that was found last.
+        # Searching for keys in ascending order is fast, because each key is near the key that was
+        # found before.
         keys, which = np.unique(sizes[fits].astype(column.dtype), return_inverse=True)
         low = column.searchsorted(keys, "left")
         has = low < len(column)
@@ -243,8 +247,9 @@ class Run:
         if self.sized_masks & (self.sized_masks - 1) == 0:
             masks[has] = self.sized_masks.bit_length()
         elif len(low):
-            # The bounds are the first row of each size and the row after its last. So every second
-            # part lies between two sizes, and is left out. The last bound may be the column's end.
+            # `bounds` has, for each size, its first row and the row after its last row. So every
+            # second part is the gap between two sizes, and `[::2]` leaves these parts out. The last
+            # bound is dropped if it is the end of the column, because `reduceat` refuses it.
             bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
             parts = bounds if bounds[-1] < len(column) else bounds[:-1]
             masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]
@@ -252,13 +257,13 @@ class Run:
         return fits[found], masks[which[found]]
 
     def find(self, prefix: str, keys: Uint64, *, once: bool = False) -> tuple[Rows, Rows]:
-        """Return (query, position) pairs where the sorted keys of `prefix` equal `keys`.
+        """Return the pairs (query, position) where the sorted keys of `prefix` equal `keys`.
 
-        A key that occurs several times gives several pairs, or with `once` a few if it occurs very
-        often; `keys` come in any order.
+        A key that occurs several times has several pairs; with `once`, a key that occurs very often
+        has only some pairs. `keys` may have any order.
 
         Raises:
-            DamagedError: the sections do not fit each other; this error is only found by chance.
+            DamagedError: the sections do not belong together; not every wrong section is noticed.
         """
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column) or not len(keys):
@@ -272,7 +277,7 @@ class Run:
             raise self.damaged() from error
 
     def table(self, prefix: str) -> Lookup | None:
-        """Return the object that looks up one key of `prefix`; None without keys."""
+        """Return a `Lookup` for the keys of `prefix`, or None if the run has no such keys."""
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column):
             return None
@@ -292,17 +297,16 @@ def aligned(offset: int) -> int:
 
 
 def mask_set(masks: Uint8) -> int:
-    """Return the distinct values (1..7) of `masks` as a set: bit m-1 for mask m."""
+    """Return the different values (1..7) of `masks` as a set: bit m-1 stands for mask m."""
     present = np.zeros(8, np.intp)
-    # In numpy, each value takes eight bytes while it is counted, so the values are counted in
-    # pieces.
+    # numpy needs eight bytes for each value that it counts, so the values are counted in pieces.
     for start in range(0, len(masks), _COUNTED_AT_A_TIME):
         present += np.bincount(masks[start : start + _COUNTED_AT_A_TIME], minlength=8)[:8]
     return sum(1 << (m - 1) for m in range(1, 8) if present[m])
 
 
 def open_run(path: Path) -> int:
-    """Open a run, which must be a regular file: a pipe would block, and a device has no end.
+    """Open a run, which must be a regular file, because a pipe would block and a device has no end.
 
     Raises:
         OSError: the file cannot be opened.
@@ -316,7 +320,7 @@ def open_run(path: Path) -> int:
 
 
 def unreadable(path: Path, error: OSError) -> StateError:
-    """Translate an error of the system; a fetch builds again an index that the disk has lost."""
+    """Translate an error of the system; `DamagedError` lets a fetch build a lost index again."""
     if error.errno in {errno.EIO, errno.ENOENT}:
         return DamagedError(
             f"cannot read index file: {printable(path)}: {error.strerror}", hint=ROT_HINT
@@ -329,9 +333,10 @@ def _header_end(head: bytes) -> int:
 
 
 def _read_head(fd: int) -> bytes:
-    """Read a run up to the end of its header, or `HEAD_BYTES` of something else.
+    """Read a run up to the end of its header; read `HEAD_BYTES` of a file that is not a run.
 
-    Not through the map: a bad block is an error here, but a signal with a map.
+    The header is read without the memory map, because a bad block of the disk causes an error for a
+    read, but a signal for a map.
     """
     head = os.pread(fd, HEAD_BYTES, 0)
     if head[:8] == RUN_MAGIC and len(head) < (end := _header_end(head)) <= MAX_HEADER_BYTES:
@@ -344,7 +349,7 @@ DIGEST_BYTES = 32
 
 
 def pieces_of(length: int) -> int:
-    """Return how many pieces a run of `length` bytes has."""
+    """Return the number of pieces of a run of `length` bytes."""
     return -(-length // PIECE_BYTES)
 
 
@@ -354,13 +359,13 @@ def root_of(digests: bytes) -> str:
 
 
 def digest_pieces(path: Path, *, cold: bool = False) -> bytes:
-    """Return the joined digests of a run's pieces.
+    """Return the digests of the pieces of a run, joined.
 
-    The run is read to its end, once, and without a memory map: with a map a bad block would be a
-    signal. With `cold`, the kernel's cached pages are dropped first, as `verify_piece` does.
+    The run is read once, to its end, and without a memory map, because a bad block causes a signal
+    for a map. With `cold`, the cached pages of the kernel are dropped first, as in `verify_piece`.
 
     Raises:
-        DamagedError: the run is gone.
+        DamagedError: the run does not exist any more.
         StateError: the run cannot be read.
     """
     digests = []
@@ -376,10 +381,11 @@ def digest_pieces(path: Path, *, cold: bool = False) -> bytes:
 
 
 def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -> None:
-    """Read a piece of a run of `length` bytes from the disk; compare the piece with its digest.
+    """Read a piece of a run from the disk, and compare the piece with its digest.
 
-    `fd` is the open run. The kernel's cached pages would hide damage on the disk, so they are
-    dropped first; the kernel keeps pages that another process has mapped.
+    `fd` is the descriptor of the open run, and `length` the length of the run in bytes. Cached
+    pages would hide damage on the disk, so they are dropped first; the kernel keeps pages that
+    another process has mapped.
 
     Raises:
         DamagedError: the piece differs from what the writer wrote.
@@ -401,13 +407,13 @@ def damaged(path: Path) -> DamagedError:
 
 
 def _drop(fd: int, offset: int, count: int) -> None:
-    """Drop the kernel's cached pages of a file; without `count`, up to the end."""
-    with contextlib.suppress(OSError):  # some file systems cannot do this
+    """Drop the kernel's cached pages of a file from `offset` on; `count` 0 means up to the end."""
+    with contextlib.suppress(OSError):  # some file systems do not support this call
         os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
 
 
 def _fill(fd: int, buffer: memoryview) -> int:
-    """Read until `buffer` is full or the file at its end; return the number of bytes."""
+    """Read until `buffer` is full or the file ends; return the number of bytes."""
     count = 0
     while count < len(buffer) and (more := os.readv(fd, [buffer[count:]])):
         count += more

@@ -1,7 +1,8 @@
-"""Writes a run: from batches of tags, or by merging older runs.
+"""Writes a run from batches of tags, or by merging older runs.
 
-In both cases the writer gets columns: small columns whole, large columns in pieces. So merging
-takes some 12 bytes a row, and the memory for the rows of one piece, however large the runs are.
+In both cases the writer receives columns: small columns whole, and large columns in pieces. So a
+merge needs about 12 bytes for each row, and the memory for the rows of one piece, however large the
+runs are.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ from hashclient.lists.wire import (
 from hashclient.system.background import Task
 from hashclient.system.files import atomic_file
 
-#: Rows that get their numbers together.
+#: The number of rows that are renumbered at a time.
 _AT_A_TIME = 1 << 18
-#: Marks a row that a merge drops.
+#: The new row number of a row that a merge drops.
 _GONE = np.uint32(2**32 - 1)
 
 _T = TypeVar("_T")
@@ -56,7 +57,7 @@ Array = npt.NDArray[Any]
 
 
 class SealedBatch:
-    """A batch with tags in place of its digests."""
+    """A batch of entries that has tags in place of digests."""
 
     def __init__(self, batch: AddBatch, sealer: Sealer) -> None:
         self.ids = batch.ids
@@ -71,9 +72,11 @@ class SealedBatch:
 
 
 class Columns(Protocol):
-    """The columns of a run: small columns whole, in row order, and large columns in pieces.
+    """The columns of a run.
 
-    `sizes` has the sizes of the first rows, ascending; the other rows have no size.
+    Small columns are whole, in row order, and large columns come in pieces.
+
+    `sizes`: the sizes of the first rows in bytes, ascending; the other rows have no size.
     """
 
     masks: Uint8
@@ -83,7 +86,7 @@ class Columns(Protocol):
     id_width: int
 
     def forget_small(self) -> None:
-        """Release the small columns, which have been written."""
+        """Release the small columns, after they were written."""
         self.masks = self.category_codes = np.zeros(0, np.uint8)
         self.sizes = np.zeros(0, np.uint64)
 
@@ -93,7 +96,7 @@ class Columns(Protocol):
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
         """Yield the arrays of the sections `KEY_SECTIONS[prefix]`, in pieces.
 
-        The first array of each piece has the keys, which ascend over all pieces.
+        The first array of each piece has the keys, which ascend from the first piece to the last.
         """
 
 
@@ -103,7 +106,7 @@ class BatchColumns(Columns):
     def __init__(self, batches: list[SealedBatch]) -> None:
         self._batches = batches
         sizes = _concatenate([b.sizes for b in batches], np.uint64)
-        # NO_SIZE is the largest number: entries without a size come last.
+        # NO_SIZE is the largest number, so entries without a size come last.
         self._order = np.argsort(sizes)
         self._new_rows = _inverse(self._order)
         sizes = sizes.take(self._order)
@@ -145,13 +148,13 @@ class BatchColumns(Columns):
 
 
 class MergedColumns(Columns):
-    """The columns of a run merged from several runs; dead rows are left out."""
+    """The columns of a run that is merged from several runs; withdrawn rows are left out."""
 
     def __init__(self, runs: list[Run], dead: list[Uint32], merge_rows: int) -> None:
-        """Merge `runs`, each without its `dead` rows, by pieces of about `merge_rows` rows."""
+        """Merge `runs`, each without its `dead` rows, in pieces of about `merge_rows` rows."""
         self._runs = runs
         self._merge_rows = merge_rows
-        #: By run, the live rows, ascending; None means all rows.
+        #: For each run, its live rows, ascending; None means that all rows are live.
         self._alive = [
             _alive(run.count, dead_rows) for run, dead_rows in zip(runs, dead, strict=True)
         ]
@@ -162,7 +165,7 @@ class MergedColumns(Columns):
         self._starts = np.cumsum([0, *counts])
         self._order, self.sizes = self._in_order_of_sizes()
         new_rows = _inverse(self._order)
-        #: By run: old row to new row, or _GONE.
+        #: For each run, the new row number of each old row, or _GONE.
         self._new_rows = []
         for number, (run, rows) in enumerate(zip(runs, self._alive, strict=True)):
             mapping = new_rows[self._starts[number] : self._starts[number + 1]]
@@ -182,9 +185,9 @@ class MergedColumns(Columns):
         self.id_width = max(run.ids.dtype.itemsize for run in runs)
 
     def _in_order_of_sizes(self) -> tuple[Uint32, Array]:
-        """Return the order of the live rows by their sizes, and the sizes.
+        """Return the order of the live rows by size, and their sizes.
 
-        The sizes of each run ascend already, so ranges of sizes are sorted in turn.
+        The sizes in each run ascend already, so only one range of sizes is sorted at a time.
         """
         columns = [_sized(run, rows) for run, rows in zip(self._runs, self._alive, strict=True)]
         total = sum(len(sizes) for sizes in columns)
@@ -207,7 +210,7 @@ class MergedColumns(Columns):
             all_sizes[piece] = joined.take(by_size)
             order[piece] = np.concatenate(rows).take(by_size)
             end += len(joined)
-        # Rows without a size come last, run by run.
+        # Rows without a size come last, one run after the other.
         for number, sizes in enumerate(columns):
             first, last = int(self._starts[number]) + len(sizes), int(self._starts[number + 1])
             order[end : end + last - first] = np.arange(first, last, dtype=np.uint32)
@@ -215,7 +218,7 @@ class MergedColumns(Columns):
         return order, all_sizes
 
     def ids(self) -> Iterator[Strings]:
-        """Yield ids, some rows at a time."""
+        """Yield ids for `merge_rows` rows at a time."""
         for start in range(0, len(self._order), self._merge_rows):
             piece = self._order[start : start + self._merge_rows].astype(np.intp)
             out = np.zeros(len(piece), f"S{self.id_width}")
@@ -228,12 +231,13 @@ class MergedColumns(Columns):
             yield out
 
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
-        """Yield keys by ranges, each with about as many rows as a piece."""
+        """Yield keys by ranges, each with about as many keys as a piece has rows."""
         names = [f"{prefix}.{part}" for part in KEY_SECTIONS[prefix]]
         columns = [[run.section(name) for name in names] for run in self._runs]
         total = sum(len(c[0]) for c in columns if c[0] is not None)
         pieces = -(-total // self._merge_rows)
-        # Keys are evenly distributed over 64 bits, so equal ranges hold about equally many keys.
+        # Keys are evenly distributed over 64 bits, so ranges of equal length contain about equally
+        # many keys.
         for piece in range(pieces):
             parts = []
             for run_columns, mapping, alive in zip(
@@ -262,10 +266,10 @@ class MergedColumns(Columns):
 def write_run(
     path: Path, columns: Columns, dead: dict[str, list[Rows]], *, durable: bool = True
 ) -> None:
-    """Write one run file; `durable` is as in `atomic_file`.
+    """Write a run as one file; `atomic_file` explains `durable`.
 
     Raises:
-        DamagedError: the columns do not fit each other.
+        DamagedError: the columns do not belong together.
         StateError: the run cannot be written.
     """
     count = len(columns.masks)
@@ -326,14 +330,17 @@ def write_run(
 
 
 def _all_keys(columns: Columns, prefixes: Sequence[str]) -> Iterator[tuple[Array, ...]]:
-    """Yield the `sorted_keys` of each prefix; an empty tuple ends each prefix."""
+    """Yield the `sorted_keys` of each prefix; an empty tuple marks the end of each prefix."""
     for prefix in prefixes:
         yield from columns.sorted_keys(prefix)
         yield ()
 
 
 def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield `items`; a thread makes the next item meanwhile, and has ended at the end."""
+    """Yield `items`.
+
+    A thread makes the next item meanwhile, and has ended when this function ends.
+    """
 
     def make() -> _T | None:
         return next(items, None)
@@ -355,14 +362,14 @@ def _write_at(stream: IO[bytes], places: dict[str, int], name: str, array: Array
 
 
 def _concatenate(arrays: list[Array], dtype: Any) -> Array:
-    """Join arrays as `dtype`; without arrays the result is empty."""
+    """Join arrays as `dtype`; without arrays the result is an empty array."""
     if not arrays:
         return np.zeros(0, dtype)
     return np.concatenate([a.astype(dtype, copy=False) for a in arrays])
 
 
 def _inverse(order: Rows | Uint32) -> Uint32:
-    """Return the inverse of a permutation: old position to new row."""
+    """Return the inverse of a permutation: the new row of each old position."""
     inverse = np.empty(len(order), np.uint32)
     for start in range(0, len(order), _AT_A_TIME):
         piece = order[start : start + _AT_A_TIME]
@@ -373,7 +380,7 @@ def _inverse(order: Rows | Uint32) -> Uint32:
 def _in_order(column: Array, order: Uint32) -> Array:
     """Return the values of a column in another order.
 
-    numpy makes numbers of rows eight bytes each, so it is given some at a time.
+    numpy converts row numbers to eight bytes each, so only some of them are converted at a time.
     """
     taken = np.empty(len(order), column.dtype)
     for start in range(0, len(order), _AT_A_TIME):
@@ -383,7 +390,7 @@ def _in_order(column: Array, order: Uint32) -> Array:
 
 
 def _alive(count: int, dead: Uint32) -> Uint32 | None:
-    """Return the rows that are not dead, ascending; None if all `count` are alive."""
+    """Return the rows that are not withdrawn, ascending; None if all `count` rows are live."""
     if not len(dead):
         return None
     keep = np.ones(count, np.bool_)
@@ -396,7 +403,7 @@ def _take(column: Array, rows: Uint32 | None) -> Array:
 
 
 def _sized(run: Run, rows: Uint32 | None) -> Array:
-    """Return the sizes of the live rows with a size; rows with a size come first in a run."""
+    """Return the sizes of the live rows that have a size; these rows come first in a run."""
     if rows is None:
         return run.sizes
     return run.sizes.take(rows[: int(rows.searchsorted(len(run.sizes)))])
@@ -405,11 +412,11 @@ def _sized(run: Run, rows: Uint32 | None) -> Array:
 def _bounds(columns: list[Array], piece_rows: int) -> Iterator[int | None]:
     """Yield sizes that divide ascending `columns` into pieces of about `piece_rows` values.
 
-    Values that equal a bound are before it; None ends the last piece.
+    A size that equals a bound is in the piece before the bound; None ends the last piece.
     """
     total = sum(len(sizes) for sizes in columns)
     step = max(1, piece_rows // max(1, len(columns)))
-    # Two neighbouring bounds have at most one piece between them, unless many sizes are equal.
+    # At most one piece lies between two neighbouring bounds, unless many sizes are equal.
     samples = np.sort(np.concatenate([sizes[step::step].astype(np.uint64) for sizes in columns]))
     last = -1
     if total > piece_rows:
@@ -421,17 +428,17 @@ def _bounds(columns: list[Array], piece_rows: int) -> Iterator[int | None]:
 
 
 def _narrow(sizes: Uint64) -> Array:
-    """Store sizes in four bytes if all fit."""
+    """Store sizes in four bytes each if all of them fit."""
     if len(sizes) == 0 or sizes[-1] < 2**32:
         return sizes.astype("<u4")
     return sizes
 
 
 def _unify_categories(parts: list[tuple[Sequence[str], Uint8]]) -> tuple[list[str], Uint8]:
-    """Give the categories of several parts one numbering.
+    """Number the categories of several parts together.
 
     Raises:
-        VerificationError: the parts have more categories than a byte can number.
+        VerificationError: the parts have more categories than one byte can number.
     """
     names: dict[str, int] = {}
     codes = [np.zeros(0, np.uint8)]

@@ -1,13 +1,14 @@
-"""Writes the index of a list: adds batches, withdraws entries, switches generations.
+"""Writes the index of a list: adds batches, withdraws entries, and switches generations.
 
-The cost grows with the change, not with the list. A generation adds one run; runs are merged only
-until each is at least `MERGE_RATIO` times as large as all later runs together, so their number
-stays logarithmic. Memory is needed for the rows of `room`, and some 12 bytes a row where runs are
-merged: a first fetch writes runs of that size and merges them by ranges of keys. Readers see the
-new generation when its manifest is renamed into place.
+Writing a generation costs as much as its changes need, however large the list is. Each generation
+adds one run. Runs are merged only until each run has at least `MERGE_RATIO` times as many entries
+as all later runs together, so the number of runs stays logarithmic. The writer needs the memory for
+the rows of `room`, and about 12 bytes for each row that it merges: a first fetch writes runs of
+`run_rows` rows, and then merges them by ranges of keys. Readers see the new generation when its
+manifest is renamed to its final name.
 
-With much free memory the pieces in which an index is built have the sizes that are fastest. If a
-control group leaves little, they are smaller, and the build takes more time (`Room`).
+If much memory is free, an index is built in pieces of the sizes that are fastest. If the limit of a
+control group leaves little memory, the pieces are smaller and the build takes more time (`Room`).
 """
 
 from __future__ import annotations
@@ -46,25 +47,27 @@ from hashclient.system.files import sweep_temporary
 from hashclient.system.log import Log
 from hashclient.system.text import printable
 
-#: Rows that are collected in memory before they become a run; about 100 bytes each.
+#: The number of rows that are collected in memory before they become a run; each takes about 100
+#: bytes.
 RUN_ROWS = 2_000_000
-#: Rows handled at a time while merging.
+#: The number of rows that a merge handles at a time.
 MERGE_ROWS = 500_000
-#: The bytes of all segments that are downloaded ahead.
+#: The largest total size of the segments that are downloaded ahead, in bytes.
 AHEAD_BYTES = 256 << 20
 
-#: The memory for each row of a run while the run is collected, sorted and written.
+#: The memory in bytes for each row of a run while the run is collected, sorted and written.
 _ROW_BYTES = 1000
-#: With this much free memory, every piece has its full size.
+#: The free memory in bytes from which every piece has its full size.
 _PLENTY_BYTES = RUN_ROWS * _ROW_BYTES
-#: Smaller pieces would take much more time, and hardly less memory.
+#: The smallest number of rows in a piece; fewer rows would take much more time and need hardly less
+#: memory.
 _FEWEST_ROWS = 100_000
-#: The share of the remaining memory that segments downloaded ahead may take.
+#: Segments that are downloaded ahead may take this fraction (1/N) of the free memory.
 _AHEAD_SHARE = 8
 
 
 class Room(msgspec.Struct, frozen=True):
-    """The sizes of the pieces in which an index is built; by default the largest."""
+    """The sizes of the pieces in which an index is built; the defaults are the largest sizes."""
 
     batch_rows: int = BATCH_ROWS
     run_rows: int = RUN_ROWS
@@ -73,7 +76,7 @@ class Room(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, free_bytes: int | None) -> Room:
-        """Return the sizes for `free_bytes` of memory; the largest if that is not known."""
+        """Return the sizes for `free_bytes` of memory; None gives the largest sizes."""
         if free_bytes is None or free_bytes >= _PLENTY_BYTES:
             return cls()
         rows = max(_FEWEST_ROWS, free_bytes // _ROW_BYTES)
@@ -87,20 +90,23 @@ class Room(msgspec.Struct, frozen=True):
 
 _log = Log("index")
 
-#: A run is merged with the later runs, unless it is more than this many times as large as all of
-#: them.
+#: A run is merged with the later runs, unless it has more than this many times the entries of all
+#: later runs.
 MERGE_RATIO = 4
 
 
 class InconsistentError(VerificationError):
-    """A change does not fit the present entries; a build from the base may still succeed."""
+    """A change does not fit the present entries.
+
+    A build from the first segment may still succeed.
+    """
 
 
 class IndexWriter:
-    """Builds the next generation of a list beside the present generation.
+    """Builds the next generation of a list, while readers use the present generation.
 
-    Each change updates the totals for the manifest and the checksum of the list. The caller holds
-    the writers' lock.
+    Each change updates the checksum of the list, and the totals that the manifest has. The caller
+    holds the writers' lock.
     """
 
     def __init__(
@@ -113,23 +119,23 @@ class IndexWriter:
         *,
         durable: bool = True,
     ) -> None:
-        """Start from `base`, or from nothing.
+        """Start from the index `base`, or from an empty list.
 
-        `pieces` has the known digests of the pieces of runs of `base`, by name. `room` says how
-        many rows are in memory at a time. Unless runs are written `durable`, the caller makes the
-        runs durable before a manifest names them.
+        `pieces` has the digests of pieces that are known for runs of `base`, by the name of the
+        run. `room` says how many rows may be in memory at a time. If `durable` is False, the caller
+        must make the runs durable before a manifest names them.
         """
         self._durable = durable
         self._room = room or Room()
         self._directory = directory
         self._sealer = sealer
         self._runs: list[Run] = list(base.runs) if base else []
-        #: Finished runs whose digest is known.
+        #: The runs of `base` whose root is known, by name.
         self._finished = {r.name: r for r in base.manifest.runs if r.root} if base else {}
-        #: Runs of this writer that `runs` has returned. A merge reads other new runs soon after
-        #: writing.
+        #: The runs that this writer has written and that `run_refs` has returned, by name. A merge
+        #: does not verify the new runs of this writer, because they were written only recently.
         self._written: dict[str, RunRef] = {}
-        #: The known digests of the pieces of runs, by name.
+        #: The known digests of the pieces of runs, by the name of the run.
         self.pieces: dict[str, bytes] = dict(pieces or {})
         self._next_number = _next_run_number(directory)
         self._pending: list[SealedBatch] = []
@@ -142,10 +148,10 @@ class IndexWriter:
         }
 
     def add(self, batch: AddBatch) -> None:
-        """Seal a batch of entries and queue it.
+        """Seal the digests of a batch of entries, and queue the batch.
 
         Raises:
-            VerificationError: an id of the batch is live already.
+            VerificationError: an id of the batch belongs to a live entry already.
             StateError: a run could not be written.
         """
         sealed = SealedBatch(batch, self._sealer)
@@ -157,10 +163,10 @@ class IndexWriter:
             self.flush()
 
     def withdraw(self, ids: Strings) -> None:
-        """Take entries out of the list.
+        """Withdraw entries from the list.
 
         Raises:
-            VerificationError: an id is not live, or is given twice.
+            VerificationError: an id does not belong to a live entry, or is given twice.
         """
         self.flush()
         hashes = entry_hashes(ids)
@@ -196,10 +202,10 @@ class IndexWriter:
         return not self._pending_rows
 
     def flush(self) -> None:
-        """Write the queued rows as a run.
+        """Write the queued entries as a run.
 
         Raises:
-            VerificationError: an id is live already, or occurs twice.
+            VerificationError: an id belongs to a live entry already, or occurs twice.
             StateError: the run could not be written.
         """
         if not self._pending_rows:
@@ -207,7 +213,7 @@ class IndexWriter:
         batches, self._pending, self._pending_rows = self._pending, [], 0
         self._refuse_known_ids(batches)
         self._append_run(BatchColumns(batches), {})
-        # Equal hashes may be of different ids, so ids are compared where hashes are equal.
+        # Different ids may have equal hashes, so ids are compared where hashes are equal.
         hashes = self._runs[-1].section("id.hash")
         assert hashes is not None
         for position in np.flatnonzero(hashes[1:] == hashes[:-1]):
@@ -225,7 +231,7 @@ class IndexWriter:
                 )
 
     def _refuse_doubled_id(self, position: int) -> None:
-        """Compare the id at `position` of the last run's hash order with all ids of equal hash."""
+        """Compare all ids whose hash is the hash at `position`, in the order of the last run."""
         run = self._runs[-1]
         hashes, rows = run.section("id.hash"), run.section("id.row")
         assert hashes is not None and rows is not None
@@ -244,9 +250,9 @@ class IndexWriter:
         """Flush, merge runs if this saves time later, and return the runs of the new generation.
 
         Raises:
-            VerificationError, StateError: as `flush`.
-            DamagedError: a merged run differs from the written bytes, or the runs hold another
-                number of live entries than was counted.
+            VerificationError, StateError: `flush` has failed.
+            DamagedError: a merged run differs from the written bytes, or the runs have another
+                number of live entries than this writer has counted.
         """
         self.flush()
         start = self._merge_start()
@@ -262,10 +268,10 @@ class IndexWriter:
         return self.run_refs()
 
     def run_refs(self) -> tuple[RunRef, ...]:
-        """Return the present runs; the manifest may be final or not.
+        """Return the present runs of the list, before or after `finish`.
 
-        Each run has the digest that was computed first, by this or an earlier writer: so a later
-        reader notices a change since then.
+        The root of each run is the root that was computed first, by this writer or an earlier one,
+        so that a reader notices later changes of the file.
 
         Raises:
             StateError: a run cannot be read.
@@ -281,10 +287,11 @@ class IndexWriter:
         return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
-        """Return the first run that later runs together outweigh: runs are merged from there.
+        """Return the first run that the later runs outweigh. A merge starts at this run.
 
-        The search begins at the oldest run. A generation that adds many entries and then withdraws
-        few ends with a small run, and this small run must not prevent merging the others for ever.
+        The search begins at the oldest run, for this reason. A generation that adds many entries
+        and then withdraws few ends with a small run, and this small run must not prevent the
+        merging of the other runs for ever.
         """
         weights = [_weight(run) for run in self._runs]
         for start, weight in enumerate(weights):
@@ -295,13 +302,14 @@ class IndexWriter:
     def _merge_from(self, start: int) -> None:
         all_dead = RunSet(self._runs).dead
         merged = self._runs[start:]
-        # A merge of a damaged run would get a correct digest, which would hide the damage.
+        # Merged runs get new digests, which would hide damage in a run, so the runs are verified
+        # first.
         finished = [self._finished[run.name] for run in merged if run.name in self._finished]
         verify_runs(self._directory, finished)
         _log.info("merging %d runs of %d entries", len(merged), sum(run.count for run in merged))
         names = {run.name for run in merged}
-        # Withdrawals among the merged runs are applied now; withdrawals of entries in older runs
-        # stay.
+        # Withdrawals of entries in the merged runs are applied now; withdrawals of entries in older
+        # runs are kept.
         dead: dict[str, list[Rows]] = {}
         for run in merged:
             for name, rows in run.dead_sections().items():
@@ -311,19 +319,19 @@ class IndexWriter:
         try:
             columns = MergedColumns(merged, all_dead[start:], self._room.merge_rows)
             self._append_run(columns, dead)
-        except IndexError as error:  # a row number outside a run
+        except IndexError as error:  # a run has the number of a row that does not exist
             raise merged[0].damaged() from error
 
 
 def _weight(run: Run) -> int:
-    """Return the work that a merge of `run` causes: its entries and its withdrawals."""
+    """Return how much work a merge of `run` is: the number of its entries and its withdrawals."""
     return run.count + sum(len(rows) for rows in run.dead_sections().values()) + 1
 
 
 def sweep(directory: Path, keep: frozenset[str]) -> None:
-    """Remove runs that are not in the manifest, and files left by killed writers.
+    """Remove the runs that the manifest does not name, and the files that killed writers left.
 
-    A reader that has a removed run mapped can use the run until the reader ends.
+    A reader that has mapped a removed run can use it until the reader ends.
     """
     sweep_temporary(directory)
     for path in directory.glob("run-*"):
@@ -333,7 +341,7 @@ def sweep(directory: Path, keep: frozenset[str]) -> None:
 
 
 def _next_run_number(directory: Path) -> int:
-    """Return a run number that is unused in `directory`, also by runs of killed writers."""
+    """Return a run number that no file in `directory` uses, not even a file of a killed writer."""
     numbers = [int(p.name[4:]) for p in directory.glob("run-*") if p.name[4:].isdigit()]
     return max(numbers, default=0) + 1
 
