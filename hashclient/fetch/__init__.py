@@ -1,1 +1,1 @@
-"""From a provider to the index: pinning, fetching, building, withdrawals."""
+"""Brings the lists of a provider into the index: pins, fetches, builds, and records withdrawals."""

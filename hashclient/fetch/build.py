@@ -1,8 +1,8 @@
-"""Building one generation of a list: from the local index and a delta, or from all segments.
+"""Builds one generation of a list, from the local index and a delta, or from all segments.
 
-While a segment is sealed, further segments are downloaded ahead. A build writes its progress down
-from time to time; after a kill, the next build continues from there. `fetcher` switches readers to
-the new generation after the build is verified.
+While a segment is sealed, the next segments are downloaded. A build stores its progress from time
+to time; if the build is killed, the next build continues from the stored progress. `fetcher`
+switches readers to the new generation after the generation is verified.
 """
 
 from __future__ import annotations
@@ -56,28 +56,28 @@ from hashclient.trust.tuf import Trust
 
 _log = Log("fetch")
 
-#: Segments that are downloaded at a time.
+#: The number of segments that are downloaded at the same time.
 AT_ONCE = 3
 
-#: A delta is built for this many seconds before its progress is written down for the first time.
-#: Later, the pause between two notes of the progress is this many times the time of writing a note:
-#: so notes take a twentieth of the time at most.
+#: `DELTA_UNNOTED_S`: the seconds after which the progress of applying a delta is stored for the
+#: first time. `NOTING_SHARE`: the pause between storing the progress twice is this many times the
+#: time that storing takes, so storing takes at most a twentieth of the time.
 DELTA_UNNOTED_S = 1.0
 NOTING_SHARE = 20
 
-#: Seconds between two reports of progress while a segment is waited for.
+#: The seconds between two reports of progress while a build waits for a segment.
 PROGRESS_S = 0.1
 
 _STAGING_FORMAT: Final = "hashclient-staging/2"
 
-#: Called with (list, bytes done, bytes to do) while segments are downloaded.
+#: A function called with (list, bytes downloaded, bytes to download) while segments are downloaded.
 Progress = Callable[[str, int, int], None]
 
 
 class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The progress of an unfinished build: the first `segments` of the index are in `partial`.
 
-    `fresh` says that the build began without an older generation.
+    `fresh` is True if the build began without an older generation.
     """
 
     mac: str
@@ -90,10 +90,10 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Build(msgspec.Struct, frozen=True):
     """The build of one generation of one list.
 
-    `index_hash` is the signed hash of the list's `index.json`, `signed` has the hashes of all its
-    files, and `expires` is the earliest expiry of its signed metadata. `epoch` names the keys under
-    which generations are counted, and `now` is the time for the manifest. `received` returns the
-    bytes received so far.
+    `index_hash`: the signed hash of the list's `index.json`. `signed`: the hashes of all files of
+    the list. `expires`: the earliest expiry of the metadata that signed them. `epoch`: the keys
+    under which generations are counted. `now`: the time that the manifest gets. `received` returns
+    the number of bytes received so far.
     """
 
     provider: str
@@ -109,20 +109,21 @@ class Build(msgspec.Struct, frozen=True):
     progress: Progress
     received: Callable[[], int]
     monotonic: Callable[[], float] = time.monotonic
-    #: The digests of the pieces of runs that were written or read, by name.
+    #: The digests of the pieces of runs that were written or read, by the name of the run.
     pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
-    #: Has one element if added entries are known to be good.
+    #: Has one element if some added entries are known to be good.
     met: list[bool] = msgspec.field(default_factory=list)
-    #: Entries that were set aside before.
+    #: The ids of entries that an earlier fetch set aside.
     set_aside: tuple[str, ...] = ()
-    #: The sizes of the pieces that are in memory at a time.
+    #: The sizes of the pieces that may be in memory at a time.
     room: Room = Room()
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
         """Apply `delta` to `base`; return None if the result differs from the signed list.
 
         Raises:
-            VerificationError: the list has the empty file or files that are known to be good.
+            VerificationError: the list has the empty file, or too many files that are known to be
+            good.
         """
         skip = len(index.segments) - len(delta)
         staging = self._load_staging()
@@ -135,7 +136,8 @@ class Build(msgspec.Struct, frozen=True):
         except (InconsistentError, DamagedError):
             manifest = None
         if manifest is None:
-            # The staged runs are removed, so that no later build continues from them.
+            # The runs of the unfinished build are removed, so that no later build continues from
+            # them.
             tidy(self.directory)
         return manifest
 
@@ -144,7 +146,7 @@ class Build(msgspec.Struct, frozen=True):
 
         Raises:
             VerificationError: the result differs from the signed list, or would poison the list.
-            DamagedError: the disk returns other bytes than were written.
+            DamagedError: the disk returns other bytes than were written to it.
         """
         staging = self._load_staging() if resume else None
         if staging is not None and not staging.fresh:
@@ -158,7 +160,8 @@ class Build(msgspec.Struct, frozen=True):
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
-            # The staged runs are removed: a build that continued from them would end here again.
+            # The runs of the unfinished build are removed, because a build that continued from them
+            # would fail in the same way.
             tidy(self.directory)
             raise
         if manifest is None:
@@ -169,30 +172,32 @@ class Build(msgspec.Struct, frozen=True):
         return manifest
 
     def _writer(self, base: Index | None) -> IndexWriter:
-        # The manifest is written later, together with the manifests of other lists.
+        # The runs need not be durable yet, because the manifest is written later, together with the
+        # manifests of other lists.
         return IndexWriter(self.directory, self.sealer, base, self.pieces, self.room, durable=False)
 
     def _build(
         self, writer: IndexWriter, index: ListIndex, skip: int, *, fresh: bool
     ) -> Manifest | None:
-        """Apply the segments after the first `skip`; return None if the checksum is wrong.
+        """Apply the segments after the first `skip` segments; return None if the checksum is wrong.
 
-        The progress is written down on the way: from the start if the list is built `fresh`, from
-        its first segment; for a delta, later. To write the progress takes a small part of the time.
+        The progress is stored from the first segment on if the list is built `fresh`, and after
+        `DELTA_UNNOTED_S` if a delta is applied. Storing the progress takes a small part of the
+        time.
         """
         inspection = Inspection(self.guard, self.set_aside)
         due = self.monotonic() + (0 if fresh else DELTA_UNNOTED_S)
         segments = self._download(index, index.segments[skip:])
         for number, (segment, data) in enumerate(segments, skip + 1):
             _apply(writer, inspection, segment, data, self.room.batch_rows)
-            data = b""  # the name must not keep the segment in memory while the next one is awaited
+            data = b""  # `data` would keep this segment in memory while the next segment is awaited
             _log.debug(
                 "list %s: segment %d of %d is built", index.list, number, len(index.segments)
             )
             started = self.monotonic()
             worth_it = started >= due or (fresh and writer.is_flushed)
-            # A later build that continues from here would not know the entries that this build has
-            # seen.
+            # The progress is stored only if all entries so far are clean, because a later build
+            # would not know which entries this build has inspected.
             if worth_it and inspection.is_clean and number < len(index.segments):
                 writer.flush()
                 partial = self._manifest(index, writer, writer.run_refs())
@@ -212,9 +217,10 @@ class Build(msgspec.Struct, frozen=True):
     def _download(
         self, index: ListIndex, segments: Sequence[Segment]
     ) -> Iterator[tuple[Segment, bytes]]:
-        """Yield `segments` with their verified bytes, in the same order.
+        """Yield `segments` with their verified bytes, in the order of `segments`.
 
-        While one segment is sealed, others are downloaded ahead, as far as `room` allows.
+        While one segment is sealed, the next segments are downloaded, as far as the memory in
+        `room` allows.
         """
         infos = [self.trust.target(index.list, segment.name) for segment in segments]
         total = sum(info.length for info in infos)
@@ -243,7 +249,7 @@ class Build(msgspec.Struct, frozen=True):
             while not download.wait(PROGRESS_S):
                 report()
             data = download.result()
-            del download  # `download` also holds `data`
+            del download  # `download` has a reference to `data`
             yield segment, data
             del data
             done += info.length
@@ -252,8 +258,8 @@ class Build(msgspec.Struct, frozen=True):
     def _load_staging(self) -> _Staging | None:
         """Return the progress of a killed build of the same generation, if it can be used.
 
-        The runs of the build are compared with their digests, since bytes on the disk may have
-        changed meanwhile. The manifest would otherwise vouch for changed bytes.
+        The runs of the killed build are compared with their digests, because bytes on the disk may
+        have changed since then. Otherwise the new manifest would authenticate the changed bytes.
         """
         staging = _read_staging(self.directory, self.sealer)
         if staging is None:
@@ -264,8 +270,8 @@ class Build(msgspec.Struct, frozen=True):
         if changed_segments(partial, self.signed):
             return None
         try:
-            # The runs are verified by ordinary reads first: a bad block is an error there, but a
-            # signal in a map.
+            # `verify_runs` reads the runs without a memory map first, because a bad block causes an
+            # error for a read, but a signal for a map.
             pieces = verify_runs(self.directory, partial.runs)
             open_manifest(self.directory, partial)
         except (OSError, StateError):
@@ -310,17 +316,18 @@ def _apply(
 
 
 def changed_segments(manifest: Manifest, signed: Mapping[str, str]) -> frozenset[str]:
-    """Return the names of the segments of `manifest` that are now signed with another hash.
+    """Return the names of the segments of `manifest` whose signed hash is a different one now.
 
-    Entries can have other digests under the same ids: then count and checksum are the same.
+    A provider may publish other digests under the same entry ids, and count and checksum do not
+    show this change.
     """
     pairs = [(name, mine, signed.get(name, mine)) for name, mine in manifest.segments.items()]
-    # Hashes of two algorithms, which differ in length, cannot be compared.
+    # Hashes of different algorithms differ in length, and cannot be compared.
     return frozenset(name for name, mine, now in pairs if mine != now and len(mine) == len(now))
 
 
 def _load_current(directory: Path) -> Manifest | None:
-    """Return the manifest that readers use, without a check: readers check it."""
+    """Return the manifest that readers use; it is not verified, because readers verify it."""
     try:
         document = read_manifest(directory)
     except DamagedError:
@@ -341,7 +348,7 @@ def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | N
 
 
 def remove_list(directory: Path) -> None:
-    """Remove the folder of a list; readers see this as one step.
+    """Remove the folder of a list in one step for readers.
 
     Raises:
         StateError: the folder cannot be removed.
@@ -355,7 +362,7 @@ def remove_list(directory: Path) -> None:
 
 
 def sweep_removed(lists_dir: Path) -> None:
-    """Remove what a killed `remove_list` has left."""
+    """Remove the folders that a killed `remove_list` has left."""
     for path in lists_dir.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
             _remove(path)
@@ -369,11 +376,14 @@ def _remove(path: Path) -> None:
 
 
 def tidy(directory: Path, *, keep_staging: bool = False) -> None:
-    """Remove files that neither the manifest nor, with `keep_staging`, an unfinished build uses."""
+    """Remove files of a list that the manifest does not use.
+
+    With `keep_staging`, files of an unfinished build are kept.
+    """
     try:
         document = read_manifest(directory)
     except StateError:
-        return  # a later fetch builds the list again, and removes the files
+        return  # a later fetch builds the list again, and removes unused files
     keep = {run.name for run in document.manifest.runs} if document else set()
     staging = _read_staging(directory) if keep_staging else None
     if staging is not None:

@@ -1,10 +1,11 @@
-"""Lists that a provider refuses to our credential: this client treats them as not offered.
+"""Records lists that a provider refuses to our credential; this client treats them as not offered.
 
-All clients of a provider see the names of all lists, since they verify the same metadata. A server
-may keep a list from a client: it answers 403 to the role of the list. Each address of a provider
-has its own credential: so a list is denied only if every address refuses it (`providers`). The list
-stays denied until an address delivers it; a failure changes nothing. If a list is here already, or
-if the configuration names it, a refusal is an error.
+All clients of a provider see the names of all lists, because they verify the same metadata. A
+server may withhold a list from a client: it answers 403 to a request for the role of the list. Each
+address of a provider has its own credential, so a list is denied only if every address refuses it
+(`providers`). The list stays denied until an address delivers the list; other failures change
+nothing. If a list is on this machine already, or if the configuration names it, a refusal is an
+error.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from hashclient.system.files import write_atomic
 from hashclient.system.layout import DENIED_NAME
 from hashclient.trust.tuf import Trust
 
-#: The answer to a credential that is known, but has no right to this file.
+#: The HTTP status of a request whose credential is known but does not permit access to the file.
 _FORBIDDEN = 403
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The results of loading roles of new lists.
+    """The results of requests for the roles of new lists.
 
-    `refused` are the lists that this address refuses, and lists that were denied before and whose
-    role fails in another way; `failed` are the lists with other failures. `denied` lists were
-    denied before, and were not delivered now.
+    `refused`: the lists that this address refuses, and the lists that were denied before and whose
+    role fails in another way. `failed`: the lists with other failures. `denied`: the lists that
+    were denied before and were not delivered now.
     """
 
     refused: dict[str, HashclientError]
@@ -39,7 +40,9 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection[str]) -> Asked:
-    """Load the roles of the `new` lists that are wanted; forget denials that have ended.
+    """Load the roles of the `new` lists that are wanted.
+
+    Forget denials of lists that are delivered.
 
     `folder` is the folder of the provider.
 
@@ -68,7 +71,9 @@ def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection
 
 
 def note_denied(folder: Path, names: Collection[str]) -> None:
-    """Record lists that every address has refused; scans do not report them as missing any more.
+    """Record that every address has refused these lists.
+
+    Scans then do not report them as missing any more.
 
     Raises:
         StateError: the file of denials cannot be written.

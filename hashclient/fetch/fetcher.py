@@ -1,14 +1,23 @@
-"""The first pipeline: from a provider to sealed indexes, one generation switch a list.
+"""Fetches lists from a provider into sealed indexes, and switches each list to its new generation.
 
-For each list: 0 the local index is opened, and a part of it compared with its digests (`switch`); 1
-the signed index is looked up through trust; 2 if the local index is the signed one, only the time
-of the check is noted; 3 otherwise the index is downloaded, verified, parsed, and refused if it is
-older; 4 the new segments are downloaded, verified, parsed, guarded and sealed, in order; 5 the
-result must have the signed count and checksum, else the list is built again from its base; 6 the
-manifest is replaced: that is the switch; 7 unreferenced files are deleted; 8 the audit log records
-the change and the earlier matches that it withdraws (`switch`). A kill at any point leaves the old
-or the new generation; the next attempt at the same generation uses runs that were finished before
-the kill. Steps 6 to 8 are taken for several short lists together, which wait for the disk at once.
+A fetch takes these steps for each list:
+
+0. `switch` opens the local index, and compares a part of it with its digests.
+1. `trust` looks up the signed hash of the list's `index.json`.
+2. If the local index was built from this `index.json`, the manifest only gets a new time of the
+   check.
+3. Otherwise `index.json` is downloaded, verified and parsed, and refused if it is older than the
+   local index.
+4. The new segments are downloaded, verified, parsed, inspected by the guard and sealed, in order.
+5. The result must have the signed count and checksum, otherwise the list is built again from its
+   first segment.
+6. The new manifest replaces the old one, which switches readers to the new generation.
+7. Files that no manifest names are deleted.
+8. `switch` logs the change, and records which earlier matches the new generation withdraws.
+
+If a fetch is killed, readers see either the old or the new generation of a list, and the next fetch
+of the same generation uses the runs that were finished before the kill. Steps 6 to 8 are taken for
+several short lists together, because each list would have to wait for the disk otherwise.
 """
 
 from __future__ import annotations
@@ -85,30 +94,36 @@ from hashclient.trust.tuf import Source, Trust
 
 _log = Log("fetch")
 
-#: At most so many built lists wait for the disk together, for about so many seconds.
+#: `AT_ONCE`: the largest number of built lists that wait for the disk together. `BUILT_S`: about
+#: how long a list may wait for other lists, in seconds.
 AT_ONCE = 64
 BUILT_S = 1.0
-#: Before a list with so many entries is built, waiting lists come into use.
+#: Before a list with more than this many entries is built, the lists that are built already come
+#: into use.
 LONG = 100_000
 FORK_HINT = (
     "two hosts publish the same repository, or an older copy of it was put back; tell the provider:"
     " `hashclient provider status --against` names the fork"
 )
-#: A name that no list can have.
+#: The empty name, which no list can have, asks for notices only.
 NO_LIST = ""
 
 
 class ClockError(StaleError):
-    """The local clock shows a time before the last check; another address would not help."""
+    """The local clock shows a time before the last check.
+
+    A fetch from another address would fail as well.
+    """
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """The options and callbacks of a fetch: the same for all places of providers.
+    """The options and callbacks of a fetch, which are the same for all places of providers.
 
-    `accept_churn` accepts changes above a provider's `max_churn`. `rebuild` builds lists from their
-    first segment even if the local index is undamaged; only its manifest is read. `progress` is
-    called with each segment, and with parts of it if `received` counts received bytes; `on_failure`
-    with errors that do not end the fetch; `on_notices` with notices.
+    `accept_churn`: accept changes that are larger than `max_churn` of a provider. `rebuild`: build
+    lists from their first segment even if the local index is undamaged; only the manifest of the
+    local index is read. `progress` is called when a segment is downloaded, and during a download if
+    `received` counts received bytes. `on_failure` is called with errors that do not end the fetch.
+    `on_notices` is called with the result for notices.
     """
 
     accept_churn: bool = False
@@ -123,7 +138,7 @@ AS_USUAL = How()
 
 
 class Fetcher:
-    """Fetches the lists of one provider from one place. The caller holds the writers' lock."""
+    """Fetches the lists of one provider from one place. The caller must have the writers' lock."""
 
     def __init__(
         self,
@@ -135,23 +150,27 @@ class Fetcher:
         base: str | None = None,
         origin: str | None = None,
     ) -> None:
-        """Prepare a fetch. Only the key is read yet, and it must exist.
+        """Prepare a fetch and read the seal key, which must exist.
 
-        Addresses for `source` begin with `base`, by default the provider's address; the log names
-        `origin` as their source, by default the same.
+        Nothing else is read or requested.
+
+        The addresses of files in `source` begin with `base`, by default the provider's address; the
+        log names `origin` as the source, by default `base`.
 
         Raises:
-            ConfigError: the key is missing or malformed.
-            StateError: the key cannot be read.
+            ConfigError: the seal key is missing or malformed.
+            StateError: the seal key cannot be read.
         """
         self._session, self._settings, self._sealer = session, session.settings, session.sealer()
         self._provider, self._source, self._how = provider, source, how
         self._config = self._settings.provider(provider)
-        #: The share of a list that may change at a time; None for no limit in this fetch.
+        #: The largest share of a list that may change at a time, or None if this fetch has no
+        #: limit.
         self._max_churn = None if how.accept_churn else self._config.max_churn
         self._base = base or self._config.url or ""
         self._origin = origin or self._base
-        #: Lists that were built or refused since `_since`, and results that are not yielded yet.
+        #: `_built`: lists that were built or refused since the time `_since`. `_results`: results
+        #: that are not yielded yet.
         self._built: list[Built | Fetched] = []
         self._since = 0.0
         self._results: deque[Fetched] = deque()
@@ -160,7 +179,10 @@ class Fetcher:
 
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
-        """The guard for added entries; the known good files are read at the first use."""
+        """The guard that inspects added entries.
+
+        The files of known good digests are read when it is first used.
+        """
         config = self._config
         return open_guard(
             *(self._settings.state_dir, config.known_good, self._sealer, config.max_set_aside),
@@ -168,17 +190,18 @@ class Fetcher:
         )
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
-        """Bring every list up to date, or the lists in `only`; yield the result for each.
+        """Bring every list up to date, or the lists in `only`; yield the result for each list.
 
-        If the provider's `lists` is set, every list means: the lists in it, and the lists with a
-        folder here. Scans expect each of these lists, so each is kept up to date. After a refused
-        list, the others are still fetched. A name in `only` that this provider does not offer is
-        ignored: another provider may offer it. With only `NO_LIST`, notices are fetched and no
-        list. Lists that this place refuses come first, with `is_denied`.
+        If `lists` of the provider is set, 'every list' means the lists in `lists`, and the lists of
+        the provider that have a folder on this machine. Scans expect all these lists on this
+        machine, so a fetch updates all of them. If a list is refused, the remaining lists are still
+        fetched. A name in `only` that this provider does not offer is ignored, because another
+        provider may offer it. If `only` contains only `NO_LIST`, notices are fetched, but no list.
+        Lists that this place refuses are yielded first, with `is_denied`.
 
         Raises:
-            HashclientError: the provider as a whole is refused, cannot be reached or refuses the
-            credential; the audit log has recorded it then.
+            HashclientError: the provider is refused as a whole, cannot be reached or refuses the
+            credential; the audit log has a record of this.
             AuditError: the audit log cannot be written.
         """
         config = self._config
@@ -197,7 +220,8 @@ class Fetcher:
             offered, ended = trust.lists(), trust.ended()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             fetch_notices(self._session, trust, self._provider, self._origin, self._how.on_notices)
-            # A local list that is not offered any more is refused; it is not forgotten.
+            # A local list that the provider does not offer any more is refused, and its files are
+            # kept.
             here = list(self._manifests())
             ours = {m.list for m in here if m.provider == self._provider}
             named = frozenset(config.lists or offered)
@@ -223,7 +247,8 @@ class Fetcher:
             log_refusal(self._session.audit, self._provider, None, error, self._origin)
             raise
         names = sorted(wanted - not_ours)
-        # Ended lists come last: the other lists then no longer name them as offered.
+        # Ended lists are dropped last, because the new manifests of the remaining lists then do not
+        # name them as offered.
         names.sort(key=lambda name: (name in ended, name))
         make_private_dir(self._settings.layout.lists)
         for name in names:
@@ -254,11 +279,12 @@ class Fetcher:
                 fetched = self._results.popleft()
                 is_outside = bool(config.lists) and fetched.list_name not in named
                 yield msgspec.structs.replace(fetched, is_outside=is_outside)
-        # The metadata of roles was loaded list by list; now it is synced, too.
+        # The metadata of roles was written while lists were fetched, and is made durable at the
+        # end.
         trust.make_durable()
 
     def _refuse_clock_set_back(self) -> None:
-        """Refuse to judge expiry by a clock that shows a time before the last check."""
+        """Refuse to judge whether metadata has expired if the clock was set back."""
         now = self._session.now()
         for manifest in self._manifests():
             if manifest.checked_at > now + CLOCK_TOLERANCE:
@@ -273,11 +299,11 @@ class Fetcher:
         return manifests_here(self._settings.layout.lists, self._sealer)
 
     def _without_manifest(self, here: Collection[Manifest]) -> set[str]:
-        """Return the lists that have a folder but no manifest in `here` that names their provider.
+        """Return the lists that have a folder, but no manifest in `here` that names their provider.
 
-        A folder that could belong to another provider is left out, and scans report its list as
-        missing. With several providers, every folder could; with one provider, the folders of lists
-        that an unconfigured provider offers.
+        A folder that could belong to another provider is left out, so scans report its list as
+        missing. If there are several providers, every folder could belong to another provider; if
+        there is one, only the folders of lists that an unconfigured provider offers.
         """
         if len(self._settings.config.providers) > 1:
             return set()
@@ -286,27 +312,30 @@ class Fetcher:
         return set() if of_others is None else found.difference(of_others)
 
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Built:
-        """Build the present generation of a list; comparing files takes `limit_s` at most."""
+        """Build the present generation of a list.
+
+        Comparing the local files takes at most `limit_s`.
+        """
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
-        # 0
+        # Step 0.
         found = open_base(
             *(directory, self._provider, self._sealer, self._session.now()),
             rebuild=self._how.rebuild,
             limit_s=limit_s,
         )
-        # 1
+        # Step 1.
         info = trust.target(name, INDEX_NAME)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         signed = trust.hashes(name)
         here, base, delta = found.here, found.index, None
         other = frozenset() if here is None else changed_segments(here, signed)
-        # 2
+        # Step 2.
         if base is not None and base.manifest.index_hash == index_hash and not other:
             same = msgspec.structs.replace(
                 base.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
             return self._note(directory, same, found, {}, same.generation, 0, 0)
-        # 3
+        # Step 3.
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         counts_on = here is not None and here.epoch in {"", epoch}
         is_other = False
@@ -316,8 +345,8 @@ class Fetcher:
                 _refuse_rollback(here, index, is_other=is_other)
             if here.generation <= index.generation and not is_other:
                 delta = delta_of(here.generation, index)
-            # If the list is built from its first segment, only the counts are known before the
-            # download.
+            # If the list is built from its first segment, only the number of its entries is known
+            # before the download, so the change is at least the difference of the two numbers.
             changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
@@ -326,8 +355,8 @@ class Fetcher:
             )
             if is_other and counts_on:
                 self._name_fork(here, index)
-        # 4, 5
-        if index.entries > LONG:  # other lists must not wait for this download
+        # Steps 4 and 5.
+        if index.entries > LONG:  # other lists must not wait for the download of a long list
             self._publish()
         known = read_known_listed(self._settings.state_dir).get(name)
         build = Build(
@@ -347,14 +376,15 @@ class Fetcher:
                 manifest = build.from_beginning(index, resume=not self._how.rebuild)
                 if base is not None and self._max_churn is not None:
                     new = open_manifest(directory, manifest)
-                    # A damaged index cannot be compared; its counts were compared above.
+                    # A damaged local index cannot be compared with the new one; their counts were
+                    # compared above.
                     with contextlib.suppress(DamagedError):
                         both = base.live_entry_hashes(), new.live_entry_hashes()
                         changed = len(np.setxor1d(*both, assume_unique=True))
                         self._refuse_churn(base.manifest, index, changed)
         except HashclientError as error:
-            # Signed data stay wrong, so nothing is kept; after any other error the next fetch
-            # continues.
+            # Data that a provider has signed wrongly stay wrong, so nothing of this build is kept;
+            # after any other error the next fetch continues the build.
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
         counts = [
@@ -366,7 +396,7 @@ class Fetcher:
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
     def _name_fork(self, here: Manifest, index: ListIndex) -> None:
-        """Report that a new generation does not follow the local generation."""
+        """Report that a new generation does not continue the local generation."""
         error = VerificationError(
             f"list {index.list} has forked: generation {index.generation} does not follow"
             f" generation {here.generation}, which is here; the list is built again",
@@ -375,11 +405,11 @@ class Fetcher:
         self._how.on_failure(error)
 
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
-        """Withdraw the matches of a list that has ended, and remove its files here.
+        """Withdraw the matches of a list that has ended, and remove the files of the list.
 
-        Unless the list `is_here`, only the configuration names it, and a folder of that name may
-        belong to another provider. After a kill the next fetch repeats this step: the folder is
-        removed in one step.
+        If `is_here` is False, only the configuration names the list, and a folder of this name may
+        belong to another provider. The folder is removed in one step at the end, so after a kill
+        the next fetch repeats this method.
         """
         dropped = Fetched(name, self._provider, source=self._origin, is_ended=True)
         if not is_here:
@@ -409,10 +439,11 @@ class Fetcher:
         added: int | None,
         withdrawn: int | None,
     ) -> Built:
-        """Complete the manifest of a list that is built.
+        """Complete the manifest of a list that was built.
 
-        The manifest names the offered lists, and has the times of its pieces. `pieces` has the
-        digests of the pieces of new runs, written before the switch.
+        The completed manifest names the offered lists, and has the times at which the pieces of its
+        runs were compared. `pieces` has the digests of the pieces of new runs, by the name of the
+        run.
         """
         base = found.index.manifest if found.index else None
         known = {run.name for run in base.runs} if base else set()
@@ -431,7 +462,7 @@ class Fetcher:
         return Built(directory, manifest, files, fetched)
 
     def _publish(self) -> None:
-        """Switch to all generations that are built."""
+        """Switch all lists that are built to their new generations."""
         waiting = [*self._built]
         self._built.clear()
         built = [one for one in waiting if isinstance(one, Built)]
@@ -447,9 +478,9 @@ class Fetcher:
     def _refuse_churn(
         self, manifest: Manifest, index: ListIndex, changed: int, *, is_known: bool = True
     ) -> None:
-        """Refuse a generation that changes more of the list than the operator allows.
+        """Refuse a generation that changes a larger share of the list than the operator allows.
 
-        Unless `is_known` is set, the size of the change is unknown, and any change is refused.
+        If `is_known` is False, the size of the change is not known, and any change is refused.
         """
         limit = self._max_churn
         if limit is None:
@@ -469,13 +500,14 @@ class Fetcher:
             )
 
     def _done(self, one: Built) -> Fetched:
-        """Return the result for a list whose new generation is in use now."""
+        """Return the result for a list whose new generation is in use."""
         fetched, manifest = one.fetched, one.manifest
         index = functools.partial(open_manifest, one.directory, manifest)
         files = self._config.known_good
         made: list[bool] = []
         try:
-            # A missing file of `known_good` is an error only if the guard needs it, for an update.
+            # A missing file of `known_good` is an error only if the guard needs the file for an
+            # update.
             with contextlib.suppress(ConfigError):
                 known = note_known_listed(
                     *(self._settings.state_dir, files, manifest),
@@ -488,7 +520,8 @@ class Fetcher:
                 )
             reached = reach_back(self._session, index)
         except StateError as error:
-            # The switch stays; after a repair, the next fetch notes the withdrawals.
+            # The new generation stays in use; when the error is repaired, the next fetch records
+            # the withdrawals.
             return msgspec.structs.replace(fetched, problem=error)
         return msgspec.structs.replace(
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
@@ -500,10 +533,11 @@ class Fetcher:
 
 
 def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
-    """Yield the authenticated manifests of all local lists.
+    """Yield the manifests of all local lists whose code is right.
 
     Raises:
-        StateError: a manifest cannot be read, so the limits of its list are not known.
+        StateError: a manifest cannot be read, so the limits that it sets for its list are not
+        known.
     """
     for name in list_folders(lists_dir):
         with contextlib.suppress(DamagedError, OtherKeyError):
@@ -512,7 +546,7 @@ def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
 
 
 def _is_intact(index: Index) -> bool:
-    """Return whether the entries of a local index have its checksum."""
+    """Return whether the checksum of the entries of a local index is right."""
     with contextlib.suppress(DamagedError):
         return checksum_of(index.live_id_hashes()) == int(index.manifest.checksum, 16)
     return False

@@ -1,12 +1,12 @@
-"""The poison guard refuses lists with the empty file or with many files that are known to be good.
+"""The guard refuses lists that contain the empty file, or many files that are known to be good.
 
-A list decides which files are reported and removed, so a mistake or a forgery does real harm. A
-generation is refused if it adds the digest of the empty file. It is also refused if it adds too
-many entries whose digests are in the operator's files of known good digests; see `known_listed` for
-the limit. An entry that a later segment withdraws does not count: so a provider can correct a
-mistake. Known good digests are sealed into an index of their own. The index is built again when a
-file changes, so that the cost of a check depends on the size of the change. Messages name entry
-ids, never digests.
+Files on a list are reported and removed, so a mistake or a forgery in a list does real harm. A
+generation is refused if it adds the digest of the empty file. A generation is also refused if it
+adds too many entries whose digests are in the operator's files of known good digests;
+`known_listed` explains the limit. An entry that a later segment of the generation withdraws is not
+counted, so a provider can correct a mistake. The known good digests are sealed into an index of
+their own. This index is built again only when one of the files changes, so the cost of inspecting a
+generation depends on the size of its change. Messages of this module name entry ids, never digests.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from hashclient.system.files import (
 from hashclient.system.layout import SOURCES_NAME, Layout
 from hashclient.system.text import first_of, printable
 
-#: A message names at most this many ids of entries.
+#: The largest number of entry ids that a message names.
 NAMED = 5
 
 
-#: A file: path, size, and mtime and ctime in ns.
+#: A file by its path, its size, and its mtime and ctime in nanoseconds.
 Stamp = tuple[str, int, int, int]
 
 
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sources of an index of known good files, the key, and the runs."""
+    """The sources of an index of known good digests: the files, the id of the key, and the runs."""
 
     files: tuple[Stamp, ...]
     key_id: str
@@ -60,26 +60,27 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PoisonGuard:
-    """Finds digests that would poison a list; all builds of a fetch share it.
+    """Finds digests that a list must not contain; all builds of a fetch use the same guard.
 
-    Up to `most` entries of a list may be known to be good: these entries are set aside.
+    `most`: the number of entries of a list that may be known to be good; these entries are set
+    aside.
     """
 
     def __init__(self, known_good: RunSet | None, sealer: Sealer, most: int = 0) -> None:
-        """Guard with the index of known good digests, if it exists."""
+        """Use the index of known good digests, if it exists."""
         self.most = most
         self._known_good = known_good
         self._sealer = sealer
-        #: The sealed digests of the empty file, by algorithm.
+        #: The sealed digests of the empty file, for each algorithm.
         self.empty = {
             a: sealer.tags(a, np.frombuffer(digest, np.uint8).reshape(1, -1))
             for a, digest in EMPTY_DIGESTS.items()
         }
 
     def known_good_in(self, batch: AddBatch) -> dict[Algorithm, Uint64]:
-        """Return the tags of `batch` that are known to be good, by algorithm."""
+        """Return the tags of known good digests in `batch`, by algorithm."""
         good: dict[Algorithm, Uint64] = {}
-        if self._known_good is None:  # sealing all digests would be useless here
+        if self._known_good is None:  # without an index, sealing all digests would be useless
             return good
         for algorithm, (digests, _) in batch.digests.items():
             tags = self._sealer.tags(algorithm, digests)
@@ -88,39 +89,43 @@ class PoisonGuard:
         return good
 
     def known_good_among(self, algorithm: Algorithm, tags: Uint64) -> Uint64:
-        """Return which of the (n, 2) tags of one algorithm are known to be good."""
+        """Return those of the (n, 2) tags of one algorithm that are known to be good."""
         if self._known_good is None:
             return tags[:0]
         return tags[np.unique(self._known_good.find(algorithm, tags).queries)]
 
 
 class Inspection:
-    """Inspects the entries that one build adds, and judges the entries that are left at its end."""
+    """Inspects the entries that one build adds, and accepts or refuses the finished list."""
 
     def __init__(self, guard: PoisonGuard, set_aside: Sequence[str] = ()) -> None:
-        """Begin without entries; `set_aside` are earlier entries that also count, if left."""
+        """Begin without entries.
+
+        Entries in `set_aside` were set aside before, and count if they are still live.
+        """
         self._guard = guard
         self._set_aside = set_aside
-        #: Tags of known good digests that were added, each only once: so their number is limited.
+        #: The tags of known good digests that were added, each once, so that their number is
+        #: limited.
         self._good: dict[Algorithm, Uint64] = {}
         self._empty = False
-        #: Whether the finished list has entries that are known to be good, and was accepted.
+        #: Whether the list was accepted although it has entries that are known to be good.
         self.has_met = False
 
     @property
     def is_clean(self) -> bool:
-        """Whether no added entry so far would poison the list."""
+        """Whether all entries that were added so far are harmless."""
         return not (self._good or self._empty)
 
     def add(self, batch: AddBatch) -> None:
-        """Inspect entries that are added."""
+        """Inspect a batch of added entries."""
         self._empty = self._empty or len(rows_of_the_empty_file(batch.digests)) > 0
         for algorithm, tags in self._guard.known_good_in(batch).items():
             seen = self._good.get(algorithm, tags)
             self._good[algorithm] = np.unique(np.concatenate([seen, tags]), axis=0)
 
     def judge(self, index: RunSet) -> None:
-        """Let the finished `index` pass or refuse it.
+        """Accept or refuse the list in the finished `index`.
 
         Raises:
             VerificationError: this build has added the empty file, or too many files that are known
@@ -151,7 +156,7 @@ def entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
 
 
 def live_among(index: RunSet, ids: Sequence[str]) -> list[str]:
-    """Return the ids in `ids` that are ids of live entries."""
+    """Return those of `ids` that belong to live entries."""
     if not ids:
         return []
     names = np.array([entry.encode() for entry in ids])
@@ -162,15 +167,17 @@ def live_among(index: RunSet, ids: Sequence[str]) -> list[str]:
 def open_guard(
     state_dir: Path, files: Sequence[str], sealer: Sealer, most: int = 0, *, verify: bool = False
 ) -> PoisonGuard:
-    """Return the guard for these files of known good digests; index the files if they changed.
+    """Return the guard for these files of known good digests.
 
-    Up to `most` entries of a list may be known to be good.
+    Build its index if a file has changed.
+
+    `most`: the number of entries of a list that may be known to be good.
 
     With `verify`, the index is compared with its digests, and is built again if it is damaged. The
-    caller holds the writers' lock.
+    caller must have the writers' lock.
 
     Raises:
-        ConfigError: a file cannot be read or is in no accepted format.
+        ConfigError: a file cannot be read, or its format is not accepted.
         StateError: the index cannot be written.
     """
     if not files:
@@ -179,10 +186,10 @@ def open_guard(
     directory = make_private_dir(Layout(state_dir).known_good)
     sources = _load_sources(directory)
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
-        # A damaged or missing index is built again.
+        # A damaged or missing index is built again below.
         with contextlib.suppress(DamagedError, FileNotFoundError):
-            # Verified before it is opened: `verify` reads without a map, so that a bad block is an
-            # error, not a signal.
+            # The index is verified before it is opened, because `verify_runs` reads without a
+            # memory map: a bad block causes an error for a read, but a signal for a map.
             if verify:
                 verify_runs(directory, sources.runs)
             return PoisonGuard(_open_runs(directory, sources), sealer, most)
@@ -190,7 +197,7 @@ def open_guard(
 
 
 def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:
-    """Return the stamps of files of known good digests; a changed file has another stamp.
+    """Return the stamps of files of known good digests; a file that changes gets another stamp.
 
     Raises:
         ConfigError: a file does not exist, or its status cannot be read.
@@ -199,7 +206,7 @@ def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:
 
 
 def verify_guard(state_dir: Path) -> None:
-    """Compare the index of known good digests with its digests, if it exists.
+    """Verify the index of known good digests, if it exists.
 
     Raises:
         DamagedError: the index is damaged.
@@ -217,7 +224,8 @@ def _open_runs(directory: Path, sources: _Sources) -> RunSet:
 def _stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait, with the lock
+        # opening a pipe would wait while this process has the writers' lock
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
     except OSError as error:
         raise ConfigError(
@@ -249,7 +257,7 @@ def _build(directory: Path, stamps: tuple[Stamp, ...], sealer: Sealer) -> _Sourc
 
 
 def _entries(batch: DigestBatch, first: int) -> AddBatch:
-    """Turn rows of known good digests into entries that are numbered from `first`."""
+    """Convert rows of known good digests to entries with numbers from `first` as ids."""
     masks = np.zeros(batch.count, np.uint8)
     for algorithm, (_, rows) in batch.digests.items():
         masks[rows] |= np.uint8(algorithm)

@@ -1,12 +1,12 @@
-"""Listed entries that are known to be good by files of `known_good`, and their treatment.
+"""Finds entries of a list that are known to be good by files of `known_good`, and sets them aside.
 
-If a file of `known_good` has the SHA-256 of an entry, the entry is set aside: it becomes an
-exception (`decisions`), and the rest of the list is used. If the file has only an MD5 or a SHA-1 of
-the entry, the entry stays in use, since somebody can make another file with this digest. If more
-entries than the limit would be set aside, all stay in use. Each fetch and `status` show the entries
-that are known to be good. The whole list is compared if the files of known good digests have
-changed, if new entries are known to be good, and as long as the list has known good entries.
-Otherwise nothing is read.
+If a file of `known_good` contains the SHA-256 of an entry, the entry is set aside: it becomes an
+exception (`decisions`), and the rest of the list is used. If a file of `known_good` contains only
+an MD5 or a SHA-1 of the entry, the entry stays in use, because anybody could make another file with
+this digest. If more entries than the limit would be set aside, none is set aside. Each fetch and
+`status` show the entries that are known to be good. The whole list is compared with the known good
+digests if their files have changed, if new entries are known to be good, or if the list has a new
+generation and had such entries before. Otherwise the list is not read.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.system.layout import LISTED_NAME, Layout
 from hashclient.system.text import counted, first_of
 
-#: Tags that are looked up at a time.
+#: The number of tags that are looked up at a time.
 _BLOCK = 1 << 20
 
 
 class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The entries of one list that are known to be good.
 
-    `set_aside` are the ids of the entries that become exceptions. `count` is how many known good
-    entries stay in use; `ids` are their first ids. `files` are the files of known good digests that
-    the list was compared with.
+    `set_aside`: the ids of the entries that become exceptions. `count`: the number of known good
+    entries that stay in use. `ids`: the first of their ids. `files`: the files of known good
+    digests with which the list was compared.
     """
 
     generation: int
@@ -47,7 +47,7 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """The known good entries as a sentence; empty without known good entries."""
+        """The known good entries as a sentence, or an empty text if there are none."""
         parts = []
         if self.set_aside:
             what = counted(len(self.set_aside), "entry is", "entries are")
@@ -70,7 +70,10 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_known_listed(state_dir: Path) -> Mapping[str, KnownListed]:
-    """Return the entries in use that are known to be good, by list, as far as they are recorded."""
+    """Return the recorded entries that are known to be good, by list.
+
+    Nothing is recorded if the record cannot be read.
+    """
     try:
         data = read_regular(Layout(state_dir).known_good / LISTED_NAME, MAX_STATE_BYTES)
         return msgspec.json.decode(data, type=_Document).lists
@@ -88,17 +91,18 @@ def note_known_listed(
     *,
     met: bool,
 ) -> KnownListed | None:
-    """Compare a list with the `files` of known good digests, if that may find something.
+    """Compare a list with the `files` of known good digests, if it may have known good entries.
 
-    `met` says that new entries are known to be good. `guard` and `index` are opened only for a
-    comparison. Return the known good entries of the list, None without files of known good digests.
-    `set_aside` is called with the entries to set aside, if any are or were set aside. The
-    exceptions are written before the result is stored, so that a kill in between leaves no
-    exception that never ends. The caller holds the writers' lock.
+    `met` is True if new entries are known to be good. `guard` and `index` are called only if the
+    list is compared. Return the known good entries of the list, or None if there are no files of
+    known good digests. `set_aside` is called with the entries to set aside, if any are set aside
+    now or were before. The exceptions are changed before the result is stored. In the other order,
+    a kill between the two steps could leave exceptions that no later fetch ends. The caller must
+    have the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read.
-        StateError: an index cannot be read, or the note cannot be written.
+        StateError: an index cannot be read, or the record of known good entries cannot be written.
     """
     before, name = read_known_listed(state_dir), manifest.list
     if not files and name not in before:
@@ -125,7 +129,7 @@ def note_known_listed(
 
 
 def _known_in(guard: PoisonGuard, index: Index) -> tuple[list[str], list[str]]:
-    """Return the live entries with a known good SHA-256, and with any known good digest."""
+    """Return the live entries with a known good SHA-256, and those with any known good digest."""
     good: dict[Algorithm, Uint64] = {}
     for run in index.runs:
         for algorithm in Algorithm:

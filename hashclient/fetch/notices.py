@@ -1,9 +1,14 @@
-"""Notices of a provider: each fetch downloads, verifies and keeps them.
+"""Downloads, verifies and stores the notices of a provider in each fetch.
 
-1 the role of notices is verified (`trust`), and an older version is refused; 2 signed notices that
-are not on this machine are downloaded, verified and parsed; 3 new notices are logged; 4 all are
-written in one step. If a notice breaks a rule, the others are still accepted, and the reason is
-stored instead of the notice. After any failure here, lists are still fetched.
+A fetch of notices takes these steps:
+
+1. The role of notices is verified (`trust`), and an older version is refused.
+2. Signed notices that are not on this machine are downloaded, verified and parsed.
+3. New notices are logged.
+4. All notices are written in one step.
+
+If a notice breaks a rule, the remaining notices are still accepted, and the reason is stored
+instead of the notice. Lists are fetched after any failure in this module.
 """
 
 from __future__ import annotations
@@ -35,17 +40,18 @@ from hashclient.trust.additions import SignedNotices
 from hashclient.trust.tuf import Trust
 
 _log = Log("notices")
-#: All notices from one address may take this many times the timeout of a request. The limit for one
-#: address is less than the limit for all addresses, so that the next address is still asked.
+#: The time limit for all notices from one address, as a multiple of the timeout of a request. The
+#: limit for one address is less than the limit for all addresses, so that there is time for the
+#: next address.
 PATIENCE = 2
 
 
 class FetchedNotices(msgspec.Struct, frozen=True):
     """The result of a fetch for the notices of one provider.
 
-    `arrived` are new notices with their state; `ended` are earlier notices that were valid until
-    now. `refused` are notices that were refused or could not be downloaded. `error` is the error of
-    all notices, or the error with the highest exit code of a single notice.
+    `arrived`: new notices with their state. `ended`: earlier notices that were in force until this
+    fetch. `refused`: notices that were refused or could not be downloaded. `error`: the error that
+    concerns all notices, or the error of a single notice with the highest exit code.
     """
 
     provider: str
@@ -55,7 +61,7 @@ class FetchedNotices(msgspec.Struct, frozen=True):
     error: HashclientError | None = None
 
 
-#: Called with the result for notices, if a provider has any.
+#: A function called with the result for notices, if the provider has notices.
 OnNotices = Callable[[FetchedNotices], None]
 
 
@@ -68,12 +74,13 @@ def fetch_notices(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Fetch the notices of `provider`, after `trust.refresh`; call `on_notices`, if any.
+    """Fetch the notices of `provider`, after `trust.refresh`; call `on_notices` with the result.
 
-    The log names `origin` as the source of refused notices. After a time limit, the rest is left to
-    another address or to the next fetch, since lists are waiting.
+    The log names `origin` as the source of notices that are refused. When the time limit is
+    reached, the remaining notices are left to another address or to the next fetch, because lists
+    are waiting.
 
-    Refused notices are passed on in the same way, and logged.
+    Refused notices are logged, and are part of the result.
 
     Raises:
         AuditError: the audit log cannot be written.
@@ -89,11 +96,11 @@ def _fetch(
     ends = monotonic() + PATIENCE * session.settings.provider(provider).timeout_s
     layout = session.settings.layout
     try:
-        signed = trust.notices()  # 1
+        signed = trust.notices()  # step 1
         before = _book(session, provider)
         if signed is None:
             path = layout.notices_of(provider)
-            # A damaged file shows that notices were fetched before.
+            # A damaged file of notices shows that notices were fetched before.
             if before is None and not is_there(path):
                 return None
             raise VerificationError(
@@ -113,7 +120,8 @@ def _fetch(
         for error in come.errors:
             log_refusal(session.audit, provider, None, error, origin)
         with changing(layout):
-            # Somebody may have acknowledged a notice meanwhile.
+            # Somebody may have acknowledged a notice during the download, so the file is read
+            # again.
             before = _book(session, provider)
             kept = before.notices if before else ()
             return _keep(session, provider, signed, epoch, kept, come)
@@ -123,7 +131,7 @@ def _fetch(
 
 
 class _Come(msgspec.Struct):
-    """The results of a download: new notices, those left out, and failures."""
+    """The results of a download: new notices, notices that were refused, and failures."""
 
     arrived: list[Kept] = msgspec.field(default_factory=list)
     refused: list[Refused] = msgspec.field(default_factory=list)
@@ -131,7 +139,7 @@ class _Come(msgspec.Struct):
 
     @property
     def error(self) -> HashclientError | None:
-        """The failure with the highest exit code; the first of several."""
+        """The failure with the highest exit code, or the first of several with this code."""
         return max(self.errors, key=lambda error: error.exit_code, default=None)
 
 
@@ -150,7 +158,7 @@ def _download(
     here: Mapping[str, str],
     is_late: Callable[[], bool],
 ) -> _Come:
-    """Download signed notices, by id and digest, that are not yet `here`, until `is_late`."""
+    """Download signed notices that are not `here` (by id and digest), until `is_late`."""
     come = _Come()
     goes_on = True
     for notice_id, info in sorted(signed.targets.items()):
@@ -178,7 +186,8 @@ def _download(
                 error.message = f"notice {notice_id}: {error.message}"
             come.refused.append(Refused(notice_id, error.message))
             come.errors.append(error)
-            # Without a network or a credential, the next download would fail in the same way.
+            # Without a network or a credential, the next download would fail in the same way, so
+            # the loop does not continue.
             is_missing = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
             goes_on = isinstance(error, VerificationError) or is_missing
     return come
@@ -194,16 +203,16 @@ def _keep(
 ) -> FetchedNotices:
     now = session.now()
     stood = {s.notice.id for s in standings(provider, before, now) if s.stands}
-    # A notice that is now signed with other content keeps its earlier content.
+    # A notice that is now signed with another content keeps the content that it had before.
     other = {r.id for r in come.refused} & {one.notice.id for one in before}
     gone = {one.notice.id for one in before if one.notice.id in other and not one.signed}
     kept = merged(before, come.arrived, signed.targets.keys() - gone, now)
     found = standings(provider, kept, now)
     new = {one.notice.id for one in come.arrived}
     arrived = tuple(s for s in found if s.notice.id in new)
-    session.audit.append([_arrival(s) for s in arrived], durable=True)  # 3
+    session.audit.append([_arrival(s) for s in arrived], durable=True)  # step 3
     book = Book(provider, signed.version, epoch, signed.expires, now, kept, tuple(come.refused))
-    write_book(session.settings.layout, book)  # 4
+    write_book(session.settings.layout, book)  # step 4
     ended = tuple(s for s in found if s.notice.id in stood and not s.stands)
     return FetchedNotices(provider, arrived, ended, book.refused, come.error)
 

@@ -1,8 +1,14 @@
-"""Pinning a provider: from a root file and an address to a configuration that works.
+"""Pins a provider: turns a root file and an address into a configuration that works.
 
-1 the options are checked, 2 the root is read, 3 the provider's metadata is fetched and verified
-with it, or its export is read, 4 the root is pinned in the state directory, 5 the configuration
-names it by hash. If a step before the last fails, all is as before.
+Pinning takes these steps:
+
+1. The options are checked.
+2. The root is read.
+3. The metadata of the provider, or of a copy, is read and verified with the root.
+4. The root is stored in the state directory.
+5. The configuration names the hash of the root.
+
+If one of the steps 1 to 4 fails, nothing is changed.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ from hashclient.system.layout import PINNED_ROOT_NAME
 from hashclient.system.text import first_of, printable
 from hashclient.trust.tuf import METADATA_HINT, Trust
 
-#: python-tuf's own cap for a root.
+#: The largest root in bytes, which is also python-tuf's limit.
 MAX_ROOT_BYTES = 512_000
 ROOT_HINT = "get the file from the provider by a way that you trust"
 
@@ -51,17 +57,19 @@ def pin_provider(
     root_file: Path,
     copy: Path | None = None,
 ) -> list[str]:
-    """Pin `provider` under `name` with the root in `root_file`; return the lists it offers.
+    """Pin `provider` under `name` with the root in `root_file`; return the lists that it offers.
 
-    With `copy`, a bundle or a directory, the copy is read and the provider is not contacted.
+    With `copy`, the path of a bundle or a directory, the copy is read and the provider is not
+    contacted.
 
     Raises:
-        UsageError, ConfigError: the name is taken, or an option or a file is wrong.
-        UnreachableError, AuthorisationError, VerificationError, StaleError: the contact failed.
-        StateError, LockedError, AuditError: the state directory cannot be written.
+        UsageError, ConfigError: the name is in use, or an option or a file is wrong.
+        UnreachableError, AuthorisationError, VerificationError, StaleError: the provider cannot be
+        reached or verified. StateError, LockedError, AuditError: the state directory cannot be
+        written.
     """
     settings = session.settings
-    # 1
+    # Step 1.
     if not is_name(name):
         raise UsageError(
             f"{printable(name)!r} cannot name a provider",
@@ -72,16 +80,17 @@ def pin_provider(
             f"provider {name} is configured already in {printable(settings.config_path)}",
             hint="choose another --name, or remove its table from the configuration",
         )
-    # An unusable address is refused, too, if a copy is read.
+    # The addresses are also checked if a copy is read, so that an unusable address is refused.
     places = (
         addresses(name, provider, peer=NEW_PROVIDER) if copy is None or provider.addresses else []
     )
     place = places[0] if copy is None else copy_at(copy)
-    # 2
+    # Step 2.
     root = _read_root(root_file)
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
     table = provider_table(name, provider)
-    # The new configuration must be readable: the table alone, and the whole file with it.
+    # The new configuration must be readable, so the new table is parsed first, and later the whole
+    # file with the table.
     parse_config(table, printable(settings.config_path))
     layout = settings.layout
 
@@ -91,10 +100,11 @@ def pin_provider(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(session.writing())
-        # Before files are removed of a provider that another run may have pinned under this name.
+        # `added` refuses a name that another process has pinned by now, before the files of a
+        # provider with this name are removed.
         added()
         directory = stack.enter_context(_new_trust_dir(layout.provider(name)))
-        # 3
+        # Step 3.
         with place.open() as source:
             metadata = layout.metadata(name)
             try:
@@ -106,8 +116,8 @@ def pin_provider(
             try:
                 trust.refresh()
             except VerificationError as error:
-                # If the reason is known, the error has its own hint; otherwise the root may be
-                # wrong.
+                # If `refresh` knows the reason, its error has its own hint; otherwise the root may
+                # be wrong.
                 if error.hint not in {None, METADATA_HINT}:
                     raise
                 raise VerificationError(
@@ -125,9 +135,9 @@ def pin_provider(
             )
         data = {"provider": name, "url": provider.url, "root": provider.root_sha256}
         session.audit.append([Event("init", data | {"source": place.name})])
-        # 4
+        # Step 4.
         write_atomic(directory / PINNED_ROOT_NAME, root)
-        # 5
+        # Step 5.
         write_config_text(settings.config_path, added())
     return offered
 
@@ -148,7 +158,10 @@ def _read_root(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def _new_trust_dir(path: Path) -> Iterator[Path]:
-    """Yield a new directory for a provider's metadata; remove it if the block fails."""
+    """Yield a new directory for the metadata of a provider.
+
+    Remove the directory if the block fails.
+    """
     shutil.rmtree(path, ignore_errors=True)
     make_private_dir(path)
     try:
@@ -159,7 +172,7 @@ def _new_trust_dir(path: Path) -> Iterator[Path]:
 
 
 def load_pinned_root(settings: Settings, provider: str) -> bytes:
-    """Return the root that was pinned for `provider`, after a check that it is unchanged.
+    """Return the root that was pinned for `provider`, after verifying that it is unchanged.
 
     Raises:
         StateError: the root is missing, or is not the root that the configuration names.

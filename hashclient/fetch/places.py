@@ -1,7 +1,8 @@
-"""Places with the files of a provider: its addresses, in order, or a copy without a network.
+"""The places of a provider's files: the addresses of the provider, in order, or a copy on a disk.
 
-Bytes from any place are verified in the same way, so every place is as good as another. This module
-only decides which places a provider has, and their credentials. `providers` asks them in order.
+Bytes from every place are verified in the same way, so all places are equally trusted. This module
+only decides which places a provider has, and which credential each place gets. `providers` asks the
+places in order.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from hashclient.trust.tuf import Source
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A place: `name` for people and the log; `base` is the start of the addresses of its files.
+    """A place with files of a provider.
 
-    `open` makes no connection yet, but reads the credential.
+    `name` is for people and the log; the addresses of the files begin with `base`.
+
+    `open` reads the credential, but does not connect yet.
     """
 
     name: str
@@ -41,7 +44,7 @@ def addresses(
 ) -> list[Place]:
     """Return the addresses of provider `name`, in order; `on_bytes` counts received bytes.
 
-    Messages call the provider `peer`.
+    `peer` is the name of the provider in messages.
 
     Raises:
         ConfigError: no address is configured, or settings of an address contradict each other.
@@ -52,8 +55,8 @@ def addresses(
             hint="use `hashclient fetch --from` with an exported file, or set `url` in the table "
             "of the provider",
         )
-    # All addresses are checked now: otherwise a wrong address would be noticed only when it is
-    # used.
+    # All addresses are checked before the first is used, because a wrong address would otherwise be
+    # noticed only when it is used.
     accesses = [access_of(url, config, peer) for url, config in provider.addresses]
     places = []
     for number, access in enumerate(accesses, 1):
@@ -71,14 +74,14 @@ def read_address(url: str, access: AccessConfig, max_bytes: int) -> bytes:
 
     Raises:
         ConfigError: `url` is not an https address, or a file of `access` cannot be used.
-        UnreachableError, AuthorisationError, VerificationError: as `Transport.get`.
+        UnreachableError, AuthorisationError, VerificationError: `Transport.get` has failed.
     """
     with Transport(access_of(url, access, EXPORTER)) as transport:
         return transport.get(url, max_bytes)
 
 
 def copy_at(path: Path) -> Place:
-    """Return a bundle or a directory at `path` as a place."""
+    """Return the bundle or the directory at `path` as a place."""
     path = path.absolute()
     return Place(printable(path), BASE, lambda: open_copy(path))
 
@@ -86,7 +89,7 @@ def copy_at(path: Path) -> Place:
 def log_refusal(
     audit: AuditLog, provider: str, list_name: str | None, error: HashclientError, source: str
 ) -> None:
-    """Log why a provider or a list was refused, and from which address it came.
+    """Log why a provider or a list was refused, and the place from which it came.
 
     Raises:
         AuditError: the log cannot be written.
@@ -102,16 +105,16 @@ def log_refusal(
 
 
 class TimedSource:
-    """A source that measures how long the last failed request took, in seconds."""
+    """A source that measures the duration of the last failed request, in seconds."""
 
     def __init__(self, source: Source, monotonic: Callable[[], float]) -> None:
-        """Watch `source`."""
+        """Measure the requests to `source`."""
         self._source = source
         self._monotonic = monotonic
         self.failed_s = 0.0
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes from the source."""
+        """Return the bytes that the watched source returns."""
         started = self._monotonic()
         try:
             return self._source.get(url, max_bytes, expected_bytes=expected_bytes)

@@ -1,16 +1,20 @@
-"""Fetching from all providers in turn, under one lock, with the failures on the way.
+"""Fetches lists from all providers in turn, under one lock, and reports failures.
 
-After a provider that fails, the others are still fetched. The error of a list is in the result of
-the list; the error of a provider is raised after the others were tried.
+If a provider fails, the remaining providers are still fetched. The error of a list is part of the
+result for the list; the error of a provider is raised after all providers were tried.
 
-The places of one provider are asked in order until all lists are fetched: 1 a place is asked for
-the metadata, for notices, and for all lists that are left; 2 a failure that may be the fault of the
-place (unreachable, not authorised, wrong signature, expired) is logged and reported, and the next
-place is asked for the rest; also for lists that the place refuses to this client, which are not
-offered only if all places refuse them; 3 this ends when all is fetched, when there is no other
-place, or when places have failed for too long. Signed data that are refused are not asked for
-again: they are the same at each place. Each place has its own transport and its own credential, so
-that no place gets the credential of another place.
+The places of one provider are asked in order:
+
+1. A place is asked for the metadata, for notices, and for all lists that are missing.
+2. If the failure may be the fault of the place (unreachable, not authorised, wrong signature,
+   expired), it is logged and reported, and the next place is asked for the missing lists. A list
+   that all places refuse to this client is treated as not offered.
+3. The loop ends when no list is missing, when there is no other place, or when places have failed
+   for too long.
+
+Signed data that are refused are not requested from another place, because each place has the same
+signed data. Each place has its own transport and its own credential, so that no place receives the
+credential of another place.
 """
 
 from __future__ import annotations
@@ -48,11 +52,11 @@ from hashclient.system.files import make_private_dir
 from hashclient.system.layout import DENIED_NAME, TARGETS_NAME
 from hashclient.system.text import first_of, printable
 
-#: All places together may fail for this many times the timeout of a request; then no further place
-#: is asked.
+#: The time for which all places together may fail, as a multiple of the timeout of a request; after
+#: this time no further place is asked.
 PATIENCE = 8
 
-#: Errors that may be the fault of a place; a wrong local clock is not.
+#: The errors that may be the fault of a place.
 _OF_PLACE = (UnreachableError, AuthorisationError, DeliveryError, StaleError)
 
 
@@ -65,14 +69,15 @@ def fetch_in_turn(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Fetched]:
-    """Yield the result for every list of provider `name`, or for the lists in `only`.
+    """Yield the result for each list of provider `name`, or for each list in `only`.
 
-    `how.on_failure` is called with the error of each place after which another is asked.
-    `how.on_notices` is called once, at the end, with the result for notices of all places, if any.
-    The caller holds the writers' lock.
+    `how.on_failure` is called with the error of a place if another place is asked next.
+    `how.on_notices` is called once, at the end, with the joined result for notices, if a place has
+    notices. The caller must have the writers' lock.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; if several places fail, the last of the worst failures.
+        HashclientError: `Fetcher.fetch` has failed; if several places fail, the error is the last
+        with the highest exit code.
     """
     notices = _Notices(monotonic)
     try:
@@ -84,7 +89,7 @@ def fetch_in_turn(
 
 
 class _Notices:
-    """The results for notices of all places, joined."""
+    """Joins the results for notices of all places."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -97,27 +102,28 @@ class _Notices:
 
     @property
     def fault(self) -> HashclientError | None:
-        """The error of the notices, if another place may have no error."""
+        """The error of the notices, if it may be the fault of the place."""
         error = self.so_far.error if self.so_far else None
         return error if error is not None and _is_of_place(error) else None
 
     def failed_s(self, started: float) -> float:
-        """Return how many seconds the notices of the last place took, from `started`.
+        """Return the seconds that the notices of the last place took since `started`.
 
-        0 if another place would have the same error: then the place was not at fault.
+        The result is 0 if another place would have the same error, because the place was not at
+        fault.
         """
         return 0.0 if self.fault is None else max(0.0, self._received_at - started)
 
 
 def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
-    """Join the results of two places, the second asked after the first."""
+    """Join the results of two places; `other` was asked after `one`."""
     ended = {standing.notice.id: standing for standing in (*one.ended, *other.ended)}
     arrived = [ended.pop(s.notice.id, s) for s in one.arrived]
     return msgspec.structs.replace(
         other,
         arrived=(*arrived, *other.arrived),
         ended=tuple(ended.values()),
-        # If one of the two places has succeeded, the result has no failure.
+        # If one of the two places has succeeded, the joined result has no error.
         error=other.error
         and max(other.error, one.error or other.error, key=lambda error: error.exit_code),
     )
@@ -133,19 +139,19 @@ def _in_turn(
     monotonic: Callable[[], float],
 ) -> Iterator[Fetched]:
     patience_s = PATIENCE * session.settings.provider(name).timeout_s
-    # Lists that no place has delivered so far, and the worst error of a place as a whole.
+    # `held`: lists that no place has delivered so far, with their errors.
     held: dict[str, Fetched] = {}
-    # How many places have refused a list that was never here.
+    # The number of places that have refused a list which was never on this machine.
     refusals: Counter[str] = Counter()
     folder = session.settings.layout.provider(name)
     worst: HashclientError | None = None
-    # Whether only notices are left.
+    # Whether all lists were delivered, so that only notices are missing.
     has_lists = False
     for number, place in enumerate(places, 1):
         timed: TimedSource | None = None
         failed: HashclientError | None = None
         started = monotonic()
-        # 1
+        # Step 1.
         try:
             with place.open() as source:
                 timed = TimedSource(source, monotonic)
@@ -160,9 +166,9 @@ def _in_turn(
                     else:
                         held[fetched.list_name] = _worse(before, fetched)
         except HashclientError as error:
-            # The credential may be missing for only one place.
+            # The credential may be missing for this place only, so the next place is tried.
             is_unset = timed is None and isinstance(error, ConfigError) and len(places) > 1
-            # Once the place is open, the fetcher logs refusals.
+            # After the place is open, the fetcher logs refusals.
             if timed is None and (is_unset or not isinstance(error, UsageError)):
                 log_refusal(session.audit, name, None, error, place.name)
             if not is_unset and not _is_of_place(error):
@@ -175,17 +181,17 @@ def _in_turn(
             if has_lists and notices.fault is None:
                 return
         elif has_lists:
-            pass  # only notices failed
+            pass  # the lists were delivered, and only notices failed
         elif worst is None or failed.exit_code >= worst.exit_code:
             worst = failed
-        # 2
+        # Step 2.
         if others := places[number:]:
             faults = [entry.error for entry in held.values() if not entry.is_denied]
             faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
                     how.on_failure(_passed_over(place, fault))
-            # 3
+            # Step 3.
             patience_s -= max(timed.failed_s if timed else 0.0, notices.failed_s(started))
             if patience_s < 0:
                 how.on_failure(
@@ -207,19 +213,19 @@ def _in_turn(
 
 
 def _is_of_place(error: HashclientError) -> bool:
-    """Return whether another place may succeed after a place failed with `error`."""
+    """Return whether another place may succeed after one place failed with `error`."""
     return isinstance(error, _OF_PLACE) and not isinstance(error, ClockError)
 
 
 def _worse(one: Fetched | None, other: Fetched) -> Fetched:
-    """Return the refusal with the higher exit code, or the later one if both codes are equal."""
+    """Return the refusal with the higher exit code, or `other` if the codes are equal."""
     if one is None or one.error is None or other.error is None:
         return other
     return one if one.error.exit_code > other.error.exit_code else other
 
 
 def _passed_over(place: Place, error: HashclientError) -> HashclientError:
-    """Return `error` with the name of the place, for a message that the next place is used."""
+    """Return `error` with the name of the place, for a message that the place is passed over."""
     kinds = (*_OF_PLACE, ConfigError, VerificationError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), type(error))
     return kind(f"{place.name} is passed over: {error.message}", hint=error.hint)
@@ -235,17 +241,20 @@ def fetch_all(
     wait_s: float = 0.0,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Fetched]:
-    """Yield the result for every list, or for the lists in `only`, of one or all providers.
+    """Yield the result for each list, or for the lists in `only`, of one or all providers.
 
     With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
-    `wait_s` and `on_wait` are as for `writing`. `how.received` is not used: bytes are counted here.
-    `how.on_failure` is called with three kinds of errors: an error of an address, if the next
-    address is asked; an error of one of several providers; and an error of a list whose provider is
-    not in the configuration.
+    `writing` explains `wait_s` and `on_wait`. `how.received` is replaced, because this function
+    counts bytes itself. `how.on_failure` is called with three kinds of errors:
+
+    - the error of an address, if the next address is asked;
+    - the error of one of several providers;
+    - an error for each list whose provider is not in the configuration.
 
     Raises:
-        HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
-            code is raised after the others were tried.
+        HashclientError: `fetch_in_turn` has failed; with several providers, the error of the
+        highest exit
+            code is raised after all providers were tried.
         UsageError: no provider offers a list in `only`; or it is unknown which of several providers
         `copy` is from.
     """
@@ -269,8 +278,8 @@ def fetch_all(
             except HashclientError as error:
                 if len(places) == 1:
                     raise
-                # The worst failure is raised after the other providers were tried; each failure is
-                # reported once.
+                # With several providers, the error with the highest exit code is raised at the end,
+                # and every other error is reported once.
                 if worst is None:
                     worst = error
                 else:
@@ -286,16 +295,21 @@ def fetch_all(
 
 
 def _offer(settings: Settings, provider: str) -> str:
-    """Return which lists a provider offers, whose metadata was verified just now."""
+    """Return a sentence about the lists that a provider offers.
+
+    Its metadata must be verified already.
+    """
     names = delegated_lists(settings.layout.metadata(provider) / TARGETS_NAME)
     return f"provider {provider} offers: {first_of(sorted(names or ())) or 'none'}"
 
 
 def _without_provider(settings: Settings, sealer: Sealer) -> Iterator[StateError]:
-    """Yield an error for each list in use that cannot be fetched: its provider is not configured.
+    """Yield an error for each list in use whose provider is not in the configuration.
+
+    Such a list cannot be fetched.
 
     Raises:
-        StateError: a list may not be read.
+        StateError: this user may not read a list.
     """
     for manifest in manifests_here(settings.layout.lists, sealer):
         if manifest.provider not in settings.config.providers:
@@ -309,7 +323,7 @@ def _without_provider(settings: Settings, sealer: Sealer) -> Iterator[StateError
 def _places(
     settings: Settings, provider: str | None, copy: Path | None, received: Received
 ) -> dict[str, list[Place]]:
-    """Return the places of each provider, in the order of the names of the providers."""
+    """Return the places of each provider, ordered by the names of the providers."""
     names = [provider] if provider else sorted(settings.providers())
     if copy is not None:
         if len(names) > 1:
@@ -319,23 +333,24 @@ def _places(
             )
         settings.provider(names[0])
         return {names[0]: [copy_at(copy)]}
-    # A provider without an address is left out if others have addresses: people bring its lists.
+    # If some providers have addresses, a provider without an address is left out, because people
+    # bring its lists on a medium.
     reached = [name for name in names if settings.provider(name).addresses] or names
     return {name: addresses(name, settings.provider(name), received.add) for name in reached}
 
 
 class Received:
-    """Counts received bytes, in several threads at a time."""
+    """Counts received bytes; several threads may use it at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
 
     def add(self, count: int) -> None:
-        """Count `count` bytes more, or less if they were dropped."""
+        """Add `count` bytes; a negative `count` means bytes that were dropped."""
         with self._lock:
             self._count += count
 
     def count(self) -> int:
-        """Return how many bytes were received."""
+        """Return the number of received bytes."""
         return self._count

@@ -1,14 +1,19 @@
-"""The local state of a list before a fetch changes it, and the switch to a new generation.
+"""Opens the local state of a list for a fetch, and switches lists to new generations.
 
-Step 0 of a fetch has three parts: the manifest is verified (1), the index is opened (2), and the
-pieces of the runs that are due are compared with their digests (3). A damaged index is not used,
-and the list is built again. If part 3 finds the damage, this fetch ends with an error, so that
-somebody sees it, and the next fetch builds the list.
+Step 0 of a fetch (see `fetcher`) has three parts:
 
-Steps 6 to 8 of a fetch. Every fetch notes the earlier matches whose entry the new generation
-withdraws or lists again: so a kill between the switch and the note loses nothing. The cost depends
-on the number of matches, not on the size of the list. The log is written first: a kill between log
-and record repeats a line, and loses none.
+1. The manifest is verified.
+2. The index is opened.
+3. The pieces of runs that are due are compared with their digests.
+
+A damaged index is not used, and the list is built again. If part 3 detects the damage, the fetch
+ends with an error, so that somebody notices the damage, and the next fetch builds the list again.
+
+This module also takes steps 6 to 8 of a fetch. Every fetch records which earlier matches the new
+generation withdraws or lists again, even if nothing was switched, so a kill between the switch and
+the record loses nothing. The cost depends on the number of matches, not on the size of the list.
+The log is written before the record of matches, so a kill between the two writes repeats a line of
+the log, and loses none.
 """
 
 from __future__ import annotations
@@ -42,10 +47,10 @@ from hashclient.system.text import for_programs, log_path_fields
 
 
 class Base(msgspec.Struct):
-    """The local state of a list: `here` is its manifest, `index` the index that a build can use.
+    """The local state of a list: its manifest `here`, and the `index` that a build can use.
 
-    `here` is None if the list is not here yet. If only `index` is None, a new generation is still
-    compared with `here`.
+    `here` is None if the list is not on this machine yet. If only `index` is None, the new
+    generation is still compared with `here`.
     """
 
     here: Manifest | None = None
@@ -61,18 +66,18 @@ def open_base(
     rebuild: bool,
     limit_s: float,
 ) -> Base:
-    """Open the local state of the list in `directory`, which comes from `provider`.
+    """Open the local state of the list in `directory`, which `provider` offers.
 
-    With `rebuild`, the index is not opened: reading a bad page of the map would end the process.
-    Comparing pieces takes `limit_s` at most.
+    With `rebuild`, the index is not opened, because reading a bad page of the memory map would end
+    the process. Comparing pieces takes at most `limit_s` seconds.
 
     Raises:
-        ConfigError: the list is here from another provider.
-        OtherKeyError: another key sealed the list, and it is not to be built again.
+        ConfigError: the list on this machine is from another provider.
+        OtherKeyError: another key sealed the list, and `rebuild` is not set.
         DamagedError: the index is damaged, and the damage was not known before.
-        StateError: something cannot be read or written.
+        StateError: a file cannot be read or written.
     """
-    # 1
+    # Part 1.
     try:
         here = load_manifest(directory, sealer)
     except DamagedError:
@@ -88,7 +93,7 @@ def open_base(
             f"list {here.list} is here already, from provider {here.provider}",
             hint="name the lists to fetch with `lists = […]` in the provider's configuration",
         )
-    # 2
+    # Part 2.
     if rebuild:
         return Base(here)
     try:
@@ -96,9 +101,10 @@ def open_base(
     except DamagedError:
         return Base(here)
     assert index is not None
-    # 3
+    # Part 3.
     for run in index.runs:
-        run.forget()  # the kernel keeps pages that are mapped, so that the disk would not be read
+        # the kernel keeps mapped pages in its cache, and reading them would not read the disk
+        run.forget()
     index.manifest = verify_due(directory, here, sealer, now, limit_s=limit_s)
     return Base(here, index)
 
@@ -109,17 +115,17 @@ _LOGGED = ("before", "generation", "added", "withdrawn", "entries")
 class Fetched(msgspec.Struct, frozen=True):
     """The result of a fetch for one list.
 
-    `before` is the generation that was in use before, None for a first fetch. `added` and
-    `withdrawn` count entries, and are None when the list had to be built again over an older
-    generation. `is_ahead` says that `published_at` is in the future, by the clock of this machine.
-    `affected` are matches with a hit of an entry that is withdrawn now. `listed_again` are matches
-    whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
-    these could not be found out. `error` says why the list was left as it was. `source` is an
-    address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
-    is set and does not name the list. `known_good` are the entries known to be good;
-    `has_exceptions` says that some became new exceptions. `is_ended` says that the provider has
-    ended the list, and that it was dropped here. `is_denied` says that the place refuses a list
-    that was never on this machine.
+    `before`: the generation that was in use before, or None if the list is fetched for the first
+    time. `added`, `withdrawn`: the number of added and withdrawn entries; None if the list was
+    built again over an older generation. `is_ahead`: whether `published_at` is in the future by the
+    clock of this machine. `affected`: matches with a hit of an entry that the new generation
+    withdraws. `listed_again`: matches whose file was isolated, and whose entry was withdrawn and is
+    on the list again. `problem`: why `affected` and `listed_again` could not be determined.
+    `error`: why the list was not changed. `source`: an address, or the path of a bundle or a
+    directory. `is_outside`: whether `lists` of the provider is set and does not name the list.
+    `known_good`: the entries that are known to be good. `has_exceptions`: whether some of them
+    became new exceptions. `is_ended`: whether the provider has ended the list, so that its files
+    were removed. `is_denied`: whether the place refuses the list, which was never on this machine.
     """
 
     list_name: str
@@ -145,14 +151,14 @@ class Fetched(msgspec.Struct, frozen=True):
 
     @property
     def changed(self) -> bool:
-        """Whether the list has a generation that it did not have before."""
+        """Whether the list has another generation than before the fetch."""
         return self.error is None and self.before != self.generation
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A generation of a list that is built, but not in use yet; `files` are not durable yet.
+    """A generation of a list that is built, but not in use yet; its `files` are not durable yet.
 
-    `has_met_good` says that it has new entries that are known to be good.
+    `has_met_good`: whether new entries of the generation are known to be good.
     """
 
     directory: Path
@@ -165,8 +171,9 @@ class Built(msgspec.Struct, frozen=True):
 def switch(session: Session, sealer: Sealer, built: Sequence[Built]) -> dict[Path, StateError]:
     """Replace the manifests of lists, and log the changes; return the failures by directory.
 
-    Many lists wait for the disk together: first for files, then for names, and then for the
-    manifests, which name the files. Files that no manifest names are deleted afterwards.
+    Many lists wait for the disk together: first for their files, then for the names of the files,
+    and then for the manifests that name the files. Files that no manifest names are deleted at the
+    end.
 
     Raises:
         AuditError: the audit log cannot be written.
@@ -199,7 +206,7 @@ def _event(one: Built) -> Event:
         "provider": one.fetched.provider,
         "list": one.manifest.list,
         **{name: getattr(one.fetched, name) for name in _LOGGED},
-        # The algorithm is left out: it is SHA-256.
+        # The name of the field has the algorithm, so the value is only the digest.
         f"index_{algorithm or 'sha256'}": digest,
         "source": one.fetched.source,
         "published": for_programs(one.manifest.published_at),
@@ -207,15 +214,16 @@ def _event(one: Built) -> Event:
     return Event("fetch", data)
 
 
-#: Records that go to the audit log at a time.
+#: The number of records that are written to the audit log at a time.
 AUDIT_BATCH = 512
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """The earlier matches that a generation changes.
+    """The earlier matches that a new generation changes.
 
-    `withdrawn` are matches, as they are recorded now, each with a hit of an entry that is withdrawn
-    now. `listed_again` are withdrawn matches whose file was isolated and is on the list again.
+    `withdrawn`: matches in their present state, each with a hit of an entry that the generation
+    withdraws. `listed_again`: withdrawn matches whose file was isolated, and whose entry is on the
+    list again.
     """
 
     withdrawn: tuple[tuple[Match, Hit], ...] = ()
@@ -223,10 +231,11 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 def reach_back(session: Session, newest: Callable[[], Index]) -> Reached:
-    """Note in log and record which matches the `newest` index withdraws or lists again.
+    """Record in the log and the record which matches the `newest` index withdraws or lists again.
 
     Raises:
-        AuditError, StateError: log or record cannot be used; the next fetch notes it.
+        AuditError, StateError: the log or the record of matches cannot be used; the next fetch
+        tries again.
     """
     if not is_there(session.settings.layout.matches):
         return Reached()
@@ -235,7 +244,8 @@ def reach_back(session: Session, newest: Callable[[], Index]) -> Reached:
         withdrawn = _withdraw(session, matches, index)
         listed_again = tuple(_list_again(session, matches, index))
         ids = {match.id for match, _ in withdrawn}
-        # Another entry may still match the file, or the story of the match may have ended.
+        # Another entry may still match the file, or the match may have ended, so the matches are
+        # read again.
         left = {match_id: matches.get(match_id) for match_id in ids}
     hits = {match_id: match.by_entry for match_id, match in left.items()}
     affected = [
@@ -257,13 +267,13 @@ def _withdraw(session: Session, matches: Matches, index: Index) -> list[tuple[Ma
 
 
 def withdraw_list(session: Session, name: str, generation: int) -> tuple[tuple[Match, Hit], ...]:
-    """Note in the log and in the record of matches that a list has ended: all its entries go.
+    """Record that a list has ended and all its entries are withdrawn, in the log and in the record.
 
-    `generation` is the last generation on this machine. Return the matches of an ended list, as
-    they are recorded now.
+    `generation` is the last generation on this machine. Return the matches of the ended list, in
+    their present state.
 
     Raises:
-        AuditError, StateError: as `reach_back`.
+        AuditError, StateError: the log or the record of matches cannot be used.
     """
     if not is_there(session.settings.layout.matches):
         return ()
@@ -292,10 +302,10 @@ def _note(
 
 
 def _list_again(session: Session, matches: Matches, index: Index) -> Iterator[Match]:
-    """Look up withdrawn matches whose file was isolated: no scan reads it any more.
+    """Look up withdrawn matches whose file was isolated, because no scan reads the file any more.
 
-    The tags in the record are compared, so that a corrected entry does not keep a file that it was
-    withdrawn for.
+    The recorded tags are compared, so that an entry that was corrected does not match the file for
+    which it was withdrawn.
     """
     sealer = session.sealer()
     judge = Judge((index,), sealer)
