@@ -1,1 +1,1 @@
-"""Values and rules: inputs, digests, hits and verdicts. No I/O."""
+"""Values and rules: inputs, digests, hits and verdicts, without I/O."""

@@ -1,6 +1,6 @@
-"""Facts about age files that need no key: their beginning, length and number of recipients.
+"""Facts about age files that can be read without a key: beginning, length and number of recipients.
 
-`quarantine.age` seals and opens files. This module does no I/O: callers pass bytes.
+`quarantine.age` encrypts and decrypts age files. This module does no I/O: callers pass bytes.
 """
 
 from __future__ import annotations
@@ -12,41 +12,45 @@ import msgspec
 
 from hashclient.core.errors import StateError
 
-#: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
+#: The numbers of the age format: the payload begins with a nonce, and each chunk of plain text gets
+#: an authentication tag.
 CHUNK_BYTES = 1 << 16
 _NONCE_BYTES = 16
 _TAG_BYTES = 16
-#: Our headers are much shorter; the format itself sets no limit.
+#: The largest header that is accepted; the headers that this program writes are much shorter, and
+#: the format sets no limit.
 MAX_HEADER_BYTES = 1 << 16
 
 VERSION_LINE = b"age-encryption.org/v1"
-#: The beginning of each age file.
+#: The first bytes of each age file.
 MAGIC = VERSION_LINE + b"\n"
 _END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
 _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
-#: What the second line of a file begins with, for each kind of recipient that this program knows.
+#: The beginning of the second line of an age file, for each kind of recipient that this program
+#: knows.
 _STANZA_HERE = re.compile(rb"\n-> (?:X25519|ssh-ed25519|ssh-rsa) ")
-#: Stanzas without meaning; implementations add them so that readers must skip unknown stanzas.
+#: The end of the names of stanzas without meaning, which implementations add so that readers learn
+#: to skip unknown stanzas.
 _GREASE = b"-grease"
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Properties of an age file that need no key: the header's length, the number of recipients."""
+    """The length of the header of an age file, and the number of its recipients."""
 
     header_bytes: int
     recipients: int
 
 
 class Chunks:
-    """Reads an iterator of chunks of any size in pieces of the requested size."""
+    """Reads an iterator of chunks of any size in pieces of a requested size."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Start before the first chunk."""
+        """Begin before the first chunk."""
         self._chunks = chunks
         self._rest = b""
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes; none at the end."""
+        """Return up to `size` bytes, or no bytes at the end."""
         while not self._rest:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -70,9 +74,9 @@ def parse_header(data: bytes) -> Header:
 
 
 def looks_sealed(head: bytes) -> bool:
-    """Return whether a file that begins with `head` may be an age file, perhaps damaged or cut.
+    """Return whether a file that begins with `head` may be an age file, even if damaged or cut.
 
-    A part of its first line, or a line that names a recipient, is enough.
+    A part of the first line of an age file, or a line that names a recipient, is enough.
     """
     return (
         MAGIC.startswith(head[: len(MAGIC)])
@@ -82,6 +86,6 @@ def looks_sealed(head: bytes) -> bool:
 
 
 def sealed_bytes(header_bytes: int, size: int) -> int:
-    """Return the length of an age file with a header of this length that holds `size` bytes."""
+    """Return the length of an age file with a header of `header_bytes` and `size` bytes of content."""
     chunks = max(1, -(-size // CHUNK_BYTES))
     return header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES

@@ -1,6 +1,6 @@
-"""Digests of files in one pass, and the cheapest set of algorithms that is enough.
+"""Computes digests of a file in one pass, and finds the cheapest sufficient set of algorithms.
 
-Only OpenSSL's implementations (through hashlib) are used. Lists are left to `index`.
+Digests are computed by OpenSSL (through hashlib). `index` knows the lists.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from hashclient.core.kinds import Algorithm
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-#: Bytes for each read: enough to hide the cost of the call, few enough to stay in the cache.
+#: The number of bytes of each read: enough to hide the cost of the call, and few enough to stay in
+#: the processor's cache.
 CHUNK_BYTES = 1 << 18
 
-#: The most bytes kept of a stream, so that not every algorithm has to be computed at once.
+#: The largest number of bytes of a stream that are kept, so that not every algorithm has to be
+#: computed from the beginning.
 KEPT_BYTES = 1 << 20
 
-#: Seconds for each gigabyte, OpenSSL 3 on an x86-64 core with SHA extensions. Only the order
-#: matters: it decides which of several sufficient algorithms is computed.
+#: The cost of each algorithm in seconds for a gigabyte, with OpenSSL 3 on an x86-64 core with SHA
+#: extensions. Only the order of the costs matters, because it decides which of several sufficient
+#: algorithms is computed.
 COST_S_PER_GB = {Algorithm.MD5: 1.14, Algorithm.SHA1: 0.45, Algorithm.SHA256: 0.53}
 
 LONGER = "gives more bytes than its size says"
@@ -31,9 +34,9 @@ SHORTER = "gives fewer bytes than its size says"
 
 
 class LengthError(OSError):
-    """A file was shorter or longer than its size; `length` bytes were read.
+    """A file was shorter or longer than its size says; `length` bytes were read.
 
-    The class is an OSError, so other code treats the file as unreadable.
+    The class is an OSError, so that other code treats the file as unreadable.
     """
 
     def __init__(self, length: int, size: int) -> None:
@@ -49,24 +52,25 @@ _CONSTRUCTORS = {
 
 
 def new_hash(algorithm: Algorithm) -> _Hash:
-    """Return a hashlib object; MD5 and SHA-1 serve as identifiers here, not for security."""
+    """Return a hashlib object; MD5 and SHA-1 are used as identifiers, not for security."""
     return _CONSTRUCTORS[algorithm](usedforsecurity=False)
 
 
 def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
-    """Return the digest of bytes in memory."""
+    """Return the digest of the bytes in `data`."""
     return _CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest()
 
 
 def digests_of(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
-    """Return the digests of bytes in memory."""
-    if len(algorithms) == 1:  # the usual case; a comprehension costs half as much as the digest
+    """Return the digests of the bytes in `data`, in the order of `algorithms`."""
+    # one algorithm is the usual case, and a comprehension would cost half as much as the digest
+    if len(algorithms) == 1:
         return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()]
     return [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
 
 
 class Digester:
-    """Computes digests of bytes given chunk by chunk; `length` is the number of bytes so far."""
+    """Computes digests of bytes that arrive in chunks; `length` is the number of bytes so far."""
 
     __slots__ = ("_hashes", "length")
 
@@ -76,33 +80,33 @@ class Digester:
         self.length = 0
 
     def update(self, chunk: memoryview | bytearray) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         for computed in self._hashes:
             computed.update(chunk)
         self.length += len(chunk)
 
     def finish(self) -> list[bytes]:
-        """Return the digests of all bytes given, in the order of the algorithms."""
+        """Return the digests of all bytes so far, in the order of the algorithms."""
         return [computed.digest() for computed in self._hashes]
 
 
 class StreamDigester:
-    """Digests of a stream, which comes only once and whose length is unknown before its end.
+    """Computes digests of a stream, which is read only once and whose length is not known.
 
-    Only the digests that may be needed are computed as the bytes come. Some bytes are kept: so if a
-    short stream hits, its other digests can be computed. For a longer stream, all algorithms are
-    computed.
+    Only the digests of the plan are computed while the bytes arrive. The bytes of a short stream
+    are kept, so that its other digests can be computed if a digest hits. If a stream is too long to
+    be kept, all algorithms are computed.
     """
 
     def __init__(self, plan: tuple[Algorithm, ...], kept_bytes: int = KEPT_BYTES) -> None:
-        """Compute the digests of `plan`; keep the bytes of a stream of up to `kept_bytes`."""
+        """Compute the digests of `plan`, and keep the bytes of a stream of at most `kept_bytes`."""
         self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
         self._kept_bytes = kept_bytes
         self.length = 0
 
     def update(self, chunk: memoryview) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         if self._kept is not None:
             if len(self._kept) + len(chunk) > self._kept_bytes:
                 self._compute(tuple(Algorithm))
@@ -115,11 +119,11 @@ class StreamDigester:
 
     @property
     def content(self) -> bytearray | None:
-        """All bytes so far; None if they are too many to be kept."""
+        """All bytes so far, or None if they are too many to be kept."""
         return self._kept
 
     def finish(self) -> dict[Algorithm, bytes]:
-        """Return the digests of the bytes so far."""
+        """Return the digests of all bytes so far, by algorithm."""
         return {
             algorithm: digest
             for plan, digester in self._parts
@@ -127,12 +131,12 @@ class StreamDigester:
         }
 
     def more(self, plan: tuple[Algorithm, ...]) -> dict[Algorithm, bytes]:
-        """Return further digests of a stream whose bytes were kept, after `finish`."""
+        """After `finish`, return more digests of a stream whose bytes were kept."""
         self._compute(plan)
         return {a: digest for a, digest in self.finish().items() if a in plan}
 
     def _compute(self, plan: tuple[Algorithm, ...]) -> None:
-        """Compute the missing algorithms of `plan` too, from the bytes that were kept."""
+        """Also compute the missing algorithms of `plan`, from the kept bytes."""
         known = {algorithm for part, _ in self._parts for algorithm in part}
         missing = tuple(a for a in plan if a not in known)
         if missing and self._kept is not None:
@@ -142,7 +146,10 @@ class StreamDigester:
 
 
 def new_buffer() -> memoryview:
-    """Return a buffer for `digest_fd`; use one buffer for many files, so that it stays cached."""
+    """Return a buffer for `digest_fd`.
+
+    One buffer is used for many files, so that it stays in the processor's cache.
+    """
     return memoryview(bytearray(CHUNK_BYTES))
 
 
@@ -157,12 +164,13 @@ def digest_fd(
 ) -> tuple[list[bytes], int]:
     """Read `fd` once, from its position to its end; return the digests and the length.
 
-    `size` is the required number of bytes; None accepts any number. With `capped`, the kernel never
-    reads beyond `size`, so a read that returns all these bytes has reached the end. Without
-    `capped`, only an empty read is the end: a network file system or FUSE may return fewer bytes
-    than requested, and a disk does so before an unreadable block. `on_bytes` is called with the
-    length of each chunk of a long read, `on_first` with the object behind `buffer`, and how many
-    first bytes it holds. The content of `buffer` is overwritten.
+    `size` is the number of bytes that the file must have; None accepts any number. With `capped`,
+    the kernel never reads beyond `size`, so a read that returns `size` bytes has reached the end.
+    Without `capped`, only an empty read shows the end: a network file system or FUSE may return
+    fewer bytes than requested, and a disk returns fewer bytes before an unreadable block.
+    `on_bytes` is called with the length of each chunk of a long read. `on_first` is called with the
+    object behind `buffer`, and the number of bytes of the file in it. The content of `buffer` is
+    overwritten.
 
     Raises:
         LengthError: the file has more or fewer bytes than `size`; reading stops there.
@@ -172,7 +180,7 @@ def digest_fd(
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
     if on_first is not None:
-        on_first(buffer.obj, count)  # reading from the buffer is faster than reading from the view
+        on_first(buffer.obj, count)  # reading from the object is faster than reading from the view
     if count == size and capped and count < CHUNK_BYTES:
         data = buffer[:count]
         return digests_of(algorithms, data), count
@@ -182,7 +190,7 @@ def digest_fd(
         if on_bytes is not None:
             on_bytes(count)
         if size is not None and digester.length > size:
-            # Somebody is writing to the file: while they write, the file may have no end.
+            # Somebody is writing to the file, and reading would not end while they write.
             raise LengthError(digester.length, size)
         count = os.readv(fd, [buffer])
     if size is not None and digester.length != size:
@@ -190,22 +198,22 @@ def digest_fd(
     return digester.finish(), digester.length
 
 
-#: Masks of algorithms, the cheapest first.
+#: All masks of algorithms, ordered by cost.
 _BY_COST = sorted(range(8), key=lambda c: sum(COST_S_PER_GB[a] for a in Algorithm.in_mask(c)))
-#: Indexed by a mask of algorithms: the set of entry masks that it does not touch.
+#: For each mask of algorithms, the set of entry masks that have no algorithm of the mask.
 _UNTOUCHED = [sum(1 << (m - 1) for m in range(1, 8) if not m & mask) for mask in range(8)]
 
 
 def _cheapest_cover(masks: int) -> int:
-    """Return the cheapest mask of algorithms that touches every entry mask in the set `masks`.
+    """Return the cheapest mask that has an algorithm of every entry mask in the set `masks`.
 
-    Bit m-1 of `masks` says that entries with algorithm mask m (1..7) are possible.
+    Bit m-1 of `masks` is set if entries with the algorithm mask m (1..7) are possible.
     """
     return next(mask for mask in _BY_COST if not masks & _UNTOUCHED[mask])
 
 
 def _every(masks: int) -> int:
-    """Return the mask of all algorithms that any entry mask in the set `masks` has."""
+    """Return the mask of all algorithms that are in an entry mask of the set `masks`."""
     every = 0
     for mask in range(1, 8):
         if masks >> (mask - 1) & 1:
@@ -213,10 +221,10 @@ def _every(masks: int) -> int:
     return every
 
 
-#: Indexed by a set of entry masks (7 bits): the mask of algorithms worth computing. A single hit
-#: shows which other digests of an entry to compute, so one algorithm for each entry is enough at
-#: first.
+#: For each set of entry masks (7 bits), the mask of the algorithms to compute first. One algorithm
+#: of each entry is enough at first, because a hit shows which other digests of the entry to
+#: compute.
 CHEAPEST_COVER: tuple[int, ...] = tuple(_cheapest_cover(masks) for masks in range(128))
 
-#: Indexed by a set of entry masks, too: the mask of all algorithms that any of these entries has.
+#: For each set of entry masks (7 bits), the mask of all algorithms of these entries.
 EVERY_DIGEST: tuple[int, ...] = tuple(_every(masks) for masks in range(128))

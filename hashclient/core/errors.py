@@ -1,7 +1,7 @@
-"""Every way a command can end: the exit codes and the exception tree that carries them.
+"""All ways in which a command can end: the exit codes, and the exceptions that carry them.
 
-The class of an error owns its exit code, so a caller never chooses one at the place where
-something goes wrong. This module imports no other module of the project: all modules may import it.
+The class of an error has the exit code, so the code that raises an error never chooses an exit
+code. This module imports no other module of the project, because all modules may import it.
 
     HashclientError
     ├── UsageError            2   the command line is wrong
@@ -23,12 +23,12 @@ from typing import ClassVar
 
 
 class ExitCode(enum.IntEnum):
-    """The exit codes of every command; `meaning` is the text in the table that users see."""
+    """The exit codes of all commands; `meaning` is the text in the table for users."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> ExitCode:
-        """Bind a code to its meaning."""
+        """Connect a code with its meaning."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -54,16 +54,16 @@ class ExitCode(enum.IntEnum):
 
 
 class HashclientError(Exception):
-    """The root of all errors a user may see.
+    """The root of all errors that a user may see.
 
-    `message` says what went wrong and with what; `hint` says what to do about it. Neither message
-    nor hint ever contains a credential or a listed digest.
+    `message` says what went wrong; `hint` says what the user can do about it. Neither message nor
+    hint ever contains a credential or a listed digest.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.BUG
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep message and hint apart, so that a front end can show them apart."""
+        """Keep message and hint apart, so that an interface can show them separately."""
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -86,23 +86,23 @@ class UnreachableError(HashclientError):
 
 
 class AuthorisationError(HashclientError):
-    """The provider refused the credential, or requires a credential that was not given."""
+    """The provider refused the credential, or requires a credential and none was given."""
 
     exit_code = ExitCode.UNAUTHORISED
 
 
 class VerificationError(HashclientError):
-    """Bytes from the provider are not what the trusted keys signed, or break the format."""
+    """Bytes from the provider were not signed by the trusted keys, or break the format."""
 
     exit_code = ExitCode.UNVERIFIED
 
 
 class DeliveryError(VerificationError):
-    """The received bytes are not the signed bytes, which another address may have."""
+    """The received bytes are not the signed bytes; another address may deliver the signed bytes."""
 
 
 class StaleError(HashclientError):
-    """Signed metadata is past its expiry."""
+    """Signed metadata has expired."""
 
     exit_code = ExitCode.STALE
 
@@ -114,17 +114,17 @@ class StateError(HashclientError):
 
 
 class LockedError(StateError):
-    """Another process holds the writers' lock of the state directory."""
+    """Another process has the writers' lock of the state directory."""
 
 
 class AuditError(HashclientError):
-    """The audit log cannot be written, or does not verify."""
+    """The audit log cannot be written, or its verification fails."""
 
     exit_code = ExitCode.AUDIT
 
 
 def out_of_memory() -> StateError:
-    """Return the error for a MemoryError from any module or library."""
+    """Return the error to raise when a module or a library raises MemoryError."""
     return StateError(
         "there is not enough memory",
         hint="raise the memory limit of this process (`ulimit -d`, `MemoryMax=`), or end other "

@@ -1,4 +1,4 @@
-"""Statistics: a share with its confidence interval, and the duration of steps."""
+"""Statistics: a share with its confidence interval, and durations of steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Z = 1.959964
 
 
 class Precision(msgspec.Struct, frozen=True):
-    """The share of reviewed matches that were confirmed, with its 95 % interval by Wilson."""
+    """The share of reviewed matches that were confirmed, and its 95 % interval by Wilson."""
 
     share: float
     low: float
@@ -21,9 +21,11 @@ class Precision(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Durations in seconds; None without any duration.
+    """The number of durations, with their median and 95th percentile in seconds.
 
-    `p95_s` is the 95th percentile by the nearest rank.
+    None if there are none.
+
+    `p95_s`: the 95th percentile, as the nearest rank.
     """
 
     count: int = 0
@@ -32,7 +34,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Return the number, median and 95th percentile of times in seconds, in any order."""
+    """Return the number, median and 95th percentile of durations in seconds."""
     if not len(seconds):
         return Spread()
     ordered = sorted(seconds)

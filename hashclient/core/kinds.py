@@ -1,4 +1,4 @@
-"""The closed sets: digest algorithms, how an input ends, the states of a match, and the actions."""
+"""The closed sets: digest algorithms, kinds of outcomes, states of a match, and actions."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping
 
 
 class Algorithm(enum.IntEnum):
-    """A digest algorithm; its value is a bit of an entry's mask of algorithms."""
+    """A digest algorithm; its value is the bit of the algorithm in a mask of algorithms."""
 
     MD5 = 1
     SHA1 = 2
     SHA256 = 4
 
-    # Algorithms are keys of many small dictionaries; the hash of an enumeration is slow Python
-    # code.
+    # Algorithms are keys of many small dictionaries, and the hash function of an enumeration is
+    # slow Python code.
     __hash__ = int.__hash__
 
     @property
     def label(self) -> str:
-        """The name used in files, options and output: `md5`, `sha1`, `sha256`."""
+        """The name of the algorithm in files, options and output: `md5`, `sha1`, `sha256`."""
         return _LABELS[self]
 
     @property
     def digest_bytes(self) -> int:
-        """Length of a digest in bytes."""
+        """The length of a digest in bytes."""
         return _DIGEST_BYTES[self]
 
     @classmethod
@@ -54,10 +54,10 @@ def mask_of(algorithms: Iterable[Algorithm]) -> int:
 
 
 class Kind(enum.StrEnum):
-    """The outcome of an input.
+    """The kind of the outcome of an input.
 
-    An accepted input was not read, and the configuration allows that. An excepted input matched,
-    but a person has ruled that its file is left alone.
+    `ACCEPTED`: the input was not read, and the configuration allows this. `EXCEPTED`: the input
+    matched, but a person has ruled that nothing is done about its file.
     """
 
     CLEAN = "clean"
@@ -68,12 +68,16 @@ class Kind(enum.StrEnum):
     ACCEPTED = "accepted"
     EXCEPTED = "excepted"
 
-    # Kinds are keys in the loops over all outcomes; the hash of an enumeration is slow Python code.
+    # Kinds are dictionary keys in loops over all outcomes, and the hash function of an enumeration
+    # is slow Python code.
     __hash__ = str.__hash__
 
 
 class MatchState(enum.StrEnum):
-    """The state of a recorded match; `docs/operations/after-a-match.md` has the picture."""
+    """The state of a recorded match.
+
+    `docs/operations/after-a-match.md` has a picture of the states.
+    """
 
     FOUND = "found"
     HELD = "held"
@@ -87,19 +91,19 @@ class MatchState(enum.StrEnum):
     PURGED = "purged"
     CLOSED = "closed"
 
-    __hash__ = str.__hash__  # states are keys of dictionaries, too
+    __hash__ = str.__hash__  # states are keys of dictionaries as well
 
 
 class Verdict(enum.StrEnum):
-    """The verdict of a person about a match in a review; the state of the match does not change."""
+    """The verdict of a person who reviews a match; it does not change the state of the match."""
 
     CONFIRMED = "confirmed"
     REJECTED = "rejected"
 
-    __hash__ = str.__hash__  # counted by
+    __hash__ = str.__hash__  # verdicts are keys of counters
 
 
-#: Why a match is confirmed or rejected: the words that a review has to choose from.
+#: The reasons for confirming and for rejecting a match, from which a reviewer chooses.
 REVIEW_REASONS: Mapping[Verdict, tuple[str, ...]] = {
     Verdict.CONFIRMED: ("as-listed", "circumstances", "provider"),
     Verdict.REJECTED: ("harmless", "other-file", "wrong-category", "lawful", "provider"),
@@ -107,13 +111,13 @@ REVIEW_REASONS: Mapping[Verdict, tuple[str, ...]] = {
 
 
 class Action(enum.StrEnum):
-    """An action of a policy about a match, besides recording it."""
+    """An action of a policy for a match; a match is recorded in any case."""
 
     QUARANTINE = "quarantine"
     REPORT = "report"
 
 
-#: In these states a match needs no attention, unless its file is found again.
+#: The states in which a match needs no attention, unless its file is found again.
 SETTLED = frozenset(
     {MatchState.EXCEPTED, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED}
 )
@@ -121,9 +125,9 @@ SETTLED = frozenset(
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
 _ENDED = (_S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED)
-#: For each state, the states that can come before it. `docs/operations/after-a-match.md` says who
-#: changes a state, and which data are kept. Two events also lead back to an earlier state: a report
-#: is retracted, or an entry is listed again.
+#: For each state, the states that may come before it. `docs/operations/after-a-match.md` says who
+#: changes a state, and which data are kept. A state may also change to an earlier state when a
+#: report is retracted, or when an entry is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
     _S.FOUND: (_S.HELD, _S.EXCEPTED, *_ENDED),
     _S.HELD: (_S.FOUND, _S.EXCEPTED, *_ENDED),

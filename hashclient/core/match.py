@@ -1,6 +1,6 @@
 """A match as a value: a file that matched, the entries that it matched, and its history.
 
-Frozen, and without I/O; `matches` stores matches.
+The values are frozen and do no I/O; `matches` stores them.
 """
 
 from __future__ import annotations
@@ -16,52 +16,55 @@ import msgspec
 from hashclient.core.kinds import COMES_FROM, SETTLED, Algorithm, Kind, MatchState, Verdict
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
-#: Letters and digits that look different from each other and spell no word. The number of possible
-#: ids is 27^10.
+#: The characters of ids: letters and digits that look different from each other and form no words.
+#: The number of possible ids is 27^10.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 ID_LENGTH = 10
 _EVEN = 256 // len(_ID_ALPHABET) * len(_ID_ALPHABET)
 _TO_LETTERS = bytes(ord(_ID_ALPHABET[byte % len(_ID_ALPHABET)]) for byte in range(256))
 _LEFT_OUT = bytes(range(_EVEN, 256))
-#: If at least `_MANY` ids are made at once, their first `_COMMON` letters are the same.
+#: If at least `_MANY` ids are made at once, their first `_COMMON` characters are the same.
 _MANY = 32
 _COMMON = 4
 
-#: Events of a match's history: a report of the match is about to be made; the report was made.
+#: Events in the history of a match: a report of the match is about to be made, and the report was
+#: made.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
-#: The event that says why a report cannot be sent with the match in it.
+#: The event which says why a report with the match cannot be sent.
 REPORT_HELD = "report-held"
-#: Events of a match's history: a report of the match is about to be retracted; the report was
-#: retracted.
+#: Events in the history of a match: a report of the match is about to be retracted, and the report
+#: was retracted.
 REPORT_RETRACTING = "report-retracting"
 REPORT_RETRACTED = "report-retracted"
-#: The event of a match that was withdrawn: its entry is on a list again.
+#: The event of a withdrawn match whose entry is on a list again.
 LISTED_AGAIN = "listed-again"
-#: The event that names the member of a container that matched.
+#: The event that names the member of a container which matched.
 IN_MEMBER = "in-member"
-#: The event that says how often a client of a daemon asked about the same content again.
+#: The event which says how often a client of a daemon asked about the same content again.
 SEEN_AGAIN = "seen-again"
-#: The event of a match that was held: a person, or another entry, lets the file be acted upon.
+#: The event of a held match when a person, or another entry, allows actions on its file.
 RELEASED = "released"
-#: The event that says that the record of the match had been lost.
+#: The event which says that the record of the match had been lost and was made again.
 RECORDED_AGAIN = "recorded-again"
 
-#: The event of a reviewed match: after the review, other content was found at its path.
+#: The event of a reviewed match when other content is found at its path.
 CONTENT_CHANGED = "content-changed"
 
-#: Events of a match's history about the sealed file: it must be kept; it need not be kept any more;
-#: it has other recipients.
+#: Events about the sealed file of a match: it must be kept, it need not be kept any more, and it
+#: was encrypted for other recipients.
 ON_HOLD = "on-hold"
 HOLD_ENDED = "hold-ended"
 RESEALED = "resealed"
-#: The event that says that files which belong to the match were sealed, too.
+#: The event which says that other files that belong to the match were sealed as well.
 CONTEXT_ADDED = "context-added"
 
-#: The event about the answer of a body to a report of the match, with the requests of the body.
+#: The event about an organisation's answer to a report of the match, with the requests of the
+#: organisation.
 ANSWERED = "answered"
 
-#: All events of a match's history that are no states; `docs/operations/story.md` explains them.
+#: All events in the history of a match that are not states; `docs/operations/story.md` explains
+#: them.
 BESIDE_STATE = (
     *Verdict,
     CONTENT_CHANGED,
@@ -81,11 +84,11 @@ BESIDE_STATE = (
     IN_MEMBER,
     RECORDED_AGAIN,
 )
-#: The verdicts of reviews, and the event that cancels the verdicts.
+#: The verdicts of reviews, and the event that cancels them.
 REVIEW_EVENTS = (*Verdict, CONTENT_CHANGED)
 
-#: The usual states of a match, in order, while its entry is on the list. Three events lead back:
-#: the file is found again, a report is retracted, or a person releases a held match.
+#: The usual states of a match, in order, while its entry is on the list. Three events lead to an
+#: earlier state: the file is found again, a report is retracted, or a person releases a held match.
 PROGRESS = (
     MatchState.FOUND,
     MatchState.HELD,
@@ -93,29 +96,29 @@ PROGRESS = (
     MatchState.REPORTED,
     MatchState.ACKNOWLEDGED,
 )
-#: A match can become gone only from these states, in which nobody has acted on it. A reported match
-#: stays reported.
+#: The states from which a match can become gone, because nobody has acted on it yet. A match that
+#: was reported stays reported when its file is gone.
 LEAVABLE = COMES_FROM[MatchState.GONE]
 
 
-#: The form in which `session` names a person who became another user: by login, or by `sudo` as
-#: root.
+#: A pattern for the name that `session` gives a person who became another user: with the login
+#: name, or the name for `sudo` if the user is root.
 _BECAME = r"[^(]* \((?:login: ([^,)]*)(?:, .*)?|sudo: (.*))\)"
 
-#: The beginnings of the recorded paths of streams, for each source; the path of a file begins with
-#: a slash. A stream of the daemon is named by the socket and the client that it came from.
+#: The beginning of the recorded path of a stream, for each source of streams; the path of a file
+#: begins with a slash. A stream of the daemon is named by its socket and its client.
 STREAM_PREFIX = "stdin:"
 SERVED_PREFIX = "serve:"
 STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a file is: its path without links, and words that identify directory and file system.
+    """Where a file is: its path without links, and an identification of directory and file system.
 
-    `standing` is None if directory and file system are not known. Otherwise the first word of
-    `standing` identifies the directory in its file system, and each other word identifies the file
-    system. `reached` is the path by which the scan reached the file, if this path leads through a
-    link.
+    `standing`: None if the directory and the file system are not known. Otherwise `standing` has
+    several words: the first identifies the directory in its file system, and each other word
+    identifies the file system. `reached`: the path by which the scan reached the file, if this path
+    contains a link.
     """
 
     path: str
@@ -123,7 +126,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     reached: str | None = None
 
     def is_at(self, other: str | None) -> bool:
-        """Return whether `other` is the same directory of the same file system."""
+        """Return whether `other` identifies the same directory of the same file system."""
         if self.standing is None or other is None:
             return False
         (inner, *names), (other_inner, *others) = self.standing.split(), other.split()
@@ -131,13 +134,14 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):
-    """A file that matched. Times are in UTC.
+    """A recorded match of a file or a stream. All times are in UTC.
 
-    `in_place` is False once this program has moved or removed the file. `tags` are 16 bytes each,
-    made with the key `key_id`. All `hits` are complete; hits of withdrawn entries are included. A
-    stream has no file: its `path` is its name after one of `STREAM_PREFIXES`, and `times_seen` is
-    how often the stream has come (None for a file). `seen` is the file that was read, None if
-    unknown; its devices are left out, since their numbers may be different after a restart.
+    `in_place`: whether the file is at its path; False if this program has moved or removed it.
+    `tags`: the tags of the content, 16 bytes each, made with the key `key_id`. `hits`: all hits are
+    complete, and hits of withdrawn entries are included. A stream has no file: its `path` is one of
+    `STREAM_PREFIXES` and a name, and `times_seen` is how often the stream was found (None for a
+    file). `seen`: the file that was read, or None if unknown; its device numbers are not recorded,
+    because they may change with a restart.
     """
 
     id: str
@@ -155,7 +159,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_stream(self) -> bool:
-        """Whether the match was a stream: then no file can be acted upon."""
+        """Whether the match is a stream, so that no action on a file is possible."""
         return self.path.startswith(STREAM_PREFIXES)
 
     @property
@@ -165,12 +169,12 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def by_entry(self) -> dict[tuple[str, str], Hit]:
-        """The hits by the names of list and entry."""
+        """The hits, by the names of their list and their entry."""
         return {(hit.list_name, hit.entry): hit for hit in self.hits}
 
     @property
     def ended(self) -> MatchState | None:
-        """The state that ended the match; None while the match is open."""
+        """The state that has ended the match, or None while the match is open."""
         if self.state in SETTLED:
             return self.state
         stands = self.standing and self.state is not MatchState.WITHDRAWN
@@ -178,18 +182,18 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> MatchRef:
-        """The part of the record that goes into an outcome."""
+        """The part of the record that is in an outcome."""
         return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
     def handled(self) -> Handled:
-        """Return the match as an outcome of a scan, with every entry that it ever matched."""
+        """Return the match as an outcome of a scan, with all entries that it ever matched."""
         return Handled(Outcome(Kind.MATCH, self.path, self.size, hits=self.hits), self.ref)
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step of a match's history: a new state, or another event.
+    """A step in the history of a match: a new state, or another event.
 
-    `detail` holds JSON values with details: who, why, in which report; never a digest.
+    `detail`: JSON values that say who did the step, why, and in which report; never a digest.
     """
 
     time: datetime
@@ -198,13 +202,13 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def taken_back(story: Sequence[Step]) -> frozenset[str]:
-    """Return the ids of the reports that are retracted, or are about to be retracted."""
+    """Return the ids of the reports that were retracted or are about to be retracted."""
     events = (REPORT_RETRACTING, REPORT_RETRACTED)
     return frozenset(str(s.detail.get("report")) for s in story if s.event in events)
 
 
 def destruction_ordered(story: Sequence[Step]) -> str | None:
-    """Return the order of a body to destroy the sealed file, from the body's last answer."""
+    """Return an organisation's order to destroy the sealed file, if it is the last request."""
     step, asked = _last_request(story)
     if asked.get("request") != "destroy" or step is None:
         return None
@@ -212,9 +216,10 @@ def destruction_ordered(story: Sequence[Step]) -> str | None:
 
 
 def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
-    """Return the last request of a body (`by`, `text`, `until`) if it asks to keep the sealed file.
+    """Return an organisation's request (`by`, `text`, `until`) to keep the sealed file, if it is
+    the last.
 
-    Return None, too, if a person has ended a hold after the request.
+    The result is also None if a person has ended a hold after the request.
     """
     step, asked = _last_request(story)
     if asked.get("request") != "keep" or step is None:
@@ -224,7 +229,7 @@ def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
 
 
 def _last_request(story: Sequence[Step]) -> tuple[Step | None, Mapping[str, Any]]:
-    """Return the last request of a body to keep or destroy the sealed file, and its step."""
+    """Return the last request to keep or destroy the sealed file, and its step."""
     for step in reversed(story):
         if step.event == ANSWERED:
             for asked in reversed(step.detail.get("requests", ())):
@@ -234,7 +239,7 @@ def _last_request(story: Sequence[Step]) -> tuple[Step | None, Mapping[str, Any]
 
 
 def reviews_of(story: Sequence[Step]) -> list[Step]:
-    """Return the reviews of the content that the match has now, in order."""
+    """Return the reviews of the present content of the match, in order."""
     reviews: list[Step] = []
     for step in story:
         if step.event == CONTENT_CHANGED:
@@ -245,12 +250,15 @@ def reviews_of(story: Sequence[Step]) -> list[Step]:
 
 
 def was_viewed(story: Sequence[Step]) -> bool:
-    """Return whether a person has noted in a review to have viewed the content elsewhere."""
+    """Return whether a reviewer has stated to have viewed the content outside this program."""
     return any(step.detail.get("viewed") is True for step in reviews_of(story))
 
 
 def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
-    """Return the verdict if at least `people` reviewers exist and all agree; else None."""
+    """Return the verdict if at least `people` persons have reviewed and all agree.
+
+    Otherwise None.
+    """
     said = _said_in(story)
     if len(said) < people or len({*said.values()}) != 1:
         return None
@@ -258,25 +266,25 @@ def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
 
 
 def is_doubted(story: Sequence[Step]) -> bool:
-    """Return whether any person rejects a match, also if others confirm it."""
+    """Return whether a person rejects the match, even if others confirm it."""
     return Verdict.REJECTED in _said_in(story).values()
 
 
 def _said_in(story: Sequence[Step]) -> dict[str, str]:
-    """Return the last review of each person."""
+    """Return the last verdict of each person."""
     return {person_of(str(step.detail.get("by"))): step.event for step in reviews_of(story)}
 
 
 def person_of(operator: str) -> str:
-    """Return the person behind a name of the audit log: who logged in, or who called `sudo`."""
+    """Return the person behind a name in the audit log: who logged in, or who called `sudo`."""
     became = re.fullmatch(_BECAME, operator)
     return (became[1] or became[2]) if became else operator
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:
-    """Return the usual steps since the file was last found.
+    """Return the steps to usual states since the file was last found.
 
-    Steps of a report that was retracted at any time are left out.
+    Steps of a report that was retracted later are left out.
     """
     gone = taken_back(story)
     steps: list[Step] = []
@@ -291,14 +299,17 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
 
 
 def members_of(story: Sequence[Step]) -> list[tuple[str, ...]]:
-    """Return the members of a container that matched; the history names the first hundred only."""
+    """Return the members of a container that matched.
+
+    The history names at most the first hundred.
+    """
     return [tuple(s.detail.get("members", ())) for s in story if s.event == IN_MEMBER]
 
 
 def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
-    """Return the last of the usual states that a match has reached.
+    """Return the last usual state that a match has reached.
 
-    A file that is not in place was isolated.
+    A file that is not at its path was isolated.
     """
     states = [MatchState(step.event) for step in standing_steps(story)]
     states.append(MatchState.FOUND if in_place else MatchState.QUARANTINED)
@@ -306,15 +317,15 @@ def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
 
 
 def new_id() -> str:
-    """Return a random id, for a match or any other thing whose id people type."""
+    """Return a random id for a match, or for another thing whose id people type."""
     return _letters(ID_LENGTH)
 
 
 def new_ids(count: int) -> list[str]:
-    """Return `count` distinct ids, ascending, for matches that are recorded together.
+    """Return `count` different ids, ascending, for matches that are recorded together.
 
-    Many ids have the same random beginning, so that they are neighbours in the record, and writing
-    them changes few of its pages.
+    If `count` is large, all ids have the same random beginning, so that they are neighbours in the
+    record, and writing them changes few pages of the record.
     """
     beginning = _letters(_COMMON) if count >= _MANY else ""
     found: set[str] = set()
@@ -328,6 +339,6 @@ def new_ids(count: int) -> list[str]:
 def _letters(count: int) -> str:
     found = b""
     while len(found) < count:
-        # Bytes that would make some letters more likely than others are dropped.
+        # Bytes that would make some characters more likely than others are dropped.
         found += os.urandom(count + 4).translate(_TO_LETTERS, _LEFT_OUT)
     return found[:count].decode("ascii")

@@ -1,8 +1,8 @@
-"""The values that all packages share: hits, outcomes, lists and their problems.
+"""The values that all packages use: hits, outcomes, lists and their problems.
 
-All values are frozen. If a run has many values of a type, the garbage collector ignores the type
-(`gc=False`), since its values are never part of a reference cycle. This module does no I/O and
-knows no format.
+All values are frozen. If a run has many values of a type, the type has `gc=False`, because its
+values are never part of a reference cycle and the garbage collector can ignore them. This module
+does no I/O and does not know formats of output.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import msgspec
 
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 
-#: Names of lists, providers, roles and parts of target names. Target names go into URLs unescaped,
-#: so they have no characters with a meaning in a URL or a file system.
+#: The names of lists, providers, roles and parts of target names. Target names are used in URLs
+#: without escaping, so names contain no characters with a meaning in a URL or a file system.
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MAX_ENTRY_ID_BYTES = 64
 _HEX = frozenset("0123456789abcdefABCDEF")
 _OF_IDS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:-")
-#: The most lists that a provider may have (`docs/format.md`): every scan reports each list.
+#: The largest number of lists that a provider may have (`docs/format.md`), because every scan
+#: reports each list.
 MAX_LISTS = 256
 
 
@@ -33,19 +34,19 @@ def is_name(text: str) -> bool:
 
 
 def is_entry_id(text: str) -> bool:
-    """Return whether `text` may be an entry id; a text that looks like a digest may not."""
+    """Return whether `text` may be an entry id, which must not look like a digest."""
     if not 1 <= len(text) <= MAX_ENTRY_ID_BYTES or not _OF_IDS.issuperset(text):
         return False
     return len(text) not in (32, 40, 64) or not _HEX.issuperset(text)
 
 
 class Hit(msgspec.Struct, frozen=True, gc=False):
-    """An entry that an input agrees with in at least one digest.
+    """An entry that has at least one digest in common with an input.
 
-    `algorithms` are the algorithms whose digests agree. `complete` is True when every digest that
-    both the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
-    `withdrawn_*` are None until a later generation withdraws the entry; they are always None in the
-    hits that a run finds.
+    `algorithms`: the algorithms whose digests agree. `complete`: True if all digests that both the
+    entry and the input have agree, which is a match; False if other digests of the entry disagree.
+    `withdrawn_generation`, `withdrawn_at`: when the entry was withdrawn; None if it was not
+    withdrawn, and in the hits that a run finds.
     """
 
     list_name: str
@@ -59,22 +60,22 @@ class Hit(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stands(self) -> bool:
-        """Whether the entry is still on the list, that is, was not withdrawn."""
+        """Whether the entry is still on the list."""
         return self.withdrawn_generation is None
 
 
-#: The fields of a hit that are written everywhere: the entry, and the algorithms that agree.
+#: The fields of a hit that each output has: the entry, and the algorithms that agree.
 ENTRY_FIELDS = ("list", "entry", "category", "generation", "algorithms")
-#: The fields of a hit in the audit log, which has complete and partial hits.
+#: The fields of a hit in the audit log, which contains complete and partial hits.
 LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
 
 
 def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
-    """Return the fields `names` of `hit`, in this order, as JSON values; never a digest.
+    """Return the fields `names` of `hit`, in this order, as JSON values; no field is a digest.
 
-    Only this function renders a hit. The fields depend on the use: `ENTRY_FIELDS` if all hits are
-    complete, `LOGGED_FIELDS` if some hits are partial, and additionally `withdrawn_generation` if
-    the hit comes from the record of matches.
+    Only this function converts a hit to JSON. `names` is `ENTRY_FIELDS` if all hits are complete,
+    and `LOGGED_FIELDS` if some are partial; `withdrawn_generation` is added if the hit comes from
+    the record of matches.
     """
     fields = {
         "list": hit.list_name,
@@ -84,17 +85,17 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
         "algorithms": [a.label for a in hit.algorithms],
         "complete": hit.complete,
     }
-    if names is LOGGED_FIELDS:  # the usual case, made fast: a scan may log very many hits
+    if names is LOGGED_FIELDS:  # a scan may log very many hits, so this usual case is fast
         return fields
     fields["withdrawn_generation"] = hit.withdrawn_generation
     return {name: fields[name] for name in names}
 
 
 class MatchRef(msgspec.Struct, frozen=True, gc=False):
-    """The recorded match of an outcome: its id, and its history so far.
+    """The recorded match of an outcome: its id, its state and its times.
 
-    `in_place` is False after the file was isolated. `held` is True while no action on the match is
-    allowed: the match waits for a person.
+    `in_place`: False after the file was isolated. `held`: True while the match waits for a person
+    and no action on it is allowed.
     """
 
     id: str
@@ -106,9 +107,9 @@ class MatchRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class HeldEntry(msgspec.Struct, frozen=True):
-    """An entry with held matches: the number of its recorded files, and how many had which action.
+    """An entry with held matches: the number of its recorded files, and the numbers by action.
 
-    A file that was isolated counts as isolated, whether it was reported or not.
+    A file that was isolated and reported counts as isolated only.
     """
 
     list: str
@@ -136,8 +137,8 @@ class HeldEntry(msgspec.Struct, frozen=True):
 class Acted(msgspec.Struct, frozen=True):
     """The result of an action on one match.
 
-    `done` is None in a dry run, where only the policy is evaluated. `detail` says for people which
-    act was done, or why it was not done.
+    `done`: whether the action was done; None in a dry run, where only the policy is evaluated.
+    `detail`: for people, what was done, or why it was not done.
     """
 
     action: Action
@@ -146,7 +147,7 @@ class Acted(msgspec.Struct, frozen=True):
 
 
 class Mail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A mail by its header, which anybody can forge: id, sender, first recipients."""
+    """A mail, described by its header, which anybody can forge: id, sender, first recipients."""
 
     message_id: str | None = None
     sender: str | None = None
@@ -154,10 +155,10 @@ class Mail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Outer(msgspec.Struct, frozen=True):
-    """The file that holds a matching member, with the facts that actions need.
+    """The file that contains a matching member, with the facts that actions need.
 
-    `size` is the length of the file in bytes, `tags` are the tags of the file itself, and `members`
-    is the number of its members, at all depths. `mail` describes the file, if it is a mail.
+    `size`: the length of the file in bytes. `tags`: the tags of the file itself. `members`: the
+    number of its members at all depths. `mail`: the description of the file if it is a mail.
     """
 
     size: int
@@ -167,10 +168,11 @@ class Outer(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The file that was read, and the directory that it was in: `st_dev` and `st_ino` of both.
+    """The device and inode numbers of the file that was read, and of its directory.
 
-    The directory is None if the scan follows links: a link may lead to any directory. Devices are
-    None if another machine has read the file: each machine has its own numbers of devices.
+    The numbers of the directory are None if the scan follows links, because a link may lead to any
+    directory. The device numbers are None if another machine has read the file, because device
+    numbers differ between machines.
     """
 
     directory_device: int | None
@@ -183,7 +185,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return _is_one(status, self.directory_device, self.directory_inode)
 
     def is_file(self, status: os.stat_result) -> bool:
-        """Return whether `status` belongs to the file."""
+        """Return whether `status` is the status of the file."""
         return _is_one(status, self.device, self.inode)
 
 
@@ -194,24 +196,25 @@ def _is_one(status: os.stat_result, device: int | None, inode: int | None) -> bo
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The outcome of an input; `Recorded` and `Handled` add its record and the actions on it.
 
-    `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
-    bytes, None if it is not known. `digests` are the computed digests, which are shown only on
-    request; `tags` are the tags of a match, 16 bytes each, and are never shown. `origin` says where
-    an input without a path came from. It is for logs, which never contain a digest. With
-    `is_stream`, `path` is the name of a stream, which has no file.
+    `path` is decoded with surrogateescape, so `os.fsencode` returns the original bytes. `size`: the
+    size in bytes, or None if it is not known. `digests`: the computed digests, which are shown only
+    on request. `tags`: the tags of a match, 16 bytes each, which are never shown. `origin`: the
+    source of an input without a path. `origin` is written to logs, which never contain a digest.
+    `is_stream`: `path` is the name of a stream, which has no file.
 
-    For a member of a container, `path` is the path of the file. `members` are the names of the
-    members that lead to it, from the outermost inwards, decoded in the same way. An empty name
-    means all other members. `size`, `digests` and `tags` are the member's; a match has its file in
-    `outer`. `obstacle` says in one word why a member was not read.
+    If the input is a member of a container, `path` is the path of the file that contains it.
+    `members`: the names of the members on the way to the input, from the outermost inwards, decoded
+    like `path`. An empty name stands for all remaining members of a container. `size`, `digests`
+    and `tags` then describe the member; a match has its file in `outer`. `obstacle`: a word that
+    says why a member was not read.
 
-    With `is_object`, `path` is the URI of an object in a bucket, with its version if known.
-    `evidence` says in one word which evidence an outcome rests on, if the input was not read.
-    `seen` is the file that matched, or that contains the matching member; only matches and
-    conflicts of files have it.
+    `is_object`: `path` is the URI of an object in a bucket, with its version if known. `evidence`:
+    a word for the evidence on which the outcome rests, if the input was not read. `seen`: the file
+    that matched, or the file that contains the matching member; only matches and conflicts of files
+    have `seen`.
 
-    `door` names the client that asked a daemon about a file. `exceptions` are the ids of the
-    rulings by which an input is excepted.
+    `door`: the client that asked a daemon about the file. `exceptions`: the ids of the rulings by
+    which the input is excepted.
     """
 
     kind: Kind
@@ -234,12 +237,12 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def mail(self) -> Mail | None:
-        """The mail that contains the match, as far as it is known."""
+        """The mail that contains the match, if it is known."""
         return None if self.outer is None else self.outer.mail
 
     @property
     def place(self) -> str:
-        """The path with the names of members, as it is shown: `outer.zip!/inner/a.jpg`.
+        """The path with the names of members, as people see it: `outer.zip!/inner/a.jpg`.
 
         Each `!` in the name of a member is doubled, so an odd number of `!` before a slash ends a
         name.
@@ -248,9 +251,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An outcome after it was recorded and logged, if necessary.
+    """An outcome after it was recorded and logged, where necessary.
 
-    `record` is None if the outcome is no match, has no file, or could not be recorded.
+    `record`: the recorded match; None if the outcome is no match, has no file, or could not be
+    recorded.
     """
 
     outcome: Outcome
@@ -258,9 +262,9 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Handled(msgspec.Struct, frozen=True, gc=False):
-    """An outcome after all actions on it; now the output may show the outcome.
+    """An outcome after all actions on it, which can now be shown.
 
-    `record` is as in `Recorded`, after the actions; `acted` has the results of the actions.
+    `record`: the recorded match after the actions. `acted`: the results of the actions.
     """
 
     outcome: Outcome
@@ -269,12 +273,11 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 
 
 class MissingList(msgspec.Struct, frozen=True):
-    """A list that should be on this machine but cannot be used, so no input was compared with it.
+    """A list that should be on this machine but cannot be used. No input was compared with it.
 
-    The configuration or the provider's last verified metadata names the list. `name` is None if no
-    list of `provider` was ever fetched, so that its lists are not known; `provider` is None if
-    damage hides the list's provider. `problem` names the problem in a few words, for example "never
-    fetched".
+    The configuration or the provider's last verified metadata names the list. `name`: None if no
+    list of `provider` was ever fetched, so that its lists are not known. `provider`: None if damage
+    hides the list's provider. `problem`: the problem in a few words, for example "never fetched".
     """
 
     name: str | None
@@ -283,11 +286,11 @@ class MissingList(msgspec.Struct, frozen=True):
 
 
 class Invocation(msgspec.Struct, frozen=True):
-    """The caller of a command, with its working directory and paths.
+    """The caller of a command: host, user, working directory and paths.
 
-    `user` is spelled as in the audit log. `directory` is the working directory, None if it was
-    removed. `paths` are the given paths, or the first of many; `omitted` is the number of paths
-    left out.
+    `user`: the user, spelled as in the audit log. `directory`: the working directory, or None if it
+    was removed. `paths`: the paths in the arguments, or the first of many. `omitted`: the number of
+    paths that were left out.
     """
 
     host: str
@@ -300,8 +303,9 @@ class Invocation(msgspec.Struct, frozen=True):
 class Gap(msgspec.Struct, frozen=True):
     """Entries of one list that digests of some algorithms cannot rule out.
 
-    `rows` inputs came with digests of `algorithms` only. Of the list's `live` entries, `entries`
-    have no digest of these algorithms, so an input with only these digests may be listed.
+    `rows`: the number of inputs that had digests of `algorithms` only. `entries`: the number of the
+    list's `live` entries that have no digest of these algorithms; an input with only these digests
+    may be one of them.
     """
 
     list_name: str

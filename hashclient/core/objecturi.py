@@ -1,8 +1,9 @@
 """The name of an object in a bucket, as a URI: `s3://bucket/key`, perhaps with `?versionId=…`.
 
-A key may hold any character, and a URI must mean one key only. So in a key, `%`, `?`, `#`, control
-characters and bytes that are no UTF-8 are written as `%XX`; all other characters stay. Writing and
-reading are exact opposites. This module does not connect to a store.
+A key may contain any character, but a URI must name exactly one key. So `%`, `?`, `#`, control
+characters and bytes that are not UTF-8 are written as `%XX` in a key; all other characters are not
+changed. Reading a URI returns exactly the key for which it was written. This module does not
+connect to a store of objects.
 """
 
 from __future__ import annotations
@@ -18,20 +19,25 @@ from hashclient.core.errors import UsageError
 
 Scheme = Literal["s3", "gs", "az"]
 
-# Patterns are texts, since few runs name an object; `re` compiles a text when it is first used.
+# The patterns are texts, because few runs name an object, and `re` compiles a text only when it is
+# first used.
 _URI = r"(?s)(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?"
 _PREFIXES = ("s3://", "gs://", "az://")
 #: A pattern that accepts every name of a bucket or container in the three stores.
 _BUCKET = r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}"
 _ESCAPE = rb"%([0-9A-Fa-f]{2})?"
-#: Characters that are escaped: they would mean something else, or cannot be shown.
+#: The characters that are escaped, because they would have another meaning in a URI or cannot be
+#: displayed.
 _ESCAPED = r"[\x00-\x1f\x7f%?#\udc80-\udcff]"
 
 
 class ObjectUri(msgspec.Struct, frozen=True, gc=False):
-    """An object, a version of an object, or a prefix: all keys that begin with `key`.
+    """An object, a version of an object, or a prefix.
 
-    `key` is decoded with surrogateescape. `version` None means the latest version.
+    A prefix stands for all keys that begin with `key`.
+
+    `key` is decoded with surrogateescape. `version`: the version of the object; None means the
+    latest version.
     """
 
     scheme: Scheme
@@ -41,51 +47,54 @@ class ObjectUri(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def text(self) -> str:
-        """The URI."""
+        """The URI as a text."""
         return f"{self.scheme}://{self.bucket}/{key_text(self.key)}" + version_text(self.version)
 
     @property
     def bucket_text(self) -> str:
-        """The URI of the bucket alone, without a slash at its end."""
+        """The URI of the bucket, without a slash at its end."""
         return f"{self.scheme}://{self.bucket}"
 
 
 def key_text(key: str) -> str:
-    """Return a key in the form of a URI."""
+    """Return a key as it is written in a URI."""
     return re.sub(_ESCAPED, lambda m: "".join(f"%{b:02X}" for b in os.fsencode(m[0])), key)
 
 
 def version_text(version: str | None) -> str:
-    """Return the text for a version at the end of a URI."""
+    """Return the end of a URI that names a version."""
     return "" if version is None else f"?versionId={key_text(version)}"
 
 
 def is_object_uri(text: str) -> bool:
-    """Return whether an argument names objects; a file with a similar name is given as `./s3:…`."""
+    """Return whether an argument is a URI of objects.
+
+    A file with a similar name has to be given as `./s3:…`.
+    """
     return text.startswith(_PREFIXES)
 
 
 def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri, ...]]:
-    """Return the paths of files among arguments, and the URIs of objects.
+    """Separate arguments into paths of files and URIs of objects.
 
     Raises:
-        UsageError: a URI is wrong.
+        UsageError: a URI is malformed.
     """
     files = tuple(path for path in paths if not is_object_uri(path))
     return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
 
 
 def _shown(text: str) -> str:
-    """Return a given URI for a message, without parts that may be secret."""
+    """Return a given URI for a message, without the parts that may be secret."""
     bare, mark, _ = re.sub(r"//[^/@]*@", "//…@", text).partition("?")
     return key_text(bare) + ("?…" if mark else "")
 
 
 def parse_uri(text: str) -> ObjectUri:
-    """Return the objects that a URI names.
+    """Return the object or prefix that a URI names.
 
     Raises:
-        UsageError: the text is not the URI of objects.
+        UsageError: the text is not a URI of objects.
     """
     found = re.fullmatch(_URI, text)
     if found is None:
@@ -109,7 +118,7 @@ def parse_uri(text: str) -> ObjectUri:
 
 
 def parse_prefix(text: str) -> ObjectUri:
-    """Return the bucket, or the prefix in it, that a URI names as a place for new objects.
+    """Return the bucket or prefix that a URI names as the place for new objects.
 
     Raises:
         UsageError: the text is not the URI of a bucket or prefix, or it names a version.

@@ -1,7 +1,7 @@
-"""Staleness: until when a list counts.
+"""Staleness: how long a list may be used after it was fetched.
 
-A list counts until it expires, and longer if the configuration grants a grace period. If a list is
-stale, no input is known to be clean.
+A list may be used until it expires, and longer if the configuration grants a grace period. If a
+list is stale, no input counts as clean.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-#: How far the clock may be behind the last check before we say that it was set back.
+#: The clock may be this much behind the last check before this program says that the clock was set
+#: back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 class ListState(msgspec.Struct, frozen=True):
-    """A list that a scan or `status` used.
+    """A list that a scan or `status` used, and whether it is fresh.
 
-    `fresh` is False past its expiry; `in_grace` is True while the list still counts by the
-    configuration. `is_early`: the clock shows a time before the last check, so it is not known
-    whether the list has expired.
+    `fresh`: False after the expiry. `in_grace`: True after the expiry while the grace period of the
+    configuration lasts. `is_early`: True if the clock shows a time before the last check, so that
+    it is not known whether the list has expired.
     """
 
     name: str
@@ -31,7 +32,10 @@ class ListState(msgspec.Struct, frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether the list is past its expiry and grace, so that a verdict needs attention."""
+        """Whether the list has expired and its grace period is over.
+
+        A verdict then needs attention.
+        """
         return not self.fresh and not self.in_grace
 
 
@@ -44,10 +48,10 @@ def state_of(
     now: datetime,
     grace: timedelta,
 ) -> ListState:
-    """Return whether a list is fresh at `now`, or still counts for `grace` after its expiry.
+    """Return whether a list is fresh at `now`, or within `grace` after its expiry.
 
-    If the clock shows a time before `checked_at`, the last check, expiry is unknown: then no list
-    is fresh or in its grace.
+    If the clock shows a time before the last check (`checked_at`), it is not known whether the list
+    has expired, so it is neither fresh nor in its grace period.
     """
     clock_is_right = checked_at - CLOCK_TOLERANCE <= now
     fresh = clock_is_right and now < expires

@@ -1,10 +1,10 @@
-"""The counts of a run, and the only code that turns them into an exit code.
+"""The counts of a run, and the only code that derives an exit code from them.
 
-An unknown input must never end as `OK`. So this module contains this rule alone, separate from
-pipelines and formats, and short enough to check by reading.
+A run with an input that was not checked must never end with `OK`. So this module contains only this
+rule, apart from the code that checks and writes, and is short enough to verify by reading.
 
-The counts of a check are one struct for tasks, runs and the daemon. A new count is a new field:
-executors transport it, and the engine and clusters add it, without any other change.
+The counts of a check are one struct, which tasks, runs and the daemon use. A new count only needs a
+new field: executors transport it, and the engine and clusters add it up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hashclient.core.staleness import ListState
 
 
 def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add the numbers in `more` to `total`, kind by kind."""
+    """Add the numbers in `more` to `total`, for each kind."""
     for kind, number in more.items():
         total[kind] = total.get(kind, 0) + number
 
@@ -28,16 +28,18 @@ def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
 class Counts(msgspec.Struct, array_like=True):
     """Counts of inputs by kind of answer, and of the files and bytes that were read.
 
-    `bytes_read` counts a second reading, too. Whether a matching file needs a second reading
-    depends on the files before it, so two runs over the same files can differ.
+    `bytes_read`: the number of bytes read, including bytes that were read twice. Whether a matching
+    file is read twice depends on the files before it, so the number can differ between two runs
+    over the same files.
 
-    Some answers need no reading. `ruled_out_by_size` inputs have a size that no entry has.
-    `ruled_out_by_claim` inputs have this size only by the claim of a container, which may be wrong.
-    `known_unchanged` inputs were read by an earlier scan and are unchanged since. Some of the
-    unchanged inputs, `believed_unchanged`, are not proven to be unchanged; the others are proven.
-    `objects` of the inputs are in buckets; for `by_store_digest` of these objects, a digest from
-    their store decides. `members` of the inputs are in containers; `members_read` of these members
-    were read. `not_opened` counts containers of kinds that are not opened, by kind.
+    The following fields count inputs whose answer does not rest on reading them.
+    `ruled_out_by_size`: inputs with a size that no entry has. `ruled_out_by_claim`: inputs with
+    such a size by the claim of a container, which may be wrong. `known_unchanged`: inputs that an
+    earlier scan has read, and that are unchanged since. `believed_unchanged`: those of the
+    unchanged inputs for which this is not proven. `objects`: inputs in buckets. `by_store_digest`:
+    those of the objects for which a digest from their store decides. `members`: inputs in
+    containers. `members_read`: those of the members that were read. `not_opened`: the number of
+    containers of each kind that is not opened.
     """
 
     files_read: int = 0
@@ -53,20 +55,20 @@ class Counts(msgspec.Struct, array_like=True):
     objects: int = 0
 
     def add_counts(self, more: Counts) -> None:
-        """Add the counts of a part."""
+        """Add the counts of a part of the run."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(more, name))
         add_by_kind(self.not_opened, more.not_opened)
 
     def only_counts(self) -> Counts:
-        """Return only the counts of a result or a summary."""
+        """Return the counts of a result or a summary without its other fields."""
         return Counts(*[getattr(self, name) for name in Counts.__struct_fields__])
 
 
 _NUMBERS = tuple(name for name in Counts.__struct_fields__ if name != "not_opened")
 
 
-#: At most this many reasons are counted separately; usually a run has about twelve.
+#: The largest number of reasons that are counted separately; a run usually has about twelve.
 MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
 
@@ -74,40 +76,43 @@ OTHER_REASONS = "other reasons"
 class Summary(Counts, kw_only=True):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
-    `opens_containers` is False if containers are not opened, and None if that is not known.
+    `opens_containers`: False if containers are not opened, and None if this is not known.
     """
 
     lists: tuple[ListState, ...]
     counts: dict[Kind, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Kind, 0))
-    #: Whether stores of objects were asked.
+    #: Whether digests of objects were requested from their stores.
     asks_stores: bool = False
     opens_containers: bool | None = None
-    #: Matches of earlier scans whose files this scan found to be gone.
+    #: The number of matches of earlier scans whose files are gone.
     gone: int = 0
-    #: Held matches: they wait for a person, although a policy has actions for them.
+    #: The number of held matches, which wait for a person although a policy has actions for them.
     held: int = 0
-    #: Entries with held matches of all runs, the entry with the most matches first; some dozens.
+    #: The entries with held matches of all runs, at most some dozens; the entry with the most
+    #: matches is first.
     held_entries: tuple[HeldEntry, ...] = ()
-    #: How many inputs were skipped, by reason; the sum is the count of skipped inputs.
+    #: The number of skipped inputs, by reason.
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
-    #: How many matches were excepted, by ruling and its reason.
+    #: The number of excepted matches, by ruling and its reason.
     excepted: dict[str, int] = msgspec.field(default_factory=dict)
-    #: How many inputs were unread, by reason.
+    #: The number of unread inputs, by reason.
     unread: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be on this machine but cannot be used.
     missing: tuple[MissingList, ...] = ()
-    #: Gaps: inputs of a lookup that lack the digests that some entries have. Inputs in a gap are
-    #: unread or, with `gaps_accepted`, clean as far as is known.
+    #: The gaps in lists: entries that cannot be ruled out, because inputs of a lookup lack some
+    #: digests. An input in a gap is unread; with `gaps_accepted`, it counts as clean.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
-    #: Whether a run without inputs may end with `OK` instead of `INCOMPLETE`, by an option.
+    #: Whether a run without inputs may end with `OK` instead of `INCOMPLETE`, because an option
+    #: allows it.
     allow_empty: bool = False
     elapsed_s: float = 0.0
-    #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it ended regularly.
+    #: `INTERRUPTED` or `TERMINATED` if the run was stopped before its end, otherwise None.
     stopped: ExitCode | None = None
-    #: Whether a step that is not about an input failed, for example writing the audit log.
+    #: The exit code of a failed step that has nothing to do with an input, such as writing the
+    #: audit log.
     failed: ExitCode | None = None
-    #: The message of this error, if any.
+    #: The message of the error in `failed`, if any.
     failure: str | None = None
 
     @property
@@ -117,7 +122,10 @@ class Summary(Counts, kw_only=True):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The verdict: a match outranks everything, and an unknown input never gives `OK`."""
+        """The verdict.
+
+        A match outranks everything else, and a run with an unread input never ends with `OK`.
+        """
         stale = any(state.stale for state in self.lists)
         undecided = self.counts[Kind.UNREAD] + self.counts[Kind.CONFLICT]
         decided = sum(self.counts[kind] for kind in (Kind.CLEAN, Kind.MATCH, Kind.EXCEPTED))
@@ -133,7 +141,7 @@ class Summary(Counts, kw_only=True):
             return ExitCode.STATE
         if stale:
             return ExitCode.STALE
-        # Accepted inputs exist, but were not checked.
+        # An input whose kind is `ACCEPTED` was not checked, so the run is not empty.
         may_be_empty = self.allow_empty and not self.counts[Kind.ACCEPTED]
         if undecided or not (decided or may_be_empty):
             return ExitCode.INCOMPLETE
@@ -150,7 +158,10 @@ class Summary(Counts, kw_only=True):
             _count(self.excepted, outcome.reason)
 
     def fail(self, error: HashclientError) -> None:
-        """Note a failure that is not about an input; of several failures, the first counts."""
+        """Record a failure that has nothing to do with an input.
+
+        Only the first of several is recorded.
+        """
         if self.failed is None:
             self.failed, self.failure = error.exit_code, error.message
 

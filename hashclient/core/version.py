@@ -1,3 +1,6 @@
-"""The version of this program, in a module of its own, since the build reads it as text."""
+"""The version of this program.
+
+This module has no other content because the build reads it as text.
+"""
 
 __version__ = "0.1.0"
