@@ -1,1 +1,1 @@
-"""The audit log: append, read, verify, checkpoints."""
+"""The audit log: appending, reading and verifying records, and checkpoints."""

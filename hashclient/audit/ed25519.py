@@ -1,17 +1,17 @@
-"""Verifies Ed25519 signatures by the cryptography package.
+"""Verifies Ed25519 signatures with the package `cryptography`.
 
-The one-file tool for recipients replaces this module by a module that runs `openssl`.
+In the one-file tool for recipients, a module that runs `openssl` replaces this module.
 """
 
 from __future__ import annotations
 
 
 class BadSignatureError(Exception):
-    """The signature was not made by the key, or not for this message."""
+    """The signature was not made by the key, or not for the message."""
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
-    """Verify a signature of 64 bytes by a key of 32.
+    """Verify a signature of 64 bytes with a public key of 32 bytes.
 
     Raises:
         BadSignatureError: the signature is wrong.

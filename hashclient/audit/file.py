@@ -1,7 +1,7 @@
-"""The files of an audit log: locking, reading forwards and backwards, the keys.
+"""The files of an audit log: locking them, reading them forwards and backwards, and their keys.
 
-Shared by the writer and the readers of `audit`. Lines are bounded, and so is memory, whatever the
-file contains. Errors of the system become AuditError.
+The writer and the readers of `audit` use this module. The length of a line is bounded, so memory is
+bounded whatever the file contains. Errors of the system become `AuditError`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: An append holds the lock for milliseconds; after so many seconds, a process is stuck.
+#: The seconds to wait for the lock of the log: an append needs the lock for milliseconds, so a
+#: process that keeps it longer is stuck.
 LOCK_WAIT_S = 5.0
 
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
 
 _CHUNK_BYTES = 1 << 16
-#: The form of a private key that this program makes: lines of PEM, and in PKCS #8 the bytes before
-#: the 32 bytes of the key (RFC 8410, section 7).
+#: The form in which this program writes a private key: the first and last lines of PEM, and the
+#: bytes of PKCS #8 before the 32 bytes of the key (RFC 8410, section 7).
 _BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n"
 _PKCS8, _KEY_BYTES = bytes.fromhex("302e020100300506032b657004220420"), 32
 
@@ -50,9 +51,10 @@ class Closed(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """An open log at a moment without a writer: `end` is the end of its last whole line.
+    """An open log while no writer is at work; `end` is the end of its last whole line.
 
-    `closed` are its present earlier files, in order; `name` is this file's name in messages.
+    `closed`: the earlier files of the log that are present, in order. `name`: the name of this file
+    in messages.
     """
 
     stream: IO[bytes]
@@ -62,12 +64,12 @@ class Log(msgspec.Struct, frozen=True):
     name: str = ""
 
     def where(self, line: int) -> str:
-        """Return the place of a line in messages."""
+        """Return a text for messages that names a line of the log."""
         return f"{self.name} line {line}".lstrip()
 
 
 class Tail(msgspec.Struct, frozen=True):
-    """The end of a log: its last whole record, its last signed record, and how many follow that."""
+    """The end of a log: its last record, its last signed record, and how many records follow it."""
 
     last: Record | None
     signed: Record | None
@@ -77,7 +79,7 @@ class Tail(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
-    """Open the log to read its present records; writers may go on meanwhile.
+    """Open the log to read its present records; writers may append more meanwhile.
 
     Raises:
         AuditError: the log cannot be read; or the log is missing, but `required` or a public key
@@ -107,7 +109,7 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
 
 
 def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple[Closed, ...]]:
-    """Open and lock the current file; return it, and the closed files before it.
+    """Open and lock the current file of the log; return it, and the closed files before it.
 
     Raises:
         OSError: the file cannot be opened.
@@ -119,7 +121,7 @@ def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], t
         lock(stream.fileno(), LOCK_WAIT_S, shared=True)
         if is_current(stream.fileno(), path):
             return stream, closed_files(path.parent, stream.fileno())
-        stream.close()  # another process has closed the file meanwhile, and begun the next
+        stream.close()  # another process has closed this file meanwhile, and begun the next file
 
 
 def is_current(fd: int, path: Path) -> bool:
@@ -132,9 +134,11 @@ def is_current(fd: int, path: Path) -> bool:
 
 
 def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
-    """Return the closed files in `directory`, in order; `current` is the open file.
+    """Return the closed files in `directory`, in order.
 
-    A file that also has the name of the open file is not closed yet.
+    `current` is the descriptor of the open file.
+
+    A file of this name that is also the open file is not closed yet.
 
     Raises:
         OSError: the directory cannot be read.
@@ -144,7 +148,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
         match = CLOSED_LOG_PATTERN.fullmatch(name)
         if match is None or name != CLOSED_LOG_NAME.format(int(match[1])):
             continue
-        with contextlib.suppress(FileNotFoundError):  # the file was archived just now
+        with contextlib.suppress(FileNotFoundError):  # the file was moved to an archive just now
             if current is None or not is_current(current, directory / name):
                 found.append(Closed(int(match[1]), directory / name))
     return tuple(sorted(found, key=lambda part: part.number))
@@ -152,7 +156,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
 
 @contextlib.contextmanager
 def open_closed(part: Closed) -> Iterator[Log]:
-    """Open a closed file.
+    """Open a closed file of the log.
 
     Raises:
         AuditError: the file cannot be read, or does not end with a whole line.
@@ -185,7 +189,7 @@ def lines(log: Log) -> Iterator[tuple[int, bytes]]:
     """Yield the whole lines of a log without newlines, with their numbers from 1.
 
     Raises:
-        AuditError: a line is too long, or was cut meanwhile.
+        AuditError: a line is too long, or the file became shorter meanwhile.
     """
     number, left = 0, log.end
     while left:
@@ -193,8 +197,8 @@ def lines(log: Log) -> Iterator[tuple[int, bytes]]:
         line = log.stream.readline(min(left, MAX_LINE_BYTES))
         left -= len(line)
         if not line.endswith(b"\n"):
-            # The whole lines end before `left` bytes: a line is too long, or the file becomes
-            # shorter while it is read.
+            # `left` bytes should remain, but the line does not end: it is too long, or the file
+            # became shorter while it was read.
             broken(log.where(number), f"longer than {MAX_LINE_BYTES} bytes, or cut meanwhile")
         yield number, line[:-1]
 
@@ -216,7 +220,7 @@ def records_backward(fd: int, end: int) -> Iterator[Record]:
         AuditError: a line is broken.
     """
     lines = _split_backward(fd, end)
-    next(lines)  # the empty piece after the last newline
+    next(lines)  # skip the empty piece after the last newline
     for number, line in enumerate(lines, 1):
         yield parse_record(line, f"line {number} from its end")
 
@@ -238,12 +242,14 @@ def _split_backward(fd: int, size: int) -> Iterator[bytes]:
 
 
 def _torn_bytes(fd: int, size: int) -> int:
-    """Return how many bytes follow the last newline: the rest of a killed writer."""
+    """Return the number of bytes after the last newline, which a killed writer has left."""
     return len(next(_split_backward(fd, size)))
 
 
 def read_tail(fd: int, size: int) -> Tail:
-    """Read the log backwards to its last signed record: one line, unless a writer was killed.
+    """Read the log backwards to its last signed record.
+
+    This is the last line, unless a writer was killed.
 
     Raises:
         AuditError: a line is broken, or does not follow the line before.
@@ -263,7 +269,9 @@ def read_tail(fd: int, size: int) -> Tail:
 
 
 def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
-    """Lock the log, waiting up to `wait_s` for others; closing `fd` frees it.
+    """Lock the log, and wait up to `wait_s` seconds for other processes.
+
+    Closing `fd` releases the lock.
 
     Raises:
         AuditError: another process has locked the log for too long.
@@ -277,7 +285,7 @@ def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
-    """Load the private key; other users must not be able to read it.
+    """Load the private key of the log, which other users must not be able to read.
 
     Raises:
         AuditError, ConfigError: the file is no Ed25519 key, or other users can read it.
@@ -299,9 +307,9 @@ def load_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _own_form(pem: bytes) -> bytes | None:
-    """Return the bytes of a private key in the form of this program; None for other forms.
+    """Return the bytes of a private key in the form that this program writes; None for other forms.
 
-    Importing the library that reads all forms takes longer than appending a record.
+    Importing the library that reads all forms would take longer than appending a record.
     """
     text = pem.removeprefix(_BEGIN).removesuffix(_END)
     if len(text) != len(pem) - len(_BEGIN) - len(_END):
@@ -315,7 +323,7 @@ def _own_form(pem: bytes) -> bytes | None:
 
 
 def load_public_key(directory: Path) -> bytes | None:
-    """Return the 32 bytes of the public key beside the log in `directory`, None without a key.
+    """Return the 32 bytes of the public key in `directory`, or None if it has no key.
 
     Raises:
         AuditError: the file is not a public key.

@@ -1,16 +1,18 @@
-"""The audit log: a hash-chained, signed, append-only record of the acts of this installation.
+"""The audit log: a hash-chained, signed, append-only record of what this installation has done.
 
-The log has one JSON object a line in `log.jsonl` and in the files closed before, next to the
-Ed25519 key that signs the records (`key.pem`, private; `key.pub`). Every record's hash covers the
-record before it, and the last record of every append is signed: so `verify` finds an edit, a
+`log.jsonl` and the closed files contain one JSON object on each line; the Ed25519 key that signs
+the records is in the same directory (`key.pem`, private; `key.pub`). The hash of each record covers
+the record before it, and the last record of each append is signed, so `verify` finds an edit, a
 removal or an insertion anywhere. `record` encodes records, `file` opens files, `rotation` closes a
-file, `reading` reads the log; this module writes the log. The owner of the key can write a new log:
-only a checkpoint kept elsewhere shows that, or a tail that was cut off. The callers choose the
-content, and must not record a digest of a list or a credential.
+file, and `reading` reads the log; this module writes the log. The owner of the key could write a
+new log, or cut off the end of the log: only a checkpoint that is kept in another place shows this.
+The callers choose the content of records, which must not include a digest of a list or a
+credential.
 
-A signature takes 30 microseconds, more than all other work to record a match, and OpenSSL lets
-other threads run meanwhile. So for a large batch, as many threads sign as the machine has
-processors. The threads have ended when this returns: a process with threads should not fork.
+A signature takes 30 microseconds, which is more than all other work of recording a match, and
+OpenSSL lets other threads run meanwhile. So a large batch is signed by several threads, up to the
+number of processors. These threads end before the append returns, because a process with threads
+should not fork.
 """
 
 from __future__ import annotations
@@ -65,13 +67,14 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
-#: To start a thread takes as long as some signatures.
+#: Batches with fewer records are signed by one thread, because starting a thread takes as long as
+#: some signatures.
 _MANY = 64
 _MOST_THREADS = 8
 
 
 def sign_all(hashes: Sequence[str], key: Ed25519PrivateKey) -> list[str]:
-    """Return the signatures of the records with these hashes, in the same order."""
+    """Return the signatures of the records with these hashes, in the order of the hashes."""
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     if len(hashes) < _MANY or threads < 2:
         return [sign_hash(record_hash, key) for record_hash in hashes]
@@ -85,7 +88,7 @@ def sign_all(hashes: Sequence[str], key: Ed25519PrivateKey) -> list[str]:
         for first in range(1, threads):
             tasks[first] = Task(lambda first=first: sign(first), "sign")  # type: ignore[misc]
     except StateError:
-        pass  # if no other thread can start, this thread signs
+        pass  # if no other thread can start, this thread signs all records
     signatures = [""] * len(hashes)
     for first in range(threads):
         signatures[first::threads] = tasks[first].result() if first in tasks else sign(first)
@@ -104,14 +107,14 @@ __all__ = [
     "verify",
 ]
 
-#: A record that closes a file has at most this length, with its newline.
+#: The largest length of a record that closes a file, including its newline.
 _CLOSING_BYTES = 1024
-#: Bytes of a line for an event that has no signature of its own.
+#: The length of a body from which a record gets its own signature.
 _LONG_BODY_CHARS = MAX_LINE_BYTES // 2
 
 
 class AuditLog:
-    """The writer. Any number of processes and threads may append to one log at once."""
+    """Appends records to the log. Several processes and threads may append to one log at once."""
 
     def __init__(
         self,
@@ -121,9 +124,11 @@ class AuditLog:
         lock_wait_s: float = LOCK_WAIT_S,
         max_bytes: int | None = None,
     ) -> None:
-        """The first append reads or makes the files; `clock` gives aware times.
+        """Prepare appending; the first append reads or creates the files.
 
-        A file of the log of `max_bytes` is closed before the next append.
+        `clock` returns times with a time zone.
+
+        If a file of the log has reached `max_bytes`, it is closed before the next append.
         """
         self._directory = directory
         self._clock = clock
@@ -137,19 +142,19 @@ class AuditLog:
         durable: bool = False,
         sign_each: bool = False,
     ) -> None:
-        """Record `events` as one signed batch; with `durable`, they survive a power failure.
+        """Record `events` as one signed batch; with `durable`, the batch survives a power failure.
 
-        With `sign_each` every record has a signature, so that it can be handed over without later
-        records.
+        With `sign_each` every record has a signature, so that a record can be given to others
+        without the records after it.
 
-        An event that is too large for a line becomes several records (`parts`).
+        An event that is too large for one line becomes several records (`parts`).
 
-        The first append makes the key and the genesis record. The rest of a killed append is
-        repaired before, and the repair is recorded.
+        The first append creates the key and the genesis record. If an earlier append was killed,
+        its rest is repaired first, and the repair is recorded.
 
         Raises:
-            AuditError: the log cannot be written or its end is broken; nothing was recorded.
-            ValueError, TypeError: an event has a name that is not allowed, or data that is no JSON.
+            AuditError: the log cannot be written, or its end is broken; no event was recorded.
+            ValueError, TypeError: the name of an event is not allowed, or its data is not JSON.
         """
         if not events:
             return
@@ -169,13 +174,13 @@ class AuditLog:
                 os.close(fd)
 
     def rotate(self) -> Rotated | None:
-        """Close the current file of the log, and begin the next; return the closed file.
+        """Close the current file of the log, and begin the next file; return the closed file.
 
-        None means that the current file has no record yet.
+        The result is None if the current file has no record of an event yet.
 
         Raises:
             AuditError: the file cannot be closed, or no log exists yet.
-            UsageError: the file system cannot do it.
+            UsageError: the file system has no hard links.
         """
         path = self._directory / LOG_NAME
         with audit_errors("cannot write the audit log", path):
@@ -201,7 +206,7 @@ class AuditLog:
                 os.close(fd)
 
     def _open_locked(self, path: Path) -> int:
-        """Open and lock the current file; make a missing file."""
+        """Open and lock the current file of the log; create it if it is missing."""
         while True:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
@@ -214,15 +219,16 @@ class AuditLog:
             except BaseException:
                 os.close(fd)
                 raise
-            os.close(fd)  # another process has closed the file meanwhile, and begun the next
+            os.close(fd)  # another process has closed this file meanwhile, and begun the next file
 
     def _is_full(self, fd: int) -> bool:
-        """Return whether the next record belongs in another file."""
+        """Return whether the next record must be written to a new file."""
         size = os.fstat(fd).st_size
         if self._max_bytes is not None and size >= self._max_bytes:
             tail = read_tail(fd, size)
             return tail.last is not None and tail.last.event != SEGMENT
-        # A kill may have come after it was closed. The last line says so near its beginning.
+        # A process may have been killed after it had closed the file and before it began the next.
+        # In this case the last line, which is short, contains the event `CLOSED`.
         end = os.pread(fd, _CLOSING_BYTES, max(0, size - _CLOSING_BYTES))
         if f'"event":"{CLOSED}"'.encode() not in end:
             return False
@@ -230,13 +236,16 @@ class AuditLog:
         return last is not None and last.event == CLOSED
 
     def _next(self, fd: int) -> int:
-        """Close the file open as `fd`, and return the next; return `fd` if that is not possible."""
+        """Close the file open as `fd`, and return the next file.
+
+        Return `fd` if closing is not possible.
+        """
         try:
             _, new = self._rotate(fd)
         except (NoLinksError, OSError, AuditError) as error:
             last = read_tail(fd, os.fstat(fd).st_size).last
             if last is None or last.event != CLOSED:
-                return fd  # the file was not closed, so the log continues in it
+                return fd  # the file was not closed, so the log continues in this file
             if not isinstance(error, NoLinksError):
                 raise
             where = printable(self._directory)
@@ -248,10 +257,10 @@ class AuditLog:
         return new
 
     def _rotate(self, fd: int) -> tuple[Rotated, int]:
-        """Close the file open as `fd`; return it, and the next file, open and locked.
+        """Close the file open as `fd`; return the closed file, and the next file, open and locked.
 
         Raises:
-            NoLinksError, AuditError, OSError: as `rotation.rotate`.
+            NoLinksError, AuditError, OSError: `rotation.rotate` has failed.
         """
 
         def append(to: int, bodies: list[str]) -> None:
@@ -292,16 +301,21 @@ class AuditLog:
             write_all(fd, b"".join(lines))
             if durable or end == 0:
                 os.fsync(fd)
-        except BaseException:  # also for a signal: a failed append must not be recorded
+        # a signal also undoes the append: a failed append must not be recorded
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end)
             raise
         self._publish(key, log_is_new=end == 0)
 
     def _key(self, *, log_is_new: bool) -> Ed25519PrivateKey:
-        """Load the key, or make it for a new log. The lock is held."""
+        """Load the key of the log, or create it for a new log.
+
+        The caller must have the lock of the log.
+        """
         path = self._directory / AUDIT_KEY_NAME
-        # key.pub is written when the genesis record is on the disk: it proves that a log was there.
+        # `key.pub` is written after the genesis record is on the disk, so `key.pub` proves that a
+        # log existed.
         if log_is_new and (self._directory / AUDIT_PUBLIC_KEY_NAME).exists():
             where = printable(self._directory / LOG_NAME)
             raise AuditError(f"the audit log is gone, but not its key: {where}", hint=HINT_GONE)
@@ -324,7 +338,7 @@ class AuditLog:
         return key
 
     def _publish(self, key: Ed25519PrivateKey, *, log_is_new: bool) -> None:
-        """Write key.pub, unless it exists, once the genesis record is on the disk."""
+        """Write `key.pub` after the genesis record is on the disk, unless `key.pub` exists."""
         path = self._directory / AUDIT_PUBLIC_KEY_NAME
         if log_is_new:
             files.fsync_dir(self._directory)
@@ -347,11 +361,11 @@ def _chain(
     *,
     sign_each: bool,
 ) -> list[bytes]:
-    """Return the lines of a batch that follows the record number `seq`, whose hash is `prev`.
+    """Return the lines of a batch after the record number `seq`, whose hash is `prev`.
 
-    The last record of a batch is signed and covers the others; genesis is a batch of its own. A
-    very long record is signed as well: otherwise, the record that repairs it and contains a copy of
-    it would be too long.
+    The last record of a batch is signed and covers the other records; the genesis record is a batch
+    of its own. A very long record is signed as well, because a record that repairs an unsigned
+    record contains a copy of it, and would be too long.
 
     Raises:
         AuditError: a line would be too long.

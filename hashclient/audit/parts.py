@@ -1,8 +1,8 @@
-"""Events that are too large for one line of the log become several records, and none is lost.
+"""Splits events that are too large for one line of the log into several records.
 
-Providers decide how many lists and entries a match has, so an event may have any length. Each part
-has all values of the event except lists, and some elements of each list, in their order; `part` is
-the number of the part, and `parts` the number of parts.
+An event may have any length, because providers decide how many lists and entries a match has. Each
+part has all values of the event that are not lists, and some elements of each list, in order;
+`part` is the number of the part, and `parts` the number of parts.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from hashclient.audit.record import MAX_LINE_BYTES, Encoded, Event, encode_body
 
-#: The longest body that fits into a line with number, time, hashes and signature.
+#: The longest body that fits into a line together with number, time, hashes and signature.
 MAX_BODY_CHARS = MAX_LINE_BYTES - 1024
-#: Parts are smaller than a line, so that a copy of a part fits into a line as well.
+#: The length of a part: less than a line, so that a copy of a part also fits into a line.
 _PART_CHARS = MAX_LINE_BYTES // 4
 
 
 def bodies_of(event: Event | Encoded) -> list[str]:
-    """Return an event as bodies of records: a single body, unless it is too large.
+    """Return an event as bodies of records: one body, or several if the event is too large.
 
-    Only lists are cut: if another value is too large, the body is too large.
+    Only lists are split: if another value is too large, the body is too large.
 
     Raises:
-        ValueError, TypeError: the data of the event is no JSON object.
+        ValueError, TypeError: the data of the event is not a JSON object.
     """
     body = event.body if isinstance(event, Encoded) else encode_body(event.event, event.data)
     if len(body) <= MAX_BODY_CHARS:

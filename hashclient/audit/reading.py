@@ -1,12 +1,13 @@
-"""Reading the audit log: its records, the proof that the log is intact, and checkpoints.
+"""Reads the audit log: its records, the verification that it is intact, and checkpoints.
 
-The log is in one file or in several; all but the last are closed. The first files may have been
-archived; the rest then begins with a signed record that names the last archived record. Memory does
-not grow with the log.
+The log consists of one or several files; all files except the last are closed. If the first files
+were archived, the first remaining file begins with a signed record that names the last archived
+record. Reading needs a bounded amount of memory, however long the log is.
 
-For programs that count records, the lines are read as a chain: fast, and with the gaps. The hash of
-each line, and its place behind the line before, are checked. Signatures and spelling are not
-checked: `verify` does both. Archived files may lie in other folders.
+`chained` reads lines fast for programs that count records, and reports gaps. `chained` checks the
+hash of each line, and that each line follows the line before it. `chained` does not check
+signatures and spelling, which `verify` checks. `chained` also reads archived files in other
+folders.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ _HINT_MISSING = (
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The result of `verify`; `seq` and `hash` are the last record's, `public_key` is hexadecimal.
+    """The result of `verify`.
 
-    `records` is the number of records on this machine, `first_time` the time of the first record;
-    they are in the files `first_segment` to `segment`. `archived_seq` is the number of the last
-    archived record, and `archived_hash` its hash; 0 and None if no record is archived. `is_closed`
-    says that the last file is closed: the next file is not here, or a kill came before it was
-    begun.
+    `seq` and `hash` describe the last record; `public_key` is hexadecimal.
+
+    `records`: the number of records on this machine. `first_time`: the time of the first of them.
+    `first_segment`, `segment`: the numbers of the first and the last file that contain them.
+    `archived_seq`, `archived_hash`: the number and the hash of the last archived record; 0 and None
+    if no record is archived. `is_closed`: whether the last file is closed, because the next file is
+    missing or a process was killed before it began the next file.
     """
 
     records: int
@@ -99,27 +102,27 @@ def verify(
     *,
     others: Sequence[Checkpoint] = (),
 ) -> Report:
-    """Check every record of the log in `directory`, in memory that does not grow with it.
+    """Verify every record of the log in `directory`, in a bounded amount of memory.
 
     1. The checkpoint, if given, is well-formed and signed by the key that it names. `others` are
-       further checkpoints, which are parsed already.
+       more checkpoints, which were parsed already.
     2. Each line has exactly the form that the writer uses for its content, and its hash is right.
-    3. The first record of the log, and no other, is a genesis record, signed by the key it names.
-       The public key of the first record is `public_key` (32 bytes), or else the key in `key.pub`,
-       if that exists, and the checkpoint's key.
-    4. Records count from 1, and each holds the hash of the record before.
-    5. Each signature is right, and the last record has a signature.
-    6. The record of each checkpoint is there, unaltered. Of several checkpoints, checkpoints of
-       archived records are skipped.
-    7. If the log has several files, each file except the last is closed by its last record, and
-       each file except the first begins with a record that names the closing record before. Only
-       the first files may be missing.
+    3. Only the first record of the log is a genesis record, and it is signed by the key that it
+       names. The public key of the first record is `public_key` (32 bytes), or otherwise the key in
+       `key.pub` if the file exists; and it is the key of the checkpoints.
+    4. Records are numbered from 1, and each record contains the hash of the record before it.
+    5. Each signature is right, and the last record is signed.
+    6. The record of each checkpoint exists and is unaltered. If there are several checkpoints,
+       checkpoints of archived records are skipped.
+    7. If the log has several files, the last record of each file except the last closes the file,
+       and the first record of each file except the first names the closing record of the file
+       before. Only the first files may be missing.
 
     Raises:
-        AuditError: a check failed; the message names the first bad line.
-        StateError: no log exists yet, and nothing shows that it ever existed.
+        AuditError: a rule is broken; the message names the first bad line.
+        StateError: no log exists, and nothing shows that a log ever existed.
     """
-    given = () if checkpoint is None else (parse_checkpoint(checkpoint, trim=True),)  # 1
+    given = () if checkpoint is None else (parse_checkpoint(checkpoint, trim=True),)  # rule 1
     expected = sorted((*given, *others), key=lambda one: one.seq)
     with open_log(directory, required=bool(expected)) as log:
         key = public_key or load_public_key(directory)
@@ -129,15 +132,15 @@ def verify(
                 check.file(closed, number)
         check.file(log, None)
     check.end()
-    if log.torn_bytes:  # 2
+    if log.torn_bytes:  # rule 2
         broken(log.where(check.lines + 1), "not written to its end", _HINT_CRASH)
-    if check.last.sig is None:  # 5
+    if check.last.sig is None:  # rule 5
         broken(log.where(check.lines), "the last record is not signed", _HINT_CRASH)
     return check.report()
 
 
 def _numbered(log: Log) -> Iterator[tuple[int, Closed]]:
-    """Yield the closed files of a log without gaps; only the first files may be missing."""
+    """Yield the closed files of a log, and refuse a missing file between them."""
     before = None
     for part in log.closed:
         if before is not None and part.number != before + 1:
@@ -151,10 +154,10 @@ def _missing(number: int) -> None:
 
 
 class _Check:
-    """A run of `verify`: the expected next file and next record."""
+    """A run of `verify`: what was verified so far, and which file and record should come next."""
 
     def __init__(self, expected: Sequence[Checkpoint], key: bytes | None) -> None:
-        #: In the order of their records.
+        #: The checkpoints, in the order of their records.
         self._expected = expected
         self._by_seq: dict[int, list[Checkpoint]] = {}
         for one in expected:
@@ -166,20 +169,20 @@ class _Check:
         self._count = 0
         self._seq, self._prev = 0, NO_HASH
         self.last: Record
-        #: How many lines the last checked file had.
+        #: The number of lines of the file that was verified last.
         self.lines = 0
 
     def file(self, log: Log, number: int | None) -> None:
-        """Check a file, which should be number `number`; None means the current file.
+        """Verify a file, which should have the number `number`; None stands for the current file.
 
         Raises:
-            AuditError: a check failed.
+            AuditError: a rule is broken.
         """
-        lines = records(log)  # 2
+        lines = records(log)  # rule 2
         first = next(lines, None)
         if first is None:
             broken(log.where(1), "not written to its end", _HINT_CRASH)
-        head = parse_head(first, log.where(1))  # 3, 7
+        head = parse_head(first, log.where(1))  # rules 3 and 7
         if self._first is None:
             self._begin(head, log.where(1))
             self._first_time = first.time
@@ -194,12 +197,12 @@ class _Check:
         for record in itertools.chain((first,), lines):
             self.lines += 1
             where = log.where(self.lines)
-            if record is not first and record.event in (GENESIS, SEGMENT):  # 3
+            if record is not first and record.event in (GENESIS, SEGMENT):  # rule 3
                 kind = "genesis record" if record.event == GENESIS else "beginning"
                 broken(where, f"a second {kind}")
             if is_over:
                 broken(where, "it follows the record that closes its file")
-            is_over = record.event == CLOSED  # 7
+            is_over = record.event == CLOSED  # rule 7
             if is_over and (record.sig is None or record.data != {"segment": head.number}):
                 broken(where, "it does not close its file")
             self._record(record, head.identity, where)
@@ -207,7 +210,7 @@ class _Check:
             broken(log.where(self.lines), "its file is not closed: records are missing")
 
     def _begin(self, head: Head, where: str) -> None:
-        """Check the first file that is present."""
+        """Verify the first file that is present."""
         if self._key is not None and self._key.hex() != head.identity.public_key:
             broken(where, "the log is signed with another key than expected")
         expected, before = self._expected, head.before
@@ -217,7 +220,7 @@ class _Check:
         if before is None:
             return
         self._seq, self._prev = before.seq, before.hash
-        if expected and expected[-1].seq < before.seq:  # 6
+        if expected and expected[-1].seq < before.seq:  # rule 6
             raise AuditError(
                 f"the record of the checkpoint was archived: record {expected[-1].seq}",
                 hint="restore the archived files, or verify a copy of all files together",
@@ -227,14 +230,14 @@ class _Check:
 
     def _record(self, record: Record, identity: Identity, where: str) -> None:
         self._seq += 1
-        if record.seq != self._seq:  # 4
+        if record.seq != self._seq:  # rule 4
             broken(where, "wrong seq")
         if record.prev != self._prev:
             broken(where, "wrong prev: an earlier record was changed, removed or inserted")
         self._prev = record.hash
-        if record.sig is not None:  # 5
+        if record.sig is not None:  # rule 5
             verify_signature(record, identity.public_key, where)
-        for expected in self._by_seq.get(record.seq, ()):  # 6
+        for expected in self._by_seq.get(record.seq, ()):  # rule 6
             if (record.hash, format_time(record.time)) != (expected.hash, expected.time):
                 broken(where, "not the record of the checkpoint")
         self._count += 1
@@ -247,11 +250,11 @@ class _Check:
             AuditError: the record of the checkpoint was not found.
         """
         last = self._expected[-1].seq if self._expected else 0
-        if self._seq < last:  # 6
+        if self._seq < last:  # rule 6
             broken(f"line {last}", f"missing: the log ends at line {self._seq}")
 
     def report(self) -> Report:
-        """Return the result."""
+        """Return the result of `verify`."""
         assert self._first is not None and self._first_time is not None
         identity, before = self._first.identity, self._first.before
         return Report(
@@ -271,11 +274,11 @@ class _Check:
 
 
 def checkpoint(directory: Path) -> bytes:
-    """Verify the log and return a signed statement of its head, to be kept somewhere else.
+    """Verify the log and return a signed statement about its last record.
 
     Raises:
-        AuditError: the log does not verify, or its key is missing.
-        StateError: no log exists yet.
+        AuditError: the verification fails, or the key of the log is missing.
+        StateError: no log exists.
     """
     report = verify(directory)
     identity = Identity(report.log_id, report.public_key)
@@ -301,10 +304,11 @@ def _identity(log: Log) -> Identity:
 def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
     """Return a checkpoint of the last signed record, and the key of the log.
 
-    The records before it are not verified, so this is quick even in a long log.
+    The records before the last signed record are not verified, so this is quick even for a long
+    log.
 
     Raises:
-        AuditError: the end of the log is broken, or its key is missing.
+        AuditError: the end of the log is broken, or the key of the log is missing.
         StateError: no log exists yet.
     """
     with open_log(directory) as log:
@@ -319,7 +323,8 @@ def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
 
 
 def _signed(head: Checkpoint, directory: Path, log: Log) -> tuple[bytes, Ed25519PrivateKey]:
-    # A checkpoint of records that a power loss removes would accuse an honest log.
+    # The log is synced first: if a power loss removed records of a checkpoint, the checkpoint would
+    # accuse an honest log.
     os.fsync(log.stream.fileno())
     path = directory / AUDIT_KEY_NAME
     with audit_errors("cannot read the key of the audit log", path):
@@ -331,7 +336,7 @@ def _signed(head: Checkpoint, directory: Path, log: Log) -> tuple[bytes, Ed25519
 
 
 def newest(directory: Path, since: datetime, most: int) -> Iterator[Record]:
-    """Yield the newest records, the last first: back to `since`, and at most `most`.
+    """Yield the newest records from `since` on, at most `most`, the last record first.
 
     Raises:
         AuditError: the log cannot be read, or a line is broken.
@@ -349,11 +354,11 @@ def read(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> Iterator[Record]:
-    """Yield records in order: records of `event`, not before `since`, the newest `limit`.
+    """Yield records in order: the newest `limit` records with an event of `event`, from `since` on.
 
-    Each line is checked alone; `verify` checks the chain and the signatures. With a limit only the
-    end of the log is read. A last line without a newline is ignored. Archived records are not
-    there.
+    Each line is checked by itself; `verify` checks the chain and the signatures. With `limit`, only
+    the end of the log is read. A last line without a newline is ignored. Archived records are not
+    yielded.
 
     Raises:
         AuditError: the log cannot be read, or a line is broken.
@@ -380,10 +385,10 @@ def _newest(log: Log) -> Iterator[Record]:
 
 
 def read_backward(directory: Path) -> Iterator[Record]:
-    """Yield all records, the newest first; each line is checked by itself, as by `read`.
+    """Yield all records, the newest first; each line is checked by itself, as in `read`.
 
     Raises:
-        AuditError, StateError: as `read`.
+        AuditError, StateError: the log cannot be read, as in `read`.
     """
     with open_log(directory) as log:
         yield from _newest(log)
@@ -402,7 +407,7 @@ def _backward(log: Log) -> Iterator[Record]:
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
-    """A record; its data is JSON."""
+    """A record whose data is undecoded JSON."""
 
     seq: int
     time: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -414,7 +419,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Missing records: from `first` to `last`, which were written until `until`."""
+    """Missing records: their first and last number, and the time of the record after them."""
 
     first: int
     last: int
@@ -425,13 +430,13 @@ _decode = msgspec.json.Decoder(Line).decode
 
 
 def chained(directory: Path, archives: Sequence[Path] = ()) -> Iterator[Line | Gap]:
-    """Yield the records of a log in order, and a `Gap` where records are missing.
+    """Yield the records of a log in order, and a `Gap` wherever records are missing.
 
-    Closed files may be in `archives`, too.
+    `archives` are more folders with closed files of the log.
 
     Raises:
-        AuditError: a file cannot be read, a hash is wrong, or a line is no link of the chain.
-        StateError: no log exists yet.
+        AuditError: a file cannot be read, a hash is wrong, or a line does not follow the line
+        before it. StateError: no log exists yet.
     """
     with ExitStack() as stack:
         log = stack.enter_context(open_log(directory))
@@ -447,19 +452,20 @@ def chained(directory: Path, archives: Sequence[Path] = ()) -> Iterator[Line | G
 
 
 class _Chain:
-    """The end of the chain so far."""
+    """Follows the chain of records from file to file."""
 
     def __init__(self) -> None:
         self._seq = 0
         self._hash: str | None = None
 
     def of(self, log: Log) -> Iterator[Line | Gap]:
-        """Yield the records of a file that follows the earlier files."""
+        """Yield the records of a file, which follows the files that were given before."""
         seq, before = self._seq, self._hash
         for number, text in lines(log):
             try:
                 line = _decode(text)
-            except (ValueError, RecursionError):  # RecursionError: nested very deeply
+            # json raises RecursionError for values that are nested very deeply
+            except (ValueError, RecursionError):
                 broken(log.where(number), "no record")
             if line.hash != line_hash(text, signed=line.sig is not None):
                 broken(log.where(number), "wrong hash")

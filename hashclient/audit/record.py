@@ -1,8 +1,8 @@
-"""Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
+"""Records and checkpoints of the audit log as values and bytes, with hashes and signatures.
 
-Pure: this module uses no files, no clock and no keys of its own; `file` and the package itself do
-    the I/O. Every record must equal, byte for byte, the writer's encoding of its content: any other
-    form is invalid. `docs/audit-log.md` specifies it for other programs.
+This module uses no files, no clock and no keys of its own; `file` and `log` do the I/O. Each record
+    must equal, byte for byte, what the writer would write for its content; every other form is
+    invalid. `docs/audit-log.md` specifies the format of the log for other programs.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ FORMAT = "hashclient-audit/1"
 CHECKPOINT_FORMAT = "hashclient-audit-checkpoint/1"
 SEGMENT_FORMAT = "hashclient-audit-segment/1"
 
-#: A line with its newline has at most this length: so a reader needs no more memory.
+#: The largest length of a line including its newline, which bounds the memory of a reader.
 MAX_LINE_BYTES = 1 << 20
 MAX_CHECKPOINT_BYTES = 4096
 
-#: Events that only the log itself records; callers cannot record them.
+#: The names of events that only the log itself records, and callers cannot record.
 GENESIS = "genesis"
 RECOVERED = "audit-recovered"
-#: The first record of a file other than the first file, and the last record of a closed file.
+#: The events of the first record of each later file, and of the last record of a closed file.
 SEGMENT = "segment"
 CLOSED = "segment-closed"
 OWN_EVENTS = frozenset({GENESIS, RECOVERED, SEGMENT, CLOSED})
 EVENT_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
-#: The `prev` of the first record of a log.
+#: The value of `prev` in the first record of a log.
 NO_HASH = "0" * 64
 
-# Each use of SHA-256 and Ed25519 has its own tag, so a value for one use is not valid for another
-# use. The tag of a record says whether a signature follows: so removing a signature makes the hash
-# wrong.
+# Each use of SHA-256 and Ed25519 has its own tag, so a value that was made for one use is not valid
+# for another. The tag of a record says whether a signature follows, so removing a signature makes
+# the hash wrong.
 _TAG_UNSIGNED = b"hashclient audit record v1\n"
 _TAG_SIGNED = b"hashclient audit signed record v1\n"
 _TAG_SIGNATURE = b"hashclient audit signature v1\n"
@@ -59,17 +59,17 @@ _HINT_ALTERED = "the log was altered or the disk fails; keep a copy, see docs/au
 _HINT_CHECKPOINT = "give a file made by `hashclient audit checkpoint`, whole and unchanged"
 _CHECKPOINT = "checkpoint"
 
-# ASCII only: so a log that is shown on a terminal cannot control it.
+# The output is ASCII only, so that a log that is shown on a terminal cannot control the terminal.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-#: An encoder for a text alone.
+#: Encodes a single text as JSON.
 _quote = json.encoder.encode_basestring_ascii
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something to be recorded: its name and JSON values; never a listed digest or a credential.
+    """An event to record: its name and JSON values, without listed digests and credentials.
 
-    The names in `OWN_EVENTS` are the log's own. Invalid Unicode in a text is stored as U+FFFD;
-    paths go through `path_fields`, which loses no byte.
+    Only the log itself records events with the names in `OWN_EVENTS`. Invalid Unicode in a text is
+    stored as U+FFFD; `path_fields` encodes paths without loss.
     """
 
     event: str
@@ -77,10 +77,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Encoded(msgspec.Struct, frozen=True, gc=False):
-    """An event whose data is JSON already: `text`, exactly as `encode_body` would write it.
+    """An event whose data is JSON text already: `text` is exactly what `encode_body` would write.
 
-    A scan can find a hundred thousand matches, which differ little. Lone surrogates are not allowed
-    in the data.
+    Encoding the data once saves time, because a scan can find a hundred thousand matches that
+    differ little. The data must not contain lone surrogates.
     """
 
     event: str
@@ -93,7 +93,10 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class BrokenRecordError(AuditError):
-    """A record differs from the record that the log's writer wrote: which record, and how."""
+    """A record differs from the record that the log's writer wrote.
+
+    `where` names the record, and `reason` the fault.
+    """
 
     def __init__(self, where: str, reason: str, hint: str) -> None:
         super().__init__(f"the audit log does not verify: {where}: {reason}", hint=hint)
@@ -102,7 +105,10 @@ class BrokenRecordError(AuditError):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A line of the log; `prev` and `hash` are hexadecimal SHA-256, `sig` is Ed25519 or None."""
+    """A line of the log.
+
+    `prev` and `hash` are SHA-256 in hexadecimal; `sig` is an Ed25519 signature or None.
+    """
 
     seq: int
     time: datetime
@@ -114,21 +120,21 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> bytes:
-        """The record as in the log, without the newline."""
+        """The line of the record in the log, without its newline."""
         body = encode_body(self.event, self.data)
         head = _head(self.seq, format_time(self.time), body, self.prev)
         return head + _ending(self.hash, self.sig)
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The identity of a log: random id and public key of its genesis record, hexadecimal."""
+    """The identity of a log: random id and public key of its genesis record, in hexadecimal."""
 
     log_id: str
     public_key: str
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A signed statement that the log `identity` has record `seq` with this hash and time."""
+    """A signed statement that the log `identity` has a record `seq` with this hash and time."""
 
     identity: Identity
     seq: int
@@ -137,7 +143,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 def format_time(time: datetime) -> str:
-    """Return an aware time as RFC 3339 in UTC, always with microseconds and `Z`."""
+    """Return a time with a time zone as RFC 3339 in UTC, always with microseconds and `Z`."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
@@ -145,10 +151,11 @@ def encode_body(event: str, data: Mapping[str, Any]) -> str:
     """Return the part of a line that does not depend on its place in the log.
 
     Raises:
-        ValueError, TypeError: `data` is no JSON object.
+        ValueError, TypeError: `data` is not a JSON object.
     """
     text = _to_json(dict(data))
-    if "\\ud" in text:  # a character beyond the BMP, which stays, or a lone surrogate
+    # the text has a character beyond the BMP, which is kept, or a lone surrogate, which is replaced
+    if "\\ud" in text:
         plain = json.dumps(dict(data), ensure_ascii=False)
         text = _to_json(json.loads(plain.encode("utf-8", "surrogatepass").decode(errors="replace")))
     return f'"event":{_quote(event)},"data":{text}'
@@ -170,10 +177,10 @@ def encode_record(
 def chain_unsigned(
     seq: int, time: str, bodies: Sequence[str], prev: str, lines: list[bytes]
 ) -> str:
-    """Append lines with their newlines, the first as number `seq`; return the last line's hash.
+    """Append lines with newlines to `lines`, numbered from `seq`; return the hash of the last line.
 
-    The result equals that of `chain_record` and `finish_record`, but faster: a scan can record
-    many.
+    The lines equal those of `chain_record` and `finish_record`, but are made faster, because a scan
+    can record many events.
 
     Raises:
         AuditError: a line would be too long.
@@ -192,7 +199,7 @@ def chain_unsigned(
 
 
 def chain_record(seq: int, time: str, body: str, prev: str, *, signed: bool) -> tuple[bytes, str]:
-    """Return the part of a line that its hash covers, and that hash."""
+    """Return the part of a line that its hash covers, and the hash."""
     head = _head(seq, time, body, prev)
     return head, _hash(head, signed=signed)
 
@@ -203,7 +210,7 @@ def sign_hash(record_hash: str, key: Ed25519PrivateKey) -> str:
 
 
 def finish_record(head: bytes, record_hash: str, sig: str | None) -> bytes:
-    """Return one line with its newline.
+    """Return one whole line with its newline.
 
     Raises:
         AuditError: the line would be too long.
@@ -222,7 +229,7 @@ def parse_record(line: bytes, where: str) -> Record:
     """Parse a line (without its newline), and check its spelling and its hash.
 
     Raises:
-        AuditError: the line is wrong; the message names the fault, and `where`.
+        AuditError: the line is wrong; the message has the fault and `where`.
     """
     if len(line) >= MAX_LINE_BYTES:
         broken(where, f"longer than {MAX_LINE_BYTES} bytes")
@@ -244,7 +251,7 @@ def parse_record(line: bytes, where: str) -> Record:
         broken(where, "a value of the wrong type or form")
     try:
         head = _head(seq, text, encode_body(event, data), prev)
-    except (ValueError, RecursionError):  # an invalid number, or a very deep nesting
+    except (ValueError, RecursionError):  # an invalid number, or values that are nested very deeply
         broken(where, "not in canonical form")
     if line != head + _ending(record_hash, sig):
         broken(where, "not in canonical form: a duplicated key or another spelling")
@@ -254,10 +261,10 @@ def parse_record(line: bytes, where: str) -> Record:
 
 
 def verify_signature(record: Record, public_key: str, where: str) -> None:
-    """Check the signature of a signed record.
+    """Verify the signature of a signed record.
 
     Raises:
-        AuditError: the key `public_key` (hexadecimal) did not make the signature.
+        AuditError: the signature was not made by the key `public_key` (hexadecimal).
     """
     if record.sig is None:
         broken(where, "it is not signed")
@@ -265,7 +272,9 @@ def verify_signature(record: Record, public_key: str, where: str) -> None:
 
 
 def parse_genesis(record: Record, where: str) -> Identity:
-    """Check that `record` is a genesis record, signed by the key in it; return the log's identity.
+    """Check that `record` is a genesis record, signed by the key in it.
+
+    Return the identity of the log.
 
     Raises:
         AuditError: the record is not a valid genesis record.
@@ -286,10 +295,10 @@ def parse_genesis(record: Record, where: str) -> Identity:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """The first record of a file of the log; `number` is that of the file, from 1.
+    """The content of the first record of a file; `number` is the number of the file, from 1.
 
-    `genesis` is the first record of the whole log. `before` is the last record of the file before,
-    in the form in which a checkpoint names a record; None in the first file.
+    `genesis`: the first record of the whole log. `before`: the last record of the file before,
+    described as in a checkpoint; None in the first file.
     """
 
     identity: Identity
@@ -299,7 +308,10 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def segment_data(number: int, genesis: Record, closed: Record) -> dict[str, Any]:
-    """Return the data of the first record of file `number`; the file before ends with `closed`."""
+    """Return the data of the first record of file `number`.
+
+    `closed` is the last record of the file before.
+    """
     before = (closed.seq, closed.hash, format_time(closed.time))
     return _segment_data(number, json.loads(genesis.line), before)
 
@@ -310,10 +322,10 @@ def _segment_data(number: int, genesis: Any, closed: tuple[int, str, str]) -> di
 
 
 def parse_head(record: Record, where: str) -> Head:
-    """Check that `record` can be the first of a file of the log, and return its content.
+    """Check that `record` can be the first record of a file of the log, and return its content.
 
-    The first record is the genesis record, or a record that continues the log: signed by the same
-    key, and following the record that it names.
+    The first record of a file is the genesis record, or a record that continues the log: signed by
+    the same key as the genesis record, and following the record that it names.
 
     Raises:
         AuditError: the record cannot be the first of a file.
@@ -345,18 +357,20 @@ def parse_head(record: Record, where: str) -> Head:
 
 
 def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
-    """Return the signed document; `parse_checkpoint` gives `checkpoint` back."""
+    """Return the signed document of `checkpoint`, which `parse_checkpoint` can parse."""
     head = _checkpoint_head(checkpoint)
     return head + _checkpoint_ending(key.sign(_TAG_CHECKPOINT + head).hex())
 
 
 def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
-    """Parse a checkpoint, and check its signature by the key that it names.
+    """Parse a checkpoint, and verify its signature with the key that it names.
 
-    With `trim`, white space around the document is ignored: a person may have sent it by mail.
+    With `trim`, white space around the document is ignored, because a person may have sent it by
+    mail.
 
     Raises:
-        AuditError: the document is not a checkpoint as `encode_checkpoint` makes it, byte for byte.
+        AuditError: the document is not, byte for byte, a checkpoint that `encode_checkpoint` has
+        made.
     """
     where = _CHECKPOINT
     if len(document) > MAX_CHECKPOINT_BYTES:
@@ -382,14 +396,14 @@ def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
 
 
 def broken(where: str, reason: str, hint: str = _HINT_ALTERED) -> NoReturn:
-    """Raise the error of the log or the checkpoint, with its place."""
+    """Raise the error for a broken log or checkpoint, with the place of the fault."""
     if where == _CHECKPOINT:
         raise AuditError(f"the checkpoint does not verify: {reason}", hint=_HINT_CHECKPOINT)
     raise BrokenRecordError(where, reason, hint)
 
 
 def _head(seq: int, time: str, body: str, prev: str) -> bytes:
-    """Return the bytes of a line that its hash covers: all before the key `hash`."""
+    """Return the bytes of a line that its hash covers: all bytes before the key `hash`."""
     return f'{{"seq":{seq},"time":"{time}",{body},"prev":{_quote(prev)}'.encode("ascii")
 
 
@@ -399,7 +413,7 @@ def _ending(record_hash: str, sig: str | None) -> bytes:
 
 
 def line_hash(line: bytes, *, signed: bool) -> str:
-    """Return the hash that a line has to have, whatever its spelling."""
+    """Return the hash that a line must have; the spelling of the line is not checked."""
     return _hash(line[: line.rfind(b',"hash":')], signed=signed)
 
 
@@ -408,7 +422,7 @@ def _hash(head: bytes, *, signed: bool) -> str:
 
 
 def _checkpoint_head(checkpoint: Checkpoint) -> bytes:
-    """Return the bytes that a checkpoint's signature covers: all bytes before the key `sig`."""
+    """Return the bytes of a checkpoint that its signature covers: all before the key `sig`."""
     values = (
         CHECKPOINT_FORMAT,
         checkpoint.identity.log_id,
@@ -436,7 +450,7 @@ def _parse_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _parse_time(text: Any) -> datetime | None:
-    """Return the time in `text` if `format_time` writes it exactly so, else None."""
+    """Return the time in `text` if `format_time` would write exactly this text, otherwise None."""
     if not isinstance(text, str):
         return None
     try:

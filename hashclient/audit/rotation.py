@@ -1,11 +1,13 @@
-"""Closes the file of the audit log, so that the next records go into a new file.
+"""Closes the current file of the audit log, so that the next records are written to a new file.
 
-The closed file keeps its records, and gets a name that contains its number. The last record of the
-file says that the file is closed, and the first record of the next file has the number and the hash
-of that record. So the chain continues from file to file. The lock of the log is held all along.
+The closed file keeps its records, and gets a new name that contains its number. The last record of
+the closed file says that the file is closed, and the first record of the next file contains the
+number and the hash of this last record. So the chain of hashes continues from file to file. The log
+is locked during the whole rotation.
 
-If a kill ends the rotation at any step, the log on the disk verifies. The closed file has the name
-of the log until the new file gets this name, and the next writer continues from there.
+If the process is killed at any step, the log on the disk can still be verified. The closed file
+keeps the name of the log until the new file gets this name, and the next writer continues the
+rotation.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _PIECE_BYTES = 1 << 20
-#: Error numbers of file systems without hard links.
+#: The error numbers that file systems without hard links return.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
 class Rotated(msgspec.Struct, frozen=True):
-    """A closed file: the number, the path, and the last record."""
+    """A closed file: its number, its path, and its last record."""
 
     number: int
     path: Path
@@ -62,7 +64,7 @@ class Rotated(msgspec.Struct, frozen=True):
 
 
 class NoLinksError(Exception):
-    """The file system has no hard links: the log stays in one file."""
+    """The file system has no hard links, so the log stays in one file."""
 
 
 def rotate(
@@ -72,21 +74,23 @@ def rotate(
     now: Callable[[], datetime],
     append: Callable[[int, list[str]], None],
 ) -> tuple[Rotated, int]:
-    """Close the file of the log, open and locked as `fd`; return the next, open and locked.
+    """Close the file of the log, open and locked as `fd`; return the next file, open and locked.
 
-    `append` writes bodies of records to the end of a file, as one signed batch, durably.
+    `append` durably writes bodies of records to the end of a file, as one signed batch.
 
-    1. The file system has hard links, and the name for the closed file is free.
-    2. The record that closes the file is written durably, unless an earlier, killed rotation has
-       written it.
-    3. The next file is made under a temporary name, with a record that names the closing record.
-    4. The closed file gets its name besides the name of the log, durably.
-    5. The next file takes the name of the log, durably.
+    1. The file system must have hard links, and no other file may have the name for the closed
+       file.
+    2. The record that closes the file is written durably, unless a rotation that was killed has
+       written it already.
+    3. The next file is created under a temporary name, with a first record that names the closing
+       record.
+    4. The closed file durably gets its new name in addition to the name of the log.
+    5. The next file durably takes over the name of the log.
 
     Raises:
         NoLinksError: hard links are not possible; nothing was changed.
-        AuditError: the name for the closed file is taken, or the log is broken.
-        OSError: a file cannot be written; the next writer of the log goes on.
+        AuditError: another file has the name for the closed file, or the log is broken.
+        OSError: a file cannot be written; the next writer of the log continues the rotation.
     """
     path = directory / LOG_NAME
     head = parse_head(first_record(fd), "line 1")
@@ -95,7 +99,7 @@ def rotate(
     temporary = directory / f"{TEMP_PREFIX}log"
     new = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _probe(temporary)  # 1
+        _probe(temporary)  # step 1
         _like(new, fd)
         if os.path.lexists(closed_path) and not _is_it(fd, closed_path):
             raise AuditError(
@@ -104,7 +108,7 @@ def rotate(
                 hint="look at the file, then move it away",
             )
         last = read_tail(fd, os.fstat(fd).st_size).last
-        if last is None or last.event != CLOSED:  # 2
+        if last is None or last.event != CLOSED:  # step 2
             append(fd, [encode_body(CLOSED, {"segment": head.number})])
             last = read_tail(fd, os.fstat(fd).st_size).last
         if last is None or last.sig is None or last.event != CLOSED:
@@ -112,12 +116,12 @@ def rotate(
         os.fsync(fd)
         body = encode_body(SEGMENT, segment_data(head.number + 1, head.genesis, last))
         line, _ = encode_record(last.seq + 1, format_time(now()), body, last.hash, key)
-        lock(new, 0)  # 3
+        lock(new, 0)  # step 3
         write_all(new, line)
         os.fsync(new)
-        if not os.path.lexists(closed_path):  # 4
+        if not os.path.lexists(closed_path):  # step 4
             os.link(path, closed_path)
-        fsync_dir(directory)  # otherwise a power failure could undo the link, not the rename
+        fsync_dir(directory)  # otherwise a power failure could undo the link and keep the rename
         os.rename(temporary, path)  # noqa: PTH104 - 5
         fsync_dir(directory)
     except BaseException:
@@ -127,10 +131,10 @@ def rotate(
 
 
 def _like(new: int, fd: int) -> None:
-    """Give the file open as `new` the owner and the mode of `fd`: root may have made it."""
+    """Give the file open as `new` the owner and mode of `fd`, as root may have created it."""
     status, mine = os.fstat(fd), os.fstat(new)
     if (status.st_uid, status.st_gid) != (mine.st_uid, mine.st_gid):
-        with contextlib.suppress(PermissionError):  # a group that we do not belong to
+        with contextlib.suppress(PermissionError):  # this process is not a member of the group
             os.fchown(new, status.st_uid, status.st_gid)
     os.fchmod(new, stat.S_IMODE(status.st_mode))
 
@@ -138,7 +142,8 @@ def _like(new: int, fd: int) -> None:
 def _is_it(fd: int, path: Path) -> bool:
     """Return whether the file at `path` is the open file `fd`, or a copy of it.
 
-    A kill may have left a file with two names, and a restored backup makes two files of it.
+    A killed rotation may have left one file with two names, which a restored backup turns into two
+    files.
     """
     if is_current(fd, path):
         return True
@@ -152,7 +157,7 @@ def _is_it(fd: int, path: Path) -> bool:
 
 
 def _probe(path: Path) -> None:
-    """Make sure that a file can have a hard link.
+    """Check that a file can have a hard link.
 
     Raises:
         NoLinksError: the file cannot have a hard link.

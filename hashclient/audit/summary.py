@@ -1,8 +1,8 @@
-"""The summary of a period of the audit log: runs, checks, matches, reports, lists, outages.
+"""Summarises a period of the audit log: runs, checks, matches, reports, lists and outages.
 
-The summary depends only on the log: anyone who has the log can make it again, and gets the same
-result. Earlier records count if the period refers to them: when a match was first seen, when a
-generation was published. Memory grows by some 50 bytes a match only.
+The summary depends only on the log, so anyone who has the log can make the summary again. Records
+before the period are used for facts to which the period refers: when a match was first seen, and
+when a generation was published. The memory grows only by about 50 bytes for each match.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _CHECKED = dict.fromkeys(
         *(n for n in Counts.__struct_fields__ if n != "not_opened"),
     )
 )
-#: Acts of people by event; an event of a report names the report's matches.
+#: The name of the action for each event of a person or a policy on a match; an event of a report
+#: names the matches of the report.
 _ACTS = {
     "quarantined": "isolated",
     "restored": "restored",
@@ -46,7 +47,8 @@ _ACTS = {
     "withdrawn": "withdrawn",
     "closed": "closed",
 }
-#: Decisions of people, by event; counted by the name of the person on this machine.
+#: The name of the decision for each event; decisions are counted by the name that the person has on
+#: this machine.
 _DECIDED = {
     "released": "held matches released",
     "exception-added": "exceptions added",
@@ -63,7 +65,10 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Run(msgspec.Struct):
-    """The runs of one command. `unfinished` were killed, or have not ended."""
+    """The runs of one command.
+
+    `unfinished`: the number of runs that were killed or have not ended.
+    """
 
     runs: int = 0
     unfinished: int = 0
@@ -72,7 +77,7 @@ class Run(msgspec.Struct):
 
 
 class MatchTotals(msgspec.Struct):
-    """Matches: how many answers were a match, how many different matches, by list and category."""
+    """The number of answers that were a match, and of different matches, by list and category."""
 
     answers: int = 0
     different: int = 0
@@ -82,7 +87,7 @@ class MatchTotals(msgspec.Struct):
 
 
 class ListTotals(msgspec.Struct):
-    """A list: its updates, and its age (since publication) at the start of each run with it."""
+    """A list: how often it was updated, and its age (since publication) at the start of runs."""
 
     updates: int = 0
     refused: int = 0
@@ -93,7 +98,10 @@ class ListTotals(msgspec.Struct):
 
 
 class Outage(msgspec.Struct):
-    """A time in which a provider could not be reached; `until` is None if it has not ended."""
+    """A time during which a provider could not be reached.
+
+    `until` is None if this time has not ended.
+    """
 
     provider: str
     since: _Time
@@ -102,9 +110,9 @@ class Outage(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """The summary of a period; see the module. Times are in UTC.
+    """The summary of a period of the log. All times are in UTC.
 
-    `logs` is 1, or how many summaries of different logs this summary adds up.
+    `logs`: the number of logs that this summary adds up, usually 1.
     """
 
     schema: str
@@ -133,7 +141,7 @@ class Summary(msgspec.Struct):
     outages: list[Outage] = msgspec.field(default_factory=list)
 
     def rows(self) -> Iterator[tuple[str, str, object]]:
-        """Yield all figures as a table: the section, the figure's name, its value."""
+        """Yield all figures as rows of a table: section, name of the figure, value."""
         for section, value in msgspec.to_builtins(self).items():
             if isinstance(value, Mapping):
                 yield from _flat(section, "", value)
@@ -169,7 +177,7 @@ _decode_match = msgspec.json.Decoder(_Match).decode
 
 
 class _Firsts:
-    """When something first happened to each match: 16 bytes of its id and a time each time."""
+    """The times of an event of each match: 16 bytes of a match's id, and a time, for each."""
 
     def __init__(self) -> None:
         self._ids = bytearray()
@@ -193,7 +201,7 @@ class _Firsts:
         """Return the different ids, sorted, and the first time of each, as arrays."""
         import numpy as np
 
-        # Records are in order, so the first index of an id has its first time.
+        # Records are in order, so the first index of an id has the earliest time.
         ids, at = np.unique(np.frombuffer(self._ids, "S16"), return_index=True)
         return ids, np.frombuffer(self._times, np.float64)[at] if len(at) else np.zeros(0)
 
@@ -205,7 +213,7 @@ def summarise(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Summary:
-    """Summarise the records from `since` on and before `until`, of a log and its archived files.
+    """Summarise the records of a log and its archived files from `since` to before `until`.
 
     Raises:
         AuditError: a file cannot be read or is of another log, or the chain is broken.
@@ -218,7 +226,8 @@ def summarise(
             continue
         try:
             count.take(line)
-        # Anybody can write a record with the right hash, since signatures are not checked here.
+        # Anybody can write a record with a right hash, and signatures are not verified here, so a
+        # value may have any type.
         except (
             ArithmeticError,
             AttributeError,
@@ -232,7 +241,7 @@ def summarise(
 
 
 class _Count:
-    """The summary so far, and what later records refer to."""
+    """The summary so far, and the facts to which later records refer."""
 
     def __init__(self, out: Summary) -> None:
         self.out = out
@@ -242,7 +251,8 @@ class _Count:
         self._down: dict[str, Outage] = {}
         self._open: dict[str, int] = {}
         self._said: dict[str, str] = {}
-        #: The lists and categories of the match whose record is being read, perhaps in parts.
+        #: The lists and categories of the match whose record, or whose part of a record, is being
+        #: read.
         self._named: tuple[set[str], set[str]] = (set(), set())
 
     def take(self, line: Line) -> None:
@@ -264,7 +274,7 @@ class _Count:
         elif event == "segment":
             self._log_id(data["genesis"]["data"])
         elif data.get("part", 1) > 1:
-            # The first part has all values except the lists.
+            # The later parts of an event only add elements of lists.
             if is_in:
                 self._go_on(event, data, line.time.timestamp())
         elif event in ("fetch", "refused"):
@@ -291,7 +301,7 @@ class _Count:
             self._end("watch", data, has_start=False)
 
     def _log_id(self, genesis: dict[str, Any]) -> None:
-        """Take the id of the log, with which each of its files begins."""
+        """Store the id of the log, which the first record of each file contains."""
         log_id = genesis["log_id"]
         if self.out.log_id not in ("", log_id):
             raise AuditError(
@@ -301,7 +311,7 @@ class _Count:
         self.out.log_id = log_id
 
     def _go_on(self, event: str, data: dict[str, Any], time: float) -> None:
-        """Count the lists in a further part of a record."""
+        """Count the elements of lists in a later part of an event."""
         if event in _ACTS:
             self._matches_of(event, data, time)
         elif event.endswith("-start") or event == "watch-look":
@@ -323,7 +333,7 @@ class _Count:
                 before |= found
 
     def _matches_of(self, event: str, data: dict[str, Any], time: float) -> None:
-        """Note the matches that were isolated or handed over."""
+        """Add the matches that were isolated or reported."""
         if event == "quarantined":
             self._isolated.add(str(data.get("id")), time)
         elif event == "report-submitted":
@@ -357,7 +367,7 @@ class _Count:
         return self.out.lists.setdefault(name, ListTotals())
 
     def _lists(self, data: dict[str, Any], time: float) -> None:
-        """Count the lists that a run begins with."""
+        """Count the lists at the beginning of a run."""
         for used in data.get("lists", ()):
             totals = self._list(used["list"])
             totals.runs += 1
@@ -376,7 +386,7 @@ class _Count:
         run.interrupted += bool(data.get("interrupted"))
         add_by_kind(run.exit_codes, {str(data.get("exit_code")): 1})
         if has_start:
-            # A run that began before the period is not counted as open.
+            # A run that began before the period is not counted as unfinished.
             self._open[command] = max(0, self._open.get(command, 0) - 1)
         for name in _CHECKED:
             self.out.checked[name] += data.get(name) or 0
@@ -384,7 +394,7 @@ class _Count:
         add_by_kind(self.out.not_opened, data.get("not_opened") or {})
 
     def end(self) -> Summary:
-        """Return the summary, with all that the end of the log shows."""
+        """Return the summary, with the facts that are known only at the end of the log."""
         import numpy as np
 
         out = self.out
@@ -404,14 +414,17 @@ class _Count:
         ids, since = self._found.firsts()
         for acts, name in ((self._isolated, "to_isolation"), (self._reported, "to_report")):
             done, at = acts.firsts()
-            # Both arrays are sorted. An id that `ids` lacks gets the place of another id.
+            # Both arrays are sorted, so `searchsorted` finds the place of each id. An id that is
+            # missing in `ids` gets the place of another id, and is left out by `is_known`.
             place = np.searchsorted(ids, done).clip(max=max(len(ids) - 1, 0))
             is_known = ids[place] == done if len(ids) else np.zeros(len(done), bool)
             took = at[is_known] - since[place[is_known]]
-            # Before the first record of a match: an earlier record is missing, or a clock was set.
+            # A negative duration means that an earlier record is missing or that a clock was set,
+            # so it is left out.
             setattr(out, name, spread(took[took >= 0].tolist()))
         out.outages.sort(key=lambda outage: (outage.since, outage.provider))
-        # The hits of a match are a set, whose order differs from process to process.
+        # The hits of a match are a set, whose order differs between processes, so the tables are
+        # sorted.
         for of, name in (
             *((out, n) for n in ("unread", "not_opened", "lists", "runs", "decisions")),
             *((out.matches, n) for n in ("by_list", "by_category")),

@@ -86,6 +86,6 @@ def looks_sealed(head: bytes) -> bool:
 
 
 def sealed_bytes(header_bytes: int, size: int) -> int:
-    """Return the length of an age file with a header of `header_bytes` and `size` bytes of content."""
+    """Return the length of an age file with `header_bytes` of header and `size` of content."""
     chunks = max(1, -(-size // CHUNK_BYTES))
     return header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES

@@ -216,8 +216,9 @@ def destruction_ordered(story: Sequence[Step]) -> str | None:
 
 
 def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
-    """Return an organisation's request (`by`, `text`, `until`) to keep the sealed file, if it is
-    the last.
+    """Return an organisation's request to keep the sealed file, if it is its last request.
+
+    The request has `by`, `text` and `until`.
 
     The result is also None if a person has ended a hold after the request.
     """

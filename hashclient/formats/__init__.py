@@ -1,1 +1,1 @@
-"""How outcomes are written: one module a format, and the interface of them all."""
+"""Writes outcomes in several formats: a module for each format, and the interface of all."""

@@ -1,4 +1,4 @@
-"""The result of a run in one sentence: the meaning of its exit code for this run."""
+"""Describes the result of a run in one sentence, which explains its exit code."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hashclient.formats.cells import words
 from hashclient.formats.fields import signal_name
 from hashclient.system.text import counted
 
-#: Kinds of inputs that a run has at least tried to check.
+#: The kinds of inputs that a run has tried to check.
 _CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 
 
 def conclusion(summary: Summary) -> str:
-    """Return the findings, and why the run is not complete; the most important comes first.
+    """Return the findings, and why the run is not complete, beginning with the most important.
 
-    Only for `OK` the text says that all was checked: the exit code is the verdict, and this text
-    its words.
+    The exit code is the verdict and the text explains it, so only for `OK` the text says that
+    everything was checked.
     """
     code = summary.exit_code
     if code is ExitCode.OK:

@@ -1,10 +1,10 @@
-"""The format for spreadsheets: a header, a row for each entry that an input hit, rows on the run.
+"""The format for spreadsheets: a header, rows for the entries that were hit, rows about the run.
 
-The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell has a line end or
-a control character, and no spreadsheet takes a cell for a formula, for any bytes in a path. If this
-changes a path, `path_b64` has its bytes. The last rows are about the run: a row for each reason why
-the run is not complete, then a row of kind `summary`. A table of a run without this last row was
-cut off.
+The dialect is RFC 4180, but lines end in LF, as in all text files of this program. No cell has a
+line end or a control character, and no spreadsheet takes a cell for a formula, whatever bytes a
+path has. If making a path safe changes it, the column `path_b64` has the bytes of the path. The
+last rows are about the run: one row for each reason why the run is not complete, and then a row of
+kind `summary`. A table of a run without a row of kind `summary` was cut off.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from hashclient.system.text import counted, for_people, printable
 if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
-#: The columns: on the file, then on the entry, then on actions; digests come last.
+#: The columns: first those about the file, then about the entry, then about actions, and last the
+#: digests.
 _RECORD_COLUMNS = ("id", "state", "in_place", "first_seen", "last_seen")
 _HIT_COLUMNS = ("list", "entry", "category", "generation", "algorithms", "complete")
 COLUMNS = (
@@ -48,16 +49,16 @@ COLUMNS = (
 )
 _NO_RECORD = ("",) * len(_RECORD_COLUMNS)
 _NO_HIT = ("",) * len(_HIT_COLUMNS)
-#: The cells of actions, and their texts.
+#: The empty cells for an outcome without actions.
 _NOT_ACTED = ("",) * (len(Action) + 1)
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
 
 class CsvFormatter:
-    """Writes one row for each hit, one row for an outcome without a hit, and the run last."""
+    """Writes one row for each hit, one row for an outcome without a hit, and rows about the run."""
 
     def __init__(self, context: Context) -> None:
-        """Write the outcomes in the form that `context` says."""
+        """Write the outcomes in the form that `context` requires."""
         self._context = context
         self._digests = tuple(Algorithm) if context.show_digests else ()
         self._columns = COLUMNS + (DIGEST_COLUMNS if context.show_digests else ())
@@ -68,7 +69,7 @@ class CsvFormatter:
         self._records = RecordParts(_record_cells)
 
     def begin(self) -> str:
-        """Return the header."""
+        """Return the row of column names."""
         return self._row(self._columns)
 
     def outcome(self, handled: Handled) -> str:
@@ -81,14 +82,14 @@ class CsvFormatter:
         return "\n".join(self._row([*before, *row, *after]) for row in cells)
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the rows on the run."""
+        """Return the rows about the run."""
         if summary is None:
             return None
         rows = self._run_rows(summary)
         return "\n".join(self._row([row.get(name, "") for name in self._columns]) for row in rows)
 
     def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
-        """Yield the rows about a run, the summary last; their `kind` is not a kind of inputs."""
+        """Yield the rows about a run, the summary last; their `kind` is not a kind of outcome."""
         for remark in remarks(summary):
             row = {"kind": remark.subject, "reason": remark.text, "list": remark.list_name}
             row |= {"generation": remark.generation, "algorithms": remark.algorithms}
@@ -107,7 +108,7 @@ class CsvFormatter:
         yield {"kind": "summary", "reason": "; ".join(parts)}
 
     def _file_cells(self, handled: Handled) -> tuple[list[str], list[str]]:
-        """Return the cells before the cells of a hit, and the cells after them."""
+        """Return the cells of a row before the cells of the hit, and the cells after them."""
         outcome, record = handled.outcome, handled.record
         place = outcome.place if outcome.members else outcome.path
         path = text_cell(printable(place))
@@ -115,7 +116,7 @@ class CsvFormatter:
         before = [
             outcome.kind,
             path,
-            text_cell(exact),  # the text can begin with a plus
+            text_cell(exact),  # base64 text can begin with a plus
             "" if outcome.size is None else str(outcome.size),
             "" if outcome.reason is None else text_cell(words(outcome.reason)),
             *(_NO_RECORD if record is None else (record.id, *self._records.of(record))),
@@ -143,14 +144,14 @@ class CsvFormatter:
 
 
 def _record_cells(record: MatchRef) -> tuple[str, ...]:
-    """Return the cells of a record after its id."""
+    """Return the cells for a recorded match, except its id."""
     fields = record_fields(record)
     fields["in_place"] = "yes" if record.in_place else "no"
     return tuple(fields[name] for name in _RECORD_COLUMNS[1:])
 
 
 def _around_entry(hit: Hit) -> tuple[str, tuple[str, ...]]:
-    """Return the cell of a hit before its entry, and the cells after it."""
+    """Return the cell of a hit before its entry, and the cells after the entry."""
     algorithms = " ".join(a.label for a in hit.algorithms)
     complete = "yes" if hit.complete else "no"
     after = (text_cell(hit.category), str(hit.generation), algorithms, complete)

@@ -1,10 +1,15 @@
-"""The format for a SIEM: one event of the Elastic Common Schema a line.
+"""The format for a SIEM: each line is one event of the Elastic Common Schema.
 
-The events: one for each entry that an input hit, one for an input without a hit; then one for each
-list that was used or is missing, one for each gap of a lookup, and one for the run. Fields are
-ECS's own (https://www.elastic.co/docs/reference/ecs) with their types; other strings are under
-`labels`, other numbers under `hashclient`. `host.hostname` is the machine of the run, even if the
-shipper is another machine.
+The events are, in this order:
+
+- one for each entry that an input hit, or one for an input without a hit;
+- one for each list that was used or is missing;
+- one for each gap of a lookup;
+- one for the run.
+
+The fields are those of ECS (https://www.elastic.co/docs/reference/ecs) with their types; other
+texts are under `labels`, and other numbers under `hashclient`. `host.hostname` is the machine of
+the run, even if another machine sends the events to the SIEM.
 """
 
 from __future__ import annotations
@@ -40,9 +45,10 @@ if TYPE_CHECKING:
 
 ECS_VERSION = "9.4.0"
 
-#: On the scale of Elastic's own rules: critical, medium, low.
+#: The severity of each kind, on the scale of Elastic's own rules: critical, medium, low.
 _SEVERITY = {Kind.MATCH: 99, Kind.CONFLICT: 47, Kind.UNREAD: 21}
-#: An input that was neither judged nor failed, for example a named pipe, has no outcome.
+#: The value of `event.outcome` for each kind; an input that was neither checked nor failed, for
+#: example a named pipe, has no value.
 _OUTCOME = {
     Kind.CLEAN: "success",
     Kind.MATCH: "success",
@@ -53,14 +59,14 @@ _OUTCOME = {
 
 
 class EcsFormatter:
-    """Writes events as lines of ASCII JSON, `@timestamp` first."""
+    """Writes events as lines of ASCII JSON, with `@timestamp` first."""
 
     def __init__(self, context: Context) -> None:
-        """Write the outcomes in the form that `context` says."""
+        """Write the outcomes in the form that `context` requires."""
         self._context = context
 
     def begin(self) -> None:
-        """Begin with the first event."""
+        """Return nothing, because the output begins with the first event."""
 
     def outcome(self, handled: Handled) -> str:
         """Return the events of one outcome."""
@@ -68,7 +74,7 @@ class EcsFormatter:
         return "\n".join(json.dumps(self._file(handled, hit)) for hit in hits)
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the events of the lists and of the run."""
+        """Return the events of the lists, of the gaps and of the run."""
         if summary is None:
             return None
         events = [
@@ -95,7 +101,7 @@ class EcsFormatter:
         outcome, record = handled.outcome, handled.record
         kind = outcome.kind
         what = "alert" if kind in (Kind.MATCH, Kind.CONFLICT) else "event"
-        # A match that was recorded before is not new.
+        # A match from the record of matches is not new, so its event is not an alert.
         about = {
             "kind": "state" if self._context.command == "matches" else what,
             "category": ["file"],
@@ -180,7 +186,7 @@ class EcsFormatter:
     def _run(self, summary: Summary) -> dict[str, Any]:
         start, code = self._context.now, summary.exit_code
         duration = timedelta(seconds=summary.elapsed_s)
-        # ECS has a field for the exit code.
+        # The exit code is left out because ECS has its own field for the exit code.
         numbers = {
             name: number
             for name, number in summary_fields(summary).items()
@@ -221,7 +227,7 @@ class EcsFormatter:
 
 
 def _labels(handled: Handled, hit: Hit | None) -> dict[str, str]:
-    """Return the facts for which ECS has no field."""
+    """Return the facts about an outcome for which ECS has no field."""
     outcome, record, is_member = handled.outcome, handled.record, bool(handled.outcome.members)
     names = (path_fields(name)["path"] for name in outcome.members)
     labels = {
@@ -229,7 +235,7 @@ def _labels(handled: Handled, hit: Hit | None) -> dict[str, str]:
         "match_id": record and record.id,
         "match_state": record and str(record.state),
         "match_in_place": record and _yes_or_no(record.in_place),
-        # A label is a text: names in one another, as they are in the path.
+        # A label must be a text, so the names of nested members are joined as in the path.
         "container": path_fields(outcome.path)["path"] if is_member else None,
         "members": "!/".join(names) if is_member else None,
         "evidence": outcome.evidence,

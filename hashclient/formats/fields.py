@@ -1,8 +1,8 @@
-"""Shared by the formats: the fields of outcomes, entries and summaries, and sentences about a run.
+"""Fields of outcomes, entries and summaries, and sentences about a run, which all formats use.
 
-`docs/jsonl.schema.json` specifies the output of `jsonl`; other formats use the same names of
-fields. All formats use the same words for each reason why a run is not complete: an interruption,
-missing lists, gaps of a lookup.
+`docs/jsonl.schema.json` specifies the output of `jsonl`; the other formats use the same field
+names. All formats have the same sentence for each reason why a run is not complete, such as an
+interruption, a missing list or a gap of a lookup.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from hashclient.system.text import counted, for_people, for_programs, path_field
 if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
-#: At most this many entries with held matches are named.
+#: The largest number of entries with held matches that are named.
 HELD_ENTRIES = 50
-#: The number of a command's paths that are named in a sentence.
+#: The number of a command's paths that a sentence names.
 _MOST_PATHS = 3
-#: How people see an empty path; a shell gives an empty path for a variable that is not set.
+#: The text for an empty path, which a shell passes for a variable that is not set.
 NO_NAME = "''"
 
 
 def file_fields(handled: Handled) -> dict[str, Any]:
-    """Return the file of an outcome, and its entry in the record of matches."""
+    """Return the fields for the file of an outcome and for its recorded match."""
     outcome = handled.outcome
     fields: dict[str, Any] = {**path_fields(outcome.place), **member_fields(outcome)}
     fields["size"] = outcome.size
@@ -60,9 +60,9 @@ def file_fields(handled: Handled) -> dict[str, Any]:
 
 
 def member_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return the names of a member of a container, the outermost first, and the container's path.
+    """Return the fields for a member: its names, the outermost first, and the container's path.
 
-    `members_b64` holds the bytes of the names if a name is not UTF-8.
+    `members_b64` contains the bytes of the names if a name is not UTF-8.
     """
     if not outcome.members:
         return {}
@@ -76,7 +76,7 @@ def member_fields(outcome: Outcome) -> dict[str, Any]:
 
 
 def record_fields(record: MatchRef) -> dict[str, Any]:
-    """Return the id of a match, and its history so far."""
+    """Return the fields for a recorded match: its id, its state and its times."""
     return {
         "id": record.id,
         "state": str(record.state),
@@ -87,39 +87,42 @@ def record_fields(record: MatchRef) -> dict[str, Any]:
 
 
 def entry_fields(hit: Hit) -> dict[str, Any]:
-    """Return which entry was hit; `complete` is only there if some of its digests disagree."""
+    """Return the fields for the entry that was hit; `complete` is included only if it is false."""
     return hit_fields(hit, entry_names(hit))
 
 
 def entry_names(hit: Hit) -> tuple[str, ...]:
-    """Return the names of these fields."""
+    """Return the names of the fields that `entry_fields` returns."""
     return ENTRY_FIELDS if hit.complete else LOGGED_FIELDS
 
 
 def agreement(hit: Hit) -> str:
-    """Return which digests agree with an entry, and whether others do not, in words."""
+    """Return a text that says which digests agree with an entry, and whether others disagree."""
     verb = "agrees" if len(hit.algorithms) == 1 else "agree"
     others = "" if hit.complete else ", others do not"
     return f"{', '.join(a.label for a in hit.algorithms)} {verb}{others}"
 
 
 def digest_fields(outcome: Outcome) -> dict[str, str]:
-    """Return the digests of an outcome by algorithm; only for users who have asked for them."""
+    """Return the digests of an outcome by algorithm.
+
+    Callers show them only to users who have asked for digests.
+    """
     return {a.label: digest.hex() for a, digest in sorted(outcome.digests.items())}
 
 
 def action_fields(acted: Acted) -> dict[str, Any]:
-    """Return the result of one action; `done` is null if only the policy was asked."""
+    """Return the fields for the result of an action; `done` is null in a dry run."""
     return {"action": str(acted.action), "done": acted.done, "detail": acted.detail}
 
 
 def done_word(acted: Acted) -> str:
-    """Return whether an action was done, in one word."""
+    """Return whether an action was done, as a word."""
     return {True: "yes", False: "no", None: "planned"}[acted.done]
 
 
 def run_fields(context: Context) -> dict[str, Any]:
-    """Return where, by whom, for which paths and when a command was called."""
+    """Return the fields that say where, when, by whom and for which paths a command was called."""
     about = context.about
     if about is None:
         return {}
@@ -135,7 +138,7 @@ def run_fields(context: Context) -> dict[str, Any]:
 
 
 def run_text(context: Context) -> str | None:
-    """Return the same facts as a sentence for people; None if they are not known."""
+    """Return a sentence on where, by whom and for which paths a command was called, or None."""
     about = context.about
     if about is None:
         return None
@@ -148,12 +151,12 @@ def run_text(context: Context) -> str | None:
 
 
 def skipped_text(summary: Summary) -> str | None:
-    """Return how many inputs were skipped, and why; None if no input was."""
+    """Return how many inputs were skipped and why, or None if no input was skipped."""
     return _by_reason(summary, Kind.SKIPPED, summary.skipped)
 
 
 def excepted_text(summary: Summary) -> str | None:
-    """Return how many matches were excepted, and by which rulings; None if no match was."""
+    """Return how many matches were excepted and by which rulings, or None if none was."""
     return _by_reason(summary, Kind.EXCEPTED, summary.excepted)
 
 
@@ -165,14 +168,14 @@ def _by_reason(summary: Summary, kind: Kind, reasons: Mapping[str, int]) -> str 
     return f"{kind} {summary.counts[kind]:,}: {shown}"
 
 
-#: Plurals of kinds; a kind that is no noun stays as it is.
+#: The nouns for kinds, which get a plural; other kinds are adjectives.
 _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
-#: Kinds that are named only if an outcome has them.
+#: Kinds that are named only if an outcome of the kind exists.
 _RARE = (Kind.ACCEPTED, Kind.EXCEPTED)
 
 
 def counts_text(summary: Summary) -> str:
-    """Return how many inputs of each kind a run had."""
+    """Return a sentence that says how many inputs of each kind a run had."""
     counts = (
         counted(summary.counts[kind], _NOUNS[kind])
         if kind in _NOUNS
@@ -184,7 +187,7 @@ def counts_text(summary: Summary) -> str:
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of a run, its evidence, its lists, its end, and the exit code."""
+    """Return the fields for a run: counts, evidence, lists, how it ended, and exit code."""
     return {
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
@@ -223,7 +226,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
 
 
 def held_fields(entries: Sequence[HeldEntry]) -> list[dict[str, Any]]:
-    """Return the entries with held matches, and their counts."""
+    """Return the fields for the entries with held matches, with their counts."""
     return [msgspec.structs.asdict(entry) for entry in entries]
 
 
@@ -238,7 +241,7 @@ def held_texts(summary: Summary) -> list[str]:
 
 
 def _inside_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of members of containers, if the run can have them."""
+    """Return the fields for members of containers, if the run can have members."""
     if summary.opens_containers is None:
         return {}
     return {
@@ -251,7 +254,7 @@ def _inside_fields(summary: Summary) -> dict[str, Any]:
 
 
 def gap_fields(gap: Gap) -> dict[str, Any]:
-    """Return the gap of a lookup for one list."""
+    """Return the fields for the gap of a lookup in one list."""
     return {
         "list": gap.list_name,
         "algorithms": [a.label for a in gap.algorithms],
@@ -262,16 +265,16 @@ def gap_fields(gap: Gap) -> dict[str, Any]:
 
 
 def signal_name(stopped: ExitCode) -> str:
-    """Return the signal that ended a run early."""
+    """Return the name of the signal that ended a run early."""
     return "SIGTERM" if stopped is ExitCode.TERMINATED else "SIGINT"
 
 
-#: The words for a list whose expiry is not known, since the clock cannot be right.
+#: The text for a list whose expiry is not known because the clock was set back.
 EARLY = "the clock is behind the last check"
 
 
 class Remark(msgspec.Struct, frozen=True):
-    """A reason why a run is not complete: a word, a sentence, and perhaps a list."""
+    """A reason why a run is not complete: a word, a sentence, and the list if there is one."""
 
     subject: str
     text: str
@@ -283,7 +286,7 @@ class Remark(msgspec.Struct, frozen=True):
 def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -> Iterator[Remark]:
     """Yield all reasons why a run is not complete, in the order that every format uses.
 
-    New reasons are added here. Times are as `written` writes them.
+    A new reason has to be added to this function. `written` converts a time to text.
     """
     for missing in summary.missing:
         yield Remark("missing", missing_text(missing), missing.name or "")
@@ -308,21 +311,21 @@ def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -
 
 
 def failure_text(summary: Summary) -> str | None:
-    """Return the failure besides the inputs: the error's words, or the meaning of its exit code."""
+    """Return the message of the failed step of a run, or the meaning of its exit code."""
     if summary.failed is None or summary.failure is not None:
         return summary.failure
     return f"exit code {int(summary.failed)}: {summary.failed.meaning}"
 
 
 def missing_text(missing: MissingList) -> str:
-    """Return the sentence on a missing list, with the reason."""
+    """Return a sentence about a missing list and the reason."""
     if missing.name is not None:
         return f"list {missing.name} is missing: {missing.problem}"
     return f"the lists of provider {missing.provider} are missing: {missing.problem}"
 
 
 def gap_text(gap: Gap, *, accepted: bool) -> str:
-    """Return the sentence on the gap of a list, and how its inputs count."""
+    """Return a sentence about the gap of a list, and how the inputs in the gap count."""
     count = "counts" if gap.rows == 1 else "count"
     end = f"{count} as clean all the same, since gaps are accepted"
     if not accepted:
@@ -331,11 +334,11 @@ def gap_text(gap: Gap, *, accepted: bool) -> str:
 
 
 def inside_text(summary: Summary) -> str | None:
-    """Return the sentence on the members of containers; None if a run has none."""
+    """Return a sentence about the members of containers, or None if the run has no members."""
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
-        # Only scans of objects have --no-read, which reads no object.
+        # Only scans of objects have the option `--no-read`, with which no object is read.
         may_not_read = summary.asks_stores and not summary.files_read
         why = "--no-members or --no-read" if may_not_read else "--no-members"
         return f"archives and mail were not opened: {why}"
@@ -346,7 +349,7 @@ def inside_text(summary: Summary) -> str | None:
 
 
 def not_opened_text(summary: Summary) -> str | None:
-    """Return how many inputs are of unopened kinds that contain files; None if no input is."""
+    """Return how many inputs are containers of kinds that are not opened, or None if none is."""
     if not summary.not_opened:
         return None
     by_number = sorted(summary.not_opened.items(), key=lambda item: (-item[1], item[0]))
@@ -355,7 +358,7 @@ def not_opened_text(summary: Summary) -> str | None:
 
 
 def rests_on(summary: Summary) -> str:
-    """Return the evidence of answers other than reading; empty if everything was read."""
+    """Return the evidence of the answers that do not rest on reading; empty if all do."""
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,

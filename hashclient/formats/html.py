@@ -1,9 +1,9 @@
-"""The format for a person: one page that needs nothing else, to read, print and keep.
+"""The format for a person: one HTML page, which needs no other file, to read, print and keep.
 
-The page is whole without its script, which only adds sorting, a filter and pages to the table. The
-page loads nothing, and its policy forbids loading. It has no content of files, and no digests, even
-if the user requests digests. Counts and charts are of everything; the table is capped, which bounds
-the memory, and matches come first.
+The page is complete without its script, which only adds sorting, a filter and pages to the table.
+The page loads no other file, and its content security policy forbids loading. The page has no
+content of files and no digests, even if the user requests digests. Counts and charts include all
+outcomes; the number of rows of the table is limited, to bound the memory, and matches come first.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
 
-#: The first advice on every file that matches.
+#: The first advice about each file that matches.
 HANDS_OFF = "Do not open, copy or send a file that matches, and do not delete it by hand"
 
 
 def contents(sections: Sequence[tuple[str, str]]) -> Markup:
-    """Return links to `sections`, each an id and a title."""
+    """Return a navigation with links to `sections`, given as pairs of id and title."""
     links = [
         element("li", element("a", title, href=f"#{section_id}")) for section_id, title in sections
     ]
@@ -60,7 +60,7 @@ def contents(sections: Sequence[tuple[str, str]]) -> Markup:
 
 
 def about_run(context: Context, summary: Summary | None) -> Markup | None:
-    """Return where, by whom, when and for what a command was called; None if unknown."""
+    """Return where, by whom, when and for which paths a command was called, or None if unknown."""
     about = context.about
     if about is None:
         return None
@@ -92,7 +92,7 @@ def about_run(context: Context, summary: Summary | None) -> Markup | None:
 def next_steps(
     context: Context, summary: Summary | None, matches: int, conflicts: int
 ) -> Iterator[Markup]:
-    """Yield the next steps of a reader, the most urgent first."""
+    """Yield what the reader of the page should do next, the most urgent first."""
     if matches:
         yield joined(
             element("strong", HANDS_OFF), ": follow your procedure for such files and for reports."
@@ -124,10 +124,10 @@ def _command(words_of: str) -> Markup:
     return element("code", f"hashclient {words_of}")
 
 
-#: The most rows of the table. A browser takes a second for so many rows, and the page has a few
-#: megabytes.
+#: The largest number of rows of the table. A browser needs about a second to show this many rows,
+#: and the page has some megabytes.
 MAX_ROWS = 10_000
-#: The number of folders that are counted separately.
+#: The largest number of folders that are counted separately.
 MAX_FOLDERS = 10_000
 ELSEWHERE = "other folders"
 
@@ -138,15 +138,15 @@ _HEADLINES = {
     ExitCode.INTERRUPTED: "Interrupted: no match so far",
     ExitCode.TERMINATED: "Terminated: no match so far",
 }
-#: The first words of a sentence on the page, by its subject.
+#: The first words of a remark on the page, by the subject of the remark.
 _BEFORE = {"gap": "list ", "held": "held: ", "failed": "failed: "}
 
 
 class HtmlFormatter:
-    """Gathers the content of the page, and writes it at the end."""
+    """Collects the content of the page, and returns the page at the end."""
 
     def __init__(self, context: Context) -> None:
-        """Write the outcomes in the form that `context` says, but no digests."""
+        """Write the outcomes in the form that `context` requires, but without digests."""
         self._context = context
         self._rows: dict[Kind, list[Handled]] = {kind: [] for kind in ORDER}
         self._found: Counter[Kind] = Counter()
@@ -155,14 +155,14 @@ class HtmlFormatter:
         self._categories: Counter[str] = Counter()
         self._folders: Counter[str] = Counter()
         self._actions_failed = 0
-        #: The number of open matches on record.
+        #: The number of recorded matches that are open.
         self._open = 0
 
     def begin(self) -> None:
-        """Return nothing: the first lines of the page are known last."""
+        """Return nothing, because the first lines of the page depend on all outcomes."""
 
     def outcome(self, handled: Handled) -> None:
-        """Count an outcome, and keep it if the table has space."""
+        """Count an outcome, and keep it if the table has space for it."""
         outcome = handled.outcome
         kind = outcome.kind
         self._found[kind] += 1
@@ -180,7 +180,7 @@ class HtmlFormatter:
             self._folders[ELSEWHERE if full else folder] += 1
 
     def end(self, summary: Summary | None) -> str:
-        """Return the page."""
+        """Return the whole page."""
         return document(self._title(summary), self._page(summary), "page.js")
 
     def _title(self, summary: Summary | None) -> str:
@@ -309,7 +309,7 @@ def _capital(text: str) -> str:
 
 
 class _Section:
-    """A part of the page with a heading, which has an id."""
+    """A section of the page, whose heading has an id."""
 
     def __init__(self, title: str, *content: Markup, class_: str | None = None) -> None:
         self.title = title

@@ -1,10 +1,11 @@
-"""The tables and charts of the HTML page: it turns values into elements, and does no more.
+"""Makes the tables and charts of the HTML page: converts values to HTML elements.
 
-A chart is a table, so that a reader who cannot see the chart gets the same content. Its bars are
-drawings, since browsers print drawings, and the page's policy allows no style on an element.
+A chart is a table, so that a reader who cannot see the chart gets the same content. The bars of a
+chart are SVG drawings, because browsers print drawings, and because the policy of the page allows
+no style attribute.
 
-The page loads nothing, and its policy forbids loading. No text can break the HTML: elements are
-made by one function, and text is always escaped.
+The page loads no other file, and its content security policy forbids loading. No text can break the
+HTML, because one function makes all elements and always escapes text.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from hashclient.system.text import for_people, printable
 
 
 class Markup(str):
-    """Text that is HTML already; every other text is plain."""
+    """Text that is HTML already; every other text is escaped."""
 
     __slots__ = ()
 
 
 def element(name: str, *children: str, **attributes: str | bool | None) -> Markup:
-    """Return an element; a child that is not Markup is text.
+    """Return an element; a child that is not `Markup` is escaped as text.
 
-    An attribute of True has no value; an attribute of False or None is left out. An underscore in a
-    name becomes a dash; an underscore at the end, as in `class_` and `for_`, is left out.
+    An attribute with the value True is written without a value; an attribute with False or None is
+    left out. An underscore in the name of an attribute becomes a dash; an underscore at the end, as
+    in `class_` and `for_`, is removed.
     """
     parts = [f"<{name}"]
     for key, value in attributes.items():
@@ -50,7 +52,7 @@ def element(name: str, *children: str, **attributes: str | bool | None) -> Marku
 
 
 def joined(*parts: str) -> Markup:
-    """Join `parts`; parts that are not Markup are escaped as text."""
+    """Join `parts`; parts that are not `Markup` are escaped as text."""
     return Markup("".join(part if isinstance(part, Markup) else text(part) for part in parts))
 
 
@@ -59,10 +61,10 @@ def text(plain: str) -> Markup:
     return Markup(html.escape(words(plain)))
 
 
-#: Bars of one chart; the rest is summed up in one more bar.
+#: The largest number of bars of a chart; one more bar sums up the rest.
 MAX_BARS = 8
 
-#: The kinds in the order in which a reader looks for them.
+#: The kinds of outcomes in the order in which the page shows them.
 ORDER = (
     Kind.MATCH,
     Kind.CONFLICT,
@@ -75,7 +77,7 @@ ORDER = (
 
 
 def counts(numbers: Mapping[str, int]) -> Markup:
-    """Return named numbers, side by side."""
+    """Return numbers with their names, side by side."""
     pairs = [
         element(
             "div",
@@ -89,7 +91,7 @@ def counts(numbers: Mapping[str, int]) -> Markup:
 
 
 def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> Markup:
-    """Return the lists of a run, whether they had expired, and the missing lists."""
+    """Return a table of the lists of a run with their freshness, and of the missing lists."""
     rows = []
     for state in states:
         word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
@@ -116,7 +118,7 @@ def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> 
 
 
 def charts(numbers: Mapping[str, Counter[str]]) -> Markup:
-    """Return one chart for each named count."""
+    """Return one chart for each of the named counters."""
     return element("div", *(_chart(name, n) for name, n in numbers.items()), class_="charts")
 
 
@@ -147,7 +149,7 @@ def _bar(share: float) -> Markup:
 
 
 def files_table(found: Sequence[Handled]) -> Markup:
-    """Return the table of files, with the controls for the script."""
+    """Return the table of files, with the controls that the script uses."""
     kinds = Counter(str(h.outcome.kind) for h in found)
     states = Counter(str(h.record.state) for h in found if h.record is not None)
     lists = Counter(name for h in found for name in _lists_of(h))
@@ -158,10 +160,10 @@ def files_table(found: Sequence[Handled]) -> Markup:
 
 
 def sortable(head: Markup, rows: Iterable[Markup], numbers: Mapping[str, Counter[str]]) -> Markup:
-    """Return the table of a page, with the controls for the script `page.js`.
+    """Return a table that `page.js` can sort and filter, with its controls.
 
-    `numbers` counts the values of each attribute `data-…` of the rows by which they are filtered.
-    The page has this table in a section whose heading has the id `files`.
+    `numbers` counts, for each attribute `data-…` by which rows are filtered, the values of the
+    attribute. The page must have this table in a section whose heading has the id `files`.
     """
     body = element("tbody", *(joined(Markup("\n"), row) for row in rows))
     return joined(
@@ -245,7 +247,7 @@ def _entry(hit: Hit) -> Markup:
 
 
 def _path(path: str, class_: str | None = None) -> Markup:
-    """Return a path that may break after its slashes, and keeps its own direction of text."""
+    """Return a path that may be wrapped after its slashes, and has its own direction of text."""
     names = printable(path).split("/")
     parts = [joined(f"{name}/", Markup("<wbr>")) for name in names[:-1]]
     return element("bdi", *parts, names[-1], class_=class_)
@@ -256,7 +258,7 @@ def _note(*text: str) -> Markup:
 
 
 def head_of(*names: str, numeric: Iterable[str] = ()) -> Markup:
-    """Return the head of a table; the columns in `numeric` have numbers."""
+    """Return the head of a table; the columns in `numeric` contain numbers."""
     cells = [
         element("th", name, scope="col", class_="num" if name in numeric else None)
         for name in names
@@ -265,7 +267,7 @@ def head_of(*names: str, numeric: Iterable[str] = ()) -> Markup:
 
 
 def document(title: str, content: Iterable[Markup], script_name: str | None = None) -> str:
-    """Return a page that needs no other file, with a script of this package if it is named."""
+    """Return a page that needs no other file; `script_name` names a script of this package."""
     style = _resource("page.css")
     script = "" if script_name is None else _resource(script_name)
     policy = (
@@ -282,7 +284,7 @@ def document(title: str, content: Iterable[Markup], script_name: str | None = No
         Markup('<html lang="en">'),
         Markup("<head>"),
         Markup('<meta charset="utf-8">'),
-        # The policy counts only for elements after it.
+        # The policy applies only to elements after it, so it comes first.
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),
@@ -306,6 +308,6 @@ def _resource(name: str) -> str:
 
 
 def _source(text: str) -> str:
-    """Return the source in a policy for an inline style or script with exactly this text."""
+    """Return the entry of a content security policy for an inline style or script `text`."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
 
-#: The version of the schema, in every line; it changes when a field is removed or changes its
-#: meaning.
+#: The version of the schema, which every line contains; it changes when a field is removed or
+#: changes its meaning.
 SCHEMA = 1
 
 
 class JsonlFormatter:
-    """Writes outcomes and summary as lines of ASCII JSON, `type` and `schema` first."""
+    """Writes outcomes and the summary as lines of ASCII JSON, with `type` and `schema` first."""
 
     def __init__(self, context: Context) -> None:
-        """Write the outcomes in the form that `context` says."""
+        """Write the outcomes in the form that `context` requires."""
         self._context = context
         self._show_digests = context.show_digests
         self._hits = HitParts(lambda hit: json_around_entry(hit, entry_names(hit)))
@@ -47,10 +47,10 @@ class JsonlFormatter:
         }
 
     def begin(self) -> None:
-        """Begin with the first outcome."""
+        """Return nothing, because the output begins with the first outcome."""
 
     def outcome(self, handled: Handled) -> str:
-        """Return one outcome as a line."""
+        """Return an outcome as one line."""
         outcome, record = handled.outcome, handled.record
         if (
             record is None
@@ -62,7 +62,8 @@ class JsonlFormatter:
             or not is_unicode(outcome.path)
         ):
             return json.dumps(self._document(handled))
-        # There may be very many of these outcomes: the same output, made without `json`.
+        # There may be very many outcomes of this usual form, so the same output is made without
+        # `json`.
         hit = outcome.hits[0]
         size = "null" if outcome.size is None else outcome.size
         before, after = self._hits.of(hit)
@@ -95,7 +96,7 @@ class JsonlFormatter:
         return document
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the summary as a line."""
+        """Return the summary as one line."""
         if summary is None:
             return None
         about = {**run_fields(self._context), **summary_fields(summary)}
@@ -103,12 +104,12 @@ class JsonlFormatter:
 
 
 def _acted_text(acted: tuple[Acted, ...]) -> str:
-    """Return the actions as the end of the inside of a JSON object."""
+    """Return the actions as JSON for the end of an object, without its closing brace."""
     return f', "actions": {json.dumps([*map(action_fields, acted)])}' if acted else ""
 
 
 def _record_text(record: MatchRef) -> str:
-    """Return the fields of a record but its id, as the inside of a JSON object."""
+    """Return the fields of a recorded match except its id, as JSON without the braces."""
     fields = record_fields(record)
     del fields["id"]
     return json.dumps(fields).removeprefix("{").removesuffix("}")

@@ -1,9 +1,10 @@
-"""Formats of output: pure functions from outcomes and summaries to text.
+"""All formats of output, which are pure functions from outcomes and summaries to text.
 
-A format is a `Formatter`; `FORMATS` names all formats, and `formatter` makes a formatter. Formats
-do no I/O, read no clock and show no content; they show digests only on request.
+A format is a class like `Formatter`; `FORMATS` names all formats, and `formatter` makes an object
+of a format. Formats do no I/O, read no clock and show no content of files; they show digests only
+on request.
 
-To add a format: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and
+To add a format, add a module with a class, a row in `FORMATS`, a section of `docs/formats.md`, and
 a reader in `tests/contract/readers.py`.
 """
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """The subject of an output: the command, when it ran (in UTC), and whether digests are shown.
+    """What an output is about: the command, its time (in UTC), and whether digests are shown.
 
-    `about` has the place, the user and the paths of the command, if they are known.
+    `about`: the place, the user and the paths of the command, if they are known.
     """
 
     command: str
@@ -32,28 +33,35 @@ class Context(NamedTuple):
 
     @property
     def host(self) -> str | None:
-        """The machine, for each line of the record of matches, which ends without a summary."""
+        """The name of the machine for each line of `matches`, whose output has no summary.
+
+        Otherwise None.
+        """
         return self.about.host if self.about is not None and self.command == "matches" else None
 
 
 class Formatter(Protocol):
-    """How one output is written: each method returns text without its last line end, or None.
+    """Writes one output; each method returns text without its last line end, or None.
 
-    The methods are called in this order: `begin`, `outcome` for each outcome, `end`.
+    The methods are called in this order: `begin`, `outcome` for each outcome, and `end`.
     """
 
     def begin(self) -> str | None:
         """Return the text before the first outcome."""
 
     def outcome(self, handled: Handled) -> str | None:
-        """Return the text for one outcome when it is found; the rest comes with `end`."""
+        """Return the text for one outcome as soon as it is found.
+
+        A format may return text at `end` instead.
+        """
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the last text; `summary` is None if the output is not of a run."""
+        """Return the last text; `summary` is None if the output is not about a run."""
 
 
-#: For each format, the module and the class that write it; the default comes first. A module is
-#: imported when its format is used. `docs/formats.md` says what each is for.
+#: For each format, the module and the class that write it; the first is the default. The module of
+#: a format is imported when the format is used. `docs/formats.md` says for which purpose each
+#: format is.
 FORMATS: Mapping[str, tuple[str, str]] = {
     "text": ("hashclient.formats.text", "TextFormatter"),
     "jsonl": ("hashclient.formats.jsonl", "JsonlFormatter"),
@@ -63,8 +71,8 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
 
-#: These formats write a single document; other formats can continue in another file, after a new
-#: `begin`.
+#: The formats that write a single document; an output in another format can continue in another
+#: file, after a new `begin`.
 DOCUMENTS = frozenset({"sarif", "html"})
 
 

@@ -1,9 +1,9 @@
-"""The format for code hosts and CI: SARIF 2.1.0, one run.
+"""The format for code hosts and CI: a SARIF 2.1.0 document with one run.
 
-A match or conflict is a result, written when it is found. An input that was not checked is a
-notification of the run, since nothing is known about the file. Clean inputs are counted only. The
-rules, one for each list and category that was hit, come after the results, since JSON keys may be
-in any order. Memory holds no more than the caps allow.
+A match or a conflict is a result, and a match is written when it is found. An input that was not
+checked is a notification of the run, because nothing is known about its content. Clean inputs are
+only counted. The rules, one for each list and category that was hit, come after the results, which
+JSON allows because keys may have any order. The caps on results and notifications bound the memory.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 
-#: GitHub rejects a run with more results, and shows 5,000 of them, errors first: "SARIF results
-#: exceed one or more limits", https://docs.github.com/en/code-security (read in November 2026).
+#: The largest number of results that GitHub accepts in a run; it shows 5,000 of them, errors first:
+#: "SARIF results exceed one or more limits", https://docs.github.com/en/code-security (read in
+#: November 2026).
 MAX_RESULTS = 25_000
-#: No host shows each notification; these limits bound the size of the output.
+#: The largest number of notifications, which bounds the size of the output; no code host shows all
+#: of them.
 MAX_NOTIFICATIONS = 1_000
 
-#: States of matches that need no further work, or whose entry is withdrawn.
+#: The states of matches that need no further work, or whose entry is withdrawn.
 _QUIET = frozenset(
     {
         *(MatchState.GONE, MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED),
@@ -56,7 +58,7 @@ _QUIET = frozenset(
     }
 )
 
-#: The subjects of notifications: level, meaning, and what to do.
+#: The subjects of notifications, each with its level, its meaning, and advice.
 _NOTIFICATIONS = {
     "unread": (
         "warning",
@@ -123,25 +125,30 @@ class SarifFormatter:
     """Writes one document with one run."""
 
     def __init__(self, context: Context) -> None:
-        """Write the outcomes in the form that `context` says."""
+        """Write the outcomes in the form that `context` requires."""
         self._context = context
-        #: Each rule so far: the number and the content.
+        #: The number and the content of each rule so far.
         self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
         self._results = 0
-        #: Conflicts wait for the end, so that matches get the places first.
+        #: The conflicts, which are written at the end, so that matches take the limited places
+        #: first.
         self._conflicts: list[Handled] = []
         self._notifications: list[dict[str, Any]] = []
         self._left_out: Counter[Kind] = Counter()
-        #: Containers and their members, by path and names, with the object for each.
+        #: The numbers of the descriptions of containers and members, by the path and the names of
+        #: members.
         self._artifacts: dict[tuple[str, ...], int] = {}
         self._described: list[dict[str, Any]] = []
 
     def begin(self) -> str:
-        """Return the document up to its results."""
+        """Return the beginning of the document, up to its results."""
         return f'{{"$schema": "{SCHEMA}", "version": "2.1.0", "runs": [{{"results": ['
 
     def outcome(self, handled: Handled) -> str | None:
-        """Return a match as a result, suppressed if it is excepted; keep others for the end."""
+        """Return a match as a result, which is suppressed if excepted.
+
+        Keep other outcomes for the end.
+        """
         kind = handled.outcome.kind
         if kind in (Kind.MATCH, Kind.EXCEPTED) and self._results < MAX_RESULTS:
             return self._result(handled)
@@ -154,7 +161,7 @@ class SarifFormatter:
         return None
 
     def end(self, summary: Summary | None) -> str:
-        """Return the conflicts, then the part on the run as a whole."""
+        """Return the conflicts, and then the part about the whole run."""
         room = MAX_RESULTS - self._results
         parts = [self._result(handled) for handled in self._conflicts[:room]]
         self._left_out[Kind.CONFLICT] += len(self._conflicts[room:])
@@ -203,10 +210,10 @@ class SarifFormatter:
             "ruleIndex": index,
             "level": "note" if quiet else "error" if is_match else "warning",
             "message": {"text": _message(handled)},
-            # Code hosts want a line number, also for a file without lines.
+            # Code hosts require a line number, even for a file without lines.
             "locations": [_location(outcome, region={"startLine": 1})],
             **self._inside(outcome),
-            # The value is the same for the same entry on any machine and in any run, and is no
+            # The fingerprint is the same for an entry on every machine and in every run, and is no
             # digest.
             "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
             "properties": properties,
@@ -218,7 +225,10 @@ class SarifFormatter:
         return f"{',' if self._results > 1 else ''}{json.dumps(result)}"
 
     def _inside(self, outcome: Outcome) -> dict[str, Any]:
-        """Add the place of a member in its container; code hosts show only the file on the disk."""
+        """Return the place of a member in its container.
+
+        Code hosts show only the file on the disk.
+        """
         if not outcome.members:
             return {}
         keys = [(outcome.path, *outcome.members[:depth]) for depth in range(len(outcome.members))]
@@ -270,7 +280,7 @@ class SarifFormatter:
 
 
 def _called(context: Context) -> dict[str, Any]:
-    """Return where and by whom a run was called, in the fields of SARIF."""
+    """Return where and by whom a run was called, as fields of SARIF."""
     about = context.about
     if about is None:
         return {}
@@ -286,7 +296,7 @@ def _called(context: Context) -> dict[str, Any]:
 
 
 def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
-    """Yield the remarks on a run as a whole: the subject of each, and a sentence."""
+    """Yield remarks on the whole run, each with its subject and a sentence."""
     if (text := skipped_text(summary)) is not None:
         yield "skips", text
     if (text := excepted_text(summary)) is not None:
@@ -300,9 +310,9 @@ def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
 
 
 def uri_of(path: str) -> str:
-    """Return the URI of a path: a relative path gives a relative URI, as code hosts want it.
+    """Return the URI of a path; a relative path becomes a relative URI, which code hosts require.
 
-    Components that are empty or a dot are removed, as in every normal URI; `..` stays, since the
+    Empty components and dots are removed, as in every normal URI; `..` is kept, because the
     component before it may be a link.
     """
     raw = fsencode(path)
@@ -312,10 +322,10 @@ def uri_of(path: str) -> str:
 
 
 def _uri_of(outcome: Outcome) -> str:
-    """Return the URI of the file of an outcome, or that of the object."""
+    """Return the URI of the file or the object of an outcome."""
     if not outcome.is_object:
         return uri_of(outcome.path)
-    # The URI of an object is escaped already, so `%` stays.
+    # The URI of an object is escaped already, so `%` must not be escaped again.
     return quote(fsencode(outcome.path), safe="/:?=%")
 
 
@@ -329,7 +339,7 @@ def _location(outcome: Outcome, **more: Any) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """Return foreign text for a message, in which braces and brackets have a meaning."""
+    """Return foreign text for a message of SARIF, where braces and brackets have a meaning."""
     return "".join("_" if char in "{}[]" else char for char in words(text))
 
 

@@ -1,6 +1,6 @@
-"""The format for people: one line an outcome, aligned, and a summary of a few lines.
+"""The format for people: one aligned line for each outcome, and a summary of some lines.
 
-The last line says how the command ends; an output without it was cut off.
+The last line has the exit code; an output without this line was cut off.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class TextFormatter:
-    """Writes lines that are safe on a terminal whatever a path holds."""
+    """Writes lines that are safe on a terminal whatever characters a path contains."""
 
     def __init__(self, context: Context) -> None:
-        """Write the outcomes in the form that `context` says."""
+        """Write the outcomes in the form that `context` requires."""
         self._context = context
         self._of_run = context.command != "matches"
         self._of_files = context.command != "lookup"
@@ -48,10 +48,10 @@ class TextFormatter:
         self._words = {word: f"{word:<{width}}  " for word in (*Kind, *MatchState)}
 
     def begin(self) -> None:
-        """Begin with the first outcome."""
+        """Return nothing, because the output begins with the first outcome."""
 
     def outcome(self, handled: Handled) -> str:
-        """Return one outcome as a line: kind, path, and the reason."""
+        """Return an outcome as one line: kind, path, hits and reason."""
         outcome, record = handled.outcome, handled.record
         hits = outcome.hits
         if (
@@ -61,7 +61,8 @@ class TextFormatter:
             and outcome.reason is None
             and not (outcome.members or self._show_digests)
         ):
-            # There may be very many lines of this kind.
+            # There may be very many outcomes of this form, so their lines are made from rendered
+            # parts.
             hit, path = hits[0], outcome.path
             if not path.isprintable() or "\\" in path:
                 path = printable(path)
@@ -86,7 +87,7 @@ class TextFormatter:
         return line + self._host
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the counts, the work, the lists, and each reason why the run is not whole."""
+        """Return the counts, the work, the lists, and each reason why the run is not complete."""
         if summary is None:
             return None
         lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]
@@ -117,7 +118,7 @@ class TextFormatter:
 
     def _attention(self, summary: Summary) -> Iterator[str]:
         for remark in remarks(summary):
-            if remark.subject != "stale":  # each list has its own line about its expiry
+            if remark.subject != "stale":  # the line about each list already shows its expiry
                 yield ("failed: " if remark.subject == "failed" else "") + words(remark.text)
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"
@@ -128,12 +129,12 @@ def _acted_text(acted: tuple[Acted, ...]) -> str:
 
 
 def _around_entry(hit: Hit) -> tuple[str, str]:
-    """Return the text of a hit before its entry, and the text after it."""
+    """Return the text of a hit before its entry, and the text after the entry."""
     return f"{hit.list_name} ", f" ({hit.category}; {agreement(hit)})"
 
 
 def human_bytes(count: float) -> str:
-    """Return a number of bytes with a unit that a person can read."""
+    """Return a number of bytes with a unit that suits its size."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
