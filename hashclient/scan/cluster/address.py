@@ -1,6 +1,7 @@
-"""The place where a scan runs: `processes`, `local-cluster:N` or `dask://HOST:PORT`.
+"""Where a scan checks files, as `--executor` names it: processes or a cluster.
 
-This module does not import Dask: a wrong address is refused before any process starts.
+The forms are `processes`, `local-cluster:N` and `dask://HOST:PORT`. This module does not import
+Dask, so that a wrong address is refused before any process starts.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _REMOTE = re.compile(
 
 
 class LocalCluster(msgspec.Struct, frozen=True):
-    """A cluster of some workers on this machine, which ends with the scan."""
+    """A cluster with `workers` workers on this machine, which ends with the scan."""
 
     workers: int
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """Files that prove the client to the cluster, and the cluster to the client."""
+    """The certificate files by which client and cluster prove their identity to each other."""
 
     ca: Path
     cert: Path
@@ -42,7 +43,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Scheduler(msgspec.Struct, frozen=True):
-    """A scheduler that the administrator has started; without `tls` it is on this machine."""
+    """A scheduler that the administrator has started; without `tls`, it is on this machine."""
 
     host: str
     port: int
@@ -50,15 +51,15 @@ class Scheduler(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The address in the form of Dask."""
+        """The address of the scheduler in the form of Dask."""
         return f"{'tcp' if self.tls is None else 'tls'}://{self.host}:{self.port}"
 
 
 def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler | None:
-    """Return the place that `text` names; None for processes of this scan.
+    """Return the cluster that `text` names; None if `text` names processes of this machine.
 
     Raises:
-        UsageError: `text` has none of these forms.
+        UsageError: `text` names no executor.
         ConfigError: certificates are missing, or cannot be used.
     """
     if text == PROCESSES:
@@ -91,7 +92,7 @@ def is_loopback(host: str) -> bool:
 
 
 def problem_with_worker(address: str) -> str | None:
-    """Return why a worker at an address from Dask may not be used; None if it may."""
+    """Return why a worker at an address from Dask must not be used; None if it may be used."""
     scheme, _, rest = address.partition("://")
     host = rest.rpartition(":")[0]
     if scheme == "tls" or (scheme == "tcp" and is_loopback(host)):

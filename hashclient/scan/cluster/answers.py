@@ -1,7 +1,8 @@
-"""Answers of workers, compared with what the workers were asked.
+"""Checks of the answers of workers against the batches that the workers got.
 
-A worker is believed, but its machine or its memory may fail. An answer that makes no sense must not
-end the scan, and must not be about files of another batch: such a batch is lost.
+The client trusts a worker, but the machine or the memory of a worker may fail. An answer that makes
+no sense must not end the scan, and an answer must not be about files of another batch. In both
+cases, the batch is lost.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from hashclient.scan.cluster.messages import (
 from hashclient.scan.executors.wire import Checked, Names, WireOutcome
 from hashclient.scan.values.work import WORKER_FAILED, Block
 
-#: Numbers of this size and above fit into no record and no log.
+#: No record and no log has room for a number of this size or above.
 _TOO_LARGE = 1 << 63
-#: How files end on a worker; the client alone excepts and accepts.
+#: The kinds of outcomes that a worker may return; only the client excepts and accepts outcomes.
 _KINDS = frozenset({Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.SKIPPED, Kind.UNREAD})
 
 
 def verified(batch: ToCheck | ToList, answer: Answer) -> Answer:
-    """Return the answer to a batch of files or directories; `Lost` if the value is no answer."""
+    """Return the answer to a batch of files or directories; `Lost` if the answer is not valid."""
     try:
         if isinstance(answer, Checked):
             _verify_checked(answer)
@@ -50,7 +51,7 @@ def verified(batch: ToCheck | ToList, answer: Answer) -> Answer:
 
 
 def is_about(batch: ToRead, read: ReadObjects) -> bool:
-    """Return whether the answer to a batch of objects has a result of each."""
+    """Return whether the answer to a batch of objects has a valid result for each object."""
     try:
         for checked, _, _ in read.results:
             _verify_checked(checked)

@@ -33,13 +33,14 @@ def on_cluster(
     on_notice: Callable[[str], None],
     objects: bool,
 ) -> Dask:
-    """Return the executor of a scan at `where`; it has no connection and no process yet.
+    """Return the executor of a scan at `where`, before it connects or starts a process.
 
-    Files that are unchanged by the client's `inventory` are not read. If `objects` are read as
-    well, the connection is kept when the files are done, until `close`.
+    Files that the client's `inventory` knows unchanged are not read. If `objects` are read as well,
+    the connection is kept after the files are checked, until `close`.
 
     Raises:
-        UsageError: the current directory is gone, or a number of processes was asked for.
+        UsageError: the current directory does not exist any more, or the user asked for a number of
+            processes.
     """
     if options.jobs is not None:
         raise UsageError(

@@ -1,8 +1,8 @@
-"""The work that remains on a cluster: directories to be listed, and files to be checked.
+"""The work that no worker of a cluster has yet: directories to list, and files to check.
 
-The newest work comes first, so that a tree is walked depth first and little of it is held at a
-time. Batches have as many files as are checked in about `BATCH_S`, by the times of earlier batches;
-a batch has either absolute or relative paths.
+The newest work is handed out first, so that a tree is walked depth first, and only a small part of
+the tree is in memory. A batch has as many files as are checked in about `BATCH_S` seconds, as
+measured for earlier batches. A batch has either absolute or relative paths.
 """
 
 from __future__ import annotations
@@ -16,43 +16,44 @@ from hashclient.scan.cluster.messages import ToCheck, ToList
 from hashclient.scan.executors.wire import Names
 from hashclient.scan.values.work import Start
 
-#: Seconds that a batch should take: to hand out a batch costs some 2 ms in all.
+#: The seconds that a batch should take; handing out a batch takes some 2 ms in all processes.
 BATCH_S = 0.75
 FIRST_NAMES, LEAST_NAMES, MOST_NAMES = 5_000, 500, 20_000
-#: The most directories in one task of listing.
+#: The most directories in one batch of directories.
 MOST_STARTS = 64
 
 Wide = Iterator[Names | Outcome | Start]
 
 
 class Backlog:
-    """Directories and files that no worker has yet."""
+    """The directories and files that no worker has yet."""
 
     def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
-        """Begin without work. `kept` returns which of the added files are kept."""
+        """Begin without work; `kept` returns which of the added files are kept."""
         self._kept = kept
         self._groups: deque[Names] = deque()
-        #: Files that are batches of their own, and come next.
+        #: Large files, each of which is a batch; they are handed out first.
         self.large: list[Names] = []
-        #: How many files are waiting, without the files that are batches of their own.
+        #: The number of waiting files, without large files.
         self.names = 0
         self._starts: list[Start] = []
-        #: Directories that the client lists, as far as there is room, by their paths.
+        #: The paths of wide directories, each with the iterator by which the client lists the
+        #: directory; the client lists more when too few files wait.
         self.wide: list[tuple[str, Wide]] = []
         self._per_s = FIRST_NAMES / BATCH_S
 
     @property
     def batch_names(self) -> int:
-        """How many files a batch should have."""
+        """The number of files that a batch should have."""
         return min(MOST_NAMES, max(LEAST_NAMES, round(self._per_s * BATCH_S)))
 
     def took(self, names: int, elapsed_s: float) -> None:
-        """Note how long a batch of `names` files took."""
+        """Note that a batch of `names` files took `elapsed_s` seconds."""
         if names:
             self._per_s = (3 * self._per_s + names / max(elapsed_s, 0.001)) / 4
 
     def add_groups(self, groups: list[Names], *, first: bool = False) -> None:
-        """Add files; `first` files were handed out before and come next."""
+        """Add files; with `first`, the files were handed out before, and are handed out next."""
         groups = [left for group in groups if (left := self._kept(group)) is not None]
         self.names += sum(group.count for group in groups)
         if first:
@@ -61,15 +62,15 @@ class Backlog:
             self._groups.extend(groups)
 
     def add_starts(self, starts: list[Start]) -> None:
-        """Add directories; the first of them is the next to be listed."""
+        """Add directories; the first of these directories is the next to be handed out."""
         self._starts += reversed(starts)
 
     def wants_names(self) -> bool:
-        """Return whether too few files wait to be checked."""
+        """Return whether fewer files wait than a batch should have."""
         return not self.large and self.names < self.batch_names
 
     def read_wide(self) -> list[Outcome]:
-        """Read more of wide directories until enough work waits; return outcomes."""
+        """List more of the wide directories until enough files wait; return outcomes."""
         outcomes: list[Outcome] = []
         while self.wide and not self._starts and self.wants_names():
             item = next(self.wide[-1][1], None)
@@ -86,7 +87,7 @@ class Backlog:
         return outcomes
 
     def take_files(self) -> ToCheck | None:
-        """Take the next batch of files."""
+        """Remove and return the next batch of files."""
         if self.large:
             return ToCheck((self.large.pop(),))
         groups: list[Names] = []
@@ -100,7 +101,7 @@ class Backlog:
         return ToCheck(tuple(groups)) if groups else None
 
     def take_directories(self, slots: int) -> ToList | None:
-        """Take the next directories to be listed: so few that each worker gets some."""
+        """Remove and return the next directories to list, so few that each worker gets some."""
         count = min(MOST_STARTS, max(1, len(self._starts) // max(1, 2 * slots)))
         taken = self._starts[-count:]
         del self._starts[-count:]
@@ -113,7 +114,7 @@ class Backlog:
         return not (self.large or self._groups or self._starts or self.wide)
 
     def empty(self) -> tuple[list[Names], list[str]]:
-        """Return the remaining files and paths of directories; forget them."""
+        """Remove and return the remaining files, and the paths of the remaining directories."""
         directories = [os.fsdecode(start.path) for start in self._starts]
         directories += [path for path, _ in self.wide]
         groups = [*self.large, *self._groups]

@@ -1,13 +1,15 @@
-"""A bucket on a cluster: workers list ranges of its keys and read its objects.
+"""A bucket on a cluster: workers list ranges of the bucket's keys, and read its objects.
 
-1. A worker lists a range until it has many objects. The rest of the range is divided at prefixes
-   (up to the next `/`), which the worker looks up, and each part is a range of its own.
-2. Pages are given out in the order of keys, as one machine lists them: so an interrupted scan has
-   a key behind which it goes on. Only so many ranges are listed ahead, which keeps memory flat.
-3. Objects that need to be read go out in batches.
+1. A worker lists a range until it has listed `LIST_OBJECTS` objects, or until the time of a task is
+   over. The worker divides the rest of the range between prefixes that end in `/`, and each part
+   becomes a range.
+2. Pages are yielded in the order of keys, as if one machine had listed them. So there is always a
+   key after which an interrupted scan can continue. The number of ranges that are listed ahead is
+   limited, so that little memory is used.
+3. Objects that must be read are sent to workers in batches.
 
-On a cluster, this class replaces `objects.threads`; it is for one thread.
-Limits: the other stores, versions, and reports of an inventory are listed and read by the client.
+On a cluster, `ClusterBucket` replaces `objects.threads.Threads`; only one thread may use it.
+Limits: the client itself lists and reads stores other than S3, versions, and inventory reports.
 """
 
 from __future__ import annotations
@@ -46,34 +48,38 @@ from hashclient.scan.objects.threads import BACKLOG, Page, Work
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED, Result
 
-#: A task of listing ends with so many objects, and the rest is divided.
+#: A task of listing ends after this many objects, and the rest of the range is divided.
 LIST_OBJECTS = 20_000
-#: A batch of objects to be read ends with so many, or with so many bytes.
+#: A batch of objects to read has at most `READ_OBJECTS` objects, and ends after `READ_BYTES` bytes.
 READ_OBJECTS, READ_BYTES = 200, 64 << 20
-#: Parts into which a range is divided, for each batch that can be done at a time.
+#: The number of parts into which a range is divided, for each batch that can be done at the same
+#: time.
 PARTS = 4
 
 
 class _Range(msgspec.Struct):
-    """Keys after `after`, up to and with `until`, that are listed by one task after the other."""
+    """The keys after `after`, up to and including `until`, which one task lists.
+
+    None means that there is no bound.
+    """
 
     after: bytes | None
     until: bytes | None
     pages: deque[Any] = msgspec.field(default_factory=deque)
-    #: Whether a worker lists the range.
+    #: Whether a worker is listing, or has listed, the range.
     is_out: bool = False
     is_listed: bool = False
     ended: str | None = None
 
 
 class ClusterBucket(Work):
-    """The listing and the reads of one URI."""
+    """The listing of one URI, and the reads of its objects."""
 
     def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None, namespace: str) -> None:
-        """Nothing is listed yet; the listing begins behind the key `after`.
+        """Keep the arguments; the listing will begin after the key `after`.
 
-        `namespace` names the bucket as the client sees it: a worker that reaches another store is
-        not used.
+        `namespace` identifies the bucket as the client sees it. A worker for which the bucket is in
+        another store is not used.
         """
         super().__init__()
         self._jobs = jobs
@@ -82,25 +88,25 @@ class ClusterBucket(Work):
         self._bucket = uri.bucket_text
         first = None if after is None else os.fsencode(after)
         self._ranges: deque[_Range] = deque([_Range(first, None)])
-        #: The first key of the last page.
+        #: The first key of the page that was returned last.
         self._begin: bytes | None = None
-        #: Why the listing was ended early; None if it was not.
+        #: Why the listing ended early, or None.
         self._ended: str | None = None
         self._is_gone = False
         self._waiting: deque[Wanted] = deque()
         self._checked: deque[Checked] = deque()
 
     def __exit__(self, *_ended: object) -> None:
-        # Answers that still come are of no use to the next bucket.
+        # Answers that arrive later must not be taken for answers about the next bucket.
         self._jobs.abandon()
 
     def end_listing(self) -> None:
-        """Expect no more pages."""
+        """Expect no more pages, and forget all ranges."""
         super().end_listing()
         self._ranges.clear()
 
     def read(self, wanted: Wanted) -> None:
-        """Have an object read."""
+        """Let an object be read; its result will be returned by `next`."""
         self.backlog += 1
         if self._is_gone:
             self._lose([wanted], CLUSTER_GONE)
@@ -108,10 +114,10 @@ class ClusterBucket(Work):
             self._waiting.append(wanted)
 
     def next(self, seconds: float) -> Page | Checked | None:
-        """Return the next result, None if none comes for so many seconds.
+        """Return the next result, or None if no result comes within this many seconds.
 
         Raises:
-            ListingEndedError: the listing stopped too early.
+            ListingEndedError: the listing ended early.
             StateError: an index cannot be read.
         """
         found = self._at_hand()
@@ -154,7 +160,7 @@ class ClusterBucket(Work):
         return Page(batch)
 
     def _hand_out(self) -> None:
-        """Hand out objects to read, and ranges to list next.
+        """Send objects to read and ranges to list to the workers.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -176,7 +182,7 @@ class ClusterBucket(Work):
             self._jobs.submit(one, objectwork.list_range, payload)
 
     def _next_reads(self) -> ToRead | None:
-        """Return the next batch of objects: a small one only if a worker has nothing else."""
+        """Return the next batch of objects; a small batch only if a worker has no other work."""
         count = size = 0
         for wanted in self._waiting:
             if count >= READ_OBJECTS or size >= READ_BYTES:
@@ -189,7 +195,7 @@ class ClusterBucket(Work):
         return ToRead(self._namespace, self._uri.bucket, batch)
 
     def _take(self, ended: Sequence[tuple[Any, bytes | None]]) -> None:
-        """Take the answers of batches that have ended."""
+        """Take the answers to batches that have ended."""
         failure: StateError | None = None
         for batch, answer in ended:
             message = answer_of(decode_object_answer, answer)
@@ -211,7 +217,7 @@ class ClusterBucket(Work):
 
     def _take_listed(self, one: _Range, listed: ListedRange) -> None:
         if self._is_listed:
-            return  # the listing has ended before its end, and this range comes behind
+            return  # the listing has ended early, before this range
         try:
             one.pages += _pages_of(listed.pages)
         except (pa.ArrowException, OSError):
@@ -219,7 +225,7 @@ class ClusterBucket(Work):
         one.is_listed = True
         one.ended = one.ended or listed.ended
         if listed.rest is not None and one.ended is None:
-            # A key that is itself a bound belongs to the part before the bound.
+            # A key that is a bound belongs to the part before the bound.
             step = -(-len(listed.points) // (PARTS * max(1, self._jobs.slots))) or 1
             bounds = [listed.rest, *listed.points[::step], one.until]
             place = next(n for n, found in enumerate(self._ranges) if found is one) + 1
@@ -239,7 +245,7 @@ class ClusterBucket(Work):
             self._checked.append(Checked(Result(outcomes=[outcome]), one))
 
     def _give_up(self) -> None:
-        """The cluster is gone: end the listing; objects that were not read are unread."""
+        """End the listing, and report all remaining objects as unread; the cluster is gone."""
         self._is_gone = True
         self._lose_batches([*self._jobs.take_lost(), *self._jobs.take_all()], CLUSTER_GONE)
         self._lose(list(self._waiting), CLUSTER_GONE)
@@ -250,7 +256,7 @@ class ClusterBucket(Work):
 
 
 def _pages_of(raw: bytes) -> Iterator[Any]:
-    """Yield the pages with rows in the answer of a worker.
+    """Yield the pages in the answer of a worker, without empty pages.
 
     Raises:
         ArrowException, OSError: the answer makes no sense.

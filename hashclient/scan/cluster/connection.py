@@ -1,8 +1,9 @@
-"""The only module that uses Dask: a connection to its scheduler, or a small cluster of our own.
+"""The only module that uses Dask: a connection to a scheduler, or to a local cluster.
 
-Dask pickles what it sends and runs what it receives. This is an exception from our rule never to
-pickle; TLS with certificates on both sides limits the risk if other users could connect. Logging
-and storing by Dask is turned off, as far as a client can; its exceptions become ours here.
+Dask pickles what it sends, and runs what it receives. This is the only place where hashclient uses
+pickle. If other users could connect, TLS with certificates on both sides limits the risk. As far as
+a client can, this module turns off that Dask logs and stores data. It replaces the exceptions of
+Dask by exceptions of hashclient.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ _log = Log("cluster")
 
 CONNECT_S = 10.0
 _MUTE = logging.CRITICAL + 1
-#: Seconds for the scheduler to answer, with results of batches, say.
+#: The seconds in which the scheduler must answer a request, for example for the results of batches.
 ANSWER_S = 60.0
-#: Seconds until a call to workers has to return; the workers stop earlier.
+#: The seconds in which a call to workers must return; the workers stop earlier.
 CALL_S = 150.0
-#: Seconds for the calls to workers at the end of a scan, which need no answer.
+#: The seconds for the calls to workers at the end of a scan, which need no answer.
 GOODBYE_S = 2.0
 
-#: Settings that cost time in each process, or show others what runs there, are turned off. Measured
-#: with a scheduler and two idle workers: 10 ms of CPU time a second instead of 66.
+#: Settings that turn off parts of Dask that take time in each process, or that show other users
+#: what runs there. With a scheduler and two idle workers, the settings reduce the CPU time from 66
+#: to 10 ms a second.
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "2s",
@@ -46,9 +48,10 @@ QUIET = {
     # By default, Dask drops a worker whose restart takes longer than 15 seconds.
     "distributed.deploy.lost-worker-timeout": "600s",
 }
-#: A batch during which three workers have died is not tried again.
+#: The number of workers that may die during a batch before the batch fails; the batch fails when a
+#: third worker dies.
 _ALLOWED_FAILURES = 2
-#: All errors of Dask itself: their class does not say whether a scheduler exists.
+#: All errors that Dask may raise; the class of an error does not show whether the scheduler exists.
 _GONE = (Exception, asyncio.CancelledError)
 
 
@@ -57,30 +60,30 @@ class GoneError(Exception):
 
 
 class Connection:
-    """The calls of a scan to a cluster; for one thread."""
+    """The calls of a scan to a cluster; only one thread may use a connection."""
 
     def __init__(self, client: Any, *, shares_state: bool) -> None:
-        """Use a client of Dask. With `shares_state`, the workers have the client's directory."""
+        """Use a client of Dask; with `shares_state`, workers use the client's state directory."""
         import distributed as untyped
 
         distributed: Any = untyped
         self._client: Any = client
         self.shares_state = shares_state
-        #: Calls without an answer yet, by key.
+        #: The futures of the calls that have no answer yet, by key.
         self._asked: dict[str, Any] = {}
-        #: Batches that have succeeded or failed come into its queue. Callbacks of batches are not
-        #: used: they would leave a thread behind.
+        #: The queue of calls that have succeeded or failed. Callbacks of futures are not used,
+        #: because they would leave a thread behind.
         self._done: Any = distributed.as_completed(
             loop=client.loop, with_results=True, raise_errors=False
         )
 
     @property
     def is_up(self) -> bool:
-        """Whether the scheduler was there a moment ago."""
+        """Whether the client of Dask had a connection to the scheduler a moment ago."""
         return bool(self._client.status == "running")
 
     def workers(self) -> dict[str, int]:
-        """Return the addresses of all workers, with how many batches each can run at a time.
+        """Return the addresses of all workers, each with how many batches it can run at a time.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -92,9 +95,9 @@ class Connection:
     def call(
         self, function: Callable[..., Any], *args: object, workers: Collection[str]
     ) -> dict[str, Any]:
-        """Call a function in the process of each of `workers`; return the answers.
+        """Call a function in the process of each of `workers`; return the answers by address.
 
-        An exception is an answer, too: the worker has died, or has no such function.
+        An answer may be an exception: the worker has died, or has no such function.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -112,7 +115,7 @@ class Connection:
             return answers
 
     def submit(self, function: Callable[..., bytes], *args: object, key: str, resource: str) -> Any:
-        """Have a function called by some worker that has `resource`; return its future.
+        """Let any worker that has `resource` call a function; return the future of the call.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -126,13 +129,13 @@ class Connection:
             return future
 
     def ended(self, timeout_s: float) -> dict[str, bytes | None]:
-        """Return the answers of calls that have ended since the last time, by key; wait for one.
+        """Wait for the answer of a call; return all new answers by the keys of their calls.
 
-        An answer is None if no worker could give it. An answer that is lost with its worker is made
-        again elsewhere, and comes later.
+        An answer is None if no worker could compute it. If an answer is lost with its worker,
+        another worker computes it again, so that it comes later.
 
         Raises:
-            GoneError: the scheduler has gone, or has forgotten the calls.
+            GoneError: the scheduler has ended, or has forgotten the calls.
         """
         found: dict[str, bytes | None] = {}
         try:
@@ -145,14 +148,15 @@ class Connection:
                 future, answer = self._done.queue.get_nowait()
         except queue.Empty:
             pass
-        # If an answer was lost and could not be made again, Dask may say nothing more.
+        # If an answer was lost and could not be computed again, Dask may put nothing into the
+        # queue.
         for key in [] if found else [k for k, f in self._asked.items() if f.status == "error"]:
             del self._asked[key]
             found[key] = None
         return found
 
     def stuck(self) -> set[str]:
-        """Return the keys of calls that no worker may do at the moment.
+        """Return the keys of calls that no worker can run at the moment.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -165,7 +169,7 @@ class Connection:
             return {key for key, state in states.items() if state == "no-worker"}
 
     def abandon(self, futures: Collection[Any]) -> None:
-        """Forget calls whose answers are not wanted any more.
+        """Cancel calls whose answers are not needed any more.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -178,7 +182,7 @@ class Connection:
     def goodbye(
         self, futures: Collection[Any], function: Callable[..., Any], *args: object
     ) -> None:
-        """Cancel unfinished calls, and call a function in all workers, without waiting for long."""
+        """Cancel unfinished calls, and call a function in all workers; wait only `GOODBYE_S`."""
         if not self.is_up:
             return
         with contextlib.suppress(*_GONE):
@@ -190,7 +194,7 @@ class Connection:
         self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=limit_s)
 
     def _sync(self, function: Any, *args: Any, limit_s: float = ANSWER_S, **named: Any) -> Any:
-        """Run something in the thread of Dask, and wait for it, for `limit_s` at most."""
+        """Run a function in the thread of Dask; wait at most `limit_s` seconds for its result."""
         from distributed import utils as untyped
 
         utils: Any = untyped
@@ -210,13 +214,13 @@ def _told() -> Iterator[None]:
 def connected(
     where: LocalCluster | Scheduler, environment: Mapping[str, str]
 ) -> Iterator[Connection]:
-    """Connect to a scheduler, or start a cluster here whose workers have `environment` besides.
+    """Connect to a scheduler, or start a local cluster; its workers get `environment`, too.
 
     Raises:
         UsageError: Dask is not installed.
         UnreachableError: the scheduler does not answer.
         ConfigError: a certificate cannot be used.
-        StateError: the machine lacks memory or processes for workers.
+        StateError: the machine has too little memory, or too few processes, for the workers.
     """
     try:
         import dask
@@ -242,12 +246,13 @@ def connected(
             address, security = where.url, _security(distributed, where)
         try:
             if isinstance(where, Scheduler):
-                # Dask would try for long, although the refusal comes at once.
+                # Dask would try to connect for long, even if the connection is refused at once.
                 socket.create_connection((where.host.strip("[]"), where.port), CONNECT_S).close()
             client = _client_class(distributed)(
                 address, security=security, timeout=CONNECT_S, set_as_default=False
             )
-        except _GONE as error:  # whatever is at this address may have sent anything
+        # the program at this address need not be a scheduler, and may have sent anything
+        except _GONE as error:
             raise UnreachableError(
                 f"the scheduler cannot be reached: {getattr(where, 'url', 'local cluster')}",
                 hint="is it running, and are the certificates of the same authority?",
@@ -257,7 +262,7 @@ def connected(
 
 
 def _client_class(distributed: Any) -> Any:
-    """Return a client of Dask that does not wait for a scheduler that accepts and says nothing."""
+    """Return a class of Dask clients that give up if a scheduler accepts but does not answer."""
 
     class Client(distributed.Client):  # type: ignore[misc]
         def start(self, **how: Any) -> None:
@@ -270,7 +275,7 @@ def _client_class(distributed: Any) -> Any:
 def _started(
     distributed: Any, where: LocalCluster, environment: Mapping[str, str]
 ) -> Iterator[Any]:
-    """Start workers on this machine; end them after the block."""
+    """Start workers on this machine; end the workers after the block."""
     try:
         cluster = distributed.LocalCluster(
             n_workers=where.workers,
@@ -279,8 +284,8 @@ def _started(
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # the dashboard is off
             scheduler_kwargs={"dashboard": False},
-            memory_limit=0,  # nothing is written to disk when memory is short
-            # Others on this machine could connect as well: they have no certificate.
+            memory_limit=0,  # Dask must not write data to the disk when memory is short
+            # Other users of this machine can connect to the port, but they have no certificate.
             security=distributed.Security.temporary(),
             silence_logs=_MUTE,
             env=dict(environment),
@@ -323,14 +328,14 @@ def _close(client: Any) -> None:
 
 
 def _pass_on(warned: Sequence[warnings.WarningMessage]) -> None:
-    """Pass on the warnings of Dask, such as versions that differ."""
+    """Log the warnings of Dask, for example about different versions."""
     for warning in warned:
         _log.info("Dask warns: %s", warning.message)
 
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Silence the log of Dask, except for debugging."""
+    """Turn off the log of Dask, except for debugging."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
     loggers = [logging.getLogger(name) for name in {"distributed", *names}]
     before = [logger.level for logger in loggers]
@@ -344,7 +349,7 @@ def _hushed() -> Iterator[None]:
 
 
 def environment_of(state_dir: Path, config: Path | None, key_file: Path | None) -> dict[str, str]:
-    """Return the environment that gives local workers the client's state directory."""
+    """Return the environment by which local workers find the client's state directory."""
     found = {"HASHCLIENT_STATE_DIR": state_dir, "HASHCLIENT_SEAL_KEY_FILE": key_file}
     if config is not None and config.is_file():
         found["HASHCLIENT_CONFIG"] = config

@@ -1,9 +1,9 @@
 """The workers of a cluster that may get batches, because they find the client's files and lists.
 
-A worker that was made ready reports a resource with the name of the scan to the scheduler, and
-batches ask for this resource. So a later worker, or a worker that was started again, gets no batch
-before it passes the same check. All workers present at the start must pass the check; a later
-worker that fails it is not used, and a notice says so once.
+A worker that was made ready reports to the scheduler a resource with the name of the scan, and each
+batch requires this resource. So a worker that comes later, or that was restarted, gets no batch
+before it passes the same check. All workers that are present at the start must pass the check. If a
+later worker fails the check, it is not used, and the user gets one notice.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hashclient.scan.cluster.probes import without, written
 from hashclient.scan.executors.wire import Names, encode, shown
 from hashclient.system.text import printable
 
-#: Seconds for the first worker to come.
+#: The seconds to wait for the first worker.
 FIRST_S = 30.0
 POLL_S = 1.0
 SAME_HASHCLIENT = "install the same hashclient, with its extra `cluster`, for every worker"
 
 
 class Crew:
-    """The workers of one scan; for one thread."""
+    """The workers of one scan; only one thread may use a crew."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Crew:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        """No worker is ready. `places` are directories that must be the same everywhere."""
+        """Begin without a ready worker; `places` are directories that all workers must find."""
         self._connection = connection
         self._spec = spec
         self._places = list(places)
@@ -52,24 +52,24 @@ class Crew:
         self._wait = wait
         self._ready: dict[str, int] = {}
         self._refused: set[str] = set()
-        #: The workers that were present at the last look.
+        #: The addresses of the workers that were present at the last look.
         self._seen: set[str] = set()
         self._due = 0.0
-        #: The names of all probes of this scan.
+        #: The file names of all probes of this scan.
         self._probes: set[bytes] = set()
-        #: The largest number of workers that were ready at a time.
+        #: The largest number of workers that were ready at the same time.
         self.most = 0
-        #: Since when no worker is ready.
+        #: The time since when no worker is ready, or None.
         self.idle_since: float | None = None
 
     @property
     def resource(self) -> str:
-        """The resource of workers that are ready for this scan."""
+        """The name of the resource that workers report when they are ready for this scan."""
         return f"hashclient-{self._spec.run}"
 
     @property
     def slots(self) -> int:
-        """How many batches can be checked at a time."""
+        """The number of batches that all ready workers can check at the same time."""
         return sum(self._ready.values())
 
     def muster(self) -> None:
@@ -77,7 +77,8 @@ class Crew:
 
         Raises:
             UnreachableError: no worker came.
-            StateError, ConfigError: a worker would not find what the client finds.
+            StateError, ConfigError: a worker would not find the files and lists that the client
+            finds.
             GoneError: the scheduler does not answer.
         """
         until = self._clock() + FIRST_S
@@ -95,7 +96,7 @@ class Crew:
                 self._wait(0.1)
 
     def look(self) -> bool:
-        """Now and then, see which workers have gone and which have come; return whether it looked.
+        """Find out once a second which workers left or joined; return whether this was done now.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -106,7 +107,8 @@ class Crew:
         there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
         self._refused &= there.keys()
-        # A nanny abandons a worker that dies while it starts: so a new worker gets some time.
+        # The nanny process of Dask gives up a worker that dies while it starts. So a new worker is
+        # made ready only at the second look that finds it.
         new = {a: n for a, n in there.items() if a in self._seen - self._refused}
         new = {a: n for a, n in new.items() if a not in self._ready}
         self._seen = set(there)
@@ -121,9 +123,9 @@ class Crew:
         return True
 
     def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
-        """Check that directories are the same everywhere; return the problem of each.
+        """Check that all workers find the same directories; return the problem of each directory.
 
-        Directories that are right are checked in every worker that comes later.
+        Directories without a problem are checked in every worker that comes later, too.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -138,7 +140,8 @@ class Crew:
             found.update(dict.fromkeys(names))
             there = self._connection.workers()
             for address, answer in sorted(answers.items()):
-                if address not in there:  # it has died, and is checked again when it comes back
+                # this worker has died, and is checked again when it returns
+                if address not in there:
                     continue
                 for name, problem in zip(names, _problems(answer, len(names)), strict=True):
                     if problem is not None and found[name] is None:
@@ -151,7 +154,7 @@ class Crew:
         return without(names, self._probes)
 
     def _make_ready(self, new: dict[str, int]) -> dict[str, tuple[str, str | None]]:
-        """Make workers ready; return why some cannot be used, each with a hint."""
+        """Make workers ready; return why some workers cannot be used, each with a hint."""
         refusals: dict[str, tuple[str, str | None]] = {}
         for address in new:
             problem = problem_with_worker(address)
@@ -177,12 +180,13 @@ class Crew:
 
 
 def _problems(answer: Any, count: int) -> list[str | None]:
-    """Return the problem of a worker with each of so many directories; None if it has none."""
+    """Return the problem of a worker with each of `count` directories, or None if it has none."""
     try:
         problems = decode(answer, type=list[str | None] | None)
-    except (MsgspecError, TypeError):  # an exception: it was stopped, say
+    # the answer is an exception, for example because the worker was stopped
+    except (MsgspecError, TypeError):
         problems = []
-    if problems is None:  # it was started again, and gets no batch before it is checked
+    if problems is None:  # the worker was restarted, and gets no batch before it is checked
         return [None] * count
     return problems if len(problems) == count else ["it does not answer"] * count
 
@@ -194,5 +198,6 @@ def _refusal(answer: Any) -> tuple[str, str | None] | None:
         return (shown(message), shown(hint) or None) if message else None
     if isinstance(answer, OSError):
         return None
-    # The worker could not even call the function. The text of an exception is not for the user.
+    # The worker could not even call the function. The text of the exception is not shown to the
+    # user.
     return f"it cannot run this hashclient ({type(answer).__name__})", SAME_HASHCLIENT

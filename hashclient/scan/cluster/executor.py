@@ -1,10 +1,11 @@
-"""A cluster of Dask: batches go out to workers on many machines, and their results come back.
+"""The executor on a Dask cluster: sends batches to workers on many machines, yields results.
 
-Dask sends batches to workers that are free, and sends them again when a worker dies. If too many
+Dask sends batches to free workers, and sends a batch again when its worker dies. If too many
 workers die during a batch, the batch is lost, and its files are unread. This module limits the
-number of batches on their way, and makes sure that each batch ends once: a result is taken from
-Dask one time only. Workers list the trees and check the files; the caller records the outcomes and
-acts on them. Without a scheduler, all files that are not checked yet are unread.
+number of batches that are sent and not answered. It also ensures that each batch ends once, because
+a result is taken from Dask only once. Workers list the trees and check the files; the caller
+records the outcomes and acts on them. If the scheduler is gone, all files that were not checked yet
+are unread.
 """
 
 from __future__ import annotations
@@ -80,12 +81,13 @@ class Dask(Executor):
         check: Function = worker.check,
         look_at: LookAt | None = None,
     ) -> None:
-        """Check files with `spec`; there is no connection yet.
+        """Check files as `spec` says; `run` makes the connection.
 
-        Files that are unchanged by the `inventory` are not read. `on_notice` is called with notices
-        about workers. A worker calls `check` with the name of the scan and a batch. The client
-        calls `look_at` with files that were named and not listed; by default, workers must find the
-        same files.
+        - Files that the `inventory` knows unchanged are not read.
+        - `on_notice` is called with notices about workers.
+        - A worker calls `check` with the name of the scan and a batch.
+        - The client calls `look_at` with files that a user named, and that no worker listed; by
+          default, workers must find the same files.
         """
         self._connect = connect
         self._spec = spec
@@ -100,10 +102,10 @@ class Dask(Executor):
     def trees(
         self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None
     ) -> ClusterTrees:
-        """Return the trees of a scan, whose directories workers list.
+        """Return the trees of a scan, whose directories are listed by workers.
 
         Raises:
-            UsageError: links are to be followed.
+            UsageError: the options say that links are followed.
         """
         if options.follow_symlinks:
             raise UsageError(
@@ -116,7 +118,7 @@ class Dask(Executor):
     def run(self, work: Iterator[Task | Outcome], _make_checker: MakeChecker) -> Iterator[Found]:
         """Yield the results of `work` and of the trees; see `Executor`.
 
-        A worker makes its checker itself.
+        Each worker makes its own checker.
 
         Raises:
             HashclientError: no scheduler answers, no worker came, a worker would find other files
@@ -127,7 +129,7 @@ class Dask(Executor):
         except BaseException:
             self.close()
             raise
-        if not self._spec.objects:  # objects are checked next
+        if not self._spec.objects:  # objects are checked next, by the same workers
             self.close()
 
     def _run(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
@@ -158,19 +160,19 @@ class Dask(Executor):
             remembered.close()
 
     def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> ClusterBucket:
-        """Return the listing and the reads of a URI, once the files are done."""
+        """Return the listing and the reads of a URI; called after all files are checked."""
         from hashclient.scan.cluster.buckets import ClusterBucket
 
         assert self._jobs is not None
         return ClusterBucket(self._jobs, uri, after, namespace)
 
     def close(self) -> None:
-        """Leave the cluster, which drops batches still on their way."""
+        """Disconnect from the cluster, which then drops unfinished batches."""
         self._opened.close()
 
 
 class _Run:
-    """One run of the executor: batches on their way, and work that is not done yet."""
+    """One run of the executor: batches that were sent, and work that is not done yet."""
 
     def __init__(
         self,
@@ -190,15 +192,15 @@ class _Run:
         self._backlog = Backlog(crew.without_probes)
         self._backlog.add_starts(trees.starts)
         self._is_read = False
-        #: Outcomes that are not given out yet.
+        #: Outcomes that were not yielded yet.
         self._outcomes: list[Outcome] = []
         self._failure: StateError | None = None
 
     def go(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
-        """Send batches and yield their results.
+        """Send batches, and yield their results.
 
         Raises:
-            GoneError: the scheduler does not answer, or no worker remains.
+            GoneError: the scheduler does not answer, or no worker is left.
             StateError: an index cannot be read.
         """
         begun = False
@@ -208,7 +210,7 @@ class _Run:
             if not self._jobs and self._is_read and self._backlog.is_empty:
                 return
             if not self._jobs and self._jobs.slots:
-                continue  # only outcomes came, no job waits
+                continue  # `_hand_out` has only found outcomes, and no batch was sent
             if not begun:
                 begun = True
                 yield Advance()
@@ -217,13 +219,13 @@ class _Run:
                 yield Advance()
             yield from self._take(ended)
             yield from self._take_outcomes()
-            if self._failure is not None:  # the results of other workers come first
+            if self._failure is not None:  # the results of the other workers were yielded before
                 raise self._failure
             self._jobs.look()
             self._note_lost()
 
     def lose_all(self, work: Iterator[Task | Outcome]) -> Iterator[Outcome]:
-        """Yield all files that are not checked as unread, since the cluster is gone."""
+        """Yield all files that are not checked yet as unread, because the cluster is gone."""
         self._note_lost()
         yield from self._take_outcomes()
         for batch in self._jobs.take_all():
@@ -249,7 +251,7 @@ class _Run:
         yield from outcomes
 
     def _hand_out(self, work: Iterator[Task | Outcome]) -> None:
-        """Send batches while fewer than the limit are on their way."""
+        """Send batches until as many are unanswered as the limit allows."""
         while self._jobs.has_room:
             batch = self._next_batch(work)
             if batch is None:
@@ -264,7 +266,7 @@ class _Run:
             self._jobs.submit(batch, self._check, encode(ToCheck(batch.groups, known)))
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> _Batch | None:
-        """Return the next batch: files if enough wait, and else directories to find more."""
+        """Return the next batch: files if enough wait, otherwise directories to find more files."""
         backlog = self._backlog
         while backlog.wants_names():
             if (directories := backlog.take_directories(self._crew.slots)) is not None:
@@ -275,8 +277,8 @@ class _Run:
             item = None if self._is_read else next(work, None)
             if item is None:
                 self._is_read = True
-                # Directories that are being listed may fill the batch; but no worker should wait
-                # for that.
+                # Directories that are being listed may fill the batch. But if a worker has no work,
+                # the batch is sent as it is, so that the worker does not wait.
                 is_busy = len(self._jobs) >= self._jobs.slots
                 is_listing = any(isinstance(batch, ToList) for batch in self._jobs.batches)
                 return None if is_busy and is_listing else backlog.take_files()
@@ -290,7 +292,7 @@ class _Run:
         return backlog.take_files()
 
     def _take(self, answers: Sequence[tuple[_Batch, bytes | None]]) -> Iterator[Result]:
-        """Take the answers of batches that have ended."""
+        """Take the answers to batches that have ended."""
         borders: list[str] = []
         for batch, answer in answers:
             message = verified(batch, answer_of(decode_answer, answer))
@@ -315,7 +317,7 @@ class _Run:
             self._cross(borders)
 
     def _take_listed(self, listed: Listed) -> list[str]:
-        """Take the result of a listing; return the places where other file systems begin."""
+        """Take the result of a listing; return the paths where other file systems begin."""
         outcomes = unpack_outcomes(listed.outcomes)
         for outcome in outcomes:
             self._trees.coverage.note(outcome)
@@ -329,7 +331,7 @@ class _Run:
         return [os.fsdecode(start.path) for start in listed.rest if start.is_border]
 
     def _cross(self, borders: Sequence[str]) -> None:
-        """List on where other file systems begin, if these are the same everywhere."""
+        """Continue to list where other file systems begin, if all workers find the same ones."""
         wanted = []
         for path in borders:
             goes_on, outcome = self._trees.cross(path)

@@ -1,7 +1,7 @@
-"""Batches that are on their way to the workers of a cluster; each batch ends once.
+"""Batches that were sent to the workers of a cluster, and were not answered; each ends once.
 
-The number of batches on their way is limited. A batch that no worker can take any more is sent
-again, but not for ever: a batch during which several workers have died is lost.
+The number of these batches is limited. A batch that no worker can take any more is sent again. But
+a batch during which several workers have died is lost, so that no batch is sent for ever.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ import msgspec
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
 
-#: Batches that are sent for each batch that can be checked at a time: one at work and one waiting.
+#: The number of batches that are sent for each batch that can be checked at the same time: one that
+#: is checked, and one that waits.
 AHEAD = 2
-#: A batch during which so many workers have died is not tried again.
+#: A batch during which this many workers have died is not sent again.
 MOST_DEATHS = 3
-#: Seconds for a worker to come back when none is left; then the cluster is gone.
+#: The seconds to wait for a worker when none is left; then the cluster counts as gone.
 PATIENCE_S = 60.0
 
-#: A function of a worker: called with the name of the scan, and a batch as bytes.
+#: A function of a worker, which is called with the name of the scan, and a batch as bytes.
 Function = Callable[[str, bytes], bytes]
 
 
 class _Job(msgspec.Struct):
-    """A batch that is on its way, its request, and its Dask future."""
+    """A batch that was sent, its request, and its Dask future."""
 
     batch: Any
     function: Function
     payload: bytes
     future: Any = None
-    #: How many workers have died with it, while the scheduler did not count.
+    #: How many workers have died during the batch, without those that the scheduler has counted.
     deaths: int = 0
 
 
 class Jobs:
-    """The batches of one scan; for one thread."""
+    """The unanswered batches of one scan; only one thread may use a value of this class."""
 
     def __init__(self, connection: Connection, crew: Crew, name: str) -> None:
-        """Begin without batches, of the scan with this name."""
+        """Begin without batches; `name` is the name of the scan."""
         self._connection = connection
         self._crew = crew
         self._name = name
         self._jobs: dict[str, _Job] = {}
         self._numbers = itertools.count()
-        #: Batches that no worker could take at the last look.
+        #: The keys of batches that no worker could take at the last look.
         self._stuck: set[str] = set()
         self._lost: list[Any] = []
 
@@ -58,29 +59,29 @@ class Jobs:
 
     @property
     def slots(self) -> int:
-        """How many batches can be done at a time."""
+        """The number of batches that can be done at the same time."""
         return self._crew.slots
 
     @property
     def has_room(self) -> bool:
-        """Whether one more batch should be on its way."""
+        """Whether one more batch may be sent."""
         return len(self._jobs) < AHEAD * self._crew.slots
 
     @property
     def batches(self) -> list[Any]:
-        """The batches that are on their way."""
+        """The batches that were sent, and are not answered."""
         return [job.batch for job in self._jobs.values()]
 
     @property
     def futures(self) -> list[Any]:
-        """The Dask futures of these batches."""
+        """The Dask futures of `batches`."""
         return [job.future for job in self._jobs.values()]
 
     def submit(self, batch: Any, function: Function, payload: bytes) -> None:
-        """Have some worker call `function` with a batch, as `payload`.
+        """Let any ready worker call `function` with `payload`, the bytes of `batch`.
 
         Raises:
-            GoneError: the scheduler does not answer; the batch counts as on its way.
+            GoneError: the scheduler does not answer; the batch counts as sent.
         """
         self._submit(_Job(batch, function, payload))
 
@@ -92,24 +93,25 @@ class Jobs:
         )
 
     def ended(self, seconds: float) -> list[tuple[Any, bytes | None]]:
-        """Return ended batches, with their answers; wait up to `seconds` for the first.
+        """Return ended batches with their answers; wait up to `seconds` for the first answer.
 
-        The answer is None if no worker could give it.
+        An answer is None if no worker could compute it.
 
         Raises:
-            GoneError: the scheduler has gone.
+            GoneError: the scheduler is gone.
         """
         answers = self._connection.ended(seconds)
         if not answers and not self._connection.is_up:
             raise GoneError
-        # A batch that was sent again has another key now.
+        # The key is missing in `_jobs` if the batch was sent again with another key.
         return [(self._jobs.pop(k).batch, a) for k, a in answers.items() if k in self._jobs]
 
     def look(self) -> None:
-        """Now and then, check the workers, and send again the batches that they cannot do any more.
+        """Once a second, check the workers, and send batches again that workers cannot do any more.
 
         Raises:
-            GoneError: the scheduler does not answer, or no worker was present for too long.
+            GoneError: the scheduler does not answer, or no worker was present for `PATIENCE_S`
+                seconds.
         """
         looked = self._crew.look()
         since = self._crew.idle_since
@@ -119,19 +121,20 @@ class Jobs:
             self._hand_out_again()
 
     def _hand_out_again(self) -> None:
-        """Send again batches that reached the scheduler when no worker was ready, up to a limit.
+        """Send batches again that reached the scheduler when no worker was ready, up to a limit.
 
-        The scheduler does not send these batches by itself when a worker is ready again.
+        The scheduler itself does not send these batches when a worker is ready again.
         """
         stuck = self._connection.stuck() if self._crew.slots else set()
-        # A worker may just have become ready: only batches that wait for longer are stuck.
+        # A worker may just have become ready, so only batches that were stuck at two looks are sent
+        # again.
         again, self._stuck = stuck & self._stuck & self._jobs.keys(), stuck
         if not again:
             return
         self._connection.abandon([self._jobs[key].future for key in again])
         for key in again:
             job = self._jobs.pop(key)
-            job.deaths += min(2, self._crew.most)  # one worker died, perhaps more
+            job.deaths += min(2, self._crew.most)  # at least one worker died, and maybe more
             if job.deaths >= MOST_DEATHS:
                 self._lost.append(job.batch)
             else:
@@ -143,7 +146,7 @@ class Jobs:
         return lost
 
     def abandon(self) -> None:
-        """Forget all batches that are on their way."""
+        """Forget all batches that are not answered."""
         futures = self.futures
         self._jobs.clear()
         self._lost.clear()
@@ -152,7 +155,7 @@ class Jobs:
                 self._connection.abandon(futures)
 
     def take_all(self) -> list[Any]:
-        """Return all batches that are on their way, and forget them."""
+        """Return all batches that are not answered, and forget them."""
         batches = self.batches
         self._jobs.clear()
         return batches

@@ -1,19 +1,20 @@
-"""The inventory on a cluster: the client sends with each batch what it remembers of its files.
+"""The inventory on a cluster: the client sends with each batch the records of its files.
 
-1. A worker that lists a directory returns the inodes of its files, and the number of its file
-   system (`system.identity`). The client looks at named files itself (`named`).
-2. With a batch, the client sends the records of these inodes in its inventory that are not due:
-   each has versions and tags, never digests.
-3. The worker looks at each file, as it would with an inventory of its own. A record counts only if
-   the worker finds the same file system, inode, size and times. The results contain the new
-   records.
+1. A worker that lists a directory returns the inodes of the files, and the number of their file
+   system (`system.identity`). For files that a user named, the client itself reads the inodes
+   (`named`).
+2. With a batch, the client sends the records of these inodes from its inventory, unless a record is
+   due. A record contains times and tags, but never digests.
+3. The worker reads the status of each file, as it would with an inventory of its own. A record is
+   used only if the worker finds the same file system, inode, size and times. The results of the
+   worker contain the new records.
 
-If the worker is on another machine, only file systems of a network or a cluster count (`Shared`): a
-local disk with the same UUID is only a copy. No record of these file systems is proven, since a
-lease of one machine says nothing about another machine.
+If the worker is on another machine, only network file systems and cluster file systems are used
+(`Shared`), because a local disk with the same UUID is only a copy. No record of these file systems
+is proven, because a lease on one machine proves nothing about another machine.
 
-Limits: the members of containers are sent up to so many bytes a batch; beyond that, containers are
-opened again.
+Limit: the members of containers are sent up to `MOST_MEMBER_BYTES` for each batch; further
+containers are opened again.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ from hashclient.scan.executors.wire import Names, names_of
 from hashclient.scan.values.work import Block, Group
 from hashclient.system.identity import Identities, Identity, boot_id
 
-#: Bytes of members that are sent with a batch.
+#: The most bytes of members of containers that are sent with one batch.
 MOST_MEMBER_BYTES = 8 << 20
 
 
 class Shared(Identities):
-    """The file systems that are the same on another machine."""
+    """The identities of file systems that are the same on another machine."""
 
     def of(self, fd: int, device: int) -> Identity | None:
-        """Return the file system of an open file; None also if only this machine has it."""
+        """Return the file system of an open file; None if only this machine has the file system."""
         identity = super().of(fd, device)
         return None if identity is None or identity.is_local else identity
 
 
 def identities_beside(boot: bytes) -> Identities:
-    """Return the identities of file systems for a worker; `boot` is the `boot_id` of the client."""
+    """Return the identities of file systems for a worker; `boot` is the client's `boot_id`."""
     return Identities() if is_beside(boot) else Shared()
 
 
@@ -61,10 +62,13 @@ def is_beside(boot: bytes) -> bool:
 
 
 class Remembered:
-    """The client's side: its inventory, for one thread; without an inventory, no file is known."""
+    """The client's side: the records in its inventory, for one thread.
+
+    Without an inventory, no file is known.
+    """
 
     def __init__(self, place: InventoryPlace | None, *, opens: bool) -> None:
-        """Nothing is opened yet; with `opens`, members of containers are sent, too."""
+        """Keep the arguments; with `opens`, the members of containers are sent, too."""
         self._place = place
         self._opens = opens
         self._inventory: Inventory | None = None
@@ -76,7 +80,7 @@ class Remembered:
             try:
                 self._inventory = self._place.reader()
             except StateError:
-                self._place = None  # the writer will make the inventory again, or say why it cannot
+                self._place = None  # the writer will make a new inventory, or report why it cannot
         return self._inventory is not None
 
     def of(self, groups: Sequence[Names]) -> tuple[Known, ...]:
@@ -99,8 +103,8 @@ class Remembered:
                     others = sorted(set(inodes.tolist()).difference(plain.tolist()))
                     containers = inventory.containers_at(number, others) if others else []
             except StateError:
-                # The inventory is damaged or busy for long. Reading every file is right, only
-                # slower.
+                # The inventory is damaged, or was busy for long. Reading every file gives the same
+                # outcomes, but takes longer.
                 self.close()
                 return ()
             self._seen += old
@@ -114,22 +118,22 @@ class Remembered:
         return tuple(found)
 
     def seen(self) -> list[Block]:
-        """Return the blocks of the inventory that were in use since the last call."""
+        """Return the blocks in which files were found since the last call of `seen`."""
         seen, self._seen = self._seen, []
         return seen
 
     def close(self) -> None:
-        """Close the inventory: nothing is known any more."""
+        """Close the inventory; afterwards no file is known."""
         if self._inventory is not None:
             self._inventory.close()
             self._inventory = None
 
 
 class Received(Cache):
-    """The worker's side: a cache of the records that came with the batch; for one thread."""
+    """The worker's side: a cache of the records that came with the batch, for one thread."""
 
     def __init__(self, reread_days: int) -> None:
-        """Nothing is known; believed records are due after `reread_days`."""
+        """Begin without records; believed records are due after `reread_days`."""
         self._reread_days = reread_days
         self._known: dict[int, Known] = {}
 
@@ -138,7 +142,7 @@ class Received(Cache):
         self._known = {one.file_system: one for one in known}
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return a record for each inode, maybe of another inode; none is due."""
+        """Return a record for each inode, maybe of another inode; no record is due."""
         known = self._known.get(file_system)
         return of_inodes(np.frombuffer(known.records if known else b"", RECORD), inodes), []
 
@@ -152,9 +156,9 @@ class Received(Cache):
 
 
 def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
-    """Return groups that a worker returns unchecked, in the form that they had in its batch.
+    """Return groups that a worker returns unchecked, in the form that they had in their batch.
 
-    A file that has got a name that is not in the batch is returned under that name.
+    A file that has a new name, which is not in the batch, is returned with its new name.
     """
     left: dict[tuple[bytes, bool], Counter[str]] = {}
     for group in groups:
@@ -166,7 +170,7 @@ def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
             continue
         rows = []
         for row, name in enumerate(os.fsdecode(names.names).split("\0")):
-            if counts[name] > 0:  # a file may be in a batch twice, and is only once in `groups`
+            if counts[name] > 0:  # a file may be twice in a batch, and only once in `groups`
                 counts[name] -= 1
                 rows.append(row)
         if rows:

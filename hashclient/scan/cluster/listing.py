@@ -1,13 +1,15 @@
-"""Listing directories on a cluster: a worker lists many names, and returns the other directories.
+"""The listing of directories on a cluster: a worker lists some, and returns the others.
 
-A worker walks the given directories and the directories below, until it has names for a batch or
-its time is over; any free worker gets the rest. The worker never leaves the file system on which it
-began: where another file system begins, it reports the place to the client, and the client has all
-workers compare the place. Links are never followed. A directory with very many names is returned
-unlisted, so that no message and no memory grows with it; the client lists that directory.
+A worker walks the given directories and the directories below them. It stops when it has
+`LIST_NAMES` names, or after `LIST_S` seconds; any free worker gets the remaining directories. A
+worker never leaves the file system on which it began. Where another file system begins, the worker
+reports the path to the client, and the client lets all workers compare the path. Links are never
+followed. A directory with more than `WIDE_NAMES` names is returned unlisted, and is listed by the
+client. So no message becomes too large, and little memory is used.
 
-The client looks at the place where a tree begins, and at places in it where another file system
-begins: the client's record of mounts shows whether the file system was scanned before.
+The client itself checks the directory where a tree begins, and each directory in the tree where
+another file system begins. The client's record of mounts shows whether an earlier scan has seen the
+file system.
 """
 
 from __future__ import annotations
@@ -33,15 +35,16 @@ from hashclient.scan.values.work import Group, Start, Task, reason_of
 from hashclient.system.identity import Identities, is_mount_root
 from hashclient.system.processors import Allowance
 
-#: A task of listing ends with so many names, or after so many seconds. A task costs some 7 ms in
-#: all processes; so many names are listed in 40 ms, if they are in memory.
+#: A batch of directories ends after `LIST_NAMES` names, or after `LIST_S` seconds. Handing out a
+#: batch takes some 7 ms in all processes; listing this many names takes 40 ms if the directories
+#: are in memory.
 LIST_NAMES, LIST_S = 40_000, 0.5
-#: The most names of a directory that are sent.
+#: The most names of one directory that a worker sends.
 WIDE_NAMES = 50_000
 
 
 class Errand(Frontier):
-    """The directories of one batch: what a worker lists itself, and what it leaves to others."""
+    """Decides which directories of a batch a worker lists, and which it returns to the client."""
 
     def __init__(
         self,
@@ -53,10 +56,11 @@ class Errand(Frontier):
         most_names: int = LIST_NAMES,
         wide_names: int | None = WIDE_NAMES,
     ) -> None:
-        """List directories, `base` for relative ones, and stay out of `points`.
+        """List directories, relative ones below `base`, and do not enter `points`.
 
-        With `identities`, inodes are given if a file system is the same everywhere. With
-        `most_names` of 0, only the given directories are listed, not the directories below them.
+        With `identities`, inodes are returned if all machines have the same file system. If
+        `most_names` is 0, only the given directories are listed, and not the directories below
+        them.
         """
         options = ScanOptions(tuple(exclude))
         super().__init__(options)
@@ -71,7 +75,7 @@ class Errand(Frontier):
         self._start = Start(b"")
 
     def run(self, starts: Sequence[Start]) -> Listed:
-        """List the directories `starts` and all directories below them, in this order."""
+        """List the directories `starts` in this order, each with all directories below it."""
         groups: list[Names] = []
         outcomes: list[Outcome] = []
         rest: list[Start] = []
@@ -89,7 +93,7 @@ class Errand(Frontier):
         return Listed(groups, pack_outcomes(outcomes), rest)
 
     def listed(self, start: Start) -> Iterator[Names | Outcome | Start]:
-        """Yield the files in a directory and below it, and the parts that are not listed."""
+        """Yield the files in a directory and below it, and the directories that are not listed."""
         self._start, path = start, os.fsdecode(start.path)
         if start.verified:
             identity = (None, start.inode) if start.inode else None
@@ -108,32 +112,32 @@ class Errand(Frontier):
         return self._left_names <= 0 or self._allowance.is_spent
 
     def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
-        """Note the file system; the client has looked at it."""
+        """Note the number of the file system; the client has checked the directory itself."""
         found = None if self._identities is None else self._identities.of(fd, status.st_dev)
         self._numbers[status.st_dev] = 0 if found is None else found.number
         return None
 
     def is_border(self, path: str, fd: int, status: os.stat_result, above: os.stat_result) -> bool:
-        """Return whether another file system begins, or the same one is mounted here again.
+        """Return whether another file system begins, or a file system is mounted a second time.
 
-        The mount may hide files that other machines see.
+        A second mount may hide files that other machines see.
         """
         return super().is_border(path, fd, status, above) or is_mount_root(fd)
 
     def cross(
         self, path: str, fd: int, status: os.stat_result
     ) -> tuple[bool, Outcome | Start | None]:
-        """Stop where another file system begins: the client has all workers compare that place."""
+        """Stop where another file system begins; the client lets all workers compare the path."""
         return False, Start(os.fsencode(path), is_border=True)
 
     def takes(self, path: str, inode: int, above: Frame) -> Start | None:
-        """Leave a directory to others if enough names are listed, or the time is over."""
+        """Return a directory to the client if enough names are listed, or the time is over."""
         return self._start_at(path, inode, above) if self._is_over else None
 
     def bounded(
         self, path: str, inode: int, above: Frame | None, chunks: Iterator[Chunk]
     ) -> Iterator[Chunk] | Start:
-        """Read a directory before its subdirectories; leave it to the client if it is wide."""
+        """Read a directory before its subdirectories; return a wide directory to the client."""
         if self._wide_names is None:
             return chunks
         kept, failures = read_ahead(chunks, self._wide_names)
@@ -146,28 +150,28 @@ class Errand(Frontier):
         return given_out(kept, failures, chunks)
 
     def _start_at(self, path: str, inode: int, above: Frame) -> Start:
-        """Return a directory for another worker: with inodes, if these are the same everywhere."""
+        """Return a start for another worker, with inodes if all machines have the file system."""
         if not self._numbers[above.status.st_dev]:
             return Start(os.fsencode(path))
         return Start(os.fsencode(path), inode=inode, above=above.status.st_ino)
 
 
 class ClusterTrees(Trees):
-    """The files at paths and below them; workers list the directories."""
+    """The files at paths and below them, whose directories are listed by workers."""
 
     def __init__(
         self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None = None
     ) -> None:
-        """List the trees at `paths`, as `Trees` does; links that are met are never followed."""
+        """List the trees at `paths` as `Trees` does, but never follow links in the trees."""
         super().__init__(paths, options, mounts)
-        #: Directories below the PATHs where a file system is mounted, or was.
+        #: The directories below the PATHs where a file system is mounted, or was mounted.
         self.points: set[str] = set()
         self._frontiers: dict[str, Frontier] = {}
         self._found: list[Task | Outcome] = []
         self._identities = Identities()
 
     def begin(self) -> list[str]:
-        """Look at each path; return the directories that must be the same on every machine."""
+        """Examine each path; return the directories that must be the same on every machine."""
         places: dict[str, None] = {}
         for item in self.given():
             if isinstance(item, Tree):
@@ -192,22 +196,23 @@ class ClusterTrees(Trees):
             if (objection := frontier.begin(tree, fd, status)) is not None:
                 self.coverage.note(objection)
                 self._found.append(objection)
-            if self._mounts is not None:  # only at these points can a worker see less
+            # workers may see fewer files than the client only at these points
+            if self._mounts is not None:
                 self.points |= self._mounts.watched(tree, fd)
         finally:
             os.close(fd)
 
     @property
     def starts(self) -> list[Start]:
-        """The trees, as workers get them."""
+        """The trees, in the form in which workers get them."""
         return [Start(os.fsencode(tree), verified=True, is_root=True) for tree in self._frontiers]
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield the files among the paths, and skipped or unread outcomes."""
+        """Yield the files among the paths, and outcomes of skipped or unread paths."""
         yield from self._found
 
     def cross(self, path: str) -> tuple[bool, Outcome | None]:
-        """Check where another file system begins; return whether to go on, and an outcome."""
+        """Check where another file system begins; return whether to list it, and an outcome."""
         try:
             fd, status = with_status(open_directory(path))
         except OSError as error:
@@ -225,7 +230,7 @@ class ClusterTrees(Trees):
         return enters, None
 
     def list_wide(self, start: Start) -> Iterator[Names | Outcome | Start]:
-        """Yield the names in one directory, but not those below it."""
+        """Yield the names in one directory, but not the names below it."""
         start = msgspec.structs.replace(start, verified=True)
         errand = Errand(
             "",
@@ -241,6 +246,6 @@ class ClusterTrees(Trees):
             yield item
 
     def unread(self, directory: str, reason: str) -> Outcome:
-        """Return the outcome of a directory that was not listed, and note it as failed."""
+        """Return the outcome of a directory that was not listed, and note the failure."""
         self.coverage.fail(directory)
         return Outcome(Kind.UNREAD, directory, reason=reason)

@@ -1,11 +1,11 @@
-"""Messages of a cluster: msgpack in bytes, inside of the messages of Dask.
+"""The messages of a cluster: msgpack in bytes, inside the messages of Dask.
 
-Groups, outcomes and results have the form of `executors.wire`. Tags are sent and digests never are:
-an outcome from a worker has no digests. Our own data is never pickled; Dask itself pickles only the
-names of our functions.
+Groups, outcomes and results are sent in the form of `executors.wire`. Tags are sent, but digests
+never: an outcome from a worker has no digests. Data of hashclient is never pickled; Dask pickles
+only the names of hashclient's functions.
 
-`Wanted`, an object in a bucket, is sent as it is. An ETag is sent only if a read needs it: each
-read requires that the ETag is still the same.
+`Wanted`, an object in a bucket, is sent unchanged. An ETag is sent only for an object that may be
+read, because each read requires that the ETag is still the same.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ from hashclient.scan.values.work import WORKER_DIED, WORKER_FAILED, Group, Start
 
 T = TypeVar("T")
 
-#: Both sides must use the same protocol, in the same byte order.
+#: The number of the protocol, negated for big-endian machines: client and workers must use the same
+#: protocol and the same byte order.
 PROTOCOL = 7 if sys.byteorder == "little" else -7
-#: The number of an inode in a message.
+#: The type of an inode number in a message.
 INODE = np.dtype(np.uint64)
-#: The identity of a named file: its inode, its size, its time of modification in nanoseconds.
+#: The identity of a named file: its inode, its size, and its time of modification in nanoseconds.
 SIGN = np.dtype([("inode", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8")])
 #: The columns of a page of a bucket in a message.
 PAGE_COLUMNS = ("key", "size", "etag", "note")
 
 
 class Pin(msgspec.Struct, frozen=True, array_like=True):
-    """A list that the client has; its provider has signed `index_hash`."""
+    """A list that the client uses; `index_hash` was signed by the provider of the list."""
 
     name: str
     provider: str
@@ -55,14 +56,20 @@ class Pin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
-    """The specification of a scan, which a worker gets once before the first batch.
+    """The specification of a scan, which a worker gets once, before the first batch.
 
-    `run` names the scan. Relative paths are relative to `base`. `points` are directories where a
-    file system is mounted, or was: a worker enters them only if the client names them. A worker
-    `asks_inventory` if it has the state directory of the client; otherwise it `gets_known` files
-    with each batch, if the client has an inventory. `boot` identifies the client's machine. With
-    `objects`, buckets are read, too. `also` has the meaning that it has in `Judge`. `reads` stands
-    for the kinds of containers that the client opens, and how it reads them (`containers.meaning`).
+    - `run`: the name of the scan.
+    - `base`: the directory below which relative paths are.
+    - `points`: the directories where a file system is mounted, or was mounted; a worker enters such
+      a directory only if the client names it in a batch.
+    - `asks_inventory`: whether the worker reads the inventory, because it uses the client's state
+      directory.
+    - `gets_known`: whether the worker gets the client's records with each batch.
+    - `boot`: identifies the client's machine since its last start.
+    - `objects`: whether buckets are read, too.
+    - `also`: as in `Judge`.
+    - `reads`: a number for the kinds of containers that the client opens, and how it reads them
+      (`containers.meaning`).
     """
 
     protocol: int
@@ -88,7 +95,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
 
 
 def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
-    """Return the names and generations of lists."""
+    """Return the names, providers, generations and index hashes of lists."""
     manifests = [index.manifest for index in lists.indexes]
     return tuple(
         sorted(
@@ -99,7 +106,7 @@ def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
 
 
 def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] | None:
-    """Return why these lists differ from the client's lists; None if they are the same."""
+    """Return why `lists` differ from the client's lists, with a hint; None if they are the same."""
     if lists.sealer.key_id != spec.key_id:
         return (
             f"it has another seal key: key id {lists.sealer.key_id}, not {spec.key_id}",
@@ -121,7 +128,7 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
-    """Signs that identify a file or a directory, if no probe can be written."""
+    """What identifies a file or a directory if no probe can be written."""
 
     name: bytes
     inode: int
@@ -131,7 +138,7 @@ class Sign(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, array_like=True):
-    """Marks that every worker has to find in a directory: a file with a token, or else signs."""
+    """What every worker must find in a directory: a file with a token, or else certain signs."""
 
     directory: bytes
     name: bytes = b""
@@ -149,8 +156,8 @@ class Setup(msgspec.Struct, frozen=True, array_like=True):
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """The client's records of files of one file system.
 
-    `records` are the records in the client's inventory, by inode; `containers` are records of
-    containers, each with the tags of its members.
+    - `records`: the records in the client's inventory, sorted by inode.
+    - `containers`: the records of containers, each with the tags of its members.
     """
 
     file_system: int
@@ -159,14 +166,14 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ToCheck(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of files, and the records of them."""
+    """A batch of files to check, and the client's records of these files."""
 
     groups: tuple[Names, ...]
     known: tuple[Known, ...] = ()
 
 
 class ToList(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of directories."""
+    """A batch of directories to list."""
 
     starts: tuple[Start, ...]
 
@@ -201,10 +208,10 @@ def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
 
 
 def names_elsewhere(group: Group, file_system: int = 0) -> Names:
-    """Return a listed group as another machine may have it.
+    """Return a listed group in a form that is valid on another machine.
 
-    Without a `file_system` that is the same there, inodes are left out. The device has another
-    number.
+    Without the number of a `file_system` that both machines have, inodes are omitted. The device is
+    omitted always, because another machine has another number for it.
     """
     names = names_of(group)
     if not file_system:
@@ -214,7 +221,7 @@ def names_elsewhere(group: Group, file_system: int = 0) -> Names:
 
 
 def some_of(names: Names, rows: Sequence[int]) -> Names:
-    """Return some names of a group, by their places."""
+    """Return some names of a group, by their indexes."""
     found = names.names.split(b"\0")
     inodes, signs = names.inodes, names.signs
     return msgspec.structs.replace(
@@ -227,16 +234,16 @@ def some_of(names: Names, rows: Sequence[int]) -> Names:
 
 
 def paths_of(groups: Sequence[Names]) -> Iterator[str]:
-    """Yield the path of each file."""
+    """Yield the path of each file in groups."""
     for group in map(group_of, groups):
         for name in group.names:
             yield join(group.directory, name)
 
 
 class ToListRange(msgspec.Struct, frozen=True, array_like=True):
-    """The keys of one URI that come after `after`, up to and with `until`; None means no bound.
+    """A range of keys of one URI: after `after`, up to and including `until`; None is no bound.
 
-    About `most` keys are listed at a time. `namespace` names the bucket as the client sees it.
+    A worker lists about `most` keys. `namespace` identifies the bucket as the client sees it.
     """
 
     namespace: str
@@ -248,10 +255,11 @@ class ToListRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
-    """Pages of a range, as an Arrow stream of `key`, `size`, `etag` and `note`.
+    """The pages of a range, as an Arrow stream of `key`, `size`, `etag` and `note`.
 
-    The range goes on after `rest`, if that is not None. The rest may be divided at `points`, which
-    are in the order of keys, between prefixes. A listing that `ended` early says why.
+    If `rest` is not None, the keys after `rest` were not listed. The rest can be divided at
+    `points`, which are between prefixes, in the order of keys. If the listing ended early, `ended`
+    is the reason.
     """
 
     pages: bytes
@@ -261,7 +269,7 @@ class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
 
 
 class ToRead(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of objects of one bucket; `namespace` names the bucket as the client sees it."""
+    """A batch of objects to read; `namespace` identifies the bucket as the client sees it."""
 
     namespace: str
     bucket: str
@@ -269,9 +277,9 @@ class ToRead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ReadObjects(msgspec.Struct, array_like=True, tag="read"):
-    """The results of a batch, in its order.
+    """The results of a batch of objects, in the order of the batch.
 
-    Each result has two flags: whether its store is contradicted, and whether its store has decided.
+    Each result has two flags, `contradicted` and `by_store`, as in `objects.wanted.Checked`.
     """
 
     results: list[tuple[Checked, bool, bool]]
@@ -283,7 +291,7 @@ decode_object_answer = msgspec.msgpack.Decoder(ObjectAnswer).decode
 
 
 def pack_read(checked: list[CheckedObject]) -> ReadObjects:
-    """Return the results of a batch in the form that is sent."""
+    """Return the results of a batch of objects in the form in which they are sent."""
     return ReadObjects(
         [
             (pack_result(one.result, digests=False), one.contradicted, one.by_store)
@@ -293,7 +301,7 @@ def pack_read(checked: list[CheckedObject]) -> ReadObjects:
 
 
 def unpack_read(read: ReadObjects, wanted: list[Wanted]) -> list[CheckedObject]:
-    """Return the results for `wanted` as they were before they were sent, without digests."""
+    """Return the results for `wanted` that a message contains, without digests."""
     return [
         CheckedObject(unpack_result(wire), one, *flags)
         for (wire, *flags), one in zip(read.results, wanted, strict=True)

@@ -1,10 +1,12 @@
-"""Files that were named, and not listed by a worker: are they the same on the worker's machine?
+"""Files that a user named, and that no worker listed: compared between client and worker.
 
-Nothing says that a single name means the same file everywhere. So the client looks at each named
-file, and a worker has to find the same inode, size and time of modification; otherwise the file is
-unread. Links are followed, as the user has named them. The inodes serve to ask the inventory, too.
+The same path may lead to another file on another machine. So the client reads the status of each
+named file, and a worker must find the same inode, size and time of modification; otherwise the file
+is unread. Links are followed, because the user has named them. The client also uses the inodes to
+ask its inventory.
 
-Limit: the client looks at one file after the other, as did the `find` that made the list of names.
+Limit: the client reads the status of one file after the other, as the `find` that made the list of
+names did.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from hashclient.system.identity import Identities
 
 OTHER = "not the same everywhere: is another file on the worker"
 
-#: Returns groups of files as they are sent.
+#: A function that returns a group of files in the form in which it is sent.
 LookAt = Callable[[Group], list[Names]]
 
 
 class NamedFiles:
-    """The client's side: looks at named files."""
+    """The client's side: reads the status of named files."""
 
     def __init__(self) -> None:
-        """No file system is known yet."""
+        """Begin without known file systems."""
         self._identities = Identities()
 
     def look_at(self, group: Group) -> list[Names]:
@@ -55,7 +57,7 @@ class NamedFiles:
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=group.follow)
             except OSError:
-                pass  # a worker will say the same, or has another file there
+                pass  # a worker reports the same error, or that it has another file
             else:
                 sign = _sign_of(status)
                 if status.st_dev not in numbers:
@@ -72,7 +74,7 @@ class NamedFiles:
 
 
 def _sign_of(status: os.stat_result) -> tuple[int, int, int]:
-    """Return the identity of a file; times beyond the year 2262 wrap around."""
+    """Return the identity of a file; times after the year 2262 wrap around."""
     mtime_ns = (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
     return status.st_ino, status.st_size, mtime_ns
 
@@ -83,10 +85,10 @@ def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]
 
 
 def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
-    """Return the files of a batch that the client sees the same, and outcomes of all others.
+    """Return the files of a batch that client and worker see the same, and other outcomes.
 
-    Relative directories are relative to `base`. A file that is missing on both sides is kept: the
-    checker gives the reason.
+    Relative directories are below `base`. A file that is missing on both machines is kept, because
+    the checker reports it with its reason.
     """
     if not names.signs:
         return names, []

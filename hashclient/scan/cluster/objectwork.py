@@ -1,7 +1,8 @@
 """The work of a cluster's worker on buckets: Dask calls these functions by name.
 
-A worker has its own credentials, which the clients of its store find; the client sends none. The
-worker lists ranges of keys, and reads objects, several at a time, since each request takes long.
+A worker uses its own credentials, which the library of the store finds; the client sends no
+credentials. The worker lists ranges of keys, and reads several objects at the same time, because
+each request takes long.
 """
 
 from __future__ import annotations
@@ -36,19 +37,20 @@ from hashclient.scan.objects.wanted import Checked
 from hashclient.system.layout import Layout
 from hashclient.system.processors import Allowance
 
-#: A task of listing ends after so many seconds.
+#: The seconds after which a task of listing ends.
 LIST_S = 2.0
-#: How often a worker looks whether the scan is over.
+#: The seconds between two checks whether the scan has ended.
 TICK_S = 0.2
-#: Objects that a worker reads at a time, and the bytes of disk for objects that may be containers.
+#: `READERS`: the number of objects that a worker reads at the same time. `SPOOL_BYTES`: the bytes
+#: of disk space for objects that may be containers.
 READERS, SPOOL_BYTES = 16, 4 << 30
 
 
 class Bucket:
-    """A bucket, open for one scan in one process."""
+    """A bucket that one process has open for one scan."""
 
     def __init__(self, work: Work, name: str) -> None:
-        """No store is asked yet."""
+        """Open the bucket without a request to its store."""
         self._work = work
         self.store = S3(name)
         members = work.members()
@@ -69,7 +71,7 @@ class Bucket:
 
 
 def list_range(run: str, payload: bytes) -> bytes:
-    """List a range of keys, until the time is over."""
+    """List a range of keys, until enough keys are listed or the time is over."""
     return with_work(run, lambda work: _list(work, decode(payload, type=ToListRange)))
 
 
@@ -79,13 +81,14 @@ def read_objects(run: str, payload: bytes) -> bytes:
 
 
 def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
-    """Return a bucket that is the same as the client's bucket.
+    """Return the bucket of a request, if the client has the same bucket.
 
     Raises:
-        StateError: a bucket of another store has this name.
+        StateError: on this worker, a bucket of another store has this name.
     """
     found: Bucket = work.opened(("bucket", asked.bucket), lambda: Bucket(work, asked.bucket))
-    with contextlib.suppress(StoreError):  # listing or reading reports the error
+    # if this fails, the listing or the read reports the error
+    with contextlib.suppress(StoreError):
         if found.store.namespace != asked.namespace:
             raise StateError(
                 f"a worker of the cluster reaches s3://{asked.bucket} in another store",
@@ -123,7 +126,8 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
 def _stream(work: Work, pages: list[Any]) -> bytes:
     """Return the pages with rows as one Arrow stream; no bytes if all pages are empty.
 
-    If no container is opened, a size that no entry has decides, and the ETag is not needed.
+    If no container is opened, a size that no entry has makes an object clean, so its ETag is
+    omitted.
     """
     pages = [page.select(PAGE_COLUMNS) for page in pages if page.num_rows]
     if not pages:
@@ -156,9 +160,9 @@ def _points(store: S3, key: bytes, after: bytes, until: bytes | None) -> list[by
                 StartAfter=after.decode(),
             )
         except StoreError:
-            break  # the error shows when the range is listed
+            break  # the error is reported when the range is listed
         found = sorted(prefix["Prefix"].encode() for prefix in got.get("CommonPrefixes", ()))
-        # The character before the slash: all keys with this prefix come behind it.
+        # `.` is the character before `/`, so all keys with the prefix come after this bound.
         points = [prefix[:-1] + b"." for prefix in found]
         points = [p for p in points if p > after and (until is None or p < until)]
         if points:
@@ -167,10 +171,10 @@ def _points(store: S3, key: bytes, after: bytes, until: bytes | None) -> list[by
 
 
 def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
-    """Yield the prefixes below which the keys of a range may lie, from the shortest.
+    """Yield the prefixes that may contain the keys of a range, the shortest prefix first.
 
-    All keys between two keys with the same beginning have this beginning: so shorter prefixes
-    divide nothing.
+    All keys between two keys with the same beginning have this beginning, so shorter prefixes do
+    not divide the range.
     """
     base = key if not key or key.endswith(b"/") else key + b"/"
     if not after.startswith(base):

@@ -1,10 +1,10 @@
-"""Probes show whether a path is the same on every machine: the client writes, workers look.
+"""Probes: files that show whether a directory is the same on every machine.
 
-In each PATH, and wherever another file system begins below it, the client writes a small file with
-a random token, and removes it when all workers have read it. If the client may not write there, the
-directory and some of its entries have to be the same: inode, type, size and time. So an unmounted
-share on one machine, or another directory of the same name, is found before any file in it counts
-as checked.
+In each PATH, and wherever another file system begins below a PATH, the client writes a small file
+with a random token. The client removes the file when all workers have read it. If the client cannot
+write in the directory, the inode of the directory must be the same on every machine, and type,
+inode, size and time of some of its entries. So an unmounted share on one machine, or another
+directory of the same name, is found before any file in the directory counts as checked.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from hashclient.scan.executors.wire import Names
 from hashclient.scan.sources.finding_again import open_directory
 from hashclient.scan.values.work import reason_of
 
-#: The name of a probe, before its random part.
+#: The beginning of the name of a probe, before its random part.
 PREFIX = ".hashclient-probe-"
-#: Entries of a directory that are compared if no probe can be written.
+#: The most entries of a directory that are compared if no probe can be written.
 MOST_SIGNS = 16
-#: A network file system may show a new file late.
+#: A worker looks for a probe `TRIES` times, and waits `WAIT_S` seconds before each further try,
+#: because a network file system may show a new file late.
 TRIES, WAIT_S = 8, 0.25
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -34,9 +35,9 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLL
 
 @contextlib.contextmanager
 def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
-    """Leave a probe in each directory, and remove it again.
+    """Write a probe into each directory, and remove the probes after the block.
 
-    A directory that the client cannot open has no probe: the listing reports it.
+    A directory that the client cannot open gets no probe; the listing reports the error.
     """
     probes: list[Probe] = []
     try:
@@ -52,7 +53,7 @@ def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
 
 
 def _leave(directory: str) -> Probe:
-    """Write a probe, or else describe the directory.
+    """Write a probe into a directory, or else return signs that identify the directory.
 
     Raises:
         OSError: the directory cannot be opened.
@@ -69,13 +70,13 @@ def _leave(directory: str) -> Probe:
 
 
 def _write(fd: int, name: str, token: bytes) -> bool:
-    """Write a probe into an open directory; return whether that could be done."""
+    """Write a probe into an open directory; return whether this succeeded."""
     try:
         file_fd = os.open(name, _WRITE_FLAGS, 0o644, dir_fd=fd)
     except OSError:
         return False
     try:
-        os.fchmod(file_fd, 0o644)  # a worker may run as somebody else
+        os.fchmod(file_fd, 0o644)  # a worker may run as another user
         os.write(file_fd, token)
         os.fsync(file_fd)
     except OSError:
@@ -90,20 +91,21 @@ def _write(fd: int, name: str, token: bytes) -> bool:
 def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
     """Return signs that identify an open directory: its own sign, and the signs of `entries`.
 
-    Without `entries`, the first entries of the directory are taken; entries that are gone are left
-    out.
+    Without `entries`, the first entries of the directory are used. Entries that do not exist any
+    more are omitted.
     """
     own = os.fstat(fd)
     if not entries:
         with contextlib.suppress(OSError), os.scandir(fd) as found:
             entries = [entry.name for entry in itertools.islice(found, MOST_SIGNS)]
-    # The time of the directory matters most if the directory is empty.
+    # The time of the directory is compared only if the directory is empty.
     signs = [Sign(b"", own.st_ino, stat.S_IFDIR, 0, 0 if entries else own.st_mtime_ns)]
     for name in entries:
         with contextlib.suppress(OSError):
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             mode, values = stat.S_IFMT(status.st_mode), (0, 0, 0)
-            # A directory that may be a mount point proves nothing on this machine.
+            # The values of a subdirectory are not compared, because another file system may be
+            # mounted on it.
             if mode != stat.S_IFDIR:
                 values = status.st_ino, status.st_size, status.st_mtime_ns
             signs.append(Sign(os.fsencode(name), values[0], mode, *values[1:]))
@@ -111,10 +113,10 @@ def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
 
 
 def without(names: Names, probes: Collection[bytes]) -> Names | None:
-    """Return a group without the names of `probes`, None if no name is left.
+    """Return a group without the names of `probes`; None if no name is left.
 
-    A later worker may look at a probe while the directory of the probe is listed. A file that only
-    has a similar name stays in the group.
+    A probe may be listed as a file, because a later worker may read the probe while its directory
+    is listed. A file that only has a similar name stays in the group.
     """
     if PREFIX.encode() not in names.names:
         return names
@@ -125,7 +127,7 @@ def without(names: Names, probes: Collection[bytes]) -> Names | None:
 def problem_with(
     probe: Probe, base: str, sleep: Callable[[float], None] = time.sleep
 ) -> str | None:
-    """Return why a directory lacks the probe that the client left there; None if it does not."""
+    """Return why a directory lacks the probe that the client wrote; None if the probe is there."""
     directory = os.fsdecode(probe.directory)
     try:
         fd = open_directory(

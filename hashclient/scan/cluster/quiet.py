@@ -1,7 +1,7 @@
-"""The first step of a worker of a cluster on this machine: Dask calls `dask_setup` by its name.
+"""The first step of a worker of a local cluster: Dask calls `dask_setup` by name.
 
-Ctrl-C goes to all processes of a terminal, and the client decides what it means. The client reports
-failures of a worker; more is shown only for debugging.
+A terminal sends Ctrl-C to all its processes, and the client decides what Ctrl-C does. The client
+reports failures of a worker; the error output of a worker is shown only for debugging.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import signal
 from hashclient.system.process import is_debugged
 
 
-def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask hands it over
-    """Leave Ctrl-C to the client, and silence the log."""
+def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask passes it
+    """Ignore Ctrl-C, which the client handles, and silence the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not is_debugged():
         nowhere = os.open(os.devnull, os.O_WRONLY)

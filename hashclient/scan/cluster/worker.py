@@ -1,12 +1,13 @@
 """The work of a cluster's worker for a scan: Dask calls these functions by name.
 
 A worker has its own lists and its own key, as any client has; the client sends neither. Before its
-first batch, the worker is prepared (`prepare`): it opens its lists, and checks that lists, key and
-paths are the same as the client's. Only then the worker reports to the scheduler that it has the
-resource of this scan. A failure is an answer: an exception would be logged with its arguments.
+first batch, the worker is prepared (`prepare`): it opens its lists, and checks that its lists, its
+key and its paths are the same as the client's. Afterwards the worker reports to the scheduler that
+it has the resource of this scan. A failure is returned as an answer, because Dask would log an
+exception with its arguments.
 
-A process serves several scans, and Dask calls functions only: so open lists are kept here, by the
-name of the scan. Each thread has a checker of its own.
+One process serves several scans, and Dask only calls functions. So this module keeps the open
+lists, by the name of the scan. Each thread has its own checker.
 """
 
 from __future__ import annotations
@@ -68,17 +69,20 @@ from hashclient.system.process import collect_rarely
 from hashclient.system.processors import Allowance
 from hashclient.system.text import printable
 
-#: A batch that has taken this long is ended, and its rest is returned, so that no worker ends late.
+#: The seconds after which a batch ends; the rest of the batch is returned, so that no worker ends
+#: late.
 BATCH_MOST_S = 2.0
-#: A file of at least this size is a batch of its own.
+#: A file of at least this many bytes becomes a batch of its own.
 LARGE_BYTES = 256 << 20
-#: Scans that one process keeps ready; beyond that number, the least recently used scan is dropped.
+#: The most scans that one process keeps ready; if there are more, the least recently used scan is
+#: closed.
 MOST_RUNS = 16
-#: Seconds that a worker may take to open its lists and look at paths.
+#: The seconds in which a worker must open its lists and find the probes.
 PREPARE_S = 120.0
-#: Libraries that a worker needs for buckets.
+#: The libraries that a worker needs for buckets.
 OBJECT_LIBRARIES = ("botocore", "obstore")
-#: More of a resource than a worker ever uses: it says which workers may get batches, not how many.
+#: An amount of the resource that batches never use up: the resource only shows which workers may
+#: get batches, and not how many batches.
 PLENTY = 1e9
 _log = Log("cluster")
 T = TypeVar("T")
@@ -87,15 +91,15 @@ _runs: dict[str, Work] = {}
 _lock = threading.Lock()
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the scan is over
-    """The scan was ended while a large file was read."""
+class Stopped(Exception):  # noqa: N818 - this is no error: the scan has ended
+    """The scan has ended while a large file was read."""
 
 
 class Work:
     """The open lists and checkers of a process for one scan."""
 
     def __init__(self, spec: Spec, lists: OpenLists, state_dir: Path) -> None:
-        """Only `lists` are open; each other thing is opened when a thread first needs it."""
+        """Use `lists`, which are open; everything else is opened when a thread first needs it."""
         self.spec = spec
         self._lists = replace(lists, also=spec.also)
         self.state_dir = state_dir
@@ -111,11 +115,11 @@ class Work:
         self.is_beside = is_beside(spec.boot)
 
     def judge(self) -> Judge:
-        """Return the judge, which compares with the lists."""
+        """Return the judge, which looks up tags in the lists."""
         return self._lists.judge(all_digests=self.spec.all_digests)
 
     def members(self) -> Members | None:
-        """Return the opener of containers; None if they are not opened."""
+        """Return a new opener of containers; None if containers are not opened."""
         spec = self.spec
         if spec.containers is None:
             return None
@@ -124,7 +128,7 @@ class Work:
         return made
 
     def opened(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what this process has open under `key`; if nothing, open it with `make`."""
+        """Return the object that is kept under `key`; if there is none, make it with `make`."""
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = make()
@@ -151,11 +155,11 @@ class Work:
         )
 
     def identities(self) -> Identities:
-        """Return the identities of the file systems that the client has records of."""
+        """Return the identities under which the client remembers file systems."""
         return identities_beside(self.spec.boot)
 
     def close(self) -> None:
-        """End the checkers; a batch that is being checked ends as soon as it can."""
+        """Close the openers of containers; an unfinished batch ends as soon as possible."""
         self.is_over = True
         for members in self._opened:
             members.close()
@@ -184,11 +188,12 @@ class Work:
 
 
 async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
-    """Make this process ready for a scan, if it can check as the client would.
+    """Make this process ready for a scan, if it finds the files and lists of the client.
 
-    Return no bytes if it is ready; otherwise a message, and a hint in the second line.
+    Return no bytes if the process is ready; otherwise return a message, and a hint in the second
+    line.
     """
-    # Only the main thread, which runs this code, can test leases; other threads check batches.
+    # Only the main thread, which runs this function, can test leases; other threads check batches.
     can_lease()
     try:
         problem = await asyncio.wait_for(asyncio.to_thread(_prepare, payload), PREPARE_S)
@@ -196,7 +201,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
         problem = f"not ready after {PREPARE_S:.0f} seconds", "see whether a file system hangs"
     except HashclientError as error:
         problem = error.message, error.hint
-    except Exception as error:  # noqa: BLE001 - what it was called with would be logged
+    except Exception as error:  # noqa: BLE001 - Dask would log the arguments
         problem = f"{type(error).__name__} while it was made ready", None
     if problem is None:
         await dask_worker.set_resources(**{resource: PLENTY})
@@ -206,7 +211,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
 
 async def look_at(run: str, payload: bytes) -> bytes:
-    """Compare the probes of the client; return the problem of each, None if it is right."""
+    """Compare the probes of the client; return the problem with each, or None if it is found."""
     work = _runs.get(run)
     if work is None:
         return encode(None)
@@ -222,7 +227,7 @@ async def look_at(run: str, payload: bytes) -> bytes:
 
 
 async def forget(run: str, resource: str, dask_worker: Any) -> None:
-    """Close everything that this process has open for a scan that is over."""
+    """Close everything that this process has open for a scan that has ended."""
     with _lock:
         work = _runs.pop(run, None)
     if work is not None:
@@ -231,7 +236,7 @@ async def forget(run: str, resource: str, dask_worker: Any) -> None:
 
 
 def _prepare(payload: bytes) -> tuple[str, str | None] | None:
-    """Open lists and look at probes; return a problem and a hint.
+    """Open the lists and look for the probes; return a problem and a hint, or None.
 
     Raises:
         HashclientError: the lists cannot be used.
@@ -244,7 +249,8 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     if spec.objects and (missing := [name for name in OBJECT_LIBRARIES if not find_spec(name)]):
         hint = "`pip install '.[objects]'` in a checkout, for every worker"
         return f"it cannot read buckets: {missing[0]} is not installed", hint
-    # What a worker does not open is clean, and later scans of the client would believe that.
+    # A container that a worker does not open seems to be clean, and the client would remember this
+    # for later scans.
     if spec.reads not in (0, meaning.READS):
         hint = "install hashclient with the same extras, such as `documents`, for every worker"
         return "it opens other kinds of containers than the client", hint
@@ -270,8 +276,8 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
             del _runs[old.spec.run]
     for old in dropped:
         old.close()
-    # Present objects live long: the garbage collector need not search them again. But garbage that
-    # is frozen is never freed.
+    # The present objects live long, so the garbage collector need not search them again. Garbage is
+    # collected before, because frozen garbage is never freed.
     gc.collect()
     gc.freeze()
     collect_rarely()
@@ -309,7 +315,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
 
 
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
-    """Return the answer of `do`, which gets the `Work` of a scan, or the error."""
+    """Return the answer of `do`, which is called with the `Work` of a scan, or the error."""
     work = _runs.get(run)
     if work is None:  # this process has not opened the scan
         return encode(Lost(WORKER_FAILED))
@@ -318,12 +324,12 @@ def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
 
 
 def caught(do: Callable[[], T]) -> T | Failed | Lost:
-    """Return the result of `do`, or the error."""
+    """Return the result of `do`, or the error as an answer."""
     try:
         return do()
     except StateError as error:  # an index is damaged
         return Failed(error.message, error.hint)
-    except Exception as error:  # noqa: BLE001 - of a batch that is lost, every file is unread
+    except Exception as error:  # noqa: BLE001 - all files of the batch are unread
         _log.info("a batch has failed: %s", type(error).__name__)
         return Lost(WORKER_FAILED)
 
@@ -337,9 +343,9 @@ def checked(
 ) -> Checked:
     """Check as much of a batch of files as the time allows, and return the rest.
 
-    `make` returns the checker of a thread; it is called with the client's records. Relative paths
-    are relative to `base`, or to the current directory of this process. If this process is on
-    another machine than the client (not `is_beside`), outcomes name no devices.
+    `make` is called with the client's records, and returns the checker of this thread. Relative
+    paths are below `base`, or below the current directory of this process. If this process is on
+    another machine than the client (not `is_beside`), outcomes contain no devices.
     """
     allowance = Allowance(BATCH_MOST_S)
     batch = decode(payload, type=ToCheck)
@@ -373,7 +379,7 @@ def checked(
     left = [group for task in reversed(waiting) for group in task]
     if not is_beside:
         total.outcomes = list(map(_without_devices, total.outcomes))
-    if prefix:  # the client's paths are relative to its directory
+    if prefix:  # the client's paths are relative to its current directory
         total.outcomes = [replace(o, path=o.path[len(prefix) :]) for o in total.outcomes]
         left, large = (
             [group._replace(directory=group.directory[len(prefix) :]) for group in groups]
@@ -388,18 +394,18 @@ def checked(
 
 
 def _is_large(task: Task) -> bool:
-    """Return whether a task is one file that takes so long that others must not wait for it."""
+    """Return whether a task is one file so large that no other file should wait for it."""
     if len(task) != 1 or len(task[0].names) != 1:
         return False
     try:
         status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
         return status.st_size >= LARGE_BYTES
     except OSError:
-        return False  # the checker gives the reason
+        return False  # the checker reports the error
 
 
 def _without_devices(outcome: Outcome) -> Outcome:
-    """Return an outcome for another machine, where the same file system has another number."""
+    """Return an outcome for another machine, where the file system has another device number."""
     if outcome.seen is None:
         return outcome
     seen = replace(outcome.seen, directory_device=None, device=None)
