@@ -1,1 +1,1 @@
-"""The command line: parse, call one function, render, exit. Only this room prints."""
+"""The command line. A command parses options, calls one function of a room, and prints."""

@@ -1,4 +1,4 @@
-"""`alerts`: messages to people when something needs their attention; each run sends new alerts."""
+"""`alerts`: shows, tests and sends messages to people about events that need attention."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def send(app: App, due: bool, output_format: str) -> ExitCode:
 
 
 def after_run(app: App, exit_code: int) -> None:
-    """Send the alerts that are due after a command that ends with `exit_code`.
+    """Send the due alerts at the end of a command that ends with `exit_code`.
 
-    A failure is a warning.
+    If an alert cannot be sent, a warning is printed, and the exit code stays the same.
     """
     from hashclient.client.client import Client
 
@@ -135,7 +135,7 @@ def after_run(app: App, exit_code: int) -> None:
             if attempt.error is not None:
                 _warn(app, attempt)
     except LockedError:
-        pass  # another run is sending alerts: that run, or the next run, sends these alerts as well
+        pass  # the run that has the lock, or the next run, sends these alerts
     except HashclientError as error:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run
@@ -143,7 +143,7 @@ def after_run(app: App, exit_code: int) -> None:
 
 
 def raise_silent(app: App, machines: Sequence[str]) -> None:
-    """Store an alert that these machines are silent; a failure is a warning."""
+    """Store an alert that `machines` are silent; print a warning if it cannot be stored."""
     from hashclient.alerts.outbox import Outbox
 
     try:
@@ -153,10 +153,10 @@ def raise_silent(app: App, machines: Sequence[str]) -> None:
 
 
 def alerts_beside(app: App) -> list[Beside]:
-    """Return the command that sends alerts during a long command, if receivers are configured.
+    """Return the command that sends alerts while a long command runs, if receivers are configured.
 
-    The command runs soon after the audit log has grown, and every ten minutes for alerts that were
-    not due yet.
+    The command runs soon after a record was added to the audit log. It also runs every ten minutes,
+    because alerts may become due without a new record.
     """
     from hashclient.system.layout import LOG_NAME
 
@@ -189,7 +189,7 @@ def _refuse_without_receivers(app: App) -> None:
 
 
 def _show(app: App, attempts: Iterable[Attempt], output_format: str) -> ExitCode:
-    """Show attempts, and return the worst exit code."""
+    """Show the attempts to send alerts, and return the worst exit code."""
     code, documents, lines = ExitCode.OK, [], []
     for attempt in attempts:
         error = attempt.error
@@ -215,7 +215,7 @@ def _line(book: Book, name: str) -> str:
     known = book.receiver(name)
     if known.problem is not None:
         fails = f"{name}  FAILS: {printable(known.problem)}"
-        if known.next_attempt is None:  # other addresses are reached
+        if known.next_attempt is None:  # at least one other address works
             return fails
         tries = counted(known.attempts, "failed attempt")
         return f"{fails}; {tries}, the next at {for_people(known.next_attempt)}"

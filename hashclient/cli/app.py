@@ -1,8 +1,8 @@
-"""The parts that every command shares: the resolved settings and the two output streams.
+"""The parts that every command uses: the resolved settings and the two output streams.
 
-Stdout is for data, stderr for messages. `-q` silences messages other than errors and warnings.
-Commands get the one `App` of a run through `pass_app`. `Results` is for commands on many items:
-they go on after a failure.
+Data are printed on stdout, messages on stderr. `-q` suppresses all messages except errors and
+warnings. A command gets the `App` of the run through `pass_app`. A command on many items uses
+`Results`, and continues with the next item after a failure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from hashclient.session import Session
 
 
-#: At most this many items of a long list are shown, and then the number of the other items.
+#: The largest number of items of a list that a message shows; a last line has the number of the
+#: remaining items.
 MOST_SHOWN = 10
 
 
@@ -44,18 +45,20 @@ class App:
         output: OutputFile | None = None,
         load_to_edit: Callable[[], Settings] | None = None,
     ) -> None:
-        """`load_settings` is called when a command first needs settings; verbosity -1 is quiet.
+        """Store the arguments; `load_settings` is called when a command first needs settings.
 
-        `load_to_edit` loads settings for a command that adds missing parts of config.toml.
+        A `verbosity` of -1 suppresses messages. `load_to_edit` loads the settings for a command
+        that adds missing parts of config.toml.
         """
         self._load_settings = load_settings
         self._load_to_edit = load_to_edit or load_settings
         self.verbosity = verbosity
-        #: Whether the program may use a configuration, keys or lists that other users may write to.
+        #: Whether `--allow-shared` was given: the program then uses a configuration, keys and lists
+        #: that other users may write to.
         self.allows_shared = False
         #: The file that `--output` names.
         self.output = output or OutputFile()
-        #: Removes a progress bar from the screen; called before any other text is written.
+        #: Removes a progress bar from the screen; called before any text is printed.
         self.before_output: Callable[[], None] = lambda: None
 
     @property
@@ -63,20 +66,20 @@ class App:
         """The settings of the session.
 
         Raises:
-            ConfigError, StateError: as for the session.
+            ConfigError, StateError: see `session`.
         """
         return self.session.settings
 
     @property
     def loaded(self) -> Settings | None:
-        """The settings, if the command has used them."""
+        """The settings, or None if the command has not used the settings."""
         return self.settings if "session" in vars(self) else None
 
     def refuse_shared(self, path: Path, what: str) -> None:
-        """Refuse a named file that decides something, if other users may write to it.
+        """Refuse a file that influences a decision of the program, if other users may write to it.
 
         Raises:
-            ConfigError: other users may write to it, and `--allow-shared` was not given.
+            ConfigError: other users may write to the file, and `--allow-shared` was not given.
         """
         from hashclient.config.owners import refuse_shared
 
@@ -85,7 +88,7 @@ class App:
 
     @functools.cached_property
     def session(self) -> Session:
-        """The session of this run, made on first use.
+        """The session of this run, which is made at the first use.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -95,7 +98,7 @@ class App:
 
     @functools.cached_property
     def session_to_edit(self) -> Session:
-        """The session for a command that completes config.toml: missing parts are no error."""
+        """The session for a command that adds to config.toml, where missing parts are no error."""
         return self._session_of(self._load_to_edit())
 
     def _session_of(self, settings: Settings) -> Session:
@@ -105,14 +108,15 @@ class App:
 
     @staticmethod
     def now() -> datetime:
-        """The clock that commands pass to the core."""
+        """Return the present time; commands pass this clock to other rooms."""
         return datetime.now(UTC)
 
     def out(self, text: str) -> None:
         """Print one line of data to stdout.
 
         Raises:
-            OutputError: stdout cannot be written (`cli.main` makes stdout raise this error).
+            OutputError: stdout cannot be written (`hashclient.cli.main` replaces stdout by a stream
+                that raises this error).
         """
         self.before_output()
         sys.stdout.write(text + "\n")
@@ -127,7 +131,7 @@ class App:
         nothing: str = "",
         indent: int | None = None,
     ) -> None:
-        """Print a result: `document` where the format is `json`, else the lines of `text`.
+        """Print a result: `document` if the format is `json`, else the lines of `text`.
 
         If `text` has no lines, print the message `nothing` on stderr.
 
@@ -154,11 +158,11 @@ class App:
             self._talk(text)
 
     def warn(self, text: str, hint: str | None = None) -> None:
-        """Print a warning on stderr, even with `-q`; the run goes on."""
+        """Print a warning on stderr, even with `-q`; the run continues."""
         self._talk_of("warning", text, hint)
 
     def fail(self, text: str, hint: str | None = None) -> None:
-        """Print an error on stderr, even with `-q`; the run goes on, and its exit code shows it."""
+        """Print an error on stderr, even with `-q`; the caller continues and sets the exit code."""
         self._talk_of("error", text, hint)
 
     def _talk_of(self, what: str, text: str, hint: str | None) -> None:
@@ -177,7 +181,7 @@ class App:
 
     @staticmethod
     def has_colour() -> bool:
-        """Return whether stdout is a terminal with colours, without NO_COLOR (no-color.org)."""
+        """Return whether stdout is a terminal with colours, and NO_COLOR is not set."""
         return (
             sys.stdout.isatty()
             and not os.environ.get("NO_COLOR")
@@ -185,12 +189,12 @@ class App:
         )
 
     def progress_wanted(self) -> bool:
-        """Return whether a progress bar on stderr would be visible and not disturb other output."""
+        """Return whether a progress bar on stderr is visible and does not disturb messages."""
         return self.verbosity == 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def own_command(app: App, *words: str) -> list[str]:
-    """Return the words that run another command quietly, with the same state and configuration.
+    """Return the arguments that run the command `words` with the same state and configuration.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -219,24 +223,24 @@ def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any
 
 
 def existing_path(**kwargs: Any) -> click.Path:
-    """Return the type of an option that names a file by its path."""
+    """Return the type of an option whose value is the path of a file."""
     return click.Path(path_type=Path, **kwargs)
 
 
 def load_numpy() -> None:
-    """Load numpy early, for commands that need it anyway."""
+    """Import numpy at the start of a command that needs numpy in any case."""
     import numpy as np  # noqa: F401
 
 
-#: Errors that stop a command, since every other item would fail in the same way.
+#: Errors that stop a command on many items, because every other item would fail in the same way.
 _FATAL = (AuditError, ConfigError, LockedError)
 
 
 class Results:
-    """Prints the results of items, as lines or as one document; keeps the worst exit code."""
+    """Prints the results of items as lines or as one document, and stores the worst exit code."""
 
     def __init__(self, app: App, output_format: str, ids: Sequence[str] = ()) -> None:
-        """`output_format` is `text` or `json`; `ids` are the requested items."""
+        """Store the format (`text` or `json`), and the `ids` of the requested items."""
         self._app = app
         self._is_json = output_format == "json"
         self._is_single = len(ids) == 1
@@ -245,10 +249,10 @@ class Results:
 
     @contextlib.contextmanager
     def item(self, item_id: str) -> Iterator[None]:
-        """Process one item in the block; report a failure, and go on if other items follow.
+        """Catch and report a failure in the `with` block that processes one of several items.
 
         Raises:
-            HashclientError: only this item was requested, or other items would fail in the same
+            HashclientError: only this item was requested, or all other items would fail in the same
                 way.
         """
         try:
@@ -274,7 +278,7 @@ class Results:
         attention: bool = False,
         **more: Any,
     ) -> None:
-        """Print the result of one item; with `attention`, the command ends as incomplete."""
+        """Print the result of one item; `attention` makes the exit code `ExitCode.INCOMPLETE`."""
         if attention:
             self.count(ExitCode.INCOMPLETE)
         where = {} if path is None else path_fields(path)
@@ -283,17 +287,17 @@ class Results:
         self.put_document("  ".join(shown), document | more)
 
     def put_document(self, line: str, document: dict[str, Any]) -> None:
-        """Print one item: `line` for people, `document` for programs."""
+        """Print one item: `line` in the format `text`, `document` in the format `json`."""
         self._documents.append(document)
         if not self._is_json:
             self._app.out(line)
 
     def count(self, code: ExitCode) -> None:
-        """End the command with `code`, unless its code is already worse."""
+        """Make `code` the exit code of the command, unless an earlier exit code is worse."""
         self.code = max(code, self.code)
 
     def end(self, nothing: str) -> ExitCode:
-        """Write the document, or the message `nothing` without items; return the exit code."""
+        """Print the JSON document, or `nothing` if there are no items; return the exit code."""
         if self._is_json:
             self._app.out(json_text({"items": self._documents}))
         elif not self._documents:
@@ -304,7 +308,7 @@ class Results:
 def put_restored(
     results: Results, restored: Iterable[tuple[str, Restored | HashclientError]]
 ) -> None:
-    """Print the result of each restoration."""
+    """Print the result of each restored match, or its error."""
     for match_id, one in restored:
         with results.item(match_id):
             if isinstance(one, HashclientError):
@@ -315,7 +319,7 @@ def put_restored(
 
 
 def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
-    """Yield the first lines of a list; then the number of the others, and `where` to see them."""
+    """Yield the first `lines`, and a line with the number of omitted lines and with `where`."""
     yield from lines[:MOST_SHOWN]
     if (more := len(lines) - MOST_SHOWN) > 0:
         yield f"  and {more:,} more: {where}"

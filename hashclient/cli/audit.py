@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from hashclient.audit.log import Record, Report
     from hashclient.audit.record import Checkpoint
 
-#: How many records the text shows by default; jsonl has all records.
+#: The number of records that the format `text` shows by default; the format `jsonl` shows all
+#: records.
 DEFAULT_LIMIT = 50
-#: A number larger than any log's number of records; all counters can hold it.
+#: A number that is larger than the number of records of any log.
 MAX_LIMIT = 1_000_000_000
 
 
@@ -67,7 +68,7 @@ output_option = click.option(
 )
 
 
-#: The options that say which records are shown, and how.
+#: The options that choose records and the format in which the records are shown.
 records_options = together(
     format_option("text", "jsonl", help="text for people; jsonl: the records as they are."),
     click.option(
@@ -132,7 +133,8 @@ def show_records(
     if record is None:
         app.say("no record fits the options")
     if wanted := set(events) - shown:
-        # A misspelt event is refused: otherwise it would look like an event that has not happened.
+        # A misspelt name of an event is refused, because an empty output would mean that the event
+        # has not happened.
         known = {record.event for record in read(directory)}
         for event in sorted(wanted - known):
             events_here = ", ".join(map(printable, sorted(known)))
@@ -168,7 +170,7 @@ def show_verified(
     output_format: str,
     against: str | None = None,
 ) -> None:
-    """Check the log in `directory`, and show its key and its last record.
+    """Verify the log in `directory`, and show the key and the last record of the log.
 
     Raises:
         AuditError: the log does not verify.
@@ -194,7 +196,7 @@ def _checkpoints(directory: Path, where: str) -> list[Checkpoint]:
 
 
 def _verified(report: Report, *, has_checkpoint: bool) -> Iterator[str]:
-    """Yield the lines about a log that verifies."""
+    """Yield the lines about a log that is intact."""
     yield "the audit log is intact"
     shown = _values(report)
     for name in ("first_segment", "segment", "ends_closed"):
@@ -239,7 +241,7 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
     Raises:
         AuditError: the log does not verify.
         StateError: no log exists yet, or `output` cannot be written and stays unchanged.
-        UsageError: `output` must not be written there.
+        UsageError: `output` must not be written, see `replaced_file`.
     """
     from hashclient.audit.log import checkpoint as make_checkpoint
 
@@ -314,7 +316,7 @@ def _values(report: Report) -> dict[str, Any]:
 def _text(record: Record) -> str:
     data = dict(record.data)
     if record.event == "segment":
-        # for programs that verify; the text shows that this is the first record
+        # `genesis` is for programs that verify
         data.pop("genesis", None)
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):

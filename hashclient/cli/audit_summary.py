@@ -80,7 +80,7 @@ def _csv(found: Summary) -> str:
 
 def _text(found: Summary) -> str:
     rows = [(a.replace("_", " "), b.replace("_", " "), _shown(c)) for a, b, c in found.rows()]
-    # A sum of summaries contains names from files of other machines.
+    # The cells are made printable, because a sum of summaries contains names from other machines.
     shown = [[printable(cell) for cell in row] for row in rows if row[2] not in ("", "0")]
     return "\n".join(table(shown))
 
@@ -113,9 +113,9 @@ def _html(found: Summary) -> str:
 
 
 def _shown(value: object) -> str:
-    # Four decimal places, as in `matches stats`: the shares are less than 1.
+    # Numbers have four decimal places, because shares are less than 1.
     return "" if value is None else str(round(value, 4) if isinstance(value, float) else value)
 
 
-#: The writers of a summary, by format.
+#: For each format: the function that renders a summary.
 RENDERERS = {"json": _json, "csv": _csv, "html": _html, "text": _text}

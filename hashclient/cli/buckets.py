@@ -1,4 +1,4 @@
-"""The options of `scan` for objects in buckets, checked before the scan begins."""
+"""Checks the options of `scan` for objects in buckets before the scan begins."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """The options for objects: whether to read them, which versions, and where to continue.
+    """The options of `scan` for objects: reading, versions, and where to continue.
 
-    The URIs are among the paths of the command.
+    The URIs of the objects are given among the paths of `scan`.
     """
 
     reads: bool
@@ -30,14 +30,16 @@ class Asked(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        """The URIs as text."""
+        """The URIs of the objects as text."""
         return [uri.text for uri in self.uris]
 
     def check(self, *, others: bool, excludes: bool) -> None:
-        """Refuse options that contradict each other; `others`: files are checked as well.
+        """Refuse options that contradict each other.
+
+        `others` says whether files are given, too; `excludes` says whether `--exclude` is given.
 
         Raises:
-            UsageError: options contradict each other, or nothing is given to check.
+            UsageError: options contradict each other, or no path, URI or report is given.
         """
         if not self.uris and self.report is None and not others:
             raise UsageError(
@@ -77,12 +79,13 @@ class Asked(NamedTuple):
             )
 
     def objects(self, app: App, options: ScanOptions, key_id: str) -> Objects | None:
-        """Return the scan of the objects, None if no URI is given.
+        """Return the scan of the objects; None if no URI is given.
 
-        The tags of the inventory are sealed under the key `key_id`.
+        The tags in the inventory were made with the key `key_id`.
 
         Raises:
-            UsageError: the token is for another URI, or a library is missing.
+            UsageError: the token that says where to continue is for another URI, or a library is
+                missing.
         """
         if not self.uris and self.report is None:
             return None

@@ -1,10 +1,10 @@
-"""Default values of options from the environment and from tables of config.toml.
+"""Reads default values of options from the environment and from tables of config.toml.
 
-A misspelt name must not be ignored silently, since the machine would then not do what the operator
-wants. So a wrong key, type or value in a table is an error that names the key. A variable whose
-name is nearly the name of a variable of hashclient causes a warning. Other variables with our
-prefix may belong to other programs. For example, a CI job may keep the address of a provider in a
-variable.
+A misspelt name must not be ignored, because the program would then not do what the operator wants.
+So a wrong key, type or value in a table is an error that names the key. An environment variable
+whose name is similar to a variable of hashclient causes a warning. A variable with the prefix
+`HASHCLIENT_` and a dissimilar name causes no warning, because it may belong to another program: for
+example, a CI job may store the address of a provider in such a variable.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from hashclient.system.text import nearest
 if TYPE_CHECKING:
     from hashclient.config.faults import Fault
 
-#: The prefix of our environment variables.
+#: The prefix of the environment variables of hashclient.
 ENV_PREFIX = "HASHCLIENT"
-#: The passphrase of a provider's keys.
+#: The variable with the passphrase of a provider's keys.
 KEY_PASSPHRASE = f"{ENV_PREFIX}_KEY_PASSPHRASE"
-#: Variables that do not belong to an option, and the meaning of each.
+#: The variables that do not belong to an option, and the meaning of each variable.
 OTHER_VARIABLES = {
     f"{ENV_PREFIX}_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
     KEY_PASSPHRASE: "The passphrase of a provider's keys.",
     f"{ENV_PREFIX}_DEBUG": "1 shows the place in the code of an internal error, and allows core "
     "dumps.",
 }
-#: Kubernetes sets these variables in each container beside a service that is called `hashclient`.
+#: The variables that Kubernetes sets in each container of a namespace with a service `hashclient`.
 _OF_SERVICES = (
     rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
 
 
 def option_name(option: click.Option) -> str | None:
-    """Return the long name of an option as a key: `one_file_system` for `--one-file-system`."""
+    """Return the key of an option in config.toml: `one_file_system` for `--one-file-system`."""
     for flag in option.opts:
         if flag.startswith("--"):
             return flag.removeprefix("--").replace("-", "_")
@@ -50,8 +50,9 @@ def option_name(option: click.Option) -> str | None:
 def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the option, not after a function's argument.
 
-    A group that lists its items without a command does the same as its command `list`. So the group
-    and its command `list` both read the variables of both.
+    A group that is called without a subcommand does the same as its subcommand `list`. So the
+    variables of the group also set options of `list`, and the variables of `list` also set options
+    of the group.
     """
     for parameter in command.params:
         if isinstance(parameter, click.Option) and (name := option_name(parameter)):
@@ -82,10 +83,10 @@ def unknown_variables(
     commands: Collection[str],
     load: Callable[[str], click.Command | None],
 ) -> Iterator[tuple[str, str]]:
-    """Yield `names` of the environment that are nearly, but not exactly, our variables.
+    """Yield the `names` that are similar, but not equal, to names of hashclient's variables.
 
-    Each name is followed by the name that was probably meant. `load` returns a command of `top` by
-    its name; only the commands to which a variable may belong are loaded.
+    Each name is yielded with the name that was probably meant. `load` returns a command of `top` by
+    its name. Only the commands to which a variable may belong are loaded.
     """
     of_top = {name for parameter in top.params for name in option_variables(parameter)}
     known = {*OTHER_VARIABLES, *of_top}
@@ -104,7 +105,7 @@ def unknown_variables(
         word = name.split("_")[1].lower()
         own = of_command(word) if word in commands else set[str]().union(*map(of_command, commands))
         if name not in own:
-            # The common prefix must not count as similarity.
+            # The names are compared without the prefix, because all names have the prefix.
             words = [other.removeprefix(f"{ENV_PREFIX}_") for other in sorted(known | own)]
             meant = nearest(name.removeprefix(f"{ENV_PREFIX}_"), words)
             if meant is not None:
@@ -114,12 +115,13 @@ def unknown_variables(
 def command_defaults(
     table: Mapping[str, Any], name: str, command: click.Command, where: str
 ) -> dict[str, Any]:
-    """Return the defaults that the `table` of command `name` gives, by parameter, as if typed.
+    """Return the default values in the `table` of command `name`, by the parameter of the option.
 
-    `where` names the configuration in messages.
+    The values are texts, as on a command line. `where` is the name of the configuration in
+    messages.
 
     Raises:
-        ConfigError: a key is not the name of an option, or its value does not fit.
+        ConfigError: a key is not the name of an option, or a value does not fit its option.
     """
     options = {
         key: option
@@ -135,14 +137,14 @@ def command_defaults(
             raise unknown_key(key, list(options), f"in [{name}]").refusal(where)
         if (fault := _fault_of(option, key, value, name)) is not None:
             raise fault.refusal(where)
-        # From here on click checks the defaults like typed values.
+        # The values become texts, because click checks texts in the same way as typed values.
         typed = [str(item) for item in (value if isinstance(value, list) else [value])]
         defaults[option.name] = typed if option.multiple else typed[0]
     return defaults
 
 
 def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
-    """Return the TOML types that fit an option, and the words for one value and for many."""
+    """Return the TOML types for an option, and their names in singular and plural."""
     if option.is_flag:
         return (bool,), "true or false", "booleans"
     if isinstance(option.type, click.types.FloatParamType):  # FloatRange is a subtype of this type.
@@ -153,7 +155,7 @@ def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
 
 
 def _fault_of(option: click.Option, key: str, value: Any, name: str) -> Fault | None:
-    """Return the fault of a value in the table of command `name`; None if the value fits."""
+    """Return why a value in the table of command `name` is wrong; None if the value fits."""
     from hashclient.config.faults import Fault, not_one_of, wrong_type
 
     values = value if isinstance(value, list) else [value]

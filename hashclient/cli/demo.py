@@ -1,7 +1,7 @@
-"""`demo`: all steps from a signed list to an exit code, on this machine, with dummy files.
+"""`demo`: runs all steps from a signed list to an exit code on this machine, with dummy files.
 
-Every step is the real command in a process of its own, as a user would type it, with its real
-output and exit code. The demo only uses benign files that it makes, and a list of these files.
+Every step runs a real command in its own process, and shows the command, its output and its exit
+code. The demo uses only harmless files that it makes, and a list of these files.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.core.errors import ExitCode, HashclientError, UnreachableError, UsageError
 from hashclient.system.files import make_private_dir
 
-#: Seconds that a step may take; every step needs far less.
+#: The number of seconds that a step may take; every step takes far less.
 STEP_TIMEOUT_S = 60
 
 
-#: The demo adds this to its configuration: the officer's key, a recipient of reports, a policy.
+#: The part of config.toml that the demo adds: the officer's key, a recipient of reports, a policy.
 _CONFIG = """
 [quarantine]
 recipients = ["{public}"]
@@ -50,7 +50,8 @@ actions = ["quarantine", "report"]
 """
 
 
-#: For each chapter a title, then the words of each command, with the exit code if it is not 0.
+#: A chapter has a title and the words of its commands. A command is a pair with its expected exit
+#: code if this code is not 0.
 _Step = str | tuple[str, ExitCode]
 _Chapter = tuple[_Step, ...]
 
@@ -150,7 +151,7 @@ _PROVIDER_GONE: Sequence[_Chapter] = (
 )
 
 
-#: A program that uses the library in place of the commands.
+#: A Python program that uses the library `hashclient` instead of the commands.
 _PROGRAM = """\
 import sys
 from hashclient import Client
@@ -162,7 +163,7 @@ sys.exit(run.exit_code)
 """
 
 
-#: The columns in an export of the ICSE database.
+#: The header line of an export of the ICSE database.
 _ICSE = (
     "MD5;SHA1;PhotoDNA;Image ID;Is distributed;Victim identified;Offender identified;Series name;"
     "Number of submissions;File Available;Media Type;Baseline"
@@ -174,7 +175,7 @@ def _digest(algorithm: str, text: str) -> str:
 
 
 def _icse(texts: Mapping[str, str]) -> list[str]:
-    """Return an ICSE export of two dummy files; several bodies agree about one of the files."""
+    """Return an ICSE export with two dummy files, of which one is marked as agreed by experts."""
     rows = [_ICSE]
     for name, is_agreed in (("notes/c.txt", True), ("notes/b.txt", False)):
         md5, sha1 = (_digest(algorithm, texts[name]).upper() for algorithm in ("md5", "sha1"))
@@ -185,7 +186,7 @@ def _icse(texts: Mapping[str, str]) -> list[str]:
 
 
 class _StepError(HashclientError):
-    """A step ended in another way than expected."""
+    """The error that a step did not end with the expected exit code."""
 
     exit_code = ExitCode.BUG
 
@@ -212,7 +213,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
     """
     if keep is not None:
         make_private_dir(keep)
-        # The demo runs a program from this directory, so nobody else may write there.
+        # Other users must not write to this directory, because the demo runs a program in it.
         app.refuse_shared(keep, "directory")
         if any(keep.iterdir()):
             raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")
@@ -226,7 +227,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
 
 
 class _Demo:
-    """Runs the steps in one directory, and stops at the first step with another exit code."""
+    """Runs the steps in one directory, and stops at the first step with an unexpected exit code."""
 
     def __init__(self, app: App, directory: Path) -> None:
         self._app = app
@@ -267,7 +268,7 @@ class _Demo:
         self._play(_LOGS)
 
     def _play(self, chapters: Sequence[_Chapter], **values: str) -> None:
-        """Run chapters, with `values` in place of the names in braces."""
+        """Run the commands of `chapters`, after replacing names in braces by `values`."""
         for title, *steps in chapters:
             self._app.out(f"\n# {title}")
             for step in steps:
@@ -275,7 +276,7 @@ class _Demo:
                 self._step(words.format(**values), expected)
 
     def _make_files(self) -> None:
-        """Write dummy files, and the provider's table of three of them."""
+        """Write dummy files, and the table of digests of three dummy files for the provider."""
         texts = {
             "holiday.txt": "A dummy file about a holiday.\n",
             "notes/a.txt": "A dummy file that is on the list: one.\n",
@@ -298,7 +299,7 @@ class _Demo:
         (self._directory / "sums.txt").write_text("\n".join(sums) + "\n")
 
     def _step(self, words: str, expected: ExitCode = ExitCode.OK) -> None:
-        """Run one command, show its words and output, and check its exit code."""
+        """Run one command of hashclient, show it with its output, and check its exit code."""
         self._run(f"hashclient {words}", self._argv(words), expected)
 
     def _run(self, shown: str, argv: list[str], expected: ExitCode) -> None:
@@ -323,12 +324,12 @@ class _Demo:
 
     @staticmethod
     def _argv(words: str) -> list[str]:
-        # Python must import the program's own modules, not modules from the directory of the demo.
+        # With `-P`, Python does not import modules from the directory of the demo.
         return [sys.executable, "-P", "-m", "hashclient", *shlex.split(words)]
 
     @contextlib.contextmanager
     def _server(self) -> Iterator[dict[str, Any]]:
-        """Run `provider serve`; yield the line that it prints when it is ready."""
+        """Run `provider serve`; yield the JSON document that the server prints when it is ready."""
         words = "provider serve repo --bind 127.0.0.1:0 --format json"
         self._app.out(f"$ hashclient {words} &")
         with subprocess.Popen(

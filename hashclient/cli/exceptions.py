@@ -1,4 +1,4 @@
-"""`exceptions`: entries and files that cause no actions for some time; who decided it, and why."""
+"""`exceptions`: makes, shows and ends exceptions: matches without actions for a limited time."""
 
 from __future__ import annotations
 
@@ -147,12 +147,13 @@ def prepare_exceptions(
 ) -> Callable[[Iterable[str]], bool]:
     """Return a function that makes and shows an exception for the file of each given match.
 
-    Everything that could refuse an exception is checked now; nothing is changed before the call of
-    the function. The function returns whether the exceptions count, or wait for a second person.
+    This function makes all checks that could refuse an exception, and changes nothing; the returned
+    function makes the exceptions. The returned function returns True if the exceptions count at
+    once, and False if they wait for a second person.
 
     Raises:
-        UsageError: the SHA-256 of a match is not recorded, a match has no entry any more, or the
-          reason or the end is refused.
+        UsageError: the SHA-256 of a match is not recorded, all entries of a match were withdrawn,
+          or the reason or the end time is refused.
         StateError: the lists, the database of matches or the exceptions cannot be read.
     """
     from hashclient.decisions.exceptions import Exceptions
@@ -178,7 +179,7 @@ def prepare_exceptions(
 
 
 def _say_what_follows(app: App, rulings: Sequence[Ruling], number: int) -> None:
-    """Say how many recorded matches are excepted now, and what waits for a second person."""
+    """Print how many recorded matches are excepted now, and which exceptions wait for approval."""
     if number:
         app.say(f"excepted: {counted(number, 'match')} on record")
     if ids := [ruling.id for ruling in rulings if ruling.waits]:
@@ -356,7 +357,7 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
 
 
 def _place(below: str | None) -> str:
-    """Return a path without links, or a URI in the form of scans; empty if no path is given."""
+    """Return a path without links, or a URI in the form that scans record; empty for None."""
     from hashclient.core.objecturi import is_object_uri, parse_uri
 
     if below is None:

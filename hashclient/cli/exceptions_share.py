@@ -1,4 +1,4 @@
-"""Shows exceptions; `exceptions export` and `import` give them to other machines."""
+"""Shows exceptions; `exceptions export` and `exceptions import` copy them to other machines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, str | None]]:
-    """Return rulings, each with the reason why it does not count now."""
+    """Return the rulings, each with the reason why it does not count now, or None if it counts."""
     from hashclient.decisions.exceptions import Exceptions
 
     try:
@@ -30,28 +30,28 @@ def with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, st
 
 
 def waiting(ruling: Ruling) -> str | None:
-    """Return the reason why a new ruling does not count yet; None if it counts."""
+    """Return the reason why a new ruling does not count yet; None if the ruling counts."""
     from hashclient.decisions.rulings import WAITS
 
     return WAITS if ruling.waits else None
 
 
 def state_of(ruling: Ruling, obstacle: str | None) -> str:
-    """Return as text until when a ruling counts, or why it does not count."""
+    """Return the text that says until when a ruling counts, or why it does not count."""
     if obstacle is None:
         return f"until {for_people(ruling.until)}"
     return f"not yet: {obstacle}" if obstacle == waiting(ruling) else f"no more: {obstacle}"
 
 
 def lines_of(shown: Sequence[tuple[Ruling, str | None]]) -> Iterator[str]:
-    """Yield a line for each ruling, with its obstacle."""
+    """Yield a line for each ruling, with the reason why it does not count."""
     for ruling, obstacle in shown:
         about = f"{ruling.about}  {printable(ruling.reason)}"
         yield f"{ruling.id}  {state_of(ruling, obstacle)}  {about}"
 
 
 def facts_of(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
-    """Yield the lines about a ruling."""
+    """Yield the lines that show all facts of a ruling."""
     yield f"exception {ruling.id}"
     yield from facts(
         (
@@ -66,7 +66,7 @@ def facts_of(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
 
 
 def document_of(ruling: Ruling, obstacle: str | None) -> dict[str, Any]:
-    """Return a ruling as JSON."""
+    """Return a ruling as a JSON object."""
     from hashclient.decisions.keeping import fields_of
 
     return {**fields_of(ruling), "counts": obstacle is None, "obstacle": obstacle}

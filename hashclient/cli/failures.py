@@ -1,9 +1,9 @@
-"""An error that ends the program, as a message on stderr and an exit code.
+"""Turns an error that ends the program into a message on stderr and an exit code.
 
-For a wrong command line, this module writes its own message instead of click's message: it says
-which option, variable or table has the wrong value, and which values are right. A message never
-repeats a secret key. The message also never repeats a word of several lines or of great length: the
-word may be the content of a wrong file.
+The message about a wrong command line says which option, variable or table has the wrong value, and
+which values are allowed; it replaces click's message. A message never repeats a secret key. A
+message also never repeats an argument that is very long or has several lines, because such an
+argument may be the content of a file that was given by mistake.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from hashclient.core.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
-#: The lines of a key in PEM have at least so many characters; shorter words may be anything.
+#: The number of characters from which an argument may be a line of a key in PEM; shorter arguments
+#: are shown in messages.
 _SHORTEST_PART = 4
-#: Click's message for a value that is no number, or out of range.
+#: Click's message for a value that is not a number, or is out of range.
 _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\."
 
 
@@ -85,7 +86,7 @@ def _show_bug(error: BaseException) -> str:
 
 
 def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
-    """Return the message of an error on a command line of these `words`."""
+    """Return the message for an error on the command line `words`."""
     given = list(words)
     text = error.format_message()
     hides_long = True
@@ -108,7 +109,7 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
 
 
 def reason_of(message: str, parameter: click.Parameter) -> str:
-    """Return why the value of a `parameter` is wrong, taken from click's message."""
+    """Return why the value of a `parameter` is wrong; click's `message` says what is wrong."""
     kind = parameter.type
     if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and (
         found := re.fullmatch(_NO_NUMBER, message)
@@ -118,7 +119,7 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
 
 
 def _hint_of(text: str, words: Sequence[str]) -> str | None:
-    """Return a hint if an error is about a secret key that was typed; else None."""
+    """Return a hint if the message `text` shows a secret key that was typed; else None."""
     if any(shown in text for part in _secret_parts(words) for shown in _forms(part)):
         return (
             "a secret key must not stand on a command line, where others can read it; give the"
@@ -128,7 +129,7 @@ def _hint_of(text: str, words: Sequence[str]) -> str | None:
 
 
 def _number_of(kind: click.ParamType[object]) -> str:
-    """Return which numbers are right, as `a whole number from 1 to 256`."""
+    """Return which numbers are allowed, for example `a whole number from 1 to 256`."""
     whole = "a whole number" if isinstance(kind, click.types.IntParamType) else "a number"
     if not isinstance(kind, click.IntRange | click.FloatRange):
         return whole
@@ -142,7 +143,7 @@ def _number_of(kind: click.ParamType[object]) -> str:
 
 
 def _variable(error: click.BadParameter) -> str | None:
-    """Return the environment variable of the wrong value; None if another place gave the value."""
+    """Return the environment variable that has the wrong value; None if no variable has it."""
     context, parameter = error.ctx, error.param
     if context is None or parameter is None or parameter.name is None:
         return None
@@ -152,25 +153,25 @@ def _variable(error: click.BadParameter) -> str | None:
 
 
 def _parts(words: Iterable[str]) -> Iterator[str]:
-    """Yield the words, and the parts of each word before and after its `=`."""
+    """Yield the words, and the parts of each word before and after the first `=`."""
     for word in words:
         yield from (word, *word.partition("=")[::2])
 
 
 def _odd_parts(words: Iterable[str], *, hides_long: bool) -> Iterator[str]:
-    """Yield words of several lines or of great length: they may be the content of a wrong file."""
+    """Yield very long words and words of several lines, which may be the content of a file."""
     for part in _parts(words):
         if "\n" in part or (hides_long and len(part) > MAX_EXCERPT_CHARS):
             yield part
 
 
 def _secret_parts(words: Sequence[str]) -> Iterator[str]:
-    """Yield words with a secret key, and the words into which a shell has split a secret key."""
+    """Yield words that contain a secret key, and words into which a shell split a secret key."""
     yield from filter(holds_secret_key, _parts(words))
     for key in secret_keys(" ".join(word for word in words if not holds_secret_key(word))):
         yield from (word for word in key.split() if len(word) >= _SHORTEST_PART)
 
 
 def _forms(part: str) -> tuple[str, ...]:
-    """Return the ways in which click may show a part of a command line."""
+    """Return the forms in which click may show a part of a command line."""
     return part, repr(part)[1:-1], printable(part)

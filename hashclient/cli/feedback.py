@@ -1,4 +1,4 @@
-"""`feedback`: counts by entry for a provider: how many matches people confirmed or rejected."""
+"""`feedback`: writes a signed file with the counts of reviewed matches of each entry."""
 
 from __future__ import annotations
 

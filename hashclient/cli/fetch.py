@@ -1,4 +1,4 @@
-"""`fetch`: bring the lists up to date."""
+"""`fetch`: brings the lists up to date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.switch import Fetched
 
 
-#: The longest wait for another fetch: a day, in seconds.
+#: The longest time in seconds to wait for another fetch: a day.
 MAX_WAIT_S = 86_400.0
 
 
@@ -126,7 +126,8 @@ def command(
             if (wrong := fetched.error or fetched.problem) is not None:
                 code = max(code, wrong.exit_code)
     except HashclientError as error:
-        # The worst code counts: a script that ignores a 4 must still notice another error.
+        # The worst exit code wins, because a script that ignores the exit code 4 has to notice a
+        # worse error of another list.
         if error.exit_code >= _worst(code, of_notices):
             raise
         app.warn(error.message, error.hint)
@@ -139,10 +140,11 @@ def command(
 
 
 def fetch_and_show(app: App) -> ExitCode | None:
-    """Fetch for another command, which continues with the present lists; return the worst failure.
+    """Fetch the lists for another command; return the exit code of the worst failure, or None.
 
-    If another key has sealed a list, the list is built again. This happens if a cache of CI is
-    older than the key.
+    After a failure, the other command continues with the present lists. A list that was sealed with
+    another key is built again. A cache of a CI system may restore such a list, if the key was made
+    after the cache.
     """
     from hashclient.index.manifest import OtherKeyError
 
@@ -186,7 +188,7 @@ def fetch_and_show(app: App) -> ExitCode | None:
 
 
 def _worst(code: ExitCode, of_notices: Mapping[str, FetchedNotices]) -> ExitCode:
-    """Return the worst of a code and of the failures with notices."""
+    """Return the worst of the exit code `code` and the exit codes of failed notices."""
     return max([code, *(n.error.exit_code for n in of_notices.values() if n.error)])
 
 
@@ -201,10 +203,10 @@ def fetch_lists(
     wait_s: float = 0.0,
     on_notices: Callable[[FetchedNotices], None] | None = None,
 ) -> Iterator[Fetched]:
-    """Yield the result for every list of one provider or of all.
+    """Fetch, and yield the result for every list of one provider or of all providers.
 
     Raises:
-        HashclientError: as for `Client.fetch`.
+        HashclientError: see `Client.fetch`.
     """
     from hashclient.cli.progress import fetch_progress
     from hashclient.client.client import Client
@@ -235,7 +237,7 @@ def _show(app: App, fetched: Fetched) -> None:
         app.out(_ended(app, fetched))
         return
     live = counted(fetched.entries or 0, "live entry", "live entries")
-    assert fetched.expires is not None  # both texts are the same for each generation that is here
+    assert fetched.expires is not None  # a list with a generation also has an expiry
     state = f"{live}, fresh until {for_people(fetched.expires)}"
     if fetched.source != app.settings.provider(fetched.provider).url:
         state += f"; from {fetched.source}"
@@ -262,7 +264,7 @@ def _ended(app: App, fetched: Fetched) -> str:
 
 
 def _say_outside(app: App, fetched: Fetched) -> None:
-    """Say why a list is kept up to date although `lists` does not name it."""
+    """Print why a list that `lists` in config.toml does not name is kept up to date."""
     if fetched.is_outside and fetched.error is None and not fetched.is_ended:
         folder = app.settings.layout.lists / fetched.list_name
         app.say(
@@ -273,7 +275,7 @@ def _say_outside(app: App, fetched: Fetched) -> None:
 
 
 def _refusal(fetched: Fetched, error: HashclientError) -> str:
-    # Most messages name the list themselves.
+    # Most messages contain the name of the list already.
     if error.message.startswith(("list ", "provider ")):
         return error.message
     return f"list {fetched.list_name}: {error.message}"
@@ -284,7 +286,7 @@ def _problem(problem: HashclientError) -> str:
 
 
 def _warn(app: App, fetched: Fetched) -> None:
-    """Warn of oddities of a list that are no reason to refuse it."""
+    """Warn of unusual facts about a list that are not a reason to refuse the list."""
     if fetched.is_ahead and fetched.published_at is not None:
         app.warn(
             f"list {fetched.list_name}: its published_at is in the future:"

@@ -1,4 +1,4 @@
-"""`hashclient fleet`: an overview of the machines that publish their status."""
+"""`hashclient fleet`: shows an overview of the machines that publish their status."""
 
 from __future__ import annotations
 
@@ -79,12 +79,13 @@ def show(
         rows = _judged(app, where, roster, now)
     except HashclientError as error:
         if output is not None:
-            # An old page would look as if the state had not changed.
+            # The output file is replaced, because an old page would look as if the state had not
+            # changed.
             text = _rendered(output_format, [failed(where, error)], error.exit_code, now)
             with contextlib.suppress(HashclientError):
                 write_whole(app.out, output, text)
         raise
-    # Without any machine, nothing can be said about their state.
+    # If there is no machine, the result is incomplete, because nothing was verified.
     code = exit_code(rows) if rows else ExitCode.INCOMPLETE
     write_whole(app.out, output, _rendered(output_format, rows, code, now))
     (app.warn if code else app.say)(headline(rows))
@@ -94,7 +95,7 @@ def show(
 
 
 def _judged(app: App, where: str, roster: Path | None, now: datetime) -> list[Row]:
-    """Return a row for each machine; remember the documents that were seen."""
+    """Return a row for each machine, and store which documents were seen."""
     from hashclient.core.objecturi import is_object_uri
     from hashclient.fleet.document import SUFFIX
     from hashclient.fleet.known import changing, load_roster, pins_of
@@ -168,7 +169,8 @@ def forget(app: App, name: str) -> None:
     app.say(f"forgotten: {printable(name)}")
 
 
-#: A summary is a few kilobytes, and a little more for each list, outage and gap.
+#: The largest size of a summary, in bytes. A summary has a few kilobytes, and some bytes more for
+#: each list, outage and gap.
 MAX_SUMMARY_BYTES = 16 << 20
 
 

@@ -1,4 +1,4 @@
-"""Options of commands that read files of digests, and messages about the rows that were read."""
+"""Options of commands that read files of digests, and messages about skipped rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
 
-#: How many places of skipped rows the text shows; `--format json` shows all.
+#: The number of skipped rows whose place the text output names; `--format json` names all skipped
+#: rows.
 SHOWN = 20
 
 
@@ -41,7 +42,7 @@ reading_options = together(
 )
 
 
-#: The options for rows that are published.
+#: The options for the rows of a publication.
 publishing_options = together(
     click.option(
         "--category",
@@ -81,10 +82,10 @@ def make_reading(
     max_bad: int = 0,
     all_rows: bool = False,
 ) -> Reading:
-    """Return the `Reading` for the options.
+    """Return the `Reading` that the options describe.
 
     Raises:
-        UsageError: an option is not understood.
+        UsageError: an option has an invalid value.
     """
     from hashclient.lists.importers.importfile import Reading, parse_columns
     from hashclient.lists.importers.where import load_category_map, parse_where
@@ -99,10 +100,10 @@ def make_reading(
 
 
 def check_category(category: str | None) -> None:
-    """Refuse a text that cannot be the name of a category.
+    """Check that a text is a valid name for a category.
 
     Raises:
-        UsageError: the text cannot be a name.
+        UsageError: the text is not a valid name.
     """
     from hashclient.lists.wire import is_category
 
@@ -133,7 +134,7 @@ def _rows(count: int, one: str = "", more: str = "") -> str:
 
 
 def open_files(names: tuple[str, ...], stdin: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    """Open one file after the other; `-` is `stdin`.
+    """Open and yield one file after the other; `-` means `stdin`.
 
     Raises:
         UsageError: a file cannot be opened.

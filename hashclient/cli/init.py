@@ -1,4 +1,4 @@
-"""`init`: pin a provider and its root, the first step on a machine."""
+"""`init`: pins a provider and its root, the first step on a machine."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def command(
 
 
 def _provider(url: str | None, given: Mapping[str, Any]) -> ProviderConfig:
-    """Return the provider for config.toml; the options `given` are named after its keys there.
+    """Return the provider for config.toml; `given` maps keys of [providers] to option values.
 
     Raises:
         UsageError: an option of OAuth 2 is missing.
@@ -214,7 +214,7 @@ def _provider(url: str | None, given: Mapping[str, Any]) -> ProviderConfig:
 
 
 def _in_file(value: Any) -> Any:
-    """Return a value as config.toml has it: with absolute paths."""
+    """Return a value in the form for config.toml, where all paths are absolute."""
     if isinstance(value, tuple):
         return tuple(map(_in_file, value))
     return str(user_path(str(value)).absolute()) if isinstance(value, Path) else value

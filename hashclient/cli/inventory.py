@@ -1,4 +1,4 @@
-"""`inventory`: manage the cache of files that were read, and the record of file systems."""
+"""`inventory`: manages the cache of files that were read, and the record of file systems."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hashclient.system.text import counted, log_path_fields, path_fields, printa
 if TYPE_CHECKING:
     from hashclient.scan.cache.cache import Inventory
 
-#: Days that a file without a scan is kept by default.
+#: The default number of days for which the inventory keeps a file that no scan has seen.
 DEFAULT_DAYS = 90
-#: The longest time that can be given: a hundred years.
+#: The largest number of days that can be given: a hundred years.
 MAX_DAYS = 36_500
 DAY_S = 86_400
 
@@ -145,7 +145,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     from hashclient.audit.log import Event
     from hashclient.scan.sources.remembered import below, forget_all, load
 
-    # The path as typed, and the path without links.
+    # Each path is looked for in two forms: as it was typed, and with its links resolved.
     roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}
     gone = below((record.real_path for record in load(app.settings.state_dir)), roots)
     if not gone:

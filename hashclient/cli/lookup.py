@@ -1,4 +1,4 @@
-"""`lookup`: check digests instead of files."""
+"""`lookup`: checks digests instead of files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from hashclient.scan.values.options import ScanOptions
     "sources",
     metavar="FILE|-",
     multiple=True,
-    # A file that cannot be read must not stop the lookup of the others. The name stays as typed: a
-    # Path would turn `./-` (a file) into `-` (stdin).
+    # Click does not check that the file can be read, because an unreadable file must not stop the
+    # lookup of the other files. The name is not converted to a Path, because a Path would turn
+    # `./-` (a file) into `-` (stdin).
     type=click.Path(allow_dash=True, readable=False),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )

@@ -1,6 +1,7 @@
-"""The entry point: global options, the commands, and the one place where an error ends the program.
+"""The entry point: reads global options, finds the command, and turns errors into exit codes.
 
-A command is imported only when it is run or listed, to keep the start fast.
+A module of a command is imported only when the command is run or listed, so that the program starts
+fast.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 
     from hashclient.config.settings import Settings
 
-#: Command name to module; each module has a click command called `command`. The commands are in the
-#: order in which people use them.
+#: The module of each command, in the order in which people use the commands. Each module contains a
+#: click command with the name `command`.
 COMMANDS = {
     "init": "hashclient.cli.init",
     "fetch": "hashclient.cli.fetch",
@@ -73,9 +74,9 @@ COMMANDS = {
     "demo": "hashclient.cli.demo",
 }
 
-#: The keys of the command and of its words in click's data of a run.
+#: The key in click's `meta` of a run for the name, the command and its arguments.
 _CALLED = "hashclient.called"
-#: The key of the function that ends logging to stderr.
+#: The key in click's `meta` of a run for the function that ends logging to stderr.
 _LOG = "hashclient.log"
 
 
@@ -85,19 +86,19 @@ def exit_code_table() -> str:
 
 
 class _Process:
-    """The first steps, before a run knows its command: open the output, protect the process."""
+    """The state of a run before its command is known, and the steps at the end of the run."""
 
     def __init__(
         self, output: OutputFile | None = None, before_command: Callable[[], None] = lambda: None
     ) -> None:
         self.output = output or OutputFile()
         self.before_command = before_command
-        #: Set once the command is known.
+        #: The App and the name of the command; set when the command is known.
         self.app: App | None = None
         self.name = ""
 
     def end(self, exit_code: int) -> None:
-        """Close the output; then send alerts, unless somebody has interrupted the run."""
+        """Close the output file; then send alerts, unless a signal has interrupted the run."""
         ignore_signals()
         self.output.close()
         if self.app is None or exit_code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED}:
@@ -107,7 +108,8 @@ class _Process:
         if settings is not None and settings.config.alerts.receivers:
             from hashclient.cli.alerts import after_run
 
-            # `fleet show` ends with the codes of other machines.
+            # The exit code of `fleet show` is about other machines, so it is no reason for an
+            # alert.
             after_run(self.app, ExitCode.OK if self.name == "fleet" else exit_code)
 
 
@@ -137,7 +139,7 @@ class _LazyGroup(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError:
-            # The output names the command, too.
+            # The output file is prepared here, because its failure text names the command.
             for number, word in enumerate(given):
                 if (command := self.get_command(ctx, word)) is not None:
                     process = ctx.ensure_object(_Process)
@@ -159,7 +161,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if error.ctx is None:  # click's parser does not know the command
+            if error.ctx is None:  # click's parser has not set the command
                 name, command, _ = ctx.meta[_CALLED]
                 error.ctx = click.Context(command, parent=ctx, info_name=name)
             raise
@@ -171,11 +173,11 @@ class _LazyGroup(click.Group):
 
 
 def _command_defaults(app: App, name: str, command: click.Command) -> dict[str, dict[str, Any]]:
-    """Return the defaults that config.toml gives for the options of command `name`.
+    """Return the default values in config.toml for the options of command `name`.
 
     Raises:
-        ConfigError: a key is not the name of an option, its value does not fit, or the file is
-            broken.
+        ConfigError: a key is not the name of an option, a value does not fit its option, or the
+            file is not valid.
     """
     table = app.settings.config.commands.get(name)
     if table is None:
@@ -185,7 +187,7 @@ def _command_defaults(app: App, name: str, command: click.Command) -> dict[str, 
 
 
 def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> None:
-    """Warn of environment variables with our prefix that no option reads."""
+    """Warn of environment variables that are probably misspelt variables of hashclient."""
     group = ctx.command
     assert isinstance(group, click.Group)
     unknown = list(
@@ -193,9 +195,9 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
     )
     if not unknown:
         return
-    # A secret may be in a variable of any name, by the configuration or by `init --token-env`.
+    # The configuration or `init --token-env` may name any variable as the place of a secret.
     mentioned = set(words) | {word.partition("=")[2] for word in words}
-    # the error of a broken configuration is raised when the settings are needed
+    # a broken configuration raises its error later, when the command needs the settings
     with contextlib.suppress(HashclientError):
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
@@ -283,12 +285,12 @@ def cli(
     verbose: int,
     quiet: bool,
 ) -> None:
-    """Resolve the global options once; users see the text `_HELP`."""
+    """Resolve the global options. Users see the text `_HELP` instead of this docstring."""
     process = ctx.ensure_object(_Process)
-    # `--version` needs no protection, so the protection begins here, and not at the very start.
+    # The process is protected here and not earlier, because `--version` needs no protection.
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
-    # This comes before the first step that can fail.
+    # The output file is prepared before the first step that can fail, so that it shows a failure.
     process.output.prepare(ctx, name, command, words)
 
     show_local_time(wanted=local_time)
@@ -301,7 +303,7 @@ def cli(
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
             environ=os.environ,
-            # `init` makes the file.
+            # `init` creates config.toml.
             config_must_exist=ctx.invoked_subcommand != "init",
             complete=complete,
             allow_shared=allow_shared,
@@ -312,7 +314,7 @@ def cli(
     process.app, process.name = None if name in {"alerts", "init"} else app, name
     app.allows_shared = allow_shared
     _change_verbosity(app, -1 if quiet else verbose)
-    # Help and commands that do not use config.toml must work with a broken file.
+    # Help must work even if config.toml is not valid.
     if not {"-h", "--help"}.isdisjoint(words):
         return
     _warn_of_variables(ctx, app, words)
@@ -320,7 +322,9 @@ def cli(
 
     if name in COMMAND_TABLES:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
-        if ctx.default_map:  # After config.toml is read: the output file may be one of the inputs.
+        # config.toml may name the output file. The file is emptied only after config.toml was read,
+        # because the output file may be config.toml itself.
+        if ctx.default_map:
             process.output.prepare(ctx, name, command, words)
 
 
@@ -328,7 +332,7 @@ name_variables(cli, ENV_PREFIX)
 
 
 def _change_verbosity(app: App, change: int) -> None:
-    """Print more on stderr, or less with -1; `-q` outranks `-v` in any position."""
+    """Add `change` to the verbosity; -1 makes the run quiet, whatever other options say."""
     if app.verbosity < 0 or change < 0:
         app.verbosity = -1
         return
@@ -348,7 +352,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _protect_process() -> None:
-    """Protect the whole process, before a command reads anything."""
+    """Protect the memory and the new files of this process before a command reads a file."""
     keep_memory_private()
     keep_others_from_writing()
     end_at_bad_pages()
@@ -356,21 +360,23 @@ def _protect_process() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the program and exit with a code of `ExitCode`, whatever happens."""
-    # One BLAS thread: this program does no linear algebra. A pool of threads would only cost time
-    # and memory, and would make forking unsafe. This must be set before numpy is imported.
+    # Numpy must not start a pool of BLAS threads, because hashclient does no linear algebra, and
+    # the threads would cost time and memory and make forking unsafe. The variable has to be set
+    # before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     open_streams()
     code: int
     try:
         code = _run(argv, before_command=_protect_process, handle_signals=raise_at_signals)
-    except (KeyboardInterrupt, Terminated) as error:  # in the last moments of the process
+    except (KeyboardInterrupt, Terminated) as error:  # a signal after `_run` has caught errors
         ignore_signals()
         code, _ = explain(error)
     end_soon(code)
     try:
         sys.stdout.flush()
     except OutputError as error:
-        # The reader of stdout has ended. The exit code says so, unless it has to report a match.
+        # The process that reads stdout has ended. The exit code is the code of this error, unless
+        # the run has another exit code already.
         code = code or error.exit_code
     end_now(code)
 
@@ -380,15 +386,16 @@ def _run(
     before_command: Callable[[], None] = lambda: None,
     handle_signals: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a command and return its exit code; the callables act on the whole process.
+    """Run a command and return its exit code.
 
-    In the end SIGINT and SIGTERM are ignored, so that a late signal cannot change the exit code.
+    `before_command` and `handle_signals` change the whole process, so tests leave them out. SIGINT
+    and SIGTERM are ignored at the end, so that a late signal cannot change the exit code.
     """
     output = OutputFile()
     process = _Process(output, before_command)
     code: int = ExitCode.BUG
     try:
-        # Before this line a signal ends the process at once; after this line it raises an
+        # Before this call, a signal ends the process at once. After this call, a signal raises an
         # exception.
         handle_signals()
         result = cli.main(
@@ -400,7 +407,8 @@ def _run(
         code = int(result) if isinstance(result, int) else ExitCode.OK
     except click.exceptions.Exit as request:
         code = request.exit_code
-    # The last resort: a bug must not end with the exit code of a verdict.
+    # All other exceptions are caught, because a bug must not end with an exit code that means a
+    # verdict.
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ignore_signals()
         code, message = explain(error, sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""`matches`: the matches of all scans, and the history of each."""
+"""`matches`: shows and closes the matches of all scans, with the history of each match."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from hashclient.matches.selection import Choice
     from hashclient.matches.store import Matches
 
-#: The states of open matches: somebody may still have to act, or an action waits.
+#: The states of open matches: a person may still have to act, or an action of the program waits.
 OPEN = tuple(state.value for state in MatchState if state not in {*SETTLED, MatchState.WITHDRAWN})
-#: How many matches are closed together, by one change of the database and one record of the log.
+#: The number of matches that one change of the database and one record of the log close together.
 _AT_ONCE = 512
 
 
@@ -148,8 +148,8 @@ def list_matches(
     about = app.session.invocation(paths)
     written = formatter(output_format, Context("matches", app.now(), about=about))
     with open_record(app) as record:
-        # All matches are read before the first is written: during reading, scans cannot write to
-        # the database.
+        # All matches are read before the first match is printed, because scans cannot write to the
+        # database while matches are being read.
         chosen = record.find(choice=choice)
         if to_review:
             waiting = {*ReviewPolicy(app.settings.config.report).waiting(record)}
@@ -184,10 +184,11 @@ def _choice(
     from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.matches.selection import Choice
 
-    # an unset variable of a shell gives an empty path, which would mean the current directory
+    # An empty path, often from an unset variable of a shell, would mean the current directory.
     if "" in paths:
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
-    # The database has paths without links, unless somebody has made a link later.
+    # Paths are looked for with links resolved, because scans record paths without links, and also
+    # as they were typed, because a directory may have been replaced by a link after the scan.
     files = [path for path in paths if not is_object_uri(path)]
     forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
     objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))
@@ -325,7 +326,7 @@ def close(
 
 
 def _is_closable(match: Match) -> bool:
-    """Return whether options may close a match: the match is open, and its file is in place."""
+    """Return whether options may close a match: it is open, and its file is not in quarantine."""
     return match.in_place and match.state in (
         MatchState.FOUND,
         MatchState.HELD,
@@ -335,10 +336,10 @@ def _is_closable(match: Match) -> bool:
 
 
 def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> set[str]:
-    """Close matches in batches; return the ids of the closed matches.
+    """Close matches in groups of `_AT_ONCE`; return the ids of the closed matches.
 
-    The log is written first, so that a kill cannot leave a match closed but not logged. If the
-    state of a match has changed since it was chosen, the match stays open: its file may have been
+    The log is written first, so that no match is closed without a record if the command is killed.
+    A match whose state has changed since it was chosen stays open, because its file may have been
     isolated meanwhile.
     """
     from hashclient.audit.log import Event
@@ -357,13 +358,13 @@ def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> s
 
 
 def _is_unchanged(match: Match, record: Matches) -> bool:
-    """Return whether a match is unchanged since it was chosen."""
+    """Return whether the match in the database has the same state as the chosen `match`."""
     now = record.look_up(match.id)
     return now is not None and (now.state, now.in_place) == (match.state, match.in_place)
 
 
 def open_record(app: App) -> Matches:
-    """Open the database of matches; it is empty if no scan has found a match yet.
+    """Open the database of matches, which is empty if no scan has found a match yet.
 
     Only scans create the file of the database.
 
@@ -376,7 +377,7 @@ def open_record(app: App) -> Matches:
 
 
 def _plain(value: object) -> str:
-    """Return a value of a step as text for people: names with commas, an entry with its parts."""
+    """Return a value of a step in the history as text for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`matches review` and `release`: record a person's decision on matches; act on held matches."""
+"""`matches review` records a person's decision; `matches release` acts on held matches."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def review(
     made = Review.of(verdict, reason, viewed=viewed)
     identities = () if identity_file is None else load_identities(identity_file)
     why = f"{verdict}: {made.text}"
-    # No review is recorded if the exception would be refused.
+    # The exception is checked first, so that no review is recorded if the exception is refused.
     make = prepare_exceptions(app, match_ids, why, until) if is_excepted else None
     results = Results(app, output_format, match_ids)
     with Matches(app.settings.state_dir, create=False) as record:
@@ -98,8 +98,9 @@ def review(
             waits = "" if decided else ": a second person has to review, too"
             results.put(match.id, f"{verdict}{waits}", path=match.path, done=True, decided=decided)
         ended = [match.id for match, decided in done if decided is Verdict.REJECTED]
-        # The exception comes first, since a scan would act on a restored file. While the exception
-        # waits for a second person, no file is restored.
+        # The exception is made before the file is restored, because a scan would act on a restored
+        # file without an exception. No file is restored while the exception waits for a second
+        # person.
         if make is not None and ended and not make(ended):
             identities = ()
         here = {*item_ids(app.settings.layout.quarantine)}
@@ -115,7 +116,7 @@ def review(
 
 
 def _say_next(app: App, *, is_excepted: bool, sealed: int) -> None:
-    """Show the remaining steps for rejected matches."""
+    """Print the remaining steps for rejected matches."""
     if sealed:
         app.say(
             f"hint: {counted(sealed, 'file')} in quarantine: `hashclient quarantine restore ID"

@@ -1,4 +1,4 @@
-"""`matches stats`: numbers of matches, of reviews with their results, and times between steps."""
+"""`matches stats`: counts matches and the results of reviews, and measures times of steps."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""`notices`: list, show and acknowledge messages of providers; other commands show notices, too.
+"""`notices`: lists, shows and acknowledges messages of providers.
 
-Text of a provider is always shown escaped.
+`fetch` and `status` also use functions of this module. Text from a provider is always escaped
+before it is shown.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
     journal = _journal(app)
     kept = journal.all()
     if provider is not None and not any(standing.provider == provider for standing in kept):
-        app.settings.provider(provider)  # an error if no provider has this name
+        app.settings.provider(provider)  # raises an error if no provider has this name
     found = [s for s in kept if provider in {None, s.provider} and (show_all or s.stands)]
     unnoted = _note_shown(journal, found, "headline")
     failure = journal.failure or unnoted
@@ -151,7 +152,7 @@ def _journal(app: App) -> Journal:
 def _note_shown(
     journal: Journal, shown: Sequence[Standing], how: str
 ) -> AuditError | StateError | None:
-    """Log that notices are shown; if logging fails, they are still shown, with a warning."""
+    """Log that notices are shown; return the error if logging fails."""
     try:
         journal.note_shown(shown, how)
     except (AuditError, StateError) as error:
@@ -160,13 +161,13 @@ def _note_shown(
 
 
 def severity_of(notice: Notice) -> str:
-    """Return the severity of a notice, marked if it is only a test or an exercise."""
+    """Return the severity of a notice, with its status if it is a test or an exercise."""
     meant = "" if notice.status == "Actual" else f", {notice.status}"
     return f"{notice.severity}{meant}"
 
 
 def line_of(standing: Standing) -> str:
-    """Return one line on a notice."""
+    """Return one line that shows a notice."""
     notice = standing.notice
     return (
         f"{standing.name}  [{severity_of(notice)}]  {_state_of(standing)}"
@@ -175,7 +176,7 @@ def line_of(standing: Standing) -> str:
 
 
 def text_of(standing: Standing) -> Iterator[str]:
-    """Yield the lines of all fields of a notice, and its state here."""
+    """Yield a line for each field of a notice, and for its state on this machine."""
     kept = standing.kept
     more = {"state": _state_of(standing), "received": for_people(kept.received)}
     if kept.acknowledged is not None:
@@ -187,7 +188,7 @@ def text_of(standing: Standing) -> Iterator[str]:
 
 
 def lines_of(notice: Notice, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
-    """Yield the lines of all fields of a notice, and of its state here."""
+    """Yield a line for each field of a notice; `more` has its state on this machine."""
     rows = {
         "headline": printable(notice.headline),
         "event": printable(notice.event),
@@ -215,7 +216,7 @@ def lines_of(notice: Notice, more: Mapping[str, str] = MappingProxyType({})) -> 
 
 
 def document_of(standing: Standing) -> dict[str, Any]:
-    """Return all that is known of a notice, for JSON."""
+    """Return a notice and its state on this machine as a JSON object."""
     import msgspec
 
     kept = standing.kept
@@ -237,7 +238,7 @@ def show_notices(
     with_text: bool,
     refused: Callable[[str, str | None], None],
 ) -> None:
-    """Show the notices of a fetch on stdout or stderr; `refused` shows the error."""
+    """Show the notices of a fetch on stdout or stderr; `refused` is called to show an error."""
     show = app.out if with_text else app.say
     for standing in fetched.arrived:
         if standing.stands:
@@ -257,7 +258,7 @@ def show_notices(
 
 
 def document_of_fetched(fetched: FetchedNotices) -> dict[str, Any]:
-    """Return the notices that a fetch has brought, for JSON."""
+    """Return the notices that a fetch has downloaded as a JSON object."""
     document: dict[str, Any] = {
         "provider": fetched.provider,
         "arrived": [document_of(standing) for standing in fetched.arrived],

@@ -1,15 +1,15 @@
-"""Options that several commands share.
+"""Options that several commands have, and the completion of arguments in a shell.
 
-A table in `docs/architecture.md` says what each word means in every command.
+A table in `docs/architecture.md` says what the name of each option means in every command.
 
-`gathered` passes several options to a command as one value. `declared_options` makes options for
-the fields of a value. The options of a scan are declared in `scan/values/options`, with types,
-defaults and help. A build makes the man pages from the options, and has only click: so these values
-are named tuples.
+`gathered` passes several options to a command as one value. `declared_options` makes an option for
+each field of a type. The options of a scan are fields with types, defaults and help in
+`hashclient/scan/values/options.py`. These types are named tuples and not msgspec structs, because
+the build that makes the man pages from the options has only click installed.
 
-A shell can complete arguments: ids of matches, reports and notices, names of lists and roles.
-Completion reads the state directory that the words before the cursor name. On an error it offers no
-words and prints no message.
+A shell can complete ids of matches, reports and notices, and names of lists and roles. Completion
+reads the state directory that the command line before the cursor names. After an error, completion
+offers no words and prints no message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
-    """Return one decorator for several options; the help shows them in this order."""
+    """Return one decorator for several options; the help shows the options in this order."""
 
     def add(function: Decorated) -> Decorated:
         for option in reversed(options):
@@ -48,7 +48,7 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]
     return add
 
 
-#: For a command whose result is a file.
+#: The option `--output` of a command whose result is a file.
 written_option = click.option(
     "--output",
     type=existing_path(dir_okay=False),
@@ -64,7 +64,8 @@ output_option = click.option(
 )
 
 
-#: For a result that is complete before `outputfile.write_whole` writes it.
+#: The option `--output` of a command that computes its whole result before `outputfile.write_whole`
+#: writes the result.
 whole_output_option = click.option(
     "-o",
     "--output",
@@ -75,7 +76,7 @@ whole_output_option = click.option(
 
 
 def free_text(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
-    """Return the text of an option as records can keep it."""
+    """Return the text of an option, with bytes that are not UTF-8 replaced."""
     return None if text is None else as_unicode(text)
 
 
@@ -91,7 +92,7 @@ def not_blank(ctx: click.Context, param: click.Parameter, reason: str | None) ->
 def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, str]:
     """Return the list and the entry id from a text LIST/ENTRY.
 
-    `by_id` shows, for a message, how the command takes the id of a match instead.
+    `by_id` is the part of the message that says how the command takes the id of a match instead.
 
     Raises:
         UsageError: the text has no list, no slash or no id.
@@ -107,7 +108,7 @@ def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, st
 
 
 def reason_option(**default: Any) -> Callable[[Any], Any]:
-    """Return the `--reason` option, which must not be blank; it is required without a default."""
+    """Return the option `--reason`, which is required if `default` has no default value."""
     # For click, None also counts as a default.
     required = not default
     return click.option(
@@ -122,9 +123,9 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
 
 
 def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, Any]) -> None:
-    """Run `command` for a group without a subcommand, with the given options.
+    """Run `command` with the options of its group if the group was called without a subcommand.
 
-    Options before a subcommand are refused, since the subcommand would ignore them.
+    Options before a subcommand are refused, because the subcommand would ignore these options.
 
     Raises:
         UsageError: options were given before a subcommand.
@@ -142,7 +143,7 @@ def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, A
 
 
 def refuse_lost_directory(paths: Iterable[str]) -> None:
-    """Refuse relative paths if the working directory was removed: they lead nowhere.
+    """Refuse relative paths if the working directory was removed.
 
     Raises:
         UsageError: a path is relative.
@@ -152,7 +153,7 @@ def refuse_lost_directory(paths: Iterable[str]) -> None:
 
 
 def lost_directory() -> UsageError:
-    """Return the error of a relative path without a working directory."""
+    """Return the error for a relative path after the working directory was removed."""
     return UsageError(
         "the working directory was removed",
         hint="change to another directory, or give absolute paths",
@@ -169,13 +170,13 @@ def has_directory() -> bool:
 
 
 def option_variables(parameter: click.Parameter) -> Sequence[str]:
-    """Return the environment variables of an option; the first that is set counts."""
+    """Return the environment variables of an option; the first variable that is set is used."""
     names = parameter.envvar
     return () if names is None else (names,) if isinstance(names, str) else names
 
 
 class _Anywhere(click.Option):
-    """`-q` or `-v` after the name of a command; the effect is the same as before the name."""
+    """The option `-q` or `-v` after the name of a command, with the effect of the global option."""
 
     def __init__(self, *names: str, change: Callable[[App, int], None], **attributes: Any) -> None:
         def apply(ctx: click.Context, _parameter: click.Parameter, value: int) -> None:
@@ -232,13 +233,13 @@ DURATION = _Duration()
 
 
 class _Time(click.ParamType[Any]):
-    """A date, or a date and time, in ISO 8601 or in our form for people; UTC by default."""
+    """A date, or a date and time, in ISO 8601 or in the form of hashclient's text output."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = str(value).strip()
-        # The form for people: `2026-01-31 12:00 UTC`, `2026-01-31 13:00 +01:00`.
+        # The text output has the forms `2026-01-31 12:00 UTC` and `2026-01-31 13:00 +01:00`.
         spelt = re.sub(r" (?=[+-])", "", re.sub(r" UTC\Z", "Z", text))
         try:
             time = datetime.fromisoformat(spelt)
@@ -251,9 +252,9 @@ TIME = _Time()
 
 
 def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[Decorated], Any]:
-    """Return a decorator for options whose values a command gets together.
+    """Return a decorator that adds `options` and passes their values as one argument.
 
-    The values come as the argument `name`: a `kind`, a named tuple with a field for each option.
+    The argument `name` is a `kind`: a named tuple with a field for each option.
     """
 
     def decorate(function: Decorated) -> Any:
@@ -268,14 +269,14 @@ def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[
 
 
 def declared_options(kind: Any, *names: str) -> Callable[[Decorated], Any]:
-    """Return a decorator for the options of some fields of `kind`, passed as `options`."""
+    """Return a decorator that passes options for the fields `names` of `kind` as `options`."""
     return gathered("options", kind, *(declared(kind, name) for name in names))
 
 
 def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     """Return the option for a field of `kind`, which declares its type, default and help.
 
-    A field that is true by default is turned off by a flag that begins with `--no-`.
+    A field that is true by default gets a flag `--no-…`, which makes the field false.
     """
     _, about = get_args(_hints_of(kind)[name])
     default, flag = getattr(kind(), name), name.replace("_", "-")
@@ -285,12 +286,14 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     if default is True:
         return negative(flag, name, **attributes)
     if default is False:
-        # `False` would not work for other options: click would still make flags of some of them.
+        # This attribute is set only for flags, because click turns some other options into flags
+        # even if the attribute is False.
         attributes["is_flag"] = True
     return click.option(f"--{flag}", multiple=default == (), **attributes)
 
 
-#: The types of all fields are evaluated together: for each option alone this would take 0.3 ms.
+#: The cached types of all fields of a class. Evaluating them again for each option would take 0.3
+#: ms an option.
 _hints_of = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
@@ -302,7 +305,7 @@ def negative(flag: str, name: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 class OutcomeOptions(NamedTuple):
-    """How outcomes are written: the options of `scan` and `lookup`."""
+    """The options of `scan` and `lookup` that say how outcomes are written."""
 
     output_format: str
     output: Path | None
@@ -314,9 +317,10 @@ class OutcomeOptions(NamedTuple):
 def outcome_options(
     *formats: str, digests: str = "computed digests", more: Sequence[Callable[[Any], Any]] = ()
 ) -> Callable[[Decorated], Any]:
-    """Return a decorator that adds the options that say how outcomes are written, and `more`.
+    """Return a decorator that adds the options of `OutcomeOptions`, and the options `more`.
 
-    `digests` says which digests an outcome has. A command gets all these options as `written`.
+    `digests` says in the help which digests an outcome has. A command gets the values of all these
+    options as the argument `written`.
     """
     return gathered(
         "written",
@@ -338,13 +342,13 @@ def outcome_options(
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
-#: The most words that are offered; nobody reads more.
+#: The largest number of words that completion offers; nobody reads more words.
 MOST_OFFERED = 200
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
 def _offering(names: Callable[[click.Context], list[str]]) -> Complete:
-    """Return the completions for click: the `names` that begin with the word at the cursor."""
+    """Return click's completion function for the `names` that begin with the word at the cursor."""
 
     def complete(context: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
         with contextlib.suppress(HashclientError, OSError):
@@ -413,7 +417,8 @@ def _lists(context: click.Context) -> list[str]:
 
 
 def _lists_of_repository(context: click.Context) -> list[str]:
-    # If the value of an option is missing, click has not parsed the words yet.
+    # If the value of an option is missing, click has not parsed the command line, so the directory
+    # is taken from the unparsed arguments.
     given = context.params.get("directory") or next(iter(context.args), ".")
     lists = Path(given, "public", "targets", "lists")
     return sorted(path.name for path in lists.iterdir())

@@ -1,12 +1,11 @@
-"""The standard streams, JSON on them, and the handling of signals.
+"""The standard streams, JSON and tables for output, and the handling of signals.
 
-Stdout is for data. A failure to write to stdout is an error; a failure to write to stderr is
-ignored. `formats` writes outcomes, `app` writes tables for people, `outputfile` writes the file
-that `--output` names.
+A failure to write to stdout is an error, because stdout has the data. A failure to write to stderr
+is ignored, because stderr has only messages.
 
-`raise_at_signals` is for the whole process: SIGINT and SIGTERM raise an exception. `Signals` is for
-a run: it holds signals back during a step that must not be interrupted. `Hangup` is for a run that
-writes to a file: SIGHUP asks to open the file again.
+`raise_at_signals` makes SIGINT and SIGTERM raise an exception. `Signals` delays signals during a
+step of a run that must not be interrupted. `Hangup` records a SIGHUP, which asks a run to open its
+output file again.
 """
 
 from __future__ import annotations
@@ -43,10 +42,11 @@ def facts(pairs: Iterable[tuple[str, object]], width: int = 11) -> Iterator[str]
 
 
 def json_text(document: object, indent: int | None = None, *, compact: bool = False) -> str:
-    """Return `document` as JSON in ASCII; its keys keep their order.
+    """Return `document` as JSON in ASCII; the keys of objects keep their order.
 
-    A struct becomes an object of its fields by their encoded names, a time is in UTC in the form of
-    RFC 3339, a path becomes a text. With `compact`, no spaces separate its parts.
+    A struct becomes an object whose keys are the encoded names of the fields. A time becomes a text
+    in UTC in the form of RFC 3339. A path becomes a text. If `compact` is true, the JSON has no
+    spaces between its tokens.
     """
     import json
 
@@ -64,17 +64,17 @@ def _plain(value: Any) -> Any:
 
 
 class OutputError(StateError):
-    """The output cannot be written: the disk is full, or the reader has ended."""
+    """The output cannot be written, for example because the disk is full."""
 
 
 class ReaderGoneError(OutputError):
-    """The program that reads the output has ended, as `head` does when it has enough."""
+    """The program that reads the output has ended, as `head` does after some lines."""
 
     exit_code = ExitCode.INCOMPLETE
 
 
 def output_error(error: OSError, path: Path | None = None) -> OutputError:
-    """Translate an error on an output stream."""
+    """Return the OutputError for an error of the operating system on an output stream."""
     where = "the output" if path is None else f"the output {printable(path)}"
     if error.errno == errno.EPIPE:
         return ReaderGoneError(f"nobody reads {where} any more, so the command ended early")
@@ -82,7 +82,7 @@ def output_error(error: OSError, path: Path | None = None) -> OutputError:
 
 
 class _Bytes(io.BufferedWriter):
-    """The raw stream below stdout; all output goes through it, also the bytes that click writes."""
+    """The stream of bytes below stdout, which turns errors of writing into OutputError."""
 
     def write(self, data: Any) -> int:
         try:
@@ -98,9 +98,10 @@ class _Bytes(io.BufferedWriter):
 
 
 class _Talk(io.TextIOWrapper):
-    """Stderr that ignores errors: if nobody can read a message, the program goes on.
+    """Stderr that ignores errors, so that the program continues if a message cannot be written.
 
-    At the end, the interpreter may flush it after this module's imports are gone.
+    The methods use no imported names, because the interpreter may flush stderr at its end, after it
+    has removed the names of this module.
     """
 
     def write(self, text: str) -> int:
@@ -120,18 +121,19 @@ class _Talk(io.TextIOWrapper):
 def open_streams() -> None:
     """Make the standard streams usable, even if some are closed.
 
-    Names of files may have any bytes; all names are written unchanged or escaped, and never cause
-    an error.
+    A file name may contain any bytes. Writing a file name never raises an error: its bytes are
+    written unchanged or escaped.
     """
-    # A file that is opened later must not become stdout. So a closed stream is opened in a way that
-    # makes writes fail.
+    # A closed descriptor 0, 1 or 2 is opened on a device with a mode that makes reads or writes
+    # fail. Otherwise the next opened file would get this descriptor, and would become stdout, for
+    # example.
     for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - a descriptor, for good
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the descriptor is never closed
     for name, fd, kind, below in (
         ("stdout", 1, io.TextIOWrapper, _Bytes),
         ("stderr", 2, _Talk, io.BufferedWriter),
@@ -144,9 +146,9 @@ def open_streams() -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: Seconds in which a reader may take the rest of the output of an interrupted program.
+#: The number of seconds for which an interrupted program waits until its output is read.
 REST_S = 0.5
-#: Seconds until a lost signal comes again.
+#: The number of seconds until a lost signal is raised again.
 REPEAT_S = 0.01
 
 _Handler = Callable[[int, FrameType | None], Any]
@@ -156,23 +158,23 @@ interrupts: list[int] = []
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, no handler of errors may catch this exception."""
+    """SIGTERM arrived; it is a BaseException so that `except Exception` does not catch it."""
 
 
 def on_sigint(number: int, _frame: FrameType | None) -> NoReturn:
-    """Interrupt the program."""
+    """Handle SIGINT by raising KeyboardInterrupt."""
     interrupts.append(number)
     raise KeyboardInterrupt
 
 
 def on_sigterm(number: int, _frame: FrameType | None) -> NoReturn:
-    """End the program."""
+    """Handle SIGTERM by raising Terminated."""
     interrupts.append(number)
     raise Terminated
 
 
 def raise_at_signals() -> None:
-    """Make SIGINT and SIGTERM raise; an ignored SIGINT (as in the background) stays ignored."""
+    """Make SIGINT and SIGTERM raise exceptions, unless SIGINT is ignored (a background job)."""
     signal.signal(signal.SIGTERM, on_sigterm)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, on_sigint)
@@ -181,26 +183,28 @@ def raise_at_signals() -> None:
 
 
 def _repeat_interrupt(lost: sys.UnraisableHookArgs) -> None:
-    """Repeat a signal if Python has dropped its exception, as in callbacks of weak references."""
+    """Raise a signal again if Python has dropped its exception, as in weak reference callbacks."""
     if not isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
         sys.__unraisablehook__(lost)
         return
     number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
-    # Not at once: an exception in this function would be dropped, too.
+    # The signal is raised by a timer after this function has returned, because Python would also
+    # drop an exception in this function.
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
     signal.setitimer(signal.ITIMER_REAL, REPEAT_S)
 
 
 def ignore_signals() -> None:
-    """Ignore both signals from now on: the process ends with its present exit code."""
+    """Ignore SIGINT and SIGTERM from now on, so that they cannot change the exit code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_soon(code: int) -> None:
-    """If a signal has interrupted the program, end the process with `code` in a moment.
+    """If a signal has interrupted the program, end the process with `code` after `REST_S` seconds.
 
-    The reader of the output may have stopped for good: then writing the rest never ends.
+    Without this limit, writing the rest of the output would never end if the process that reads the
+    output has stopped.
     """
     if interrupts:
         signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
@@ -208,28 +212,30 @@ def end_soon(code: int) -> None:
 
 
 def end_now(code: int) -> NoReturn:
-    """End the process with `code`, after all output is written.
+    """End the process with `code` at once; the caller has written all output.
 
-    Nothing that Python still does at its end is of use. Python frees each object (a scan of one
-    file then takes 5 % longer), waits for each worker, even for a worker that hangs in a server,
-    and may end itself by SIGINT if an interruption came while a module was loading.
+    This skips the work of Python at its end, which has no use here. Python would free each object
+    (a scan of one file would take 5 % longer) and would wait for each worker, even for a worker
+    that waits for a hanging server. Python may also end itself by SIGINT if an interruption came
+    while a module was being imported.
     """
     sys.stderr.flush()
     os._exit(code)
 
 
 class Signals:
-    """Passes signals on to the former handlers, or holds them back.
+    """Passes SIGINT and SIGTERM to the former handlers, or delays these signals during a step.
 
-    Use it as a context manager around the whole run. Handlers are installed once per run and check
-    the current step. Outside of a step the handlers call the former handlers, so a handler that
-    stays does no harm. If each step installed handlers, one signal could briefly have the new
-    handler while the other signal still has the old handler.
+    An object of this class is a context manager for a whole run. The handlers are installed once
+    per run, because between two installations for each step, SIGINT could have the new handler
+    while SIGTERM still has the old handler. Outside of a step, the installed handlers call the
+    former handlers.
     """
 
     def __init__(self) -> None:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        #: How many signals may wait for the end of a step; one signal more comes through at once.
+        #: The number of signals that may wait for the end of a step; the next signal is handled at
+        #: once.
         self._patience = 0
         self._kept: list[tuple[int, FrameType | None]] = []
         self._is_over = False
@@ -244,15 +250,15 @@ class Signals:
             signal.signal(number, signal.SIG_IGN if self._is_over else handler)
 
     def _callable(self) -> dict[signal.Signals, _Handler]:
-        """Return the former handlers; ignored signals stay ignored."""
+        """Return the former handlers that are functions; other signals are left unchanged."""
         return {number: handler for number, handler in self._before.items() if callable(handler)}
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let the first signal wait until the end.
+        """Delay the first signal until the end of the `with` block.
 
-        The second signal comes through at once, since the reader of the output may have stopped for
-        good.
+        The second signal is handled at once, because the block may never end: the process that
+        reads the output may have stopped.
         """
         before = self._patience
         with self._waiting(1):
@@ -261,7 +267,7 @@ class Signals:
 
     @contextlib.contextmanager
     def barred(self) -> Iterator[None]:
-        """Let all signals wait until the end; for short steps only."""
+        """Delay all signals until the end of the `with` block, which has to be short."""
         before = self._patience
         with self._waiting(1 << 30):
             yield
@@ -269,7 +275,7 @@ class Signals:
 
     @contextlib.contextmanager
     def last(self) -> Iterator[None]:
-        """Drop the first signal, and all after the end, since the run ends anyway."""
+        """Drop the first signal in the `with` block and all later ones, because the run ends."""
         with self._waiting(1):
             yield
             self._is_over = True
@@ -288,7 +294,7 @@ class Signals:
             self._release(self._patience)
 
     def _release(self, patience: int) -> None:
-        """Handle the last waiting signal if more signals wait than may."""
+        """Handle the last delayed signal if more than `patience` signals are delayed."""
         if not self._is_over and len(self._kept) > patience:
             number, frame = self._kept[-1]
             self._kept.clear()
@@ -296,30 +302,31 @@ class Signals:
 
 
 class Hangup:
-    """Notes that SIGHUP came: a log rotator has renamed the output file, and asks to open it again.
+    """Records a SIGHUP, by which a log rotator asks a run to open a renamed output file again.
 
-    The signal also comes when the terminal of a run closes; then it ends the run, as usual. If
-    SIGHUP was ignored or handled when the run began, this class changes nothing.
+    SIGHUP also arrives when the terminal of a run closes; in this case SIGHUP ends the run, as
+    usual. If SIGHUP was ignored or handled when the run began, this class changes nothing.
     """
 
     def __init__(self) -> None:
-        """Change nothing until `watch`."""
-        #: Whether SIGHUP came since this attribute was set to False.
+        """Create the object; the handling of SIGHUP changes only in `watch`."""
+        #: Whether SIGHUP has arrived since this attribute was set to False.
         self.is_asked = False
         self._is_watching = self._had_terminal = False
 
     def watch(self) -> None:
-        """Note the signal from here on."""
+        """Record each SIGHUP from now on."""
         if self._is_watching or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
             return
         self._had_terminal = _has_terminal()
-        # Not the main thread: only the main thread gets signals.
+        # A ValueError means that this is not the main thread; only the main thread can handle
+        # signals.
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGHUP, self._handle)
             self._is_watching = True
 
     def end(self) -> None:
-        """Restore the former meaning of the signal."""
+        """Restore the former handling of SIGHUP."""
         if self._is_watching:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
             self._is_watching = False

@@ -1,21 +1,23 @@
-"""The file that `--output` names, also when the command fails.
+"""Opens, writes and closes FILE of the option `--output`, also if the command fails.
 
-A script or a job in CI may show FILE after a run. If a command fails, FILE must never have the
-output of an earlier run: otherwise a scan that fails at its start would look like yesterday's scan
-that ended with 0. So FILE is emptied before anything else can fail. A later failure is written into
-FILE, in the format of the output. `status` replaces its file in one step, since readers may come at
-any time. A `status` that fails also replaces its file, by a text about the failure.
+A script or a CI job may show FILE after a run. If a command fails, FILE must never contain the
+output of an earlier run, because a scan that fails at its start would look like the successful scan
+of yesterday. So FILE is emptied before any other step that can fail. A later failure is written
+into FILE, in the format of the output. `status` replaces FILE in one step, because another program
+may read FILE at any time. If `status` fails, it replaces FILE by a text about the failure.
 
-A FILE that is renamed during a scan is opened again on SIGHUP. The renamed file has the outcomes so
-far, and no summary. The new FILE begins like any output, and has the later outcomes and the summary
-of the whole run. Formats that are one document stay in the renamed file.
+If a log rotator renames FILE during a scan and sends SIGHUP, the scan opens a new FILE. The renamed
+file contains the earlier outcomes, and no summary. The new FILE begins like any output, and
+contains the later outcomes and the summary of the whole run. If the format is a single document,
+such as JSON, the whole output is written to the renamed file.
 
-A lock keeps two runs from writing to one file; the lock of a user who may only read FILE does not
-count. An input is never emptied: otherwise its content would not be checked.
+A lock on FILE prevents that two runs write to FILE. A lock that was taken by a user who may only
+read FILE is ignored. A FILE that is also an input is refused, because the content of the input
+would be lost before it is checked.
 
-Limits: a run that is killed by SIGKILL leaves an empty file; a killed `status` leaves its old file,
-    which contains its time. If config.toml is broken, an output or a format that it names is not
-    known.
+A run that is killed by SIGKILL leaves an empty FILE, and a killed `status` leaves the old FILE,
+    which contains its time. If config.toml is not valid, an output that only config.toml names is
+    not emptied.
 """
 
 from __future__ import annotations
@@ -36,30 +38,31 @@ from hashclient.core.errors import ExitCode, HashclientError, LockedError, State
 from hashclient.system.files import acquire, write_all
 from hashclient.system.text import printable
 
-#: Commands that empty `--output` first, and commands that replace it in one step.
+#: The commands that empty FILE first, and the commands that replace FILE in one step.
 _EMPTIED = frozenset({"scan", "lookup", "matches"})
 _REPLACED = frozenset({"status"})
-#: Commands whose output has no last line to show that the output is complete.
+#: The commands whose output has no last line that shows that the output is complete.
 _ENDLESS = frozenset({"matches"})
-#: Commands that may run so long that somebody rotates FILE meanwhile.
+#: The commands that may run so long that a log rotator renames FILE meanwhile.
 _REOPENED = frozenset({"scan", "lookup"})
-#: The parameters that name inputs: for all commands, and for some commands.
+#: The parameters that name inputs: for all commands, for some commands with many values, and for
+#: some commands with one value.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
 _SINGLE_INPUTS = ("files_from",)
 
 
-#: Errors about the path, and not about the disk: the same errors as for opening a file.
+#: The errors that mean a wrong path, and not a failing disk.
 _WRONG_PLACE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 )
 
 
 class OutputFile:
-    """The file of one run that `--output` names, if any."""
+    """The output file of one run: FILE of the option `--output`, or no file."""
 
     def __init__(self) -> None:
-        """No file is opened before `prepare` or `open`."""
+        """Create the object; `prepare` or `open` opens FILE."""
         self._command = ""
         self._format = ""
         self._path: Path | None = None
@@ -67,28 +70,29 @@ class OutputFile:
         self._is_begun = self._is_whole = False
         self._inputs: Sequence[str] = ()
         self._hangup = Hangup()
-        #: Returns the text at the beginning of FILE; None if the output cannot be split.
+        #: The function that returns the text at the beginning of each FILE; None if the output must
+        #: not be split into several files.
         self._again: Callable[[], str | None] | None = None
         self._warn: Callable[[str, str | None], object] = lambda _message, _hint: None
 
     def prepare(
         self, context: click.Context, name: str, command: click.Command, words: Sequence[str]
     ) -> None:
-        """Look for `--output` of command `name`, called with `words`, and empty FILE.
+        """Find `--output` in the arguments `words` of command `name`, and empty FILE.
 
-        A second call repeats no step, so it is allowed after config.toml has been read. Wrong words
-        are ignored here: the command reports them later, when it parses its words.
+        A second call does not empty FILE again, so `prepare` may be called again after config.toml
+        has been read. Wrong arguments are ignored, because the command reports them later.
 
         Raises:
             UsageError: FILE cannot be opened, or is an input.
-            LockedError: another run is writing to the file.
+            LockedError: another run is writing to FILE.
         """
         if name not in _EMPTIED | _REPLACED or not {"-h", "--help"}.isdisjoint(words):
             return
         if isinstance(command, click.Group):
-            words = words[words[:1] == ["list"] :]  # the same as the group alone
+            words = words[words[:1] == ["list"] :]  # `matches list` and `matches` do the same
             if not command.commands.keys().isdisjoint(words):
-                return  # `--output` of `matches` is for the list, not for `matches show`
+                return  # only the list of matches has `--output`
         if not _may_be_named(context, name, command, words):
             return
         found = command.make_context(
@@ -122,10 +126,11 @@ class OutputFile:
         again: Callable[[], str | None] | None = None,
         warn: Callable[[str, str | None], object] = lambda _message, _hint: None,
     ) -> Iterator[Callable[[str], None]]:
-        """Yield a function that writes a line to `path` or stdout; write all lines at the end.
+        """Yield a function that writes a line to `path` or stdout; flush all lines at the end.
 
-        If an output can be split into several files, `again` returns the beginning of a file.
-        Without `again`, FILE is never opened again, and `warn` is called with a warning and a hint.
+        If the output can be split into several files, `again` returns the text at the beginning of
+        a file. If `again` is None, SIGHUP does not open FILE again, and `warn` is called with a
+        warning and a hint instead.
 
         Raises:
             UsageError, LockedError: see `prepare`.
@@ -147,24 +152,24 @@ class OutputFile:
             yield write
         except BaseException:
             with contextlib.suppress(OSError):
-                self._opened_stream().flush()  # keep the outcomes before the error
+                self._opened_stream().flush()  # write the outcomes before the error
             raise
         self._finish()
         self._is_whole = True
 
     def reopen_if_asked(self) -> None:
-        """Open FILE again after a SIGHUP; called now and then while no line is written."""
+        """Open FILE again after a SIGHUP; a run calls this repeatedly while it writes no line."""
         if self._hangup.is_asked:
             try:
                 self._reopen()
             except OutputError:
-                self._hangup.is_asked = True  # writing the next line raises this error
+                self._hangup.is_asked = True  # the next line raises this error again
 
     def _reopen(self) -> None:
         """Open FILE again after a SIGHUP, if its path now leads to another file.
 
         Raises:
-            OutputError: the renamed file cannot be finished.
+            OutputError: not all lines could be written to the renamed file.
         """
         path = self._path
         if not self._hangup.is_asked or path is None or self._stream is None:
@@ -200,10 +205,10 @@ class OutputFile:
             raise output_error(error, self._path) from error
 
     def _finish(self) -> None:
-        """Make sure that all lines are written to FILE.
+        """Flush all lines to FILE, and check for errors that appear only when FILE is closed.
 
         Raises:
-            OutputError: a line is not written.
+            OutputError: a line could not be written.
         """
         stream = self._opened_stream()
         try:
@@ -218,9 +223,9 @@ class OutputFile:
         return self._stream
 
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
-        """Write into FILE that the command failed, unless FILE has some output already.
+        """Write into FILE that the command failed, unless FILE has a complete output already.
 
-        An error of writing is ignored: the command already reports its own error.
+        An error of writing is ignored, because the command already reports another error.
         """
         if self._path is None or self._is_whole:
             return
@@ -232,7 +237,7 @@ class OutputFile:
                 self._write_failure(_failed_output(self._command, self._format, code, message, now))
 
     def close(self) -> None:
-        """Close FILE; signals get their earlier handlers again."""
+        """Close FILE, and restore the earlier handler of SIGHUP."""
         self._hangup.end()
         self._close_stream()
 
@@ -248,14 +253,14 @@ class OutputFile:
         self._path, self._inputs, self._is_begun = path, inputs, False
 
     def _write_failure(self, text: str) -> None:
-        """Replace the text that was written so far by `text`; a pipe keeps its earlier text."""
+        """Replace the content of FILE by `text`; if FILE is a pipe, append `text`."""
         stream = self._stream
         assert stream is not None
         if self._is_begun:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return
             kept = os.dup(stream.fileno())
-            # The text that is still in the stream is discarded.
+            # The text in the buffer of the stream is discarded by flushing it to the null device.
             with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
                 os.dup2(nowhere.fileno(), stream.fileno())
             self._close_stream()
@@ -267,7 +272,7 @@ class OutputFile:
 
 
 def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str) -> None:
-    """Write a result to stdout, or in one step to the file `output`; no line for an empty text.
+    """Write a result to stdout, or replace the file `output` by the result in one step.
 
     Raises:
         UsageError, OutputError: see `replace`.
@@ -279,9 +284,9 @@ def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step; the umask decides who can read it.
+    """Replace the file `path` by `data` in one step; the umask decides who can read the file.
 
-    A pipe, a device and the target of `/dev/stdout` are not replaced, but written to.
+    A pipe, a device or the target of `/dev/stdout` is not replaced; `data` is written to it.
 
     Raises:
         UsageError: `path` must not be written to, or its directory does not exist.
@@ -291,7 +296,7 @@ def replace(path: Path, data: bytes) -> None:
 
     try:
         if path.is_symlink() and path.exists():
-            for stream_fd in (1, 2):  # links may give `/dev/stdout` other names
+            for stream_fd in (1, 2):  # a link to stdout may have any name
                 if os.path.samestat(path.stat(), os.fstat(stream_fd)):
                     write_all(stream_fd, data)
                     return
@@ -314,11 +319,11 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def _emptied(path: Path, inputs: Sequence[str]) -> int:
-    """Open a file, a pipe or a device for writing; empty a file. Return the descriptor.
+    """Open `path` for writing, and empty it if it is a regular file; return the descriptor.
 
     Raises:
-        UsageError: `path` cannot be opened, or `inputs` contain it.
-        LockedError: another run is writing to the file.
+        UsageError: `path` cannot be opened, or is one of the `inputs`.
+        LockedError: another run is writing to FILE.
     """
     from hashclient.system.outputs import place_of
 
@@ -349,10 +354,10 @@ def _text_stream(fd: int) -> TextIO:
 def _may_be_named(
     context: click.Context, name: str, command: click.Command, words: Sequence[str]
 ) -> bool:
-    """Return whether any word may name an output; fast, since parsing takes much of a start."""
+    """Return whether `--output` may be given; this saves parsing the arguments if it is not."""
     option = next(one for one in command.params if one.name == "output")
     return (
-        # A short flag may follow other flags in one word.
+        # A short flag is not looked for, because it may follow other short flags in one argument.
         any(flag[1] != "-" or word.startswith(flag) for flag in option.opts for word in words)
         or option.value_from_envvar(context) is not None
         or "output" in (context.default_map or {}).get(name, {})
@@ -360,7 +365,7 @@ def _may_be_named(
 
 
 def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
-    """Return `words` that a lenient parse accepts: `--sort=yes` becomes `--sort`."""
+    """Return `words` without values of flags: `--sort=yes`, which click refuses, is `--sort`."""
     flags = {
         name
         for option in command.params
@@ -381,7 +386,7 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
 def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
-            # `-` is stdin; other names may have any bytes.
+            # `-` is stdin. Names are not converted to Path, because a name may have any bytes.
             found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116 - see above
             if os.path.samestat(found, status):
                 raise UsageError(
@@ -391,11 +396,11 @@ def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) ->
 
 
 def _lock(fd: int, path: Path) -> None:
-    """Keep other runs from writing to the same file until this process ends."""
+    """Lock FILE against other runs until this process ends."""
     try:
         locked = acquire(fd)
     except OSError:
-        return  # this file system has no locks
+        return  # the file system does not support locks
     if not locked and _may_be_of_a_run(os.fstat(fd)):
         raise LockedError(
             f"another run is writing to the output {printable(path)}",
@@ -404,10 +409,10 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:
-    """Return whether the holders of locks on a file may write to it, as far as /proc shows.
+    """Return whether a process that locks the file `status` may write to it, by /proc/locks.
 
-    Every user who can read a file can lock it. A user who cannot write to the file must not keep an
-    old output in it by a lock.
+    Every user who can read a file can lock the file. Such a lock must not stop a run from replacing
+    an old output if the user cannot write to the file.
     """
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True
@@ -423,9 +428,10 @@ def _may_be_of_a_run(status: os.stat_result) -> bool:
 
 
 def _real_uid(pid: str) -> int | None:
-    """Return the user who started a process, even if it changed its user; None if it ended."""
+    """Return the real user id of a process; None if the process has ended."""
     try:
-        # Not the owner of this file: root owns it if the memory of the process is private.
+        # The owner of this file is not used, because root owns the file if the memory of the
+        # process is private.
         status = Path(f"/proc/{int(pid)}/status")
         with status.open(encoding="utf-8", errors="replace") as lines:
             found = [line.split()[1] for line in lines if line.startswith("Uid:")]
@@ -437,7 +443,7 @@ def _real_uid(pid: str) -> int | None:
 def _failed_output(
     command: str, output_format: str, code: ExitCode, message: str, now: datetime
 ) -> str:
-    """Return the output of a command that failed before it had a result."""
+    """Return the output for a command that failed before it had a result."""
     from hashclient.core.verdict import Summary
     from hashclient.formats.registry import FORMATS, Context, formatter
 
@@ -454,7 +460,7 @@ def _failed_output(
 
 
 def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
-    """Return the output of a `status` that has failed."""
+    """Return the output for a `status` that has failed."""
     if output_format == "prometheus":
         from hashclient.status.prometheus import render_failure
 

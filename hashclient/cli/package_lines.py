@@ -1,7 +1,7 @@
-"""Packages in lines: for people, for spreadsheets and for programs.
+"""Renders verified packages as a table for people, as CSV, or as JSON lines.
 
-This module does not use click, so that `hashclient-verify`, the one-file tool for recipients, can
-use it, too.
+This module does not use click, because it is a part of `hashclient-verify`, the one-file program
+for recipients.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _HEADINGS = ("report", "match", "entry", "category", "evidence", "path", "also i
 def package_lines(
     checked: Sequence[Checked], output_format: str, *, compared: bool = False
 ) -> Iterator[str]:
-    """Yield lines about verified packages; `compared` says whether their key was compared.
+    """Yield lines about verified packages; `compared` says whether the user gave the public key.
 
-    The table for people omits files that do not verify: a message reports each of these files.
+    The table for people omits files that do not verify, because a message reports each of these
+    files.
     """
     found = rows(checked, public_key_compared=compared)
     if output_format != "table":
@@ -42,7 +43,7 @@ def package_lines(
 def row_lines(
     found: Iterable[dict[str, Any]], columns: Sequence[str], output_format: str
 ) -> Iterator[str]:
-    """Yield rows as CSV, with a header, or as JSON lines."""
+    """Yield rows as CSV with a header line, or as JSON lines."""
     if output_format == "jsonl":
         yield from map(json_text, found)
         return

@@ -1,9 +1,9 @@
-"""Progress bars on stderr, drawn by rich, if stderr is a terminal.
+"""Draws progress bars with rich if stderr is a terminal.
 
-To keep its memory small, a scan lists files only as fast as its workers read them. So the progress
-knows the total number only near its end. For the percentage in the bar, another process lists the
-same trees and counts the files. Counting takes a small part of the time of a scan, and brings the
-directories into the kernel's cache. The count never changes a verdict.
+A scan lists files only as fast as its workers read files, so that it needs little memory. So a scan
+knows the total number of files only near its end. For the percentage in the bar, another process
+lists the same trees and counts the files. Counting takes a small part of the time of a scan, and
+loads the directories into the kernel's cache. The count never changes a verdict.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from hashclient.scan.run.engine import Progress as ScanProgress
     from hashclient.scan.values.options import ScanOptions
 
-#: Seconds between two updates of a bar.
+#: The number of seconds between two updates of a bar.
 INTERVAL_S = 0.1
-#: This share of a scan must be done before the remaining time is estimated: a few files show too
-#: little.
+#: The share of a scan and the number of seconds that have to pass before the remaining time is
+#: estimated, because an estimate from a few files is too inexact.
 MIN_SHARE = 0.01
 MIN_ELAPSED_S = 2.0
 
@@ -67,9 +67,9 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
 def scan_progress(
     app: App, progress: ScanProgress, total: Callable[[], int | None] = lambda: None
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that draws the progress of a scan; without a terminal it does nothing.
+    """Yield a function that draws the progress of a scan, or does nothing without a terminal.
 
-    `total` returns the number of all inputs, None while it is not known.
+    `total` returns the number of all inputs; None while the number is not known.
     """
     if not app.progress_wanted():
         yield lambda: None
@@ -80,7 +80,8 @@ def scan_progress(
 
     def line() -> RenderableType:
         nonlocal most
-        # A file that changed is read again, but was counted before: the number must not decrease.
+        # The number of bytes could decrease, because a file that changed while it was read is read
+        # again and counted again. So the largest number is shown.
         most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
         now = time.monotonic()
         large.look(now)
@@ -91,20 +92,21 @@ def scan_progress(
 
 
 class _LargeFiles:
-    """The large files that are being read, and the progress of the slowest file."""
+    """The progress of the large files that are being read, of which the slowest file is shown."""
 
     def __init__(self, reading: Mapping[str, int]) -> None:
-        """`reading` is a live mapping of each file to the number of bytes read so far."""
+        """Store `reading`, which always maps each open file to the number of bytes read so far."""
         self._reading = reading
-        #: For each file: when it was first seen, the bytes read by then, and its size if known.
+        #: For each file: the time when it was first seen, the bytes that were read by then, and the
+        #: size of the file, or 0 if it is not known.
         self._seen: dict[str, tuple[float, int, int]] = {}
-        #: The slowest file, with its share if known.
+        #: The text that shows the slowest file, and the share that was read if the size is known.
         self.shown = ""
-        #: Estimated seconds until all large files are read; None without an estimate.
+        #: The estimated number of seconds until all large files are read.
         self.left_s = 0.0
 
     def look(self, now: float) -> None:
-        """Update the progress, at the time `now`."""
+        """Update `shown` and `left_s` at the time `now`."""
         self._seen = {path: seen for path, seen in self._seen.items() if path in self._reading}
         self.shown, self.left_s = "", 0.0
         for path, done in self._reading.items():
@@ -121,17 +123,17 @@ class _LargeFiles:
 
 
 def _size_of(path: str) -> int:
-    """Return the size of a file that is being read; 0 if it is not known."""
+    """Return the size of a file in bytes; 0 if the size is not known."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - a path may be any bytes
-    except (OSError, ValueError):  # a stream has a name, but is not a file
+    except (OSError, ValueError):  # a stream has a name that is not a path
         return 0
 
 
 def _scan_line(
     summary: Summary, read: int, elapsed_s: float, total: int | None, large: _LargeFiles
 ) -> RenderableType:
-    """Return the line for a scan that has `read` so many bytes, of `total` inputs."""
+    """Return the line that shows the progress of a scan that has `read` this number of bytes."""
     from rich.text import Text
 
     from hashclient.core.kinds import Kind
@@ -140,11 +142,12 @@ def _scan_line(
     matches = summary.counts[Kind.MATCH]
     shown = Text(no_wrap=True, overflow="ellipsis")
     if total:
-        # Files come and go: the share never exceeds 100 %.
+        # The share is limited to 100 %, because files may be created after they were counted.
         share = min(1.0, summary.inputs / total)
         shown.append(f"{math.floor(100 * share)} %, ")
         if MIN_SHARE <= share < 1 and elapsed_s >= MIN_ELAPSED_S:
-            # Estimated by the number of files; the last files may be large.
+            # The time is estimated from the number of files, and is at least the time for the large
+            # files that are being read.
             left_s = max(elapsed_s / share - elapsed_s, large.left_s)
             shown.append(f"{human_time(left_s)} left, ")
     shown.append(f"{counted(summary.inputs, 'file')}, ")
@@ -157,7 +160,7 @@ def _scan_line(
 
 
 def human_time(seconds: float) -> str:
-    """Return a remaining time in the largest unit that gives at least 2."""
+    """Return a time as text, in the largest unit in which the number is at least 2."""
     for unit, length_s in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length_s:
             return f"{seconds / length_s:,.0f} {unit}"
@@ -166,7 +169,7 @@ def human_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that adds counts of bytes and draws the sum, labelled `what`."""
+    """Yield a function that adds a number of bytes to a sum, and draws the sum with `what`."""
     if not app.progress_wanted():
         yield lambda _count: None
         return
@@ -193,15 +196,16 @@ def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def _screen(app: App) -> Iterator[Callable[[Callable[[], RenderableType]], None]]:
-    """Yield a function that draws a new picture, if enough time has passed since the last picture.
+    """Yield a function that draws a new bar if `INTERVAL_S` has passed since the last bar.
 
-    `app` erases the picture before it writes.
+    `app` erases the bar before it prints a text.
     """
     from rich.console import Console
     from rich.live import Live
 
-    # rich's thread is not used: a process with threads should not fork. rich must not redirect
-    # stdout either: data would go to stderr, folded to the width of the terminal.
+    # The thread of rich is not used, because a process with threads should not fork. Rich must not
+    # redirect stdout, because data would be printed on stderr and folded to the width of the
+    # terminal.
     live = Live(
         console=Console(stderr=True),
         auto_refresh=False,
@@ -231,29 +235,30 @@ def _screen(app: App) -> Iterator[Callable[[Callable[[], RenderableType]], None]
             app.before_output = lambda: None
 
 
-#: The format of the number that the counting process sends in the end.
+#: The length in bytes of the number that the counting process sends at its end.
 _NUMBER_BYTES = 8
 
 
 @contextlib.contextmanager
 def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callable[[], int | None]]:
-    """Count the inputs at `paths` in another process; yield a function that returns the number.
+    """Count the inputs at `paths` in another process; yield a function that returns their number.
 
-    The function returns None until all are counted; always None if counting fails, or without
-    paths.
+    The function returns None until all inputs are counted. It always returns None if counting fails
+    or `paths` is empty.
     """
     if not paths:
         yield lambda: None
         return
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
-    # A signal now would run the handlers of the parent process in the child.
+    # Signals are blocked during the fork, because a signal in the child would run the handlers of
+    # the parent process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        pid = os.fork()  # Fork before any worker or thread exists.
+        pid = os.fork()  # no worker or thread exists yet
         if pid == 0:
             _count(theirs, paths, options)
-    except OSError:  # too many processes: the bar shows no percentage
+    except OSError:  # the bar shows no percentage
         pid = 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -267,7 +272,7 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
     def ask() -> int | None:
         nonlocal total
         if total is None:
-            with contextlib.suppress(OSError):  # the number has not come yet
+            with contextlib.suppress(OSError):  # the number was not sent yet
                 data = os.read(ours, _NUMBER_BYTES)
                 if len(data) == _NUMBER_BYTES:
                     total = int.from_bytes(data)
@@ -279,12 +284,12 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
         os.close(ours)
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-            # A process that hangs in a dead file system is not waited for.
+            # This does not wait for a process that hangs in a file system that does not answer.
             os.waitpid(pid, os.WNOHANG)
 
 
 def _count(to: int, paths: Sequence[str], options: ScanOptions) -> NoReturn:
-    """Count, and end this process, without running any other code of the program."""
+    """Count the inputs, send the number to the descriptor `to`, and end this process."""
     try:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)

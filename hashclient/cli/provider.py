@@ -1,4 +1,4 @@
-"""`provider`: make, change and try a repository of signed hash lists."""
+"""`provider`: makes, changes and tries out a repository of signed hash lists."""
 
 from __future__ import annotations
 

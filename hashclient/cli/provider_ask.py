@@ -1,4 +1,4 @@
-"""`provider show`, `find` and `diff`: the published entries, without their digests."""
+"""`provider show`, `provider find` and `provider diff`: show published entries, not digests."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def diff(
 
 
 def ids_of(found: Difference) -> dict[str, tuple[str, ...]]:
-    """Return the ids of added, withdrawn and renewed entries."""
+    """Return the ids of the added, withdrawn and renewed entries, by these three words."""
     return {"added": found.added, "withdrawn": found.withdrawn, "renewed": found.renewed}
 
 
@@ -166,7 +166,7 @@ def find(
 
 
 def _is_listed(answer: Answer) -> bool:
-    """Return whether a listed entry agrees, and no listed entry differs."""
+    """Return whether a listed entry matches the question, and no listed entry differs from it."""
     listed = [entry for entry in answer.entries if entry.withdrawn is None]
     return bool(listed) and all(entry.is_listed for entry in listed)
 

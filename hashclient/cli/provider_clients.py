@@ -1,4 +1,4 @@
-"""`provider client` and `feedback`: the clients of a provider, their tokens, and their feedback."""
+"""`provider client` and `provider feedback`: manage clients, their tokens and feedback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hashclient.provider.feedback import Tally
 
 
-#: A warning is shown if a token expires within this time.
+#: The time before the expiry of a token from which a warning is shown.
 SOON = timedelta(days=30)
 
 
@@ -43,7 +43,7 @@ def client() -> None:
 _name = click.argument("name")
 
 
-#: The options for the file of the token, and for its validity.
+#: The options for the file and the validity of a token.
 _token_options = together(
     click.option(
         "--output",
@@ -285,7 +285,7 @@ def _check_output(output: Path, output_format: str) -> None:
 
 
 def _show_done(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
-    """Print the path of the token's file; with `--output -`, print the token."""
+    """Print the path of the file with a new token; with `--output -`, print the token."""
     document = {"client": given.client, "token_file": output, "expires": given.expires}
     until = f"valid until {for_people(given.expires)}"
     text = f"client {given.client}: token in {printable(output)}, {until}"

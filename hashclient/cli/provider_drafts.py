@@ -1,4 +1,4 @@
-"""`provider draft`: changes that several people sign on their own machines before publication."""
+"""`provider draft`: shows, signs and publishes changes that several people have to sign."""
 
 from __future__ import annotations
 
@@ -240,11 +240,11 @@ def publish(
 
 
 def _load(app: App, root: Path | None, load: Callable[[], Draft]) -> Draft:
-    """Return the draft from `load`, of the repository whose root is in a file.
+    """Return the draft that `load` returns, after comparing it with the root in the file `root`.
 
     Raises:
         UsageError: the root or the draft cannot be read.
-        VerificationError: the draft is refused, or is of another repository.
+        VerificationError: the draft is refused, or belongs to another repository.
     """
     from hashclient.provider.drafts import verify_root
 
@@ -260,7 +260,7 @@ def _show(
     output_format: str,
     ids: Mapping[str, Difference] = MappingProxyType({}),
 ) -> None:
-    """Print a draft; `ids` has the ids of added and withdrawn entries, if they are shown."""
+    """Print a draft; `ids` has the ids of changed entries if the ids are shown."""
     app.show(output_format, _document(found, ids), _lines(found, ids), indent=2)
 
 

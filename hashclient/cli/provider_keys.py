@@ -1,7 +1,8 @@
-"""`provider key`: key pairs of people who sign on other machines, and passphrases of key files.
+"""`provider key`: makes key pairs for people who sign drafts, and sets passphrases of keys.
 
-A passphrase comes from a file, the environment, a credential, or a prompt. The passphrase never
-comes from the command line, which all users of a machine can read.
+A passphrase is read from a file, a variable of the environment, a credential of systemd, or a
+prompt. A passphrase is never an argument, because all users of a machine can read the arguments of
+a command.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def change(
 
 
 def passphrases(file: Path | None) -> Passphrases:
-    """Return the passphrases of keys, from the first place that has a passphrase.
+    """Return a source of passphrases: a file, the environment, a credential, or else a prompt.
 
     Raises:
         ConfigError: the passphrase file cannot be read, or other users can read it.
@@ -150,7 +151,7 @@ def passphrases(file: Path | None) -> Passphrases:
 
 
 def new_passphrase(file: Path | None) -> bytes:
-    """Return a new passphrase for a key; at a terminal, it is typed twice.
+    """Return a new passphrase for a key; a prompt asks for the passphrase twice.
 
     Raises:
         UsageError: the passphrase is too short or missing.

@@ -1,4 +1,4 @@
-"""`provider withdraw`, `revert`, `consolidate` and `list end`: changes of a list."""
+"""`provider withdraw`, `revert`, `consolidate` and `list end`: change a published list."""
 
 from __future__ import annotations
 

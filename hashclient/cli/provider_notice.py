@@ -1,4 +1,4 @@
-"""`provider notice`: publish a notice for all clients, replace it, cancel it."""
+"""`provider notice`: publishes, replaces and cancels notices for all clients."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
 
 
 def _published(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a notice without its state at clients, which no provider knows."""
+    """Return the fields of a notice without the state at a client, which no provider knows."""
     return {key: document[key] for key in ("state", "ended_by", "notice")}
 
 
@@ -223,10 +223,10 @@ def _board(app: App, directory: Path, passphrase_file: Path | None) -> NoticeBoa
 
 
 def _said(said: dict[str, Any]) -> Said:
-    """Return the content of a notice from the options.
+    """Return the fields of a notice that the options set.
 
     Raises:
-        UsageError: an option is empty and must not be.
+        UsageError: the option `--id` is empty.
     """
     from hashclient.notices.document import Certainty, Severity, Status, Urgency
     from hashclient.provider.notices import Said

@@ -1,4 +1,4 @@
-"""Shared by the commands of a provider: options, the opened repository, and warnings."""
+"""Options, warnings and the opened repository for the commands of a provider."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ public_key_option = click.option(
 
 
 def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ...]) -> Keys:
-    """Return the keys for the given options.
+    """Return the keys that the options describe.
 
     Raises:
-        UsageError: the numbers do not fit, or a key cannot be read or is given twice.
+        UsageError: the numbers contradict each other, or a key cannot be read or is given twice.
     """
     from hashclient.provider.keyfiles import load_public
     from hashclient.provider.keys import Keys
@@ -78,7 +78,7 @@ def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ..
 
 
 def key_options(whose: str) -> Callable[[Any], Any]:
-    """Return a decorator that adds `--keys` and `--threshold`."""
+    """Return a decorator that adds the options `--keys` and `--threshold`."""
 
     def number(flag: str, text: str) -> Callable[[Any], Any]:
         kind = click.IntRange(1, 16)
@@ -109,7 +109,7 @@ def warn_expiring(app: App, repository: Repository) -> bool:
 
 
 def warn_closed(app: App, repository: Repository) -> None:
-    """Warn if a web server with another account cannot read the published files."""
+    """Warn if a web server under another user account cannot read the published files."""
     if closed := repository.closed():
         more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
         app.warn(
@@ -119,7 +119,7 @@ def warn_closed(app: App, repository: Repository) -> None:
 
 
 def _opening(repository: Repository, closed: Sequence[Path]) -> Iterator[str]:
-    """Yield the commands that let a web server read folders, or another solution."""
+    """Yield the hints how a web server can be allowed to read the `closed` folders."""
     own = repository.directory.resolve()
     if above := [folder for folder in closed if folder in own.parents]:
         names = " ".join(shlex.quote(str(folder)) for folder in above)
@@ -131,7 +131,7 @@ def _opening(repository: Repository, closed: Sequence[Path]) -> Iterator[str]:
 
 
 def repository_at(app: App, directory: Path, passphrases: Passphrases | None = None) -> Repository:
-    """Return the repository in a directory; `passphrases` open its keys."""
+    """Return the repository in a directory; `passphrases` decrypt the keys of the repository."""
     from hashclient.provider.repository import Repository
     from hashclient.session import current_operator
 
@@ -149,10 +149,10 @@ def change_text(
     *,
     with_withdrawn: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the result of a change of a list for JSON, with `more`, and as text.
+    """Return the result of a change of a list as JSON, including `more`, and as text.
 
-    `what` is the change of entries, for example `added`; if `what` is given, the text has their
-    categories.
+    `what` says what happened to the entries, for example `added`. If `what` begins with `would be`,
+    the text also has the number of entries of each category.
     """
     document = {
         "list": done.list_name,
@@ -187,7 +187,7 @@ def read_root(app: App, path: Path) -> bytes:
 
 
 def say_draft(app: App, draft: Path | None) -> None:
-    """Say that a draft was written, and name the next step."""
+    """Print that a draft was written, and what the next step is."""
     if draft is not None and not draft.exists():
         app.say("nothing would change: there is no draft")
     elif draft is not None:
@@ -201,6 +201,6 @@ def say_draft(app: App, draft: Path | None) -> None:
 
 
 def conclude(app: App, repository: Repository, draft: Path | None) -> None:
-    """Say that a draft was written, and warn of roles that expire soon."""
+    """Print that a draft was written, and warn of roles that expire soon."""
     say_draft(app, draft)
     warn_expiring(app, repository)

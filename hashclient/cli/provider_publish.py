@@ -150,7 +150,7 @@ def publish(
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    #: The options for entries of files and for a bundle alike.
+    #: The options that apply to entries from files and to entries from a bundle.
     how: dict[str, Any] = {
         "list_keys": keys_wanted(keys, threshold, public_keys),
         "may_be_new": new_list,
@@ -181,7 +181,7 @@ def _publish_files(
     terms: str | None,
     **how: Any,
 ) -> None:
-    """Publish the entries of files, and show the result.
+    """Publish the entries in `files`, and show the result.
 
     Raises:
         HashclientError: see `Repository.publish`.
@@ -222,10 +222,10 @@ def _check_source(
     with_bundle: Sequence[object],
     with_files: Sequence[object],
 ) -> None:
-    """Refuse a call with files and a bundle, a call with neither, and unfitting options.
+    """Check that either files or a bundle is given, with options that apply to it.
 
     Raises:
-        UsageError: files, bundle and options do not fit together.
+        UsageError: the arguments contradict each other.
     """
     if (bundle is None) != bool(files):
         raise UsageError("give either FILE… or --from-bundle")
@@ -248,10 +248,10 @@ def _show_published(
     dry_run: bool,
     draft: Path | None,
 ) -> None:
-    """Show the published entries, or with --dry-run the entries to publish, and unused rows.
+    """Show the number of published entries and of unused rows; with --dry-run, what would be.
 
     Raises:
-        UsageError: entries of rows that cannot be used would be withdrawn.
+        UsageError: the replacement would withdraw entries because their rows cannot be used.
     """
     remarks = reading.remarks
     more: dict[str, Any] = {
@@ -278,7 +278,7 @@ def _show_published(
 
 
 def _warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:
-    """Warn of added entries whose digests were all listed before, or are given twice."""
+    """Warn of added entries whose digests were all listed before, or occur twice in the files."""
     published = "they would be published" if dry_run else "they were published"
     for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
         if some is not None:

@@ -1,4 +1,4 @@
-"""`provider serve` and `provider server-config`: web servers for the clients of a repository."""
+"""`provider serve` runs a web server for trials; `provider server-config` configures others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
     try:
         with open_server(repository_at(app, directory), bind, clock=app.now, log=log) as opened:
             server, at = opened
-            # These options are for a client in another terminal.
+            # The line shows the options for a client that is started in another terminal.
             ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
             text = f"serving {at.url} (--ca {printable(ca)} --token-file {printable(token)})"
             app.show(output_format, {"url": at.url, "ca": ca, "token_file": token}, text)
@@ -166,7 +166,7 @@ def _write_config(
     only_clients: bool,
     output: Path | None,
 ) -> None:
-    """Write the configuration of a web server; the command `reload` makes the server read it."""
+    """Write the configuration of a web server, and show the command `reload` as the next step."""
     from hashclient.provider.access import all_clients
     from hashclient.provider.serverconfig import SERVERS, Site
     from hashclient.system.outputs import replaced_file

@@ -1,4 +1,4 @@
-"""Bundles: `export` writes a bundle; `publish --from-bundle` and `follow` republish lists."""
+"""`provider export` writes a bundle; `provider follow` republishes a list from a bundle."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def share_on(
     """Republish a list of `bundle` as list `name`; return the result as JSON and as text.
 
     Raises:
-        HashclientError: as `Repository.publish` and `Share` say.
+        HashclientError: see `Repository.publish` and `Share`.
     """
     from hashclient.lists.offline import open_copy
     from hashclient.provider.keys import Keys

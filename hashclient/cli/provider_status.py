@@ -1,4 +1,4 @@
-"""`provider status`, also compared with a served copy, and `provider log`."""
+"""`provider status` shows a repository, or compares it with a copy; `provider log`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _compare(
     token_file: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Compare a repository with another place, and show the differences."""
+    """Compare a repository with the copy at the address `against`, and show the differences."""
     from hashclient.config.tables import ProviderConfig
     from hashclient.fetch.places import addresses, copy_at
     from hashclient.provider.against import compare
@@ -134,7 +134,7 @@ def _compare(
 
 
 def _status_text(found: Status, now: datetime) -> Iterator[str]:
-    """Yield the published state as two tables; roles expired at `now` are marked."""
+    """Yield the published state as two tables, of the roles and of the lists."""
     rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
     for role in found.roles:
         when = for_people(role.expires) + ("  expired" if role.expires <= now else "")
@@ -167,7 +167,7 @@ def log() -> None:
 
 @contextlib.contextmanager
 def _log_of(app: App, directory: Path) -> Iterator[Path]:
-    """Return the directory of the log; the error for a missing log says when the log begins."""
+    """Yield the directory of the log; the error for a missing log says when the log begins."""
     repository = repository_at(app, directory)
     repository.require()
     where = repository.log.directory

@@ -1,6 +1,6 @@
-"""Publishes the status of this machine, at the end of commands that change it.
+"""Publishes the status of this machine at the end of commands that change the status.
 
-Publishing never changes an exit code: the result of a scan does not depend on it.
+A failure to publish is a warning and never changes the exit code of the command.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def publish_after(app: App) -> None:
-    """Publish the status at the end of this command, however it ends, if config.toml says where."""
+    """Publish the status at the end of this command, also of a failed one, if configured."""
     where = app.settings.config.fleet.publish
     if where is not None:
         click.get_current_context().call_on_close(lambda: _publish_now(app, where))
 
 
 def _publish_now(app: App, where: str) -> None:
-    if interrupts:  # a user who interrupts does not want to wait
+    if interrupts:  # a user who interrupts the command does not want to wait
         return
     from hashclient.client.client import Client
 
@@ -39,7 +39,7 @@ def _publish_now(app: App, where: str) -> None:
 
 
 def publish_status(app: App, status: Status, where: str) -> None:
-    """Publish a status; a failure is a warning, and `status` counts it until the next success."""
+    """Publish a status; print a warning if it cannot be published."""
     from hashclient.fleet.making import publish
 
     with _warned(app):
@@ -48,7 +48,7 @@ def publish_status(app: App, status: Status, where: str) -> None:
 
 @contextlib.contextmanager
 def _warned(app: App) -> Iterator[None]:
-    """Warn of an error in the block."""
+    """Print a warning about an error in the `with` block."""
     try:
         yield
     except HashclientError as error:

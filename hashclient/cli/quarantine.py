@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: isolate files that matched, restore, destroy and list them."""
+"""`hashclient quarantine`: isolates, restores, destroys and lists files that matched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-#: The ids for an option such as `--all`, or the ids that the user has to give.
+#: The argument for ids of commands with an option such as `--all`, and of commands without such an
+#: option.
 _ids = click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 _needed_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 
@@ -108,7 +109,8 @@ def add(
             with results.item(match_id):
                 match = record.get(match_id)
                 members = members_of(record.story(match_id)) if match.in_place else []
-                # An act that was begun may be finished: it was decided before.
+                # A started isolation may be finished without `--with-container`, because its start
+                # was allowed.
                 if members and not with_container and match_id not in unfinished():
                     raise UsageError(
                         f"match {match_id} is in a container, which would be isolated with"
@@ -135,14 +137,15 @@ def add(
 
 
 def _open_ones(quarantine: Quarantine, record: Matches) -> Iterator[str]:
-    """Yield the ids of matches in place, and of acts that were killed after the removal."""
+    """Yield the ids of matches whose file is in place or whose isolation was interrupted."""
     from hashclient.core.kinds import SETTLED, MatchState
 
     sealed = quarantine.unfinished()
     for match in record.find():
         if match.is_stream or match.state is MatchState.HELD:
             continue
-        # If a file is removed already, only its removal is noted, even if its entry was withdrawn.
+        # If an interrupted isolation has removed the file already, the isolation is finished even
+        # if the entry of the match was withdrawn.
         is_unfinished = match.id in sealed and match.state not in SETTLED
         if not match.ended if match.in_place else is_unfinished:
             yield match.id
@@ -151,7 +154,7 @@ def _open_ones(quarantine: Quarantine, record: Matches) -> Iterator[str]:
 def _add_context(
     app: App, match_id: str, paths: tuple[str, ...], reason: str, output_format: str
 ) -> ExitCode:
-    """Seal copies of files that belong to an item."""
+    """Seal copies of the files `paths`, which belong to the item of a match."""
     results = Results(app, output_format, [match_id])
     with open_record(app) as record, results.item(match_id):
         files = [Path(path) for path in paths]
@@ -162,7 +165,7 @@ def _add_context(
 
 
 def _named(members: list[tuple[str, ...]]) -> str:
-    """Return the names of members for people: the first few."""
+    """Return the names of the first three members as text for people."""
     return first_of([printable("!/".join(names)) for names in members], 3)
 
 
@@ -220,7 +223,8 @@ def restore(
 
     choices = []
     if withdrawn:
-        # An item of a restored match was to be dropped when the act was killed.
+        # If the match of an item is restored, an interrupted restoration has not removed the item
+        # yet.
         choices.append(Choice((MatchState.WITHDRAWN, MatchState.RESTORED)))
     if entry is not None:
         list_name, name = split_entry(entry)

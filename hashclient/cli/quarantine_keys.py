@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: keys. An officer has the secret key; each machine has the public key."""
+"""`quarantine keygen` makes a key pair; `quarantine add-recipient` adds public keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.core.errors import ConfigError
 from hashclient.system.text import printable
 
-#: A placeholder for a key that is not made yet. Nobody owns this key, and it is never written.
+#: A public key that replaces the key that is not made yet in a test of the configuration. Nobody
+#: has the secret key, and the key is never written to a file.
 _ANY_KEY = "age1" + "q" * 58
 
 
@@ -45,7 +46,7 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> No
     from hashclient.quarantine.vault import write_identity
 
     if write_config:
-        _edited(app, _ANY_KEY)  # find errors before a key is made
+        _edited(app, _ANY_KEY)  # find errors of config.toml before a key is made
     public = write_identity(output, app.now())
     if write_config:
         _add(app, public)
@@ -85,7 +86,7 @@ def add_recipient(app: App, keys: tuple[str, ...]) -> None:
 
 
 def _add(app: App, *keys: str) -> None:
-    """Add public keys to the configuration, under the lock of all its writers."""
+    """Add public keys to config.toml, under the lock that each writer of config.toml takes."""
     from hashclient.config.edit import write_config_text
 
     session = app.session_to_edit
@@ -100,10 +101,11 @@ def _add(app: App, *keys: str) -> None:
 
 
 def _edited(app: App, *keys: str) -> tuple[str, str]:
-    """Return the present text of the configuration, and the text with `keys` added.
+    """Return the present text of config.toml, and the text with `keys` added.
 
     Raises:
-        ConfigError: the configuration cannot be read, or a person has to add the keys.
+        ConfigError: config.toml cannot be read, or its form is such that a person has to add the
+            keys.
     """
     from hashclient.config.edit import read_config_text, with_recipient
     from hashclient.config.settings import parse_config

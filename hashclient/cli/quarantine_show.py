@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: the commands that change nothing in the quarantine."""
+"""`quarantine list`, `show` and `verify`: commands that change nothing in the quarantine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_quarantine(app: App, on_bytes: Callable[[int], None] = lambda _count: None) -> Quarantine:
-    """Return the quarantine of the state directory."""
+    """Return the quarantine in the state directory."""
     from hashclient.quarantine.vault import Quarantine
 
     return Quarantine(app.session, on_bytes=on_bytes)
@@ -119,7 +119,7 @@ def verify(app: App, output_format: str) -> ExitCode:
 
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
-    """Return the facts of an item for `list` and `show`."""
+    """Return the facts of an item as a JSON object."""
     match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)

@@ -1,4 +1,4 @@
-"""`report`: send matches to a body, and track each report until it is confirmed."""
+"""`report`: sends matches to a body, and records the state of each report until confirmation."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def _sender(
 def _unreported(
     outbox: Outbox, record: Matches, destination: str | None
 ) -> tuple[list[Match], int]:
-    """Return the matches that no report to `to` has, and how many more wait for a review."""
+    """Return the matches without a report to `destination`, and how many wait for a review."""
     from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)
@@ -314,7 +314,7 @@ def _unreported(
 
 
 def _prepare_wanted(app: App, *, unreviewed: bool) -> list[HashclientError]:
-    """Prepare the reports that scans have asked for but not prepared; return the failures."""
+    """Prepare the reports that scans have requested but not prepared; return the failures."""
     from hashclient.scan.run.actions import prepare_wanted
 
     made = prepare_wanted(app.session, unreviewed=unreviewed)
@@ -322,7 +322,7 @@ def _prepare_wanted(app: App, *, unreviewed: bool) -> list[HashclientError]:
 
 
 def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:
-    """Yield attempts; sent reports are shown even if a later one fails."""
+    """Yield attempts; yield the error of the attempt that ends the iteration."""
     try:
         yield from attempts
     except LockedError:
@@ -334,7 +334,7 @@ def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientEr
 def _one_by_one(
     sender: Sender, report_ids: Sequence[str], again: bool
 ) -> Iterator[Sent | HashclientError]:
-    """Send the given reports; a failure does not stop the others."""
+    """Send each of the given reports, and yield its attempt or its error."""
     for report_id in report_ids:
         try:
             yield sender.send(report_id, again=again)
@@ -349,7 +349,7 @@ def _one_by_one(
 def _show_rehearsals(
     app: App, rehearsals: Iterable[tuple[Report, Rehearsal]], output_format: str
 ) -> ExitCode:
-    """Print what would be sent; end as incomplete if anything is missing."""
+    """Print what would be sent; return `INCOMPLETE` if a report could not be sent completely."""
     from hashclient.formats.cells import words
 
     code, documents, nothing = ExitCode.OK, [], "no report waits"
@@ -374,9 +374,9 @@ def _show_rehearsals(
 def _show_attempts(
     app: App, attempts: Iterable[Sent | HashclientError], output_format: str, nothing: str = ""
 ) -> ExitCode:
-    """Print the results of attempts as they come; return the worst exit code.
+    """Print the result of each attempt when it is known; return the worst exit code.
 
-    Without attempts, print `nothing`.
+    If there is no attempt, print the message `nothing`.
     """
     code = ExitCode.OK
     documents = []

@@ -1,4 +1,4 @@
-"""Files from others: packages to verify, answers of bodies, and our answers to them."""
+"""`report receive`, `certificate` and `verify`: commands for answers and packages of others."""
 
 from __future__ import annotations
 

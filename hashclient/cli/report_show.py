@@ -1,4 +1,4 @@
-"""`report status`: all reports, or a report with its history; other commands show reports, too."""
+"""`report status` and `report export` show reports; other commands use these functions."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _lines(report: Report, now: datetime) -> Iterator[str]:
 
 
 def report_document(report: Report) -> dict[str, Any]:
-    """Return a report as JSON values."""
+    """Return a report as a JSON object."""
     import msgspec
 
     document: dict[str, Any] = msgspec.to_builtins(report)
@@ -120,12 +120,12 @@ def report_document(report: Report) -> dict[str, Any]:
 
 
 def count_of(report: Report) -> str:
-    """Return how many matches are in a report."""
+    """Return the number of matches in a report as text."""
     return counted(len(report.matches), "match")
 
 
 def _next(report: Report, now: datetime) -> str:
-    """Return when a report is tried again automatically."""
+    """Return as text when the program tries again to send a report."""
     if not report.is_open and not report.is_retracting:
         return ""
     if report.next_attempt is None:
@@ -136,7 +136,7 @@ def _next(report: Report, now: datetime) -> str:
 
 
 def _retraction(report: Report, *, when: bool = False) -> str:
-    """Return who has decided to retract a report, and why; with `when`, also when."""
+    """Return as text who retracted a report, and why; with `when`, also the time."""
     decision = report.retraction
     if decision is None:
         return ""
@@ -145,13 +145,13 @@ def _retraction(report: Report, *, when: bool = False) -> str:
 
 
 def _answer(answer: Answered) -> str:
-    """Return the answer of a body in words: who answered, and what they refuse and request."""
+    """Return the answer of a body as text: the body, the refused matches, and the requests."""
     refused = f"refuses {' '.join(answer.refused)}" if answer.refused else "accepts"
     return ", ".join([answer.body, refused, *(f"asks to {ask}" for ask in answer.asks)])
 
 
 def note_of(report: Report, now: datetime) -> str:
-    """Return in one line what a report waits for, its reference, or why it was retracted."""
+    """Return one line that says what a report waits for, its reference, or its retraction."""
     notes = []
     if report.retraction is not None:
         being = "being retracted " if report.is_retracting else ""
@@ -165,7 +165,7 @@ def note_of(report: Report, now: datetime) -> str:
 
 
 def open_outbox(app: App) -> Outbox:
-    """Return the reports of the state directory."""
+    """Return the outbox with the reports in the state directory."""
     from hashclient.reporting.outbox import Outbox
 
     return Outbox(app.session)

@@ -1,8 +1,8 @@
-"""The common part of `scan` and `lookup`: writing outcomes while they come.
+"""The common part of `scan` and `lookup`: writes outcomes while the run produces them.
 
-The library records, acts and counts (`scan/run/pipeline`); this module adds the output, the
-terminal, and signals. If a run ends early, for any reason, the outcomes so far are written, and a
-summary at the end says why.
+`hashclient/scan/run/pipeline.py` records outcomes, acts and counts. This module writes the output,
+draws the progress on the terminal, and handles signals. If a run ends early, the outcomes so far
+are written, and the summary says why the run ended.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report
 
-#: Exceptions that end a run early, with their exit codes.
+#: The exceptions that end a run early, with their exit codes.
 STOPS: Mapping[type[BaseException], ExitCode] = {
     KeyboardInterrupt: ExitCode.INTERRUPTED,
     Terminated: ExitCode.TERMINATED,
 }
 
-#: Kinds of outcomes that are counted, but only listed with --show-all.
+#: The kinds of outcomes that are always counted, but are written only with `--show-all`.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
-#: Lines are collected up to this number of characters, then written together.
+#: The number of characters from which collected lines are written together.
 _CHARS_AT_ONCE = 4000
-#: Colours of the first word of a line, on a terminal: bold red, and yellow.
+#: The colour codes of the first word of a line on a terminal: bold red and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
 
 
 def load_lists(app: App) -> OpenLists:
-    """Open the lists that should be here, and warn about missing and stale lists.
+    """Open the lists that this machine should have, and warn about missing and stale lists.
 
     Raises:
         StateError: no list can be used.
@@ -69,7 +69,7 @@ def load_lists(app: App) -> OpenLists:
 
 
 def _stale_hint(settings: Settings, provider: str) -> str:
-    """Return how to bring a list of `provider` up to date."""
+    """Return the hint how a list of `provider` can be brought up to date."""
     config = settings.config.providers.get(provider)
     if config is None:
         from hashclient.index.open_lists import UNCONFIGURED_HINT
@@ -80,7 +80,7 @@ def _stale_hint(settings: Settings, provider: str) -> str:
 
 
 class RunOutput(Observer):
-    """Writes the outcomes of a run in one format, and other events to stderr."""
+    """Writes the outcomes of a run in one format, and messages about other events to stderr."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class RunOutput(Observer):
         options: OutcomeOptions,
         paths: Sequence[str] = (),
     ) -> None:
-        """Write as `options` say; `paths` are the paths that were given to the command."""
+        """Store the `options` of the output; `paths` are the paths given to the command."""
         from hashclient.formats.registry import DOCUMENTS, Context, formatter
 
         about = app.session.invocation(paths)
@@ -107,18 +107,18 @@ class RunOutput(Observer):
         self._again = None if options.output_format in DOCUMENTS else self._written.begin
         self._show_all = options.show_all
         self._signals = Signals()
-        #: The data that the front end gives to the run.
+        #: The objects of this front end that a run uses: signals, observer and exit codes.
         self.front = FrontEnd(self._signals, self, STOPS)
-        #: Draws the progress of the run.
+        #: The function that draws the progress of the run.
         self.tick: Callable[[], None] = lambda: None
-        #: Writes one line; set when the output is open.
+        #: The function that writes one line; set when the output is open.
         self._write: Callable[[str], None] = lambda _line: None
         self._begun = False
-        #: Whether the run has found a match without an action.
+        #: Whether the run has found a match on which no action was done.
         self._is_open = False
 
     def write(self, run: Run) -> ExitCode:
-        """Write outcomes as they come, then the summary; return the exit code.
+        """Write each outcome when it is known, then the summary; return the exit code.
 
         Raises:
             HashclientError: the run failed, and no outcome has a more important exit code.
@@ -136,13 +136,13 @@ class RunOutput(Observer):
                 ) as self._write:
                     failure = self._show_outcomes(run)
             except OutputError as error:
-                # From here on only the exit code can report the error; the outcomes are still
-                # logged.
+                # The output cannot be written any more, so only the exit code can report the error.
+                # The rest of the outcomes are still logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # The second signal came while the end was written: matches outrank this signal as
-                # well.
+                # This is the second signal, which came while the end was written. An exit code for
+                # matches has priority over the exit code for the signal.
                 run.give_up(error)
             finally:
                 if self._sorter is not None:
@@ -159,13 +159,14 @@ class RunOutput(Observer):
         if failure is not None:
             if run.exit_code is failure.exit_code:
                 raise failure
-            # FILE may still be empty, if all outcomes wait to be sorted.
+            # The failure is written into FILE if FILE is still empty, because all outcomes waited
+            # to be sorted.
             self._app.output.fail(run.exit_code, failure.message, self._app.now())
             self._app.warn(failure.message, failure.hint)
         return run.exit_code
 
     def _show_outcomes(self, run: Run) -> HashclientError | None:
-        """Write outcomes as they come, to the last; return the error of the run, if any."""
+        """Write each outcome when it is known; return the error that ended the run, or None."""
         while True:
             try:
                 for portion in run.portions():
@@ -195,7 +196,8 @@ class RunOutput(Observer):
             if text is not None:
                 lines.append(self._coloured(text, kind) if self._has_colour else text)
                 chars += len(text)
-                # Text that fits into the buffer of a stream is written whole, or not at all.
+                # A text that is shorter than the buffer of a stream is written completely or not at
+                # all.
                 if chars >= _CHARS_AT_ONCE:
                     self._put("\n".join(lines))
                     lines.clear()
@@ -204,7 +206,7 @@ class RunOutput(Observer):
             self._put("\n".join(lines))
 
     def _put_sorted(self) -> None:
-        """Write the outcomes that waited to be sorted, by path; only once."""
+        """Write the outcomes in the sorter in the order of their paths, and close the sorter."""
         sorter, self._sorter = self._sorter, None
         if sorter is not None:
             ordered = iter(sorter)
@@ -212,7 +214,7 @@ class RunOutput(Observer):
                 self._show_portion(portion)
 
     def _put(self, text: str | None) -> None:
-        """Write a text of a formatter; write the beginning of the output before the first text."""
+        """Write a text of a formatter; before the first text, write the beginning of the output."""
         if not self._begun:
             self._begun = True
             self._put(self._written.begin())
@@ -220,7 +222,7 @@ class RunOutput(Observer):
             self._write(text)
 
     def _coloured(self, text: str, kind: Kind) -> str:
-        """Return a line about an outcome with its first word in colour."""
+        """Return a line about an outcome, with the first word of the line in colour."""
         colour = _COLOURS.get(kind)
         if colour is None:
             return text
@@ -228,24 +230,24 @@ class RunOutput(Observer):
         return f"\x1b[{colour}m{word}\x1b[0m{space}{rest}"
 
     def progressed(self) -> None:
-        """Draw the progress of the run."""
+        """Draw the progress of the run, and open FILE again if SIGHUP asked for it."""
         self._app.output.reopen_if_asked()
         self.tick()
 
     def failed(self, error: HashclientError) -> None:
-        """Warn: the run goes on."""
+        """Print a warning about an error that does not end the run."""
         self._app.warn(error.message, error.hint)
 
     def file_system_changed(self, path: str) -> None:
-        """Warn that a path is on another file system than before: this may be intended."""
+        """Print a message that a path is on another file system than at an earlier scan."""
         self._app.say(f"on another file system than before: {printable(path)}")
 
     def noticed(self, text: str) -> None:
-        """Warn with this text."""
+        """Print the message `text` of the run."""
         self._app.say(text)
 
     def prepared(self, report: Report) -> None:
-        """Show the next step for the report."""
+        """Print that a report is prepared, and the command that sends the report."""
         self._app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
 
     def ending(self, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""`scan`: check files and trees."""
+"""`scan`: checks files and trees."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 
 class Listed(NamedTuple):
-    """The file with the names of inputs, and the name for the content of stdin."""
+    """The options for a file with the names of inputs, and for the name of stdin as an input."""
 
     files_from: str | None
     null: bool
     stdin_name: str | None
 
     def check(self, *, ignore_missing: bool) -> None:
-        """Refuse options about names if no file of names is given.
+        """Refuse options about a file of names if no file of names is given.
 
         Raises:
-            UsageError: an option about names is given.
+            UsageError: an option about a file of names is given without `--files-from`.
         """
         if self.files_from is None and (ignore_missing or self.null):
             option = "--ignore-missing" if ignore_missing else "--null"
@@ -77,7 +77,7 @@ class Listed(NamedTuple):
         return Stream(0, name or "-")
 
     def sources(self, exclude: tuple[str, ...]) -> list[Source]:
-        """Return the source for the names in a file; `-` is stdin.
+        """Return the source for the inputs whose names are in the file of `--files-from`.
 
         Raises:
             UsageError: the file cannot be opened.
@@ -96,7 +96,8 @@ class Listed(NamedTuple):
         return [Names(fd, file, null=self.null, exclude=exclude)]
 
 
-#: The walk, not click, checks whether each PATH exists and can be read, and gives an outcome.
+#: Click does not check that a PATH can be read, because the scan has to report an outcome for a
+#: PATH that is missing or unreadable.
 _path = click.Path(readable=False)
 _sort = click.option(
     "--sort",
@@ -111,7 +112,8 @@ _listed_options = gathered(
     click.option(
         "--files-from",
         metavar="FILE|-",
-        # Kept as it was typed: a Path would turn `./-` (a file) into `-` (stdin).
+        # The value is not converted to a Path, because a Path would turn `./-` (a file) into `-`
+        # (stdin).
         type=click.Path(allow_dash=True, readable=False),
         help="Check the files whose names are in FILE, or come from stdin, one a line. A directory"
         " among them is unread.",
@@ -217,7 +219,7 @@ def command(
     lists = load_lists(app)
     options = options._replace(
         executor=executor,
-        # The inventory has tags, and no digests to show.
+        # With `--show-digests`, the inventory is not used, because it has tags instead of digests.
         inventory=options.inventory and not written.show_digests,
         members=options.members and asked.reads,
         passwords=_passwords(passwords_file),
@@ -241,7 +243,10 @@ def command(
 
 
 def _fetch(app: App) -> ExitCode | None:
-    """Fetch the lists, and return the worst failure; only scans that fetch load the module."""
+    """Fetch the lists, and return the worst failure.
+
+    `hashclient.cli.fetch` is imported here, because only a scan with `--fetch` needs it.
+    """
     from hashclient.cli.fetch import fetch_and_show
 
     return fetch_and_show(app)
@@ -255,10 +260,10 @@ def _write(
     options: ScanOptions,
     objects: Objects | None,
 ) -> ExitCode:
-    """Write the output while a bar shows the progress, then the next steps.
+    """Write the output while a bar shows the progress, then print the next steps.
 
-    The bar shows a percentage if all inputs are at the `countable` paths. If names come from
-    another program, or objects from a bucket, their number is not known.
+    The bar shows a percentage if all inputs are below the paths `countable`. The number of inputs
+    is not known if their names come from another program, or if the inputs are objects in a bucket.
     """
     from hashclient.cli.progress import files_counted, scan_progress
 
@@ -279,7 +284,7 @@ def _write(
 
 
 def _passwords(path: Path | None) -> tuple[bytes, ...]:
-    """Read passwords, one a line, in any bytes; without a `path` the result is empty.
+    """Read passwords of any bytes, one a line, from the file `path`; return none without `path`.
 
     Raises:
         UsageError: the file of passwords cannot be read.

@@ -1,4 +1,4 @@
-"""`serve`: a daemon that checks content for other programs, with clamd's protocol."""
+"""`serve`: runs a daemon that checks content for other programs, with clamd's protocol."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _mode_of(text: str) -> int:
 
 
 def _beside(app: App, fetch_every: float | None) -> list[Beside]:
-    """Return the commands that run beside the daemon: for alerts, and `fetch`."""
+    """Return the commands that run beside the daemon: one sends alerts, and one is `fetch`."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.system.beside import Beside
 
@@ -258,7 +258,7 @@ def _metrics_address(text: str) -> TcpAddress:
 
 
 def _refuse_remote(addresses: Sequence[object], allow_remote: bool) -> None:
-    """Refuse addresses that other machines can reach, unless they are allowed."""
+    """Refuse addresses that other machines can reach, unless `allow_remote` is true."""
     from hashclient.daemon.options import TcpAddress
 
     for address in addresses:

@@ -1,8 +1,8 @@
-"""Sorts outcomes by the bytes of paths, and of members' names, with little memory.
+"""Sorts outcomes by the bytes of their paths and of the names of members, with little memory.
 
-Outcomes are kept in a temporary SQLite database. A small database is in memory; a large database is
-in a file without a name, in the directory for temporary files. A clean file of a large tree needs
-some hundred bytes in the database. Digests are only stored if they are to be shown; tags are never
+Outcomes are stored in a temporary SQLite database. A small database is in memory; a large database
+is in an unnamed file in the directory for temporary files. A clean file of a large tree needs some
+hundred bytes in the database. Digests are stored only if the output shows digests; tags are never
 stored.
 """
 
@@ -29,10 +29,10 @@ _CACHE_KB = 8192
 
 
 class Sorter:
-    """Stores outcomes; returns them by path and member, equal outcomes in the order of `add`."""
+    """Stores outcomes, and returns the outcomes in the order of path and member."""
 
     def __init__(self, *, keep_digests: bool = False) -> None:
-        """Begin without outcomes."""
+        """Make an empty database; `keep_digests` says whether the digests are stored."""
         self._keep_digests = keep_digests
         with _errors():
             self._db = sqlite3.connect("", isolation_level=None)
@@ -50,8 +50,8 @@ class Sorter:
         """
         outcome = handled.outcome
         digests = outcome.digests if self._keep_digests else {}
-        # Names may be any bytes, which msgpack refuses in a text; other words for people are valid
-        # text.
+        # Names of members may contain any bytes, which msgpack refuses in a text, so names are
+        # stored as bytes. All other texts of an outcome are valid Unicode.
         names = [os.fsencode(name) for name in outcome.members]
         plain = msgspec.structs.replace(
             handled,

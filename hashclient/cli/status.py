@@ -1,4 +1,4 @@
-"""`status`: the lists and records on this machine, and whether they can be relied on."""
+"""`status`: shows the lists and records on this machine, and their problems."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hashclient.status.notices import NoticesStatus
     from hashclient.status.status import ExceptionsStatus, ListStatus, ReportsStatus, Status
 
-#: How many open notices are shown; further notices are only counted.
+#: The largest number of open notices that are shown; further notices are only counted.
 MOST_NOTICES = 20
 
 
@@ -94,7 +94,7 @@ def command(
     settings.providers()
     now = app.now()
     status = Client(app.session).status(verify=verify)
-    if publish is not None:  # publish first, so that the shown status contains the result
+    if publish is not None:  # the shown status contains the result of publishing
         publish_status(app, status, publish)
     write_whole(app.out, output, _RENDERERS[output_format](settings, status, now))
     return status.exit_code
@@ -165,14 +165,14 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
 
 
 def _numbers(counts: Mapping[Any, int] | None) -> str | None:
-    """Return the number of items in each state, as text; None if it is not known."""
+    """Return the number of items in each state as text; None if the numbers are not known."""
     if counts is None:
         return None
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
 
 
 def _overdue(reports: ReportsStatus | None) -> str | None:
-    """Return how many reports to which destination are past their deadline, as text."""
+    """Return as text how many reports to each destination are past their deadline."""
     late = {} if reports is None else {to: count for to, count in reports.overdue.items() if count}
     return ", ".join(f"{counted(count, 'report')} to {to}" for to, count in late.items()) or None
 
@@ -202,9 +202,9 @@ def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
 
 
 def _providers(settings: Settings, status: Status) -> list[tuple[str, list[str] | None]]:
-    """Return the providers by name, with their addresses in the order of use.
+    """Return the names of the providers, each with its addresses in the order of use.
 
-    A provider with None is not configured, and has a problem.
+    The addresses are None for a provider that has a problem and is not configured.
     """
     unconfigured: dict[str, list[str] | None] = dict.fromkeys(status.providers)
     configured = {
@@ -235,7 +235,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
-        # Without the seal key, the shares are not known.
+        # The shares are not known if the seal key is missing.
         **({"recognised": f"by {_shares(status, manifest.entries)}"} if status.recognised else {}),
         "fetched": for_people(manifest.fetched_at),
         "checked": for_people(manifest.checked_at)
@@ -248,7 +248,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
 
 
 def _shares(status: ListStatus, entries: int) -> str:
-    """Return, for each kind of digest, the share of entries that it decides about, as text."""
+    """Return as text the share of entries that have a digest of each kind."""
     counts = status.recognised
     shown = []
     for by, count in counts.items():
@@ -269,8 +269,9 @@ def percent(part: int, whole: int) -> str:
 
 
 def _age(age: timedelta) -> str:
-    """Return an age as text, in the largest unit that gives at least 2."""
-    # Man pages are made without msgspec, so this import cannot be at the top.
+    """Return an age as text, in the largest unit in which the number is at least 2."""
+    # This import is not at the top, because the build of the man pages imports this module without
+    # msgspec.
     from hashclient.core.staleness import CLOCK_TOLERANCE
 
     if age < -CLOCK_TOLERANCE:

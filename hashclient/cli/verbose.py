@@ -11,7 +11,7 @@ from hashclient.system.text import printable
 
 
 class _Handler(logging.Handler):
-    """Passes each record on as a line. Only the process `of` shows lines, not its forks."""
+    """Passes each log record as a line to `talk`, only in the process `of` and not in its forks."""
 
     def __init__(self, talk: Callable[[str], None], of: int) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.process != self._of:
             return
-        with contextlib.suppress(OSError):  # No reader of stderr is left; the run goes on.
+        with contextlib.suppress(OSError):  # the process that reads stderr has ended
             self._talk(printable(self.format(record)))
 
 
 def show_log(talk: Callable[[str], None], *, details: bool, process: int) -> Callable[[], None]:
-    """Pass each new log record to `talk` as a line; return a function that ends the log.
+    """Pass each new log record to `talk` as a line; return a function that stops this.
 
-    Without `details`, only finished steps are shown. `process` is the id of this process.
+    If `details` is false, only finished steps are shown. `process` is the id of this process.
     """
     logger = logging.getLogger(NAME)
     handler = _Handler(talk, process)

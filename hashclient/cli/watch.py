@@ -1,4 +1,4 @@
-"""`watch`: check files in folders when they change."""
+"""`watch`: checks files in folders when they change."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _watch_folders(
     found: Callable[[Handled], None],
     failed: Callable[[HashclientError], None],
 ) -> None:
-    """Check files when they change, until a signal."""
+    """Check files when they change, until a signal ends the command."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.client.client import Client
     from hashclient.formats.cells import words
@@ -174,7 +174,7 @@ def _watch_buckets(
     found: Callable[[Handled], None],
     failed: Callable[[HashclientError], None],
 ) -> None:
-    """Check the objects that events name, until a signal comes or stdin ends."""
+    """Check the objects that events name, until a signal or the end of the events."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.client.client import Client
     from hashclient.system.beside import Beside

@@ -1,4 +1,4 @@
-"""Opens age files by the `age` program, which reads and writes as a stream."""
+"""Decrypts age files as streams, with the program `age`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hashclient.system.text import excerpt
 
 
 def opener_of(keys: Sequence[Path]) -> Opener:
-    """Return a function that opens age files with a secret key from the files `keys`."""
+    """Return a function that decrypts age files with the secret keys in the files `keys`."""
     words = ["--decrypt", *(word for key in keys for word in ("-i", str(key.absolute())))]
     return lambda sealed: _opened(words, sealed)
 
@@ -30,7 +30,7 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             with process.stdin as sink:
                 for chunk in sealed:
                     sink.write(chunk)
-        except Exception as error:  # noqa: BLE001 - raised again where the bytes are wanted
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that reads
             failures.append(error)
 
     with tempfile.TemporaryFile() as said:
@@ -55,12 +55,13 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             process.wait()
         finally:
             process.stdout.close()
-            process.kill()  # `age` has ended here, unless the reader stops early
+            process.kill()  # `age` still runs if the reader stops early
             code = process.wait()
             feeder.join()
         said.seek(0)
         message = said.read().decode(errors="replace")
-    # If `age` ends early, it closes its input; the message of `age` says why.
+    # If `age` ends early, writing to it raises BrokenPipeError. This error is ignored, because the
+    # message of `age` says why it ended.
     failures = [error for error in failures if not isinstance(error, BrokenPipeError)]
     if failures:
         raise failures[0]

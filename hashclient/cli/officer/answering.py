@@ -18,7 +18,7 @@ from hashclient.system.outputs import write_new
 
 
 def run(words: Sequence[str]) -> int:
-    """Write the answer that `words` describe.
+    """Write the answer that the command line `words` describes.
 
     Raises:
         HashclientError: the package does not verify, or the answer cannot be made.

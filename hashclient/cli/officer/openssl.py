@@ -1,4 +1,4 @@
-"""Programs of this machine: finds a program, runs `openssl`, and signs with it."""
+"""Finds programs on this machine, runs `openssl`, and signs with `openssl`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hashclient.system.text import printable
 
 
 def find_program(name: str) -> str:
-    """Return the path of a program, found by `PATH`.
+    """Return the path of a program in a directory of the variable `PATH`.
 
-    Relative entries of `PATH` are ignored: they lead to the current directory. Somebody may have
-    unpacked a package there that contains a program with this name.
+    Relative entries of `PATH` are ignored, because they are relative to the current directory, into
+    which somebody may have unpacked a package with a program of this name.
 
     Raises:
         FileNotFoundError: `PATH` has no program of this name.
@@ -30,7 +30,7 @@ def find_program(name: str) -> str:
     return found
 
 
-#: The bytes before the 32 of a public key in DER (RFC 8410).
+#: The bytes that precede the 32 bytes of an Ed25519 public key in DER (RFC 8410).
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 

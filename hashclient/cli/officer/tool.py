@@ -1,7 +1,7 @@
 """The command line of `hashclient-verify`, the one-file program for recipients of packages.
 
-The tool needs only Python's standard library. `openssl` verifies signatures, and `age` opens sealed
-files.
+The program needs only Python's standard library and the programs `openssl`, which verifies
+signatures, and `age`, which decrypts sealed files.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ evidence, 6 a file does not verify, 8 a file cannot be written.
 
 
 def main() -> None:
-    """Run with the words of the command line, and exit."""
+    """Run the command line in `sys.argv`, and exit with its exit code."""
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except HashclientError as error:
         _fail(error)
         code = int(error.exit_code)
-    except BrokenPipeError:  # the reader of stdout has ended
+    except BrokenPipeError:  # the process that reads stdout has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.INCOMPLETE)
     except KeyboardInterrupt:
         code = int(ExitCode.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 - what is not foreseen is no verdict
+    except Exception as error:  # noqa: BLE001 - a bug must not end with the exit code of a verdict
         _say(f"{NAME}: internal error: {type(error).__name__}: {printable(str(error))}")
         code = int(ExitCode.BUG)
     sys.exit(code)
 
 
 def run(words: Sequence[str]) -> int:
-    """Verify the packages that `words` name; return the exit code."""
+    """Run the command line `words`: verify packages or write an answer; return the exit code."""
     if words[:1] == ["answer"]:
         return answering.run(words[1:])
     options = _parser().parse_args(words)
