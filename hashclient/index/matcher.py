@@ -136,7 +136,7 @@ class Judge:
         return result
 
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
-        """Return a quick function that tells whether an entry may have a digest.
+        """Return a quick function that returns whether an entry may have a digest.
 
         If the function returns False, no entry has the digest; it hardly ever returns True for an
         unlisted digest. The function takes about three microseconds, while `find` takes thirty for

@@ -111,7 +111,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def problem(self) -> str:
-        """What is wrong, without the name of the list."""
+        """The fault of the list, without the name of the list."""
         return self.short or (self.error.message if self.error else "")
 
     @property
@@ -121,7 +121,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What is wrong, as a sentence of its own."""
+        """The fault of the list, as a whole sentence."""
         message = self.error.message if self.error else ""
         if message.startswith(("list ", "provider ")):
             return message

@@ -40,7 +40,7 @@ OTHER_HASHES = "hashes of other kinds than MD5, SHA-1 and SHA-256, such as Photo
 
 
 class Remarks(msgspec.Struct):
-    """What is noticed while files are read, besides their rows.
+    """The remarks that are made while files are read, besides their rows.
 
     `notes`: sentences for the user, each of them once. `skipped`: the place (`file:line`) and the
     fault of each unusable row. `not_meant`: the number of rows that `where` or the map of

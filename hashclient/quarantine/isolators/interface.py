@@ -77,7 +77,7 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """What is found in the place of the sealed file: nothing, our tombstone, or another file."""
+    """The file in the place of the sealed file: nothing, our tombstone, or another file."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()

@@ -342,7 +342,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct):
-    """What is known of each row of a page, as one flag for each row.
+    """Facts about the rows of a page: each fact is an array with a flag for each row.
 
     - `possible`: some entry has the size of the object.
     - `is_md5`: the ETag may be an MD5.
