@@ -215,7 +215,7 @@ def _line(book: Book, name: str) -> str:
     known = book.receiver(name)
     if known.problem is not None:
         fails = f"{name}  FAILS: {printable(known.problem)}"
-        if known.next_attempt is None:  # at least one other address works
+        if known.next_attempt is None:  # at least one other address of the receiver works
             return fails
         tries = counted(known.attempts, "failed attempt")
         return f"{fails}; {tries}, the next at {for_people(known.next_attempt)}"

@@ -63,7 +63,7 @@ class App:
 
     @property
     def settings(self) -> Settings:
-        """The settings of the session.
+        """The settings of this run of hashclient.
 
         Raises:
             ConfigError, StateError: see `session`.

@@ -1,4 +1,4 @@
-"""`hashclient audit`: show the audit log, verify it, and make checkpoints of it."""
+"""`hashclient audit`: shows and verifies the audit log, and makes checkpoints of the log."""
 
 from __future__ import annotations
 
@@ -327,7 +327,7 @@ def _text(record: Record) -> str:
 
 
 def _path(encoded: str, text: Any) -> Any:
-    """Return the path that `path_fields` encoded; `text` if it is not an encoded path."""
+    """Return the path that `path_fields` encoded; return `text` if `encoded` is not valid."""
     try:
         return path_of("", encoded)
     except ValueError:

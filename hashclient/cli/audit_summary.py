@@ -1,4 +1,4 @@
-"""`hashclient audit summary`: sums up a period of the log, for people, programs and files."""
+"""`hashclient audit summary`: sums up a period of the audit log as text, JSON, CSV or HTML."""
 
 from __future__ import annotations
 

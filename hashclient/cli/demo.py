@@ -50,8 +50,8 @@ actions = ["quarantine", "report"]
 """
 
 
-#: A chapter has a title and the words of its commands. A command is a pair with its expected exit
-#: code if this code is not 0.
+#: A chapter has a title and commands. A command is the text of its arguments, or a pair of this
+#: text and the expected exit code if this code is not 0.
 _Step = str | tuple[str, ExitCode]
 _Chapter = tuple[_Step, ...]
 
@@ -175,7 +175,7 @@ def _digest(algorithm: str, text: str) -> str:
 
 
 def _icse(texts: Mapping[str, str]) -> list[str]:
-    """Return an ICSE export with two dummy files, of which one is marked as agreed by experts."""
+    """Return an ICSE export of two dummy files; the column `Baseline` is true for one file."""
     rows = [_ICSE]
     for name, is_agreed in (("notes/c.txt", True), ("notes/b.txt", False)):
         md5, sha1 = (_digest(algorithm, texts[name]).upper() for algorithm in ("md5", "sha1"))

@@ -1,4 +1,4 @@
-"""`exceptions`: makes, shows and ends exceptions: matches without actions for a limited time."""
+"""`exceptions`: makes, shows and ends exceptions, which prevent actions on matches."""
 
 from __future__ import annotations
 

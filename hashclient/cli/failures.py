@@ -58,7 +58,7 @@ def explain(
 def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
     message = _message_of(error, words)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()  # the message is the whole help
+        error.show()  # click's message is the whole help text
         return message
     click.echo(f"hashclient: error: {message}", err=True)
     context = getattr(error, "ctx", None)

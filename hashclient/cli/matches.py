@@ -326,7 +326,7 @@ def close(
 
 
 def _is_closable(match: Match) -> bool:
-    """Return whether options may close a match: it is open, and its file is not in quarantine."""
+    """Return whether options may close a match: it is open, and its file is in place."""
     return match.in_place and match.state in (
         MatchState.FOUND,
         MatchState.HELD,

@@ -163,7 +163,7 @@ def lost_directory() -> UsageError:
 def has_directory() -> bool:
     """Return whether the working directory exists."""
     try:
-        os.getcwd()  # noqa: PTH109 - only whether there is one
+        os.getcwd()  # noqa: PTH109 - only the error matters
     except FileNotFoundError:
         return False
     return True
@@ -196,7 +196,7 @@ class _Anywhere(click.Option):
 
 
 def add_verbosity(command: click.Command, change: Callable[[App, int], None]) -> None:
-    """Accept `-q` and `-v` after `command` and all commands below it.
+    """Accept `-q` and `-v` after `command` and after all subcommands of `command`.
 
     `change` is called with -1 for `-q`, else with the number of `-v`.
     """

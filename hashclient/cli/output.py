@@ -275,7 +275,10 @@ class Signals:
 
     @contextlib.contextmanager
     def last(self) -> Iterator[None]:
-        """Drop the first signal in the `with` block and all later ones, because the run ends."""
+        """Drop the first signal in the `with` block, and all signals after the block.
+
+        The signals are dropped because the run ends after the block in any case.
+        """
         with self._waiting(1):
             yield
             self._is_over = True

@@ -261,7 +261,7 @@ class OutputFile:
                 return
             kept = os.dup(stream.fileno())
             # The text in the buffer of the stream is discarded by flushing it to the null device.
-            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - the path of a device
                 os.dup2(nowhere.fileno(), stream.fileno())
             self._close_stream()
             os.ftruncate(kept, 0)
@@ -365,7 +365,7 @@ def _may_be_named(
 
 
 def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
-    """Return `words` without values of flags: `--sort=yes`, which click refuses, is `--sort`."""
+    """Return `words` without the values of flags: `--sort=yes` becomes `--sort`."""
     flags = {
         name
         for option in command.params
@@ -387,7 +387,7 @@ def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) ->
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
             # `-` is stdin. Names are not converted to Path, because a name may have any bytes.
-            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116 - see above
+            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116 - a name
             if os.path.samestat(found, status):
                 raise UsageError(
                     f"the output {printable(path)} is an input as well",
@@ -419,7 +419,7 @@ def _may_be_of_a_run(status: os.stat_result) -> bool:
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     writers = {0, os.getuid(), os.geteuid(), status.st_uid}
     try:
-        with open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123 - no path of ours
+        with open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123 - a file of the kernel
             lines = [line.split() for line in locks]
         holders = [words[4] for words in lines if words[1] == "FLOCK" and words[5] == device]
         return not holders or any(_real_uid(pid) in writers for pid in holders)

@@ -255,10 +255,10 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
     # the parent process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        pid = os.fork()  # no worker or thread exists yet
+        pid = os.fork()  # safe, because no worker or thread exists yet
         if pid == 0:
             _count(theirs, paths, options)
-    except OSError:  # the bar shows no percentage
+    except OSError:  # without another process, the bar shows no percentage
         pid = 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

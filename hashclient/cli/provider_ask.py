@@ -90,7 +90,7 @@ def diff(
 
 
 def ids_of(found: Difference) -> dict[str, tuple[str, ...]]:
-    """Return the ids of the added, withdrawn and renewed entries, by these three words."""
+    """Return the ids of changed entries, by the keys `added`, `withdrawn` and `renewed`."""
     return {"added": found.added, "withdrawn": found.withdrawn, "renewed": found.renewed}
 
 

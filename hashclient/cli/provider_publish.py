@@ -248,7 +248,7 @@ def _show_published(
     dry_run: bool,
     draft: Path | None,
 ) -> None:
-    """Show the number of published entries and of unused rows; with --dry-run, what would be.
+    """Show the number of entries that were or would be published, and of unused rows.
 
     Raises:
         UsageError: the replacement would withdraw entries because their rows cannot be used.

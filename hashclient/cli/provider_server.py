@@ -1,4 +1,4 @@
-"""`provider serve` runs a web server for trials; `provider server-config` configures others."""
+"""`provider serve` runs a server for trials; `server-config` configures nginx or Apache."""
 
 from __future__ import annotations
 

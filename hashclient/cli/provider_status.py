@@ -1,4 +1,4 @@
-"""`provider status` shows a repository, or compares it with a copy; `provider log`."""
+"""`provider status` shows a repository; `provider log` shows and verifies its log."""
 
 from __future__ import annotations
 

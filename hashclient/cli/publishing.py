@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def publish_after(app: App) -> None:
-    """Publish the status at the end of this command, also of a failed one, if configured."""
+    """Publish the status when this command ends or fails, if `publish` in config.toml is set."""
     where = app.settings.config.fleet.publish
     if where is not None:
         click.get_current_context().call_on_close(lambda: _publish_now(app, where))
@@ -39,7 +39,10 @@ def _publish_now(app: App, where: str) -> None:
 
 
 def publish_status(app: App, status: Status, where: str) -> None:
-    """Publish a status; print a warning if it cannot be published."""
+    """Publish a status; print a warning if it cannot be published.
+
+    `hashclient status` shows the number of failed attempts since the last success.
+    """
     from hashclient.fleet.making import publish
 
     with _warned(app):

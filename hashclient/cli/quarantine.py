@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-#: The argument for ids of commands with an option such as `--all`, and of commands without such an
-#: option.
+#: The argument with the ids of matches. `_ids` may be empty if a command has an option such as
+#: `--all`. `_needed_ids` must not be empty.
 _ids = click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 _needed_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 

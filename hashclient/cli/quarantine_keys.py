@@ -10,8 +10,9 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.core.errors import ConfigError
 from hashclient.system.text import printable
 
-#: A public key that replaces the key that is not made yet in a test of the configuration. Nobody
-#: has the secret key, and the key is never written to a file.
+#: A placeholder for a public key, with which a change of config.toml is tested before the real key
+#: is made. Nobody has the secret key of the placeholder, and the placeholder is never written to a
+#: file.
 _ANY_KEY = "age1" + "q" * 58
 
 

@@ -296,7 +296,7 @@ def _sender(
 def _unreported(
     outbox: Outbox, record: Matches, destination: str | None
 ) -> tuple[list[Match], int]:
-    """Return the matches without a report to `destination`, and how many wait for a review."""
+    """Return the matches without a report to `destination`, and how many more await a review."""
     from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)
@@ -322,7 +322,7 @@ def _prepare_wanted(app: App, *, unreviewed: bool) -> list[HashclientError]:
 
 
 def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:
-    """Yield attempts; yield the error of the attempt that ends the iteration."""
+    """Yield the attempts to send; if an error ends the attempts, yield the error."""
     try:
         yield from attempts
     except LockedError:

@@ -1,4 +1,4 @@
-"""`report status` and `report export` show reports; other commands use these functions."""
+"""`report status` and `report export`: show the reports of this machine."""
 
 from __future__ import annotations
 

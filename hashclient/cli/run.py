@@ -141,7 +141,7 @@ class RunOutput(Observer):
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # This is the second signal, which came while the end was written. An exit code for
+                # A second signal came while the end of the output was written. The exit code for
                 # matches has priority over the exit code for the signal.
                 run.give_up(error)
             finally:
@@ -251,7 +251,7 @@ class RunOutput(Observer):
         self._app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
 
     def ending(self, run: Run) -> None:
-        """Write the summary; skip it if the command failed before the first check."""
+        """Write the summary, unless the command failed before the first check."""
         self._put_sorted()
         if run.failure is None or run.summary.inputs or self._output is not None:
             self._put(self._written.end(run.summary))

@@ -27,7 +27,7 @@ class _Handler(logging.Handler):
 
 
 def show_log(talk: Callable[[str], None], *, details: bool, process: int) -> Callable[[], None]:
-    """Pass each new log record to `talk` as a line; return a function that stops this.
+    """Pass each new log record to `talk` as a line; return a function that stops the passing.
 
     If `details` is false, only finished steps are shown. `process` is the id of this process.
     """

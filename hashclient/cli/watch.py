@@ -174,7 +174,7 @@ def _watch_buckets(
     found: Callable[[Handled], None],
     failed: Callable[[HashclientError], None],
 ) -> None:
-    """Check the objects that events name, until a signal or the end of the events."""
+    """Check the objects that events name, until a signal arrives or stdin ends."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.client.client import Client
     from hashclient.system.beside import Beside

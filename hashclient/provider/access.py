@@ -50,8 +50,8 @@ def add_client(
 ) -> Given:
     """Add a client; write the token of the client into the new file `output`, if given.
 
-    The client may fetch the `lists`; with None, it may fetch all present and later lists. `key` is
-    the public key that verifies the client's feedback.
+    The client may fetch the `lists`; if `lists` is None, the client may fetch all present and later
+    lists. `key` is the public key that verifies the client's feedback.
 
     Raises:
         UsageError: a client with this name exists, the name or the key is not allowed, a list does
@@ -148,8 +148,8 @@ def _give(
             repository.log.announce(event, lambda: data)
             clients.write(changed)
         except BaseException:
-            # The file of clients may have been replaced already, so the new token may be valid:
-            # then the file of the token stays.
+            # The file of clients may have been replaced already, so the new token may be valid. The
+            # file of a valid token is kept.
             if output is not None and made is not None and not _may_count(clients, newest):
                 with contextlib.suppress(OSError, UsageError):
                     remove_new(output, made)

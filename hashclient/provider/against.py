@@ -1,4 +1,4 @@
-"""Compares a repository with a copy on a server: the same, behind, ahead, or forked.
+"""Compares a repository with a copy that may be equal, behind, ahead, or forked.
 
 A fork arises if two hosts publish the same repository: they sign different metadata under the same
 version. Metadata of a published version never change, so a fork is found by comparing the newest
@@ -102,8 +102,8 @@ class _Comparison:
         try:
             data = self._place.get(f"{self._base}/metadata/{name}", MAX_STATE_BYTES)
         except (UnreachableError, AuthorisationError) as error:
-            # 403 means that the token is not for this list; some servers also answer 403 for a
-            # missing file.
+            # The status 403 means that the token is not valid for this list. Some servers also
+            # answer 403 if a file is missing.
             if getattr(error, "status", None) in (403, 404):
                 return None
             raise

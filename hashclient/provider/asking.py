@@ -1,9 +1,9 @@
 """Answers questions about lists, and compares drafts with files of the user.
 
-Nothing is changed. Questions need no lock, because segments never change and an unreferenced
-segment is kept for a day. Answers contain counts, ids and numbers of rows, never a digest. Segments
-have to be read in their order, because an id may be withdrawn and added again. Ids are compared by
-their 64-bit hashes.
+The functions of this module change no file. Questions need no lock, because segments never change
+and an unreferenced segment is kept for a day. Answers contain counts, ids and numbers of rows,
+never a digest. Segments have to be read in their order, because an id may be withdrawn and added
+again. Ids are compared by their 64-bit hashes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Listing:
         self._parts.append((entry_hashes(ids), *columns))
 
     def _events(self) -> tuple[Int64, Int64, tuple[npt.NDArray[Any], ...]]:
-        """Return the positions of the first and last event of each id, and the columns of all."""
+        """Return the positions of each id's first and last event, and the columns of the events."""
         hashes, *columns = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         order = np.argsort(hashes, kind="stable")
         differ = np.diff(hashes[order]) != 0
@@ -78,7 +78,7 @@ class Listing:
     def overview(
         self, index: ListIndex, keys: int, threshold: int, provenance: Provenance
     ) -> Overview:
-        """Return the counts of the listed entries; call this after all segments of `index`."""
+        """Return the counts of the listed entries; all segments of `index` have been added."""
         _, last, (came, *columns) = self._events()
         masks, sized, codes = (column[last[came[last] > 0]] for column in columns)
         counted = zip(self._categories, np.bincount(codes).tolist(), strict=False)
@@ -99,7 +99,7 @@ class Listing:
     def difference(self, list_name: str, first: int, last: int) -> Difference:
         """Return the changed entries in the segments after `first`, up to and with `last`.
 
-        Entries that were both added and withdrawn in these segments are left out.
+        Entries that were both added and withdrawn in the compared segments are left out.
         """
         begin, end, (came, _, _, codes) = self._events()
         # An id whose first event is a withdrawal was listed before; an id whose last event is an

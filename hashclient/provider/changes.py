@@ -55,7 +55,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """The next state of a list: the index, new segments, and the segments that they replace.
+    """The next state of a list: the index, the new segments, and the replaced segments.
 
     `event` and `data` are the record of the change in the log.
     """

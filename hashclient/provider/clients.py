@@ -2,10 +2,10 @@
 
 A token is `hc1.<id>.<secret>`: the id selects the stored hashes, the secret is 256 random bits. A
 fast hash of the token is safe, because 256 random bits cannot be guessed and the id acts as a salt.
-The file of clients has two hashes of each token: this program compares the SHA-256 of the token;
-nginx compares the MD5 of the whole header, because nginx can compute no other hash without extra
-modules (`serverconfig`). MD5 is safe for this purpose, because nobody can find an input for a given
-MD5, although it is easy to make two inputs with the same MD5.
+The file of clients has two hashes of each token. `hashclient provider serve` compares the SHA-256
+of the token. nginx compares the MD5 of the whole header, because nginx can compute no other hash
+without extra modules (`serverconfig`). MD5 is safe for this purpose, because nobody can find an
+input for a given MD5, although it is easy to make two inputs with the same MD5.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class RepositoryDirectory:
         )
 
     def expiring(self) -> list[tuple[str, datetime, str | None]]:
-        """Return the roles that expire soon or have expired, the time, and the work to do.
+        """Return the roles that expire soon or have expired, each with its expiry and an advice.
 
         The advice says how the role can be signed. The advice is None if the keys of the role are
         on this machine, because `renew` is enough to sign such a role.
@@ -248,7 +248,7 @@ class RepositoryDirectory:
 
         Raises:
             UsageError: the draft cannot be written.
-            StateError: see `publish`.
+            StateError: see `Repository.publish`.
         """
         if draft is not None:
             self.log.announce("draft-made", lambda: {"roles": sorted(changed)})

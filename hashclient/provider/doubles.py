@@ -20,7 +20,7 @@ class NewDigests:
     """The digests of the entries that will be published, each with the row of its entry."""
 
     def __init__(self) -> None:
-        """Begin without entries."""
+        """Create a collection without entries."""
         self._parts: dict[Algorithm, list[tuple[Uint64, Int64]]] = {a: [] for a in Algorithm}
 
     def add(self, batch: DigestBatch, first: int) -> None:
@@ -80,7 +80,7 @@ class Doubles:
         return np.flatnonzero(~is_new)
 
     def repeated(self) -> Int64:
-        """Return the rows of the entries all of whose digests occur before them, ascending."""
+        """Return the rows of the entries all of whose digests occur in earlier rows, ascending."""
         is_new = np.zeros(self._count, np.bool_)
         for keys, rows in self._new.values():
             first = np.ones(len(keys), np.bool_)

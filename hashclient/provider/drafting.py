@@ -152,7 +152,7 @@ def check_place(directory: Path | None) -> None:
     """Check that a draft may be written to `directory`; None means no draft.
 
     Raises:
-        UsageError: a file or a directory is there already.
+        UsageError: `directory` exists already.
     """
     if directory is not None and (directory.exists() or directory.is_symlink()):
         raise UsageError(
@@ -300,7 +300,7 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 
 
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
-    """Return which of snapshot and timestamp are taken from the draft.
+    """Return which of the roles snapshot and timestamp are taken from the draft.
 
     If this machine has the keys of snapshot or timestamp, it signs a new version of these roles. So
     the new version names the published files by their hashes, and the draft stays valid if another
@@ -378,7 +378,7 @@ def _copy(path: Path, target: Path, public: Path) -> None:
 
 
 def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
-    """Check that the options for public keys of people fit to each other.
+    """Check that public keys of people are given only for a new role, and with a draft.
 
     Raises:
         UsageError: the options contradict each other or the state of the role.

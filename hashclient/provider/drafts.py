@@ -1,7 +1,7 @@
 """Loads and verifies drafts: changes that are published after enough people have signed them.
 
-A draft is a directory. It may be copied in any way, because each file that counts is signed or is
-compared with a signed file.
+A draft is a directory that may be copied in any way, because each of its files that matters is
+signed or is compared with a signed file.
 
     draft.json      the format, who made the draft and when; for people, not verified
     before/         root, targets and the roles that change, as published and signed
@@ -15,10 +15,10 @@ compared with a signed file.
    that targets name, other roles by the keys that the root names. A person who signs the draft
    compares the root with a root that the person knows.
 2. Each role in `roles/` is the next version of the role in `before/`. The fields that TUF does not
-   define are equal in both versions.
-3. A list keeps its published files, unless new files replace them. All new files are in the draft:
-   their digests are in the role, and the code that reads them is the code that a client uses. The
-   rules for notices are the same.
+   define are equal in both versions of the role.
+3. A list keeps its published files, unless new files replace them. All new files are in the draft,
+   their digests are in the role, and they are valid for the code that clients use. The rules for
+   lists also apply to notices.
 4. Targets keep the delegations to lists and notices, and the keys of lists and notices, except for
    ended lists and for roles in the draft. A root keeps the keys of all roles, except for roles in
    the draft.

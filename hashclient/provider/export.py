@@ -85,7 +85,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
         UsageError: the list or the generation does not exist, or `to` is not a regular file, or is
             inside the repository.
         StateError: the repository does not exist, is being changed or is corrupt, or `to` cannot be
-            written; then an earlier file `to` stays.
+            written; an earlier file `to` is unchanged.
     """
     public = directory / "public"
     if not (public / "metadata" / "timestamp.json").exists():

@@ -115,8 +115,8 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
 def tallies(repository: Repository, least: int) -> list[Tally]:
     """Return the counts of each entry over all clients; the most rejected entry comes first.
 
-    An entry is proposed for withdrawal if `least` clients reject it, no client confirms it, and it
-    is on its list.
+    An entry is proposed for withdrawal if at least `least` clients reject the entry, no client
+    confirms the entry, and the entry is still listed.
 
     Raises:
         StateError: files of the repository cannot be read.

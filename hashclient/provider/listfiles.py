@@ -143,7 +143,7 @@ class ListFiles:
     def next_index(
         self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
     ) -> ListIndex:
-        """Return the index after a change of the number of entries and of the checksum.
+        """Return the index after `current`; `entries` and `checksum` are the changes of its totals.
 
         Raises:
             UsageError: the list would be larger than the format allows.
@@ -218,7 +218,9 @@ class ListFiles:
         write_atomic(path, data, mode=PUBLIC_MODE)
 
     def remove_unreferenced(self, role: Metadata[Targets], folder: str) -> None:
-        """Remove files in `folder` that `role` has not named for `UNREFERENCED_S`.
+        """Remove the old files in `folder` that `role` does not name.
+
+        A file is old if it was written more than `UNREFERENCED_S` seconds ago.
 
         Raises:
             StateError: the files cannot be removed.

@@ -109,7 +109,7 @@ class NoticeBoard:
     def update(
         self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
     ) -> Notice:
-        """Replace the notices `ids` by a new notice; fields that `said` lacks are copied.
+        """Replace the notices `ids`; the new notice copies fields that `said` lacks from the first.
 
         Raises:
             UsageError: see `publish`; also if a notice in `ids` is not published, or has ended.

@@ -73,7 +73,7 @@ def make_folder_below(public: Path, path: Path) -> None:
             if folder == public or public not in folder.parents:
                 break
             if stat.S_IMODE(folder.stat().st_mode) != mode:
-                # Only the owner of a folder can change the mode of the folder, so this fails for
+                # Only the owner of a folder can change the mode of the folder, so `chmod` fails for
                 # another account that may write to the folder.
                 with contextlib.suppress(PermissionError):
                     folder.chmod(mode)

@@ -63,7 +63,7 @@ _ONE_KEY = Keys()
 
 
 class Repository(RepositoryDirectory):
-    """The repository in one directory. Each method that writes locks the repository meanwhile."""
+    """The repository in one directory; each method that writes locks the repository."""
 
     def create(
         self,
@@ -378,7 +378,7 @@ class Repository(RepositoryDirectory):
         If `until` is given, roles that expire before `until` are due as well.
 
         Raises:
-            UsageError: no due role lacks keys on this machine, or the draft cannot be written.
+            UsageError: this machine has the keys of all due roles, or the draft cannot be written.
             StateError: see `publish`.
         """
         with self.changing_roles() as roles:

@@ -23,8 +23,8 @@ class Published(msgspec.Struct, frozen=True):
     """The result of a change of a list.
 
     `changed` is the number of added or withdrawn entries. `live` is the number of entries that are
-    now listed. `listed` are the added entries whose digests were all on the list before. `repeated`
-    are the added entries whose digests all occur earlier in the sources.
+    now listed. `listed` describes the added entries whose digests were all on the list before.
+    `repeated` describes the added entries whose digests all occur earlier in the sources.
     """
 
     list_name: str

@@ -265,7 +265,7 @@ class Roles:
         signers: Mapping[str, Sequence[Signer]] | None = None,
         given: Mapping[str, Metadata[Any]] | None = None,
     ) -> None:
-        """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
+        """Sign and write the `changed` roles, the snapshot and the timestamp, in this order.
 
         `signers` maps a role to signers that sign the role instead of the role's keys on this
         machine. A role in `given` was signed on another machine and is written unchanged.
@@ -302,7 +302,7 @@ class Roles:
     def _sign(
         self, role: str, signers: Sequence[Signer] | None, given: Mapping[str, Metadata[Any]]
     ) -> bytes:
-        """Sign the next version of a role, or take the role from `given`; write and return it.
+        """Sign the next version of a role, unless `given` has it; write it and return its bytes.
 
         Raises:
             StateError: see `commit`.

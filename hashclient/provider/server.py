@@ -191,7 +191,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _serve(self, *, with_body: bool) -> None:
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
-            self.close_connection = True  # the body is not read, so no next request can be found
+            self.close_connection = True  # a body is not read, so the connection ends
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
         if (refusal := self.server.refusal(given, self.path)) is not None:
             self._refuse(refusal, ("WWW-Authenticate", "Bearer"))

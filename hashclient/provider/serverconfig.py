@@ -156,7 +156,7 @@ def apache_clients(clients: Sequence[Client], now: datetime) -> str:
 
 
 def apache_server(site: Site, clients: str) -> str:
-    """Return an Apache virtual host that serves the lists; `clients` is the path of the tokens.
+    """Return an Apache virtual host that serves the lists, with the part `clients`.
 
     Raises:
         UsageError: a name or a path cannot be written into a configuration.

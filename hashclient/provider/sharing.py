@@ -247,7 +247,8 @@ def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
     """Return the ids that a reversion may add again to a list, or None for all ids.
 
     If a list republishes another provider's list, an entry that the other provider has withdrawn
-    may not be added again. If a list is not republished, all ids may be added again.
+    may not be added again. If a list does not republish another provider's list, all ids may be
+    added again.
 
     Raises:
         StateError: `source.json` or a published file cannot be read.

@@ -1,1 +1,1 @@
-"""`hashclient-verify`: a one-file program for recipients of reports, built from modules."""
+"""`hashclient-verify`: a one-file program for recipients, built from modules of hashclient."""

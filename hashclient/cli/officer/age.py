@@ -30,7 +30,7 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             with process.stdin as sink:
                 for chunk in sealed:
                     sink.write(chunk)
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that reads
+        except Exception as error:  # noqa: BLE001 - the error is raised in the thread that reads
             failures.append(error)
 
     with tempfile.TemporaryFile() as said:
