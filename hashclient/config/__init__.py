@@ -1,1 +1,1 @@
-"""The text of `config.toml`: faults, the settings that apply here, and changes."""
+"""Reads and changes `config.toml`: tables, faults, and the settings of a run."""

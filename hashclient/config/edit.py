@@ -1,8 +1,8 @@
-"""Edits the text of `config.toml` and keeps everything else in it, comments included.
+"""Changes the text of `config.toml` and keeps all other text in it, including comments.
 
-tomlkit keeps the text of unchanged parts. The result of a change is parsed again, and is used only
-if it has exactly the old values and the added values; otherwise the file stays unchanged. If the
-path is a link, the file that it leads to is changed; mode and owner stay.
+tomlkit preserves the text of unchanged parts. The changed text is parsed again, and is used only if
+it has exactly the old values and the new value; otherwise the file is not changed. If the path is a
+link, the file at its end is changed, and keeps its mode and owner.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TABLE, _KEY = "quarantine", "recipients"
 
 
 def read_config_text(path: Path) -> str:
-    """Return the text of a configuration; empty if the file is missing.
+    """Return the text of a configuration, or an empty text if the file is missing.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -42,10 +42,10 @@ def read_config_text(path: Path) -> str:
 
 
 def write_config_text(path: Path, text: str) -> None:
-    """Replace the text of a configuration in one step; the caller holds the lock.
+    """Replace the text of a configuration in one step; the caller must have the writers' lock.
 
     Raises:
-        StateError: the file cannot be written; then it is unchanged.
+        StateError: the file cannot be written, and is unchanged.
     """
     make_public_dir(path.parent)
     path = path.resolve()
@@ -62,19 +62,19 @@ def write_config_text(path: Path, text: str) -> None:
 
 
 def with_table(text: str, table: str) -> str:
-    """Return the `text` of a configuration with a `table` at its end."""
+    """Return the `text` of a configuration with `table` added at its end."""
     if text and not text.endswith("\n"):
         text += "\n"
     return f"{text}\n{table}".lstrip("\n")
 
 
 def with_provider(text: str, name: str, table: str, where: str) -> str:
-    """Return the `text` of a configuration with the `table` of provider `name` at its end.
+    """Return the `text` of a configuration with the `table` of provider `name` added at its end.
 
-    `where` names the file in messages.
+    `where`: the name of the file in messages.
 
     Raises:
-        ConfigError: the text is no TOML, or has a form that a person has to change.
+        ConfigError: the text is not TOML, or has a form that only a person can change.
     """
     wanted = _parsed(text, where)
     providers = wanted.setdefault("providers", {})
@@ -90,12 +90,13 @@ def with_provider(text: str, name: str, table: str, where: str) -> str:
 
 
 def with_recipient(text: str, recipient: str, where: str) -> str:
-    """Return the `text` of a configuration with `recipient` among the recipients of the quarantine.
+    """Return the `text` of a configuration with `recipient` added to the recipients of quarantine.
 
-    A present recipient is not added again. `where` names the file in messages.
+    A recipient that is present already is not added again. `where`: the name of the file in
+    messages.
 
     Raises:
-        ConfigError: the text is not TOML, or a person has to make the change.
+        ConfigError: the text is not TOML, or has a form that only a person can change.
     """
     wanted = _parsed(text, where)
     table = wanted.setdefault(_TABLE, {})
@@ -124,7 +125,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _says(text: str, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a text says exactly `wanted`, and can be read again."""
+    """Return whether a text is TOML with exactly the values `wanted`, and not too long."""
     if len(text.encode()) > MAX_TEXT_BYTES:
         return False
     with contextlib.suppress(ValueError, RecursionError):
@@ -133,8 +134,8 @@ def _says(text: str, wanted: Mapping[str, Any]) -> bool:
 
 
 def _appended(text: str, recipient: str) -> str | None:
-    """Return tomlkit's text with one more recipient; None if tomlkit cannot add it."""
-    import tomlkit  # this import takes 27 ms, and only a change needs it
+    """Return the text with one more recipient, or None if tomlkit cannot add it."""
+    import tomlkit  # the import takes 27 ms, and only a change needs it
     from tomlkit.exceptions import TOMLKitError
 
     try:
@@ -155,14 +156,14 @@ def _appended(text: str, recipient: str) -> str | None:
 
 
 def provider_table(name: str, provider: msgspec.Struct) -> str:
-    """Return the TOML text of one provider's table, to be added to a configuration.
+    """Return the TOML text of the table of one provider.
 
     Raises:
         ConfigError: a path in the table is not UTF-8.
     """
     import tomlkit
 
-    # The address comes first, whatever the order of the fields; `dumps` puts tables last.
+    # The address is written first, whatever the order of the fields; `dumps` writes tables last.
     values = _without_none(msgspec.to_builtins(provider))
     ordered = {"url": values.pop("url")} if "url" in values else {}
     text = tomlkit.dumps({"providers": {name: ordered | values}})
@@ -176,7 +177,7 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """Return a decoded `value` without its None values, which TOML cannot express."""
+    """Return `value` without its None values, which TOML cannot express."""
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):

@@ -1,9 +1,9 @@
-"""Finds the fault in a decoded `config.toml`: which key, where, and the right form.
+"""Finds the fault in a decoded `config.toml`, and says which key is wrong and what is right.
 
-Decoding stops at the first fault, with a message for programmers. Then this module searches the
-document, by the same types, and makes a sentence that an administrator can act upon. A value is
-repeated only if one of a few known words is expected: any other value may be a secret in the wrong
-place.
+msgspec stops decoding at the first fault, with a message for programmers. This module then searches
+the document for the fault, using the same types, and makes a sentence that an administrator can act
+upon. A message repeats a value only if one of a few known words is expected, because any other
+value may be a secret in the wrong place.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import msgspec
 from hashclient.core.errors import ConfigError
 from hashclient.system.text import excerpt, nearest, printable
 
-#: The hint if no public key is configured to seal isolated files to.
+#: The hint if no public key is configured for sealing isolated files.
 HINT_RECIPIENTS = (
     "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient "
     "quarantine add-recipient` adds the public key here"
 )
 
-#: The keys that lead to a value; a number is an index in a list.
+#: The keys on the way to a value; a number is an index in a list.
 Place = tuple[str | int, ...]
 
-#: The types of TOML: as expected, in the plural, and as found.
+#: The names of the types of TOML: as expected, in the plural, and as found.
 _WORDS: Mapping[type, tuple[str, str, str]] = {
     bool: ("true or false", "booleans", "a boolean"),
     int: ("a whole number", "whole numbers", "a whole number"),
@@ -41,13 +41,13 @@ _WORDS: Mapping[type, tuple[str, str, str]] = {
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A fault: a message without the name of the file, and a hint."""
+    """A fault, described by a message without the name of the file, and a hint."""
 
     message: str
     hint: str | None = None
 
     def refusal(self, where: str) -> ConfigError:
-        """Return the error of a configuration with the fault; `where` names its file."""
+        """Return the error for a configuration with this fault; `where` is the name of the file."""
         return ConfigError(
             f"configuration {where} is not valid: {self.message}",
             hint=self.hint or "docs/operations/configuration.md describes every key",
@@ -55,14 +55,14 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 def find_fault(document: Any, kind: type) -> Fault | None:
-    """Return the first fault in a decoded `document` that does not fit the struct `kind`."""
+    """Return the first fault of a decoded `document` that does not fit the struct `kind`."""
     from msgspec import inspect
 
     return next(_faults(document, inspect.type_info(kind), ()), None)
 
 
 def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
-    """Return the fault of a `key` that is not among `known`, the keys allowed at `where`."""
+    """Return the fault that `key` is not among `known`, the keys that are allowed at `where`."""
     meant = nearest(key, known)
     hint = f"known keys: {', '.join(sorted(known))}"
     if meant:
@@ -73,9 +73,9 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
 
 
 def no_toml(text: str, error: Exception) -> Fault:
-    """Return the fault of a `text` that is no TOML."""
+    """Return the fault that `text` is not TOML."""
     for number, line in enumerate(text.splitlines(), 1):
-        # The output of `quarantine keygen` is easily appended to the file.
+        # Users may append the output of `quarantine keygen` to the file by mistake.
         if line.startswith(("age1", "ssh-")):
             return Fault(
                 excerpt(error),
@@ -86,14 +86,14 @@ def no_toml(text: str, error: Exception) -> Fault:
 
 
 def wrong_type(key: str, where: str, expected: str, value: Any) -> Fault:
-    """Return the fault of a `key` at `where` whose `value` is not of the `expected` type."""
+    """Return the fault that the `value` of `key` at `where` does not have the `expected` type."""
     return Fault(
         f"wrong type of {printable(key)!r} {where}: expected {expected}, not {_word_of(value)}"
     )
 
 
 def not_one_of(value: Any, allowed: Iterable[Any], key: str, where: str) -> Fault:
-    """Return the fault of a `value` of `key` at `where` that is not `allowed`."""
+    """Return the fault that the `value` of `key` at `where` is not one of the `allowed` values."""
     words = sorted(str(word) for word in allowed)
     shown = repr(excerpt(value)) if isinstance(value, str) else _word_of(value)
     meant = nearest(value, words) if isinstance(value, str) else None
@@ -105,7 +105,7 @@ def not_one_of(value: Any, allowed: Iterable[Any], key: str, where: str) -> Faul
 
 
 def in_table(place: Place) -> str:
-    """Return the place of a table, in the words of the file."""
+    """Return a text that names a table as it is written in the file."""
     names, number = [], ""
     for step in place:
         if isinstance(step, int):
@@ -125,7 +125,7 @@ def _word_of(value: Any) -> str:
 
 
 def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
-    """Yield the faults of `value`, whose type is `info`."""
+    """Yield the faults of `value`; `info` describes the expected type."""
     from msgspec import inspect
 
     match info:
@@ -171,7 +171,7 @@ def _faults_of_text(value: str, info: Any, place: Place) -> Iterator[Fault]:
 
 
 def _fits(value: Any, kind: type) -> bool:
-    """Return whether the decoder accepts a value of TOML for a simple `kind`."""
+    """Return whether msgspec accepts a value of TOML for a simple type `kind`."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is dt.date:
@@ -180,7 +180,7 @@ def _fits(value: Any, kind: type) -> bool:
 
 
 def _is_date(value: Any) -> bool:
-    """Return whether a value is a day: a date without a time, in quotes or not."""
+    """Return whether a value is a date without a time, in quotes or not."""
     if isinstance(value, str):
         try:
             return dt.date.fromisoformat(value).isoformat() == value
@@ -196,7 +196,7 @@ def _faults_of_union(value: Any, info: Any, place: Place) -> Iterator[Fault]:
     if len(kinds) == 1:
         yield from _faults(value, kinds[0], place)
         return
-    # A union of structs: one key says which struct it is.
+    # In a union of structs, the key `tag_field` says which struct a table is.
     if not isinstance(value, dict):
         yield _wrong_type(value, "a table", place)
         return
@@ -244,7 +244,7 @@ def _not_one_of(value: Any, allowed: Iterable[Any], place: Place) -> Fault:
 
 
 def _split(place: Place) -> tuple[str, Place]:
-    """Return the key that a value belongs to, and the table of this key."""
+    """Return the key of a value, and the table that contains the key."""
     *above, last = place
     while isinstance(last, int) and above:  # an item of a list belongs to the key of the list
         *above, last = above

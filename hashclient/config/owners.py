@@ -1,8 +1,8 @@
-"""Files that decide what root does, for example keys: other users must not write to these files.
+"""Refuses files that decide what root does, such as keys, if other users may write to them.
 
-A user who can write to such a file, or to a directory above it, decides which lists are trusted,
-which files are isolated, and who gets reports. So a file that others may change is refused, as
-ssh(1) refuses its keys, unless the operator allows this with `--allow-shared`.
+A user who can write to one of these files, or to a directory above it, decides which lists are
+trusted, which files are isolated, and who receives reports. So a file that others may change is
+refused, as ssh(1) refuses its keys, unless the operator allows it with `--allow-shared`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from hashclient.core.errors import ConfigError
 from hashclient.system.strangers import Stranger, stranger_on
 from hashclient.system.text import printable
 
-#: The variable of `--allow-shared`.
+#: The environment variable with the meaning of `--allow-shared`.
 ALLOW_SHARED = "HASHCLIENT_ALLOW_SHARED"
-#: The keys of config.toml that name a file whose content decides something.
+#: The keys of `config.toml` that name a file whose content takes part in decisions.
 _NAMES_A_FILE = frozenset(
     {"ca", "cert", "key", "basic_file", "client_cert", "client_key", "client_secret_file"}
     | {"known_good", "proxy_basic_file", "secret_file", "smtp_basic_file", "token_file"}
@@ -28,12 +28,12 @@ _NAMES_A_FILE = frozenset(
 
 
 def allows_shared(environ: Mapping[str, str]) -> bool:
-    """Return whether the environment variable for `--allow-shared` is set."""
+    """Return whether the environment variable `ALLOW_SHARED` is set to a true value."""
     return environ.get(ALLOW_SHARED, "").lower() in {"1", "true", "t", "yes", "y", "on"}
 
 
 def files_named(table: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the files that a table of the configuration names, each with its key."""
+    """Yield the files that a table of the configuration names, each with the name of its key."""
     if isinstance(table, msgspec.Struct):
         found: Iterable[tuple[str, Any]] = (
             (name, getattr(table, name)) for name in table.__struct_fields__
@@ -56,10 +56,10 @@ def files_named(table: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def refuse_shared(path: str | os.PathLike[str], what: str) -> None:
-    """Refuse a file or directory that other users may change; `what` names it in the message.
+    """Refuse a file or directory that other users may change; `what` names it in messages.
 
-    Somebody who became root by sudo(8) is not another user. A place whose status cannot be read is
-    left to the step that opens it.
+    A person who became root by sudo(8) does not count as another user. If the status of the path
+    cannot be read, the code that opens the path reports the error.
 
     Raises:
         ConfigError: other users may change the file.
@@ -78,7 +78,7 @@ def refuse_shared(path: str | os.PathLike[str], what: str) -> None:
 
 
 def _by_sudo() -> frozenset[int]:
-    """Return who has become root by sudo, if anybody."""
+    """Return the user who has become root by sudo, or an empty set."""
     number = os.environ.get("SUDO_UID", "")
     return frozenset({int(number)} if os.geteuid() == 0 and number.isdecimal() else ())
 
@@ -97,7 +97,10 @@ def _remedy(found: Stranger) -> str:
 
 
 def _is_mapped(user: int) -> bool:
-    """Return whether this user namespace has a user; it shows all others as nobody (65534)."""
+    """Return whether this user namespace contains a user.
+
+    It shows other users as nobody (65534).
+    """
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()
     except OSError:

@@ -1,8 +1,9 @@
-"""Settings, resolved once into frozen values: the places of the state, and the providers.
+"""Resolves the settings of a run into frozen values, from flags, the environment and `config.toml`.
 
 `config.toml` is decoded strictly: an unknown key, a wrong type or a missing value is an error that
-names it. Secrets are never in the settings, only references to them. Tables named after a command
-hold defaults for that command's options; the command line, which knows the options, checks them.
+names the key. The settings never contain secrets, only the names of files and variables with
+secrets. A table with the name of a command contains defaults for the options of the command; the
+command line checks them, because it knows the options.
 """
 
 import datetime as dt
@@ -54,13 +55,13 @@ from hashclient.system.text import excerpt, printable
 _Kind = TypeVar("_Kind")
 
 CONFIG_NAME = "config.toml"
-#: The commands that have a table of config.toml, with defaults of their options; these defaults do
-#: not apply to programs that use the library.
+#: The commands that have a table in `config.toml` with defaults for their options; these defaults
+#: do not apply to programs that use the library.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tables of `config.toml`, except the tables of commands."""
+    """The tables of `config.toml`, without the tables of commands."""
 
     state_dir: str | None = None
     seal_key_file: str | None = None
@@ -82,8 +83,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(_Document, frozen=True):
     """The content of `config.toml`.
 
-    `commands` holds the tables named after commands, unchecked, without `containers` and `accept`
-    of `scan`.
+    `commands`: the tables with names of commands, unchecked; the tables `containers` and `accept`
+    of `scan` have their own fields.
     """
 
     containers: ContainersConfig = ContainersConfig()
@@ -92,7 +93,7 @@ class Config(_Document, frozen=True):
 
 
 class _Scan(msgspec.Struct, frozen=True):
-    """The keys of the table `scan` that are not defaults of options."""
+    """The keys of the table `scan` that are not defaults for options."""
 
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
@@ -103,7 +104,7 @@ class _Scans(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The places and the configuration of this run."""
+    """The paths and the configuration of this run."""
 
     state_dir: Path
     config_path: Path
@@ -112,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def layout(self) -> Layout:
-        """Every path below the state directory."""
+        """The paths below the state directory."""
         return Layout(self.state_dir)
 
     def provider(self, name: str) -> ProviderConfig:
@@ -130,12 +131,12 @@ class Settings(msgspec.Struct, frozen=True):
             ) from None
 
     def grace(self, provider: str) -> dt.timedelta:
-        """Return how long past its expiry a list of `provider` still counts."""
+        """Return how long a list of `provider` may be used after its expiry."""
         config = self.config.providers.get(provider)
         return dt.timedelta(hours=config.grace_hours if config else 0)
 
     def providers(self) -> dict[str, ProviderConfig]:
-        """Return all providers by name.
+        """Return the configurations of all providers, by name.
 
         Raises:
             ConfigError: no provider is configured.
@@ -158,16 +159,18 @@ def resolve_settings(
     complete: bool = True,
     allow_shared: bool | None = None,
 ) -> Settings:
-    """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
+    """Resolve `config.toml` and the arguments, into which flags and environment are merged already.
 
-    Without `config_path`, a given state directory has its own `config.toml`, so that the directory
-    is complete in itself. Otherwise the user's file is read or, for root, the system's file. A file
-    that is about to be changed need not be `complete`: its recipients may be missing.
-    `allow_shared` allows files that other users may change; if it is None, the environment says so.
+    Without `config_path`, a given state directory must contain its own `config.toml`, so that the
+    directory has all settings. If no state directory is given either, the file of the user is read,
+    or for root the file of the system. A file that is about to be changed need not be `complete`,
+    which means that recipients of the quarantine may be missing. `allow_shared`: allow files that
+    other users may change; if it is None, the environment decides.
 
     Raises:
-        ConfigError: the file is broken, a named file is missing though it must exist, or others may
-            change a deciding file.
+        ConfigError: the file is malformed, a file that must exist is missing, or others may change
+        a
+            file that takes part in decisions.
     """
     if allow_shared is None:
         allow_shared = allows_shared(environ)
@@ -192,7 +195,7 @@ def resolve_settings(
         refuse(seal_key_file, "seal key file")
     for name, key in files_named(config):
         refuse(user_path(name), f"{key} of the configuration")
-    # The paths become absolute now, since the current directory may later belong to somebody else.
+    # The paths become absolute now, because another user may later own the current directory.
     return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
 
 
@@ -209,12 +212,12 @@ def _default_config_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _xdg_dir(value: str, default: str) -> Path:
-    """Return our directory below an XDG base, which the specification wants absolute or unset."""
+    """Return our directory below an XDG base directory, which must be absolute or unset."""
     return user_path(value if value.startswith("/") else default) / "hashclient"
 
 
 def load_config(path: Path, *, must_exist: bool, complete: bool = True) -> Config:
-    """Read and check `config.toml`.
+    """Read and check the file `config.toml` at `path`.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, or has an unknown key or a value of a
@@ -247,10 +250,10 @@ def parse_config(
     version: str = __version__,
     complete: bool = True,
 ) -> Config:
-    """Decode the text of a `config.toml` for a client of `version`; `where` names it in messages.
+    """Decode the text of a `config.toml` for a client of `version`; `where` names the file.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: the text is malformed, as in `load_config`.
     """
     try:
         document = tomllib.loads(text)
@@ -294,7 +297,10 @@ def _converted(document: dict[str, Any], kind: type[_Kind], where: str) -> _Kind
 
 
 def _check_bucket(name: str, where: str) -> None:
-    """Check that a table of [objects] is for a bucket: a table for a prefix would count nowhere."""
+    """Check that a table of [objects] is for a whole bucket.
+
+    A table for a prefix would never apply.
+    """
     try:
         uri = parse_uri(name)
     except UsageError as error:
@@ -307,7 +313,7 @@ def _check_bucket(name: str, where: str) -> None:
 
 
 def _check_place(publish: str | None, where: str) -> None:
-    """Check that `publish` of [fleet] has the form of a place; no place is opened."""
+    """Check that `publish` of [fleet] names a place, without opening the place."""
     if publish is None:
         return
     try:
@@ -320,7 +326,7 @@ def _check_place(publish: str | None, where: str) -> None:
 
 
 def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
-    """Check the tables for the handling of matches."""
+    """Check the tables about reports and the quarantine."""
     actions = {action for rule in known.policy for action in rule.actions}
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(

@@ -1,13 +1,14 @@
-"""The tables of config.toml as values: their keys, types, ranges and defaults.
+"""The tables of `config.toml` as values: their keys, types, ranges and defaults.
 
-`config` checks how tables depend on each other.
+`settings` checks how tables depend on each other.
 
-A `config.toml` may be for clients of several versions: some tables apply only from a version on. An
-unknown key is an error for two reasons. An unknown key may be misspelt; or an older client that
-ignores it may do more than intended, for example apply a rule of a policy without the key that
-limits the rule. So the file itself says which parts are not for older clients. For a client of 0.3
-or later, everything below `[since."0.3"]` counts as if it was at the top of the file, and outranks
-the keys there. An earlier client ignores this part. Below `since` an unknown key is an error, too.
+Clients of several versions may read one `config.toml`, so some of its tables apply only from a
+version on. A key that a client does not know is an error. The key may be misspelt; or an older
+client that ignores the key may do more than intended, for example apply a rule of a policy without
+the key that limits the rule. So the file itself says which of its parts are not for older clients.
+For a client of version 0.3 or later, everything below `[since."0.3"]` applies as if it were at the
+top of the file, and replaces the same keys at the top. An earlier client ignores everything below
+`[since."0.3"]`. An unknown key below `since` is an error as well.
 """
 
 import datetime as dt
@@ -22,22 +23,23 @@ from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.system.log import Log
 from hashclient.system.signed import Key
 
-#: Ten years: a longer time is a mistake, and its dates may be out of range.
+#: The longest grace period, ten years in hours: a longer time is a mistake, and its dates may be
+#: out of range.
 MAX_GRACE_HOURS = 87_600
-#: A hundred years: a longer time is a mistake, too.
+#: The longest time for keeping records, a hundred years in days: a longer time is a mistake.
 MAX_KEEP_DAYS = 36_500
 
 _Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
 _Rate = Annotated[float, Meta(ge=0.05, le=1_000_000)]
 _Attempts = Annotated[int, Meta(ge=1, le=20)]
-#: Hours until a deadline: up to a year.
+#: The hours until a deadline, at most a year.
 _Hours = Annotated[float, Meta(gt=0, le=8_784)]
 _Days = Annotated[float, Meta(ge=1, le=MAX_KEEP_DAYS)]
 _Number = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """OAuth 2 client credentials: where tokens come from, and the reference to the secret."""
+    """OAuth 2 client credentials: the address for tokens, and where the secret is."""
 
     token_url: str
     client_id: str
@@ -48,7 +50,7 @@ class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The credentials for one address; no other address gets them."""
+    """The credentials for one address; they are sent to no other address."""
 
     token_file: str | None = None
     token_env: str | None = None
@@ -64,26 +66,26 @@ class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 class MirrorConfig(AccessConfig, frozen=True, kw_only=True):
-    """A further address of a provider with its own credentials."""
+    """Another address of a provider, with its own credentials."""
 
     url: str
 
 
 class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
-    """A provider: its address, the credentials, and the pinned root of trust.
+    """A provider: its address, its credentials, and the pinned root of trust.
 
-    Without a `url` or `mirrors`, its files come as a bundle or a directory. `mirrors` are further
-    addresses, tried in their order after `url`. `lists` names the lists to fetch; without it, every
-    list of the provider is fetched. `grace_hours` is how long past its expiry a list still counts.
-    Entries that are known to be good by the files `known_good` are set aside: at most
-    `max_set_aside`, and a generation that adds more of these entries is refused. A generation is
-    also refused if it adds and withdraws more than the share `max_churn` of the entries that were
-    live before. `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
+    Without `url` and `mirrors`, the provider's files come as a bundle or a directory. `mirrors`:
+    more addresses, which are tried in order after `url`. `lists`: the names of the lists to fetch;
+    None means every list of the provider. `grace_hours`: the hours for which a list may be used
+    after its expiry. `max_set_aside`: the number of entries that may be set aside because the files
+    `known_good` contain them; a generation that adds more of these entries is refused. `max_churn`:
+    a generation that adds and withdraws a larger share of the entries that were live before is
+    refused. `timeout_s`, `min_rate_kib_s`, `attempts`: limits of the transport for each address.
     """
 
     root_sha256: str
     url: str | None = None
-    # A limit, since one fetch may have to try all addresses.
+    # The number of mirrors is limited, because one fetch may have to try all addresses.
     mirrors: Annotated[tuple[MirrorConfig, ...], Meta(max_length=16)] = ()
     lists: tuple[str, ...] | None = None
     grace_hours: Annotated[float, Meta(ge=0, le=MAX_GRACE_HOURS)] = 0.0
@@ -96,15 +98,17 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 
     @property
     def addresses(self) -> tuple[tuple[str, AccessConfig], ...]:
-        """Every address with its credentials, in the order in which addresses are tried."""
+        """All addresses with their credentials, in the order in which they are tried."""
         first = () if self.url is None else ((self.url, self),)
         return (*first, *((mirror.url, mirror) for mirror in self.mirrors))
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The actions on matches of a list, of a category, or of both; a missing key fits all.
+    """The actions on matches of a list, of a category, or of both.
 
-    Every match is recorded; `record`, or no action at all, means that only this is done.
+    A missing key fits all lists or categories.
+
+    Every match is recorded; `record`, or an empty list of actions, means that nothing else is done.
     """
 
     actions: tuple[Literal["record", "report", "quarantine"], ...]
@@ -113,9 +117,10 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The brake: how many distinct files are acted upon within 24 hours; 0 means no limit.
+    """The brake: how many different files may be acted upon within 24 hours. 0 means no limit.
 
-    `per_entry` is for one entry, `per_day` for all entries together. A match above a limit is held.
+    `per_entry`: the limit for one entry. `per_day`: the limit for all entries together. A match
+    above a limit is held.
     """
 
     per_entry: _Number = 100
@@ -123,9 +128,12 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many persons an exception needs: with two, the first makes it and the second approves it.
+    """How many persons an exception needs.
 
-    `trusted` are the keys that may sign exported exceptions, by a name for each.
+    If two are needed, the first makes the exception and the second approves it.
+
+    `trusted`: the keys that may sign exported exceptions, by the name that the operator has given
+    to each key.
     """
 
     people: Annotated[int, Meta(ge=1, le=2)] = 1
@@ -133,12 +141,12 @@ class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How files are isolated: the recipients that they are sealed to, and how long they are kept.
+    """How files are isolated: for whom they are encrypted, and how long they are kept.
 
-    `recipients` are age public keys; the owner of any of these keys can open a file again.
-    `tombstone` is the text of a file that is left in place of the isolated file. `keep_days` counts
-    from the hand-over of the report; without `keep_days`, no item is ever due. Without
-    `isolate_containers`, a file is not isolated because of its members.
+    `recipients`: age public keys; the owner of each of these keys can decrypt an isolated file.
+    `tombstone`: the text of a file that replaces an isolated file. `keep_days`: the days after the
+    hand-over of the report for which an item is kept; None means that no item is ever due.
+    `isolate_containers`: whether a file is isolated because one of its members matches.
     """
 
     recipients: tuple[str, ...] = ()
@@ -148,7 +156,10 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The inventory: a file believed unchanged is read again after this many days."""
+    """The inventory.
+
+    `reread_days`: a file that is believed unchanged is read again after this many days.
+    """
 
     reread_days: Annotated[int, Meta(ge=0, le=3_650)] = 14
 
@@ -156,10 +167,10 @@ class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackageDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
 ):
-    """A body that takes packages: the directory for them, and the body's age public keys.
+    """An organisation that receives packages: the directory for them, and the age public keys.
 
-    `key` is the body's public key, Ed25519, which signs its answers. A report that was prepared
-    more than `deadline_hours` ago, and was not handed over, is overdue.
+    `key`: the organisation's Ed25519 public key, which verifies its answers. `deadline_hours`: a
+    report is overdue if it was prepared longer ago and was not handed over.
     """
 
     directory: str
@@ -173,8 +184,8 @@ class ServiceDestination(
 ):
     """A reporting service with an API like the CyberTipline's.
 
-    `evidence` chooses the upload: the `file` itself, its `sealed` form, or `none`. `deadline_hours`
-    is as for a `PackageDestination`.
+    `evidence`: what is uploaded: the `file` itself, its `sealed` form, or `none`. `deadline_hours`
+    has the same meaning as for a `PackageDestination`.
     """
 
     url: str
@@ -192,17 +203,17 @@ class ServiceDestination(
 
 
 class FactsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The command that gives the facts about the source of a match when a report is sent."""
+    """The command that prints facts about the source of a match when a report is sent."""
 
     command: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reporter, the destinations, and whether people review matches before a report leaves.
+    """The reporter, the destinations, and whether people review matches before a report is sent.
 
-    `default` names the default destination. With `after`, a report of a match waits until `people`
-    persons have confirmed the match; this concerns only the `share` of all matches, chosen by their
-    ids.
+    `default`: the name of the default destination. `after`: if it is "review", a report of a match
+    waits until `people` persons have confirmed the match; this applies to a `share` of all matches,
+    which their ids choose.
     """
 
     organisation: str | None = None
@@ -223,14 +234,15 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far containers are opened: bounds for one file and all its members.
+    """How far containers are opened: limits for one file and all its members.
 
-    `depth` limits containers within containers, `members` the number of members, `bytes_out` the
-    unpacked bytes, and `ratio` the unpacked bytes divided by the bytes of the file. `time_s` limits
-    the time, and `memory_mib` the memory of a process that opens containers. `sandbox` says what
-    happens if the kernel cannot lock that process up: with `require`, no container is opened on
-    this machine. `not_opened` says how files count that contain other files and are of a kind that
-    is not opened, for example images of disks: they are counted by kind, or are unread as well.
+    `depth`: containers inside containers. `members`: the number of members. `bytes_out`: the
+    decompressed bytes. `ratio`: the decompressed bytes divided by the bytes of the file. `time_s`:
+    the seconds for one file. `memory_mib`: the memory of a process that opens containers.
+    `sandbox`: with `require`, no container is opened on a machine whose kernel cannot confine the
+    process that opens containers. `not_opened`: whether files that contain other files and are of a
+    kind that is not opened, such as images of disks, are only counted by kind, or are unread as
+    well.
     """
 
     depth: Annotated[int, Meta(ge=1, le=100)] = 32
@@ -246,9 +258,9 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of one bucket.
 
-    With `trust_etag`, an ETag that looks like an MD5 counts as an MD5. `isolate` says how an object
-    is removed after its sealed copy is complete: it is deleted, or put on legal hold. With
-    `conditional_delete`, the store deletes an object only if the given condition holds.
+    `trust_etag`: use an ETag that looks like an MD5 as the MD5 of the object. `isolate`: how an
+    object is removed after its sealed copy is complete: `delete` it, or put it on legal `hold`.
+    `conditional_delete`: ask the store to delete an object only if it is unchanged.
     """
 
     trust_etag: bool = False
@@ -257,9 +269,9 @@ class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Members that may stay unread: by path and reason, until the end of a day in UTC.
+    """Members that may stay unread, by path and reason, until the end of a day in UTC.
 
-    `path` is a pattern as for `--exclude`, for the whole path with the names of members.
+    `path`: a pattern as for `--exclude`, for the path of a file with the names of members.
     """
 
     path: str
@@ -268,12 +280,12 @@ class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long records that grow by themselves are kept.
+    """How long records that accumulate are kept.
 
-    `matches_days` counts from the last step of a settled match (restored, purged or closed);
-    without it matches are kept for ever. `inventory_days` counts from the last scan that met a
-    file. A file of the audit log with `audit_mib` MiB is closed, and the next one begins; with 0 it
-    is never closed.
+    `matches_days`: the days after the last step of a settled match (restored, purged or closed);
+    None keeps matches for ever. `inventory_days`: the days after the last scan that has met a file.
+    `audit_mib`: the size in MiB at which a file of the audit log is closed and the next file
+    begins; 0 means that no file is closed.
     """
 
     matches_days: _Days | None = None
@@ -282,10 +294,11 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cluster that scans run on, and the files that prove each side to the other.
+    """The cluster for scans, and the files with which client and cluster authenticate each other.
 
-    `scheduler` is as for `scan --executor`. `ca` is a file of certificates that have signed the
-    certificates of scheduler and workers; `cert` and `key` are the client's own.
+    `scheduler`: the address of the scheduler, as for `scan --executor`. `ca`: a file of the
+    certificate authorities of scheduler and workers. `cert`, `key`: the certificate and the key of
+    this client.
     """
 
     scheduler: str | None = None
@@ -295,10 +308,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where `fetch` and `scan` publish the status of this machine, if anywhere.
+    """Where `fetch` and `scan` publish the status of this machine.
 
-    `publish` is a directory or a URI, as for `status --publish`. Each document promises the next
-    document within `every_hours`.
+    `publish`: a directory or a URI, as for `status --publish`; None means that nothing is
+    published. `every_hours`: each published document promises the next document within this many
+    hours.
     """
 
     publish: Annotated[str, Meta(min_length=1)] | None = None
@@ -306,10 +320,10 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The effect of providers' notices.
+    """How notices of providers affect the exit code of `status`.
 
-    While a notice of the severity `alert_from`, or worse, is open, `status` ends with 3; without
-    `alert_from`, notices do not change its exit code.
+    `alert_from`: while a notice of this severity or a higher one is open, `status` ends with 3;
+    None means that notices do not change the exit code.
     """
 
     alert_from: Literal["minor", "moderate", "severe", "extreme"] | None = None
@@ -321,12 +335,13 @@ SINCE = "since"
 
 Version = tuple[int, int, int]
 
-#: A version with one number alone is refused: TOML reads `[since.0.3]`, without quotes, like that.
+#: A pattern for a version. A version of a single number is refused, because TOML reads
+#: `[since.0.3]`, without quotes, as a table 3 in a table 0.
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 
 def parse_version(text: str, *, whole: bool = True) -> Version | None:
-    """Return a version as three numbers, None if it is wrong; a missing number is 0.
+    """Return a version as three numbers, or None if it is malformed. A missing number is 0.
 
     Text after the numbers is ignored, unless `whole` is set.
     """
@@ -338,10 +353,10 @@ def parse_version(text: str, *, whole: bool = True) -> Version | None:
 
 
 def apply_since(document: dict[str, Any], own: str) -> Fault | None:
-    """Merge into `document` the parts for a client of version `own`; return notes.
+    """Merge the parts for a client of version `own` into `document`; return the fault, if any.
 
-    A later version outranks an earlier version. Tables are merged; any other value, a list
-    included, replaces the earlier value.
+    The part of a later version replaces values of the part of an earlier version. Tables are
+    merged; any other value, including a list, replaces the earlier value.
     """
     tables = document.pop(SINCE, {})
     if not isinstance(tables, dict):
@@ -362,7 +377,7 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
         if version <= mine:
             _merge(document, table)
         else:
-            # This may be intended, or a mistyped version whose tables then never apply.
+            # This is logged because the version may be mistyped, so that its tables never apply.
             _log.info(
                 "passed over, for later versions: [%s.%s]", SINCE, ".".join(map(str, version))
             )
@@ -379,12 +394,13 @@ def _merge(into: dict[str, Any], table: dict[str, Any]) -> None:
 
 
 class AlertsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who gets a message when something needs a person: a command, a webhook, or mail.
+    """Who receives a message when something needs a person: a command, a webhook, or mail.
 
-    `command` gets each alert on its standard input. `webhook` is an address; the secret that signs
-    the messages to it is in `secret_file` or `secret_env`. `mail` names the recipients; the server
-    `smtp` gets the mail. With `paths`, alerts name the paths of matches. `every_hours` is the
-    shortest time between two alerts about the same.
+    `command`: a command that receives each alert on its standard input. `webhook`: an address.
+    `secret_file`, `secret_env`: where the secret is that signs the messages to the webhook. `mail`:
+    the recipients of mail. `smtp`: the server to which mail is sent. `paths`: whether alerts
+    contain the paths of matches. `every_hours`: the shortest time between two alerts about the same
+    subject.
     """
 
     command: tuple[str, ...] = ()
@@ -402,5 +418,5 @@ class AlertsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def receivers(self) -> tuple[str, ...]:
-        """The names of the receivers: the keys that are set."""
+        """The names of the receivers, which are the keys that are set."""
         return tuple(name for name in ("command", "webhook", "mail") if getattr(self, name))

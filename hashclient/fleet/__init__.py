@@ -1,1 +1,1 @@
-"""An overview of many machines: each publishes a signed status document."""
+"""An overview of many machines, each of which publishes a signed status document."""

@@ -1,8 +1,9 @@
 """Status documents: the state of a machine, signed with the key of its audit log.
 
-A file of two lines: a JSON object, and a key with its signature of that line (`system.signed`). The
-document has counts, times, exit codes and names of lists. It has no path, no digest, no id of an
-entry and no name of a person. `docs/fleet.md` specifies it.
+A file has two lines: a JSON object, and a key with its signature of the first line
+(`system.signed`). The document contains counts, times, exit codes and names of lists. The document
+contains no path, no digest, no id of an entry and no name of a person. `docs/fleet.md` specifies
+the document.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 FORMAT: Literal["hashclient-status/1"] = "hashclient-status/1"
 MAX_STATUS_BYTES = 64 << 10
 SUFFIX = ".jsonl"
-#: This many lists always fit into a document, with names of any length; fresh lists are left out
-#: first.
+#: The number of lists that always fit into a document, whatever their names; of more lists, fresh
+#: lists are left out first.
 MOST_LISTS = 150
 _TAG = b"hashclient status v1\n"
 
@@ -33,21 +34,24 @@ _Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 _Code = Annotated[int, Meta(ge=0, le=255)]
 _Time = Annotated[datetime, Meta(tz=True)]
 _Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-#: A kind of container that is not opened.
+#: The name of a kind of container that is not opened.
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
 Command = Literal["fetch", "scan", "lookup", "watch", "serve"]
 Freshness = Literal["fresh", "grace", "stale", "unusable"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a document: an unknown key is refused, so a document can have nothing else."""
+    """A part of a document.
+
+    Unknown keys are refused, so that a document can contain nothing else.
+    """
 
 
 class Machine(_Part, frozen=True):
-    """A machine: the id of its audit log, and the machine's name.
+    """A machine: the id of its audit log, and its host name.
 
-    `copy` differs if another machine has a copy of the state: it is made of id, name and the
-    machine id of the system.
+    `copy`: a hash of the id, the name and the system's machine id, which differs if another machine
+    has a copy of the state.
     """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -56,12 +60,15 @@ class Machine(_Part, frozen=True):
 
     @property
     def file_name(self) -> str:
-        """The name of the file with the document of this machine."""
+        """The name of the file with the status document of this machine."""
         return f"{self.id}-{self.copy}{SUFFIX}"
 
 
 class ListState(_Part, frozen=True):
-    """A list that should be there. `refused` is the exit code of a last fetch that failed."""
+    """The state of a list that should be on the machine.
+
+    `refused`: the exit code of the last fetch, if it failed.
+    """
 
     name: _Name
     provider: _Name | None
@@ -74,7 +81,7 @@ class ListState(_Part, frozen=True):
 
 
 class Runs(msgspec.Struct, forbid_unknown_fields=True):
-    """The runs of a command: the last run, and counts of the last 24 hours."""
+    """The runs of a command: the last run, and counts for the last 24 hours."""
 
     last: _Time
     exit_code: _Code | None = None
@@ -86,7 +93,7 @@ class Runs(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Brake(_Part, frozen=True):
-    """The limits of the brake, and how many entries have matches that are held."""
+    """The limits of the brake, and the number of entries with held matches."""
 
     per_entry: _Count
     per_day: _Count
@@ -94,19 +101,19 @@ class Brake(_Part, frozen=True):
 
 
 class Room(_Part, frozen=True):
-    """The free space on the file system of the state."""
+    """The free space on the file system of the state directory."""
 
     free_bytes: _Count
     total_bytes: _Count
 
 
 class StatusDocument(_Part, frozen=True, kw_only=True):
-    """The first line of a document.
+    """The first line of a document: the state of a machine.
 
-    `counter` is higher in each new document of a machine; the machine promises the next document
-    within `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None if no
-    record of matches exists; if the record cannot be read, `matches` has an exit code. `checkpoint`
-    is a checkpoint of the audit log, as a line of text.
+    `counter`: a number that grows with each new document of a machine. `interval_s`: the machine
+    promises the next document within this many seconds. `counted_since`: the time from which `runs`
+    are counted. `matches`: the number of matches in each state; None if no record of matches
+    exists, or if it cannot be read. `checkpoint`: a checkpoint of the audit log, as a line of text.
     """
 
     format: Literal["hashclient-status/1"]
@@ -133,13 +140,13 @@ class StatusDocument(_Part, frozen=True, kw_only=True):
 
     @property
     def open_matches(self) -> int:
-        """How many matches wait for a person or an action: those found, and those held."""
+        """The number of matches that wait for a person or an action: found or held."""
         counts = self.matches or {}
         return counts.get(MatchState.FOUND, 0) + counts.get(MatchState.HELD, 0)
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A document whose signature is right, with its key and its checkpoint."""
+    """A document whose signature is valid, with its key and its checkpoint."""
 
     document: StatusDocument
     key: str
@@ -147,29 +154,32 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def encode_status(document: StatusDocument, key: Ed25519PrivateKey) -> bytes:
-    """Return the file, signed with `key`, which has signed the checkpoint, too."""
+    """Return the bytes of a document, signed with `key`.
+
+    The same key must have signed the checkpoint.
+    """
     data = sign_document(document, _TAG, key)
     assert len(data) <= MAX_STATUS_BYTES, "a document is bounded by its parts"
     return data
 
 
 def verify_status(data: bytes) -> Verified:
-    """Return the content of a file.
+    """Verify the bytes of a document, and return its content.
 
-    1. The file has two lines, each a JSON object of the schema, and the key has signed the first
-       line.
-    2. The checkpoint is of the machine's log, and by the same key.
+    1. The file has two lines, each a JSON object of the schema, and the key in the second line has
+       signed the first line.
+    2. The checkpoint is of the machine's log, and was signed with the same key.
 
     Raises:
         VerificationError: one of the rules is broken.
     """
     try:
-        document, key = verify_document(data, _TAG, StatusDocument, MAX_STATUS_BYTES)  # 1
+        document, key = verify_document(data, _TAG, StatusDocument, MAX_STATUS_BYTES)  # rule 1
         checkpoint = parse_checkpoint(f"{document.checkpoint}\n".encode())
     except AuditError as error:
         raise VerificationError(error.message) from error
     except ValueError as error:
         raise VerificationError(f"not of the format {FORMAT}") from error
     if (checkpoint.identity.log_id, checkpoint.identity.public_key) != (document.machine.id, key):
-        raise VerificationError("its checkpoint is of another log")  # 2
+        raise VerificationError("its checkpoint is of another log")  # rule 2
     return Verified(document, key, checkpoint)

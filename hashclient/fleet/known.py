@@ -1,8 +1,8 @@
-"""Knowledge of other machines: their keys, and the last document that was seen of each.
+"""What this machine knows of other machines: their keys, and the last document of each.
 
-A key is pinned by a person: in a roster, a file of TOML that all collectors can share, or by `fleet
-trust`, which this state keeps. A document that verifies says nothing about which machine made it;
-the pinned key does.
+A person pins the key of a machine: in a roster, which is a TOML file that several collectors can
+use, or with `fleet trust`, which stores the key in this state directory. A valid document does not
+show which machine made it; the pinned key does.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LOCK_WAIT_S = 10.0
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest document of a machine at a place: its SHA-256, and its checkpoint.
+    """The newest document of a machine at a place: number, time, SHA-256 and checkpoint.
 
-    `went_back` says how a later document went back, if a document did.
+    `went_back`: how a later document contradicts this one, if a later document does.
     """
 
     counter: int
@@ -43,14 +43,14 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct):
-    """Keys by the names of machines, and the last document seen, by place and key."""
+    """The keys of machines by name, and the last document of each key, by place and key."""
 
     format: Literal["hashclient-fleet/1"] = "hashclient-fleet/1"
     machines: dict[_Machine, Key] = msgspec.field(default_factory=dict)
     seen: dict[str, dict[Key, Seen]] = msgspec.field(default_factory=dict)
 
     def forget(self, key: str) -> None:
-        """Forget the documents seen of a machine: its next document counts as its first."""
+        """Forget the last documents of a machine, so that its next document counts as its first."""
         for seen in self.seen.values():
             seen.pop(key, None)
 
@@ -61,13 +61,14 @@ class _Roster(msgspec.Struct, forbid_unknown_fields=True):
 
 @contextlib.contextmanager
 def changing(layout: Layout) -> Iterator[Known]:
-    """Yield the known keys and documents, and keep them if the block ends without an error.
+    """Yield the known keys and documents, and store them if the block ends without an error.
 
     Raises:
         StateError: the file cannot be read or written.
     """
     path = make_private_dir(layout.fleet) / KNOWN_NAME
-    # A lock of its own: reading a bucket may take long, and this machine may publish meanwhile.
+    # The file has its own lock, because reading a bucket may take long, and this machine may
+    # publish meanwhile.
     with writer_lock(layout.fleet / KNOWN_LOCK_NAME, wait_s=LOCK_WAIT_S):
         known = load_kept(path, Known)
         before = msgspec.json.encode(known)
@@ -112,7 +113,7 @@ def pins_of(*rosters: dict[str, str]) -> dict[str, str]:
 
 
 def checked_key(text: str) -> str:
-    """Return a public key as `audit verify` shows it.
+    """Return a public key in the form in which `audit verify` shows it.
 
     Raises:
         UsageError: the text is not a key.

@@ -1,11 +1,12 @@
 """Makes and publishes the status document of this machine.
 
-The document is made from the status, and from the end of the audit log. To publish it:
+The document is made from the status and from the newest records of the audit log. Publishing
+follows these rules:
 
 1. Only one process publishes at a time, so an older document never replaces a newer document.
-2. Each document has a number of its own: the number is stored before the document is made.
+2. Each document has its own number, which is stored before the document is made.
 3. The document replaces the previous document in one step.
-4. Only then a failure is forgotten: a kill leaves it on record.
+4. The number of failures is reset only after this, so a killed publication counts as a failure.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ from hashclient.system.files import make_private_dir, writer_lock
 from hashclient.system.layout import PUBLISHED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
-#: The period that the counts are for.
+#: The period for which runs are counted.
 WINDOW = timedelta(hours=24)
-#: At most this many records of the log are read, the newest records: this takes some tenths of a
-#: second.
+#: The largest number of records of the log that are read, beginning with the newest; reading this
+#: many takes some tenths of a second.
 MOST_RECORDS = 20_000
-#: Some fifty kinds are not opened.
+#: The largest number of kinds in a document; about fifty kinds of containers are not opened.
 MOST_KINDS = 100
-#: The events that end a run, with the command.
+#: The command of each event that ends a run.
 _ENDS: dict[str, Command] = {
     "fetch": "fetch",
     "refused": "fetch",
@@ -71,9 +72,9 @@ _MACHINE_ID = Path("/etc/machine-id")
 def make_document(
     session: Session, status: Status, counter: int, failures: int
 ) -> tuple[StatusDocument, bytes]:
-    """Return document number `counter` of this machine, and the signed file.
+    """Return document number `counter` of this machine, and the signed bytes of the document.
 
-    `failures` is how often publishing has failed since the last success.
+    `failures`: how often publishing has failed since the last success.
 
     Raises:
         AuditError: the log cannot be read, or its key is missing.
@@ -119,7 +120,8 @@ def _machine(log_id: str) -> Machine:
     system = b""
     with contextlib.suppress(OSError):
         system = _MACHINE_ID.read_bytes()
-    # The system's own id must not be shown (machine-id(5)): only a hash with other data.
+    # The id of the system must not be published (machine-id(5)), so only a hash of it with other
+    # data is.
     made_of = b"\0".join((b"hashclient machine v1", log_id.encode(), name.encode(), system))
     return Machine(log_id, name, hashlib.sha256(made_of).hexdigest()[:16])
 
@@ -143,12 +145,12 @@ def _list(entry: ListStatus) -> ListState:
 
 
 def _runs(records: Iterable[Record], last_scan: Record | None) -> dict[Command, Runs]:
-    """Return the runs of each command; `records` are the newest, the last one first."""
+    """Return the runs of each command; `records` are the newest records, the last one first."""
     found: dict[Command, Runs] = {}
     for record in records:
         command, data = _ENDS.get(record.event), record.data
-        # A record that is too large for one line continues in other records, which repeat its
-        # counts.
+        # An event that is too large for one line has several records, which repeat its counts, so
+        # only the first is counted.
         if command is None or data.get("part", 1) != 1:
             continue
         code = 0 if record.event == "fetch" else _code(data)
@@ -171,26 +173,28 @@ def _not_opened(last_scan: Record | None) -> dict[str, int]:
 
 
 def _code(data: dict[str, Any]) -> int | None:
-    """Return the exit code of a record; None without a record, which differs from 0."""
+    """Return the exit code in a record, or None if the record has no valid exit code."""
     value = data.get("exit_code")
     return value if type(value) is int and 0 <= value <= 255 else None
 
 
 def _number(data: dict[str, Any], name: str) -> int:
-    """Return a count of a record; somebody else may have written the log."""
+    """Return a count in a record.
+
+    An invalid count becomes 0, because somebody else may have written the log.
+    """
     value = data.get(name)
     return min(value, 1 << 40) if type(value) is int and value >= 0 else 0
 
 
-#: How long to wait for another process that publishes.
+#: The seconds to wait for another process that publishes.
 LOCK_WAIT_S = 30.0
 
 
 def publish(session: Session, status: Status, where: str) -> str:
-    """Publish the status in a directory or a bucket; return the place as people see it.
+    """Publish the status in a directory or a bucket; return the place in a form for people.
 
-    However this publication ends, the figures of `status` about publications are brought up to
-    date.
+    `status.published` is updated whether the publication succeeds or fails.
 
     Raises:
         HashclientError: the status could not be published; an earlier document stays.
@@ -198,14 +202,14 @@ def publish(session: Session, status: Status, where: str) -> str:
     place = place_at(where)
     layout = session.settings.layout
     path = make_private_dir(layout.fleet) / PUBLISHED_NAME
-    with writer_lock(layout.fleet / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):  # 1
+    with writer_lock(layout.fleet / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):  # rule 1
         before = load_published(layout)
         begun = replace(before, counter=before.counter + 1, failures=before.failures + 1)
-        keep(path, begun)  # 2
+        keep(path, begun)  # rule 2
         status.published = begun
         document, data = make_document(session, status, begun.counter, before.failures)
-        place.write(document.machine.file_name, data)  # 3
+        place.write(document.machine.file_name, data)  # rule 3
         done = replace(begun, at=document.made, failures=0)
-        keep(path, done)  # 4
+        keep(path, done)  # rule 4
         status.published = done
     return place.text

@@ -1,8 +1,9 @@
-"""Where status documents lie: in a directory of other users, or in a bucket.
+"""The places of status documents: directories that other users can write to, and buckets.
 
-Other users can put anything there: links, pipes, huge files, names with control characters. A name
-is only looked up in the held directory, a link is not followed, and no more bytes are read than a
-document may have. Checkpoints of this machine's audit log are kept there as well.
+Other users can put anything into a place: links, pipes, huge files, and names with control
+characters. So names are looked up only in the open directory, links are not followed, and no more
+bytes are read than a document may have. A place also contains checkpoints of this machine's audit
+log.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from hashclient.system.files import TEMP_PREFIX, read_bounded, user_path
 from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
 
-#: If a place has more documents than this, it is refused: nobody has so many machines.
+#: A place with more documents is refused, because nobody has this many machines.
 MOST_DOCUMENTS = 20_000
-#: At most this many objects are read before they are parsed.
+#: The number of objects that are read before they are parsed.
 _AT_ONCE = 64
 _TOO_LONG = f"longer than {MAX_STATUS_BYTES:,} bytes"
 
@@ -47,16 +48,16 @@ class Found(NamedTuple):
 
 
 class Folder:
-    """A directory."""
+    """A directory with status documents."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is looked up yet."""
+        """Store the path; the directory is not opened yet."""
         self._path = path
         self.text = printable(path)
 
     @property
     def id(self) -> str:
-        """The name of the place, from any directory.
+        """The absolute path of the directory as a text, which identifies the place.
 
         Raises:
             OSError: the path is relative, and the working directory was removed.
@@ -64,13 +65,14 @@ class Folder:
         return printable(self._path.absolute())
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a document to the directory, in one step.
+        """Write a document to the directory in one step.
 
         Raises:
             UsageError, StateError: the document cannot be written.
         """
         try:
-            # Other users read the document. The permissions of the directory decide who can read.
+            # Other users must be able to read the document, so its mode permits everybody to read.
+            # The permissions of the directory decide who can reach the document.
             with replaced_file(self._path / name, mode=0o644) as stream:
                 stream.write(data)
         except StateError as error:
@@ -79,7 +81,7 @@ class Folder:
             ) from error
 
     def read(self, *endings: str) -> Iterator[Found]:
-        """Yield the files whose names have these endings, in the order of their names.
+        """Yield the files whose names have one of `endings`, ordered by name.
 
         Raises:
             UsageError: the place cannot be read, or has too many documents.
@@ -87,7 +89,7 @@ class Folder:
         try:
             with Directory.given(self._path) as directory:
                 for name in _checked(_names(directory), endings, self.text):
-                    # The document may have been removed since its name was read.
+                    # A document may be removed after the names were read.
                     with contextlib.suppress(FileNotFoundError):
                         yield _read(directory, name)
         except OSError as error:
@@ -107,7 +109,7 @@ def _names(directory: Directory) -> Iterator[str]:
 
 
 def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list[str]:
-    """Return the names with these endings, in order; names of unfinished files are left out.
+    """Return the names with one of `endings`, sorted; names of unfinished files are left out.
 
     Raises:
         UsageError: the place has too many files.
@@ -122,7 +124,8 @@ def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list
 
 
 def _read(directory: Directory, name: str) -> Found:
-    # A link is not followed, a pipe is not waited for, and a device is not opened.
+    # The kind is checked first, because opening a link, a pipe or a device could do harm or wait
+    # for ever.
     status = directory.status(name)
     if status is None:
         raise FileNotFoundError(name)
@@ -141,10 +144,10 @@ def _read(directory: Directory, name: str) -> Found:
 
 
 class Bucket:
-    """A bucket, or the keys in it that begin with a prefix and a slash."""
+    """A bucket with status documents, or the keys in it that begin with a prefix and a slash."""
 
     def __init__(self, uri: ObjectUri) -> None:
-        """Nothing is looked up yet."""
+        """Open the store; no object is read yet."""
         from hashclient.objects.stores import open_store
 
         prefix = uri.key.rstrip("/")
@@ -163,7 +166,7 @@ class Bucket:
             self._store.put(self._uri.key + name, data)
 
     def read(self, *endings: str) -> Iterator[Found]:
-        """Yield the objects whose names have these endings, in the order of their names.
+        """Yield the objects whose names have one of `endings`, ordered by name.
 
         Raises:
             UnreachableError: the store failed.
@@ -227,22 +230,25 @@ class Bucket:
 
 
 class _TooLongError(Exception):
-    """More bytes came than a document has."""
+    """An object has more bytes than a document may have."""
 
 
 def place_at(where: str) -> Folder | Bucket:
-    """Return the place that a directory or a URI names.
+    """Return the directory or the bucket that `where` names.
 
     Raises:
-        UsageError: the text has not the form of a place.
+        UsageError: the text has not the form of a path or a URI.
     """
     return Bucket(parse_prefix(where)) if is_object_uri(where) else Folder(user_path(where))
 
 
 def checkpoints_at(place: Folder | Bucket, identity: Identity) -> list[Checkpoint]:
-    """Return the checkpoints of a log, from status documents and from files with a checkpoint each.
+    """Return the checkpoints of a log at a place.
 
-    All other files and objects are ignored, for example of other machines, damaged or forged.
+    They are in status documents, and in files with one checkpoint each.
+
+    All other files and objects are ignored, such as those of other machines, and damaged or forged
+    ones.
 
     Raises:
         AuditError: the place has no checkpoint of this log, so nothing shows which records the log

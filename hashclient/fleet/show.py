@@ -1,20 +1,23 @@
-"""Judges the documents of many machines: a machine without findings is well.
+"""Judges the status documents of many machines by seven rules.
 
-1. A document counts if it verifies, and has the right file name. Otherwise the document is forged.
-2. The key of a document is pinned to a machine; the document of another key is unknown. A machine
-   with a pinned key and without a document is missing.
-3. Two documents with one key are twins: the state was copied to a second machine. Two different
-   documents with one number are twins, too.
-4. If the number of a document is lower than that of the last seen document, the document is
-   replayed; if it was also made later, the machine was rolled back.
-5. The checkpoint of the document is not older than the last seen checkpoint, and does not
-   contradict it. A machine that was rolled back keeps this finding, whatever it publishes, until
-   its key is pinned again.
-6. The document was made within the interval that it promises, and not in the future.
-7. The machine says that it has no problem and that no match waits. No other machine has a newer
-   generation of one of its lists that was published longer ago than its interval.
+1. A document is valid if its signature is right and it has the right file name. An invalid document
+   is forged.
+2. The key of a document must be pinned to a machine; a document of another key is unknown. A
+   machine with a pinned key and without a document is missing.
+3. Two documents with the same key are twins, because the state was copied to a second machine. Two
+   different documents with the same number are twins as well.
+4. If the number of a document is lower than the number of the last seen document, the document is
+   replayed; if it was nevertheless made later, the machine was rolled back.
+5. The checkpoint of a document must not be older than the last seen checkpoint of the machine, and
+   must not contradict it; otherwise the machine was rolled back. A machine that was rolled back
+   keeps this finding, whatever it publishes, until its key is pinned again.
+6. The document must have been made within the interval that the machine promised, and not in the
+   future.
+7. The machine must say that it has no problem and that no match waits. No other machine may have a
+   newer generation of one of its lists that was published longer ago than the machine's interval.
 
-Only a document that passes rules 1 to 5 is kept as the last document of a machine.
+A machine without a finding is well. Only a document that fulfils rules 1 to 5 is stored as the last
+document of a machine.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ from hashclient.fleet.known import Seen
 from hashclient.fleet.places import Found
 from hashclient.system.text import counted, for_people, natural, printable
 
-#: Possible problems, the worst first, with the exit code; `failed` has the code of the error, and
-#: `unwell` the code of the machine.
+#: The kinds of findings, the worst first, with their exit codes; the exit code of `failed` is
+#: replaced by the code of the error, and that of `unwell` by the code of the machine.
 FINDINGS: Mapping[str, ExitCode] = {
     "failed": ExitCode.STATE,
     "rolled-back": ExitCode.AUDIT,
@@ -52,17 +55,17 @@ FINDINGS: Mapping[str, ExitCode] = {
     "behind": ExitCode.STALE,
 }
 WELL = "well"
-#: The states of a machine, the worst first.
+#: The possible states of a machine, the worst first.
 STATES = (*FINDINGS, WELL)
-#: Clocks may differ by so much.
+#: The largest difference between two clocks that is accepted.
 TOLERANCE = timedelta(minutes=5)
 _VERDICTS = (ExitCode.OK, ExitCode.MATCH)
-#: The exit codes of `status`; any other code says nothing.
+#: The exit codes with which `status` can end; a document with another code is wrong.
 _CODES = {code.value: code for code in ExitCode if ExitCode.INCOMPLETE <= code < ExitCode.MATCH}
 
 
 class Finding(NamedTuple):
-    """A problem: a word of `FINDINGS`, a sentence, and the exit code."""
+    """A finding: a word in `FINDINGS`, a sentence, and the exit code."""
 
     word: str
     text: str
@@ -70,9 +73,9 @@ class Finding(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A machine, or a file of no known machine; the worst finding comes first.
+    """A machine, or a file that belongs to no known machine, with its findings, the worst first.
 
-    `document` is None if no document exists, or if it does not count.
+    `document`: None if the machine has no document, or only documents that are not accepted.
     """
 
     name: str
@@ -83,33 +86,33 @@ class Row(NamedTuple):
 
     @property
     def state(self) -> str:
-        """The worst finding, or `WELL`."""
+        """The word of the worst finding, or `WELL`."""
         return self.findings[0].word if self.findings else WELL
 
     @property
     def notes(self) -> str:
-        """All findings, as people read them."""
+        """The sentences of all findings, joined."""
         return "; ".join(finding.text for finding in self.findings)
 
 
 class _Given(NamedTuple):
-    """A document that verifies."""
+    """A valid document, and what is stored about it."""
 
     verified: Verified
     seen: Seen
 
 
-#: By provider and list, the generations that machines have, and when each was published.
+#: For each provider and list, the generations that machines have, and when each was published.
 _Generations = dict[tuple[str | None, str], dict[int, datetime]]
 
 
 def judge(
     found: Iterable[Found], pins: Mapping[str, str], seen: dict[str, Seen], now: datetime
 ) -> list[Row]:
-    """Return a row for each machine and each document, the worst first.
+    """Return a row for each machine and for each unknown file, the worst first.
 
-    `pins` has the names of machines by their keys. `seen` has the last document of each key, and is
-    updated.
+    `pins`: the names of machines, by their keys. `seen`: the last document of each key; this
+    function updates it.
     """
     rows: list[Row] = []
     given: list[_Given] = []
@@ -121,7 +124,7 @@ def judge(
             continue
         if (key := good.verified.key) in pins:
             given.append(good)
-        else:  # anybody can make many of these: no more is kept of each
+        else:  # anybody can make many documents with unknown keys, so only a row is kept of each
             text, machine = f"no machine has key {key}", good.verified.document.machine
             rows.append(_row(machine.name, one.name, key, _finding("unknown", text)))
     keys = Counter(one.verified.key for one in given)
@@ -148,12 +151,18 @@ def judge(
 
 
 def failed(where: str, error: HashclientError) -> Row:
-    """Return the row of a look that failed: nothing is known of any machine."""
+    """Return the row for a place that could not be read, so no machine's state is known.
+
+    Nothing is then known about any machine.
+    """
     return _row(where, "", "", Finding("failed", error.message, error.exit_code))
 
 
 def exit_code(rows: Iterable[Row]) -> ExitCode:
-    """Return the worst exit code; a match and another finding together have a code of their own."""
+    """Return the worst exit code of all findings.
+
+    A match together with another finding has its own code.
+    """
     codes = [finding.code for row in rows for finding in row.findings]
     faults = [code for code in codes if code is not ExitCode.MATCH]
     if ExitCode.MATCH in codes:
@@ -162,10 +171,10 @@ def exit_code(rows: Iterable[Row]) -> ExitCode:
 
 
 def _verified(found: Found) -> _Given:
-    """Verify a document (1).
+    """Verify a document by rule 1.
 
     Raises:
-        VerificationError: the document does not count.
+        VerificationError: the document is invalid.
     """
     if found.problem is not None:
         raise VerificationError(found.problem)
@@ -179,7 +188,10 @@ def _verified(found: Found) -> _Given:
 
 
 def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | None:
-    """Return the faults of a new document that the last seen document shows (3, 4, 5)."""
+    """Compare a document with the last seen document, by rules 3 to 5.
+
+    Return the finding, if any.
+    """
     if last is not None and last.went_back is not None:
         return _finding("rolled-back", last.went_back)
     if last is None or last.sha256 == this.sha256:
@@ -203,7 +215,7 @@ def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | Non
 
 
 def _times(document: StatusDocument, now: datetime) -> Iterator[Finding]:
-    """Yield a finding if a document is too old, or of the future (6)."""
+    """Yield a finding if a document is too old or from the future, by rule 6."""
     if now - document.made > timedelta(seconds=document.interval_s):
         hours = f"{document.interval_s / 3600:g}"
         made = for_people(document.made)
@@ -215,7 +227,7 @@ def _times(document: StatusDocument, now: datetime) -> Iterator[Finding]:
 
 
 def _content(document: StatusDocument, generations: _Generations) -> Iterator[Finding]:
-    """Yield the findings in what a machine says of itself (7)."""
+    """Yield the findings in what a machine says about itself, by rule 7."""
     if document.open_matches:
         yield _finding("match", f"{counted(document.open_matches, 'match')} open")
     if document.exit_code:
@@ -239,7 +251,10 @@ def _content(document: StatusDocument, generations: _Generations) -> Iterator[Fi
 
 
 def _generations(documents: Iterable[StatusDocument]) -> _Generations:
-    """Return all generations of each list: a new generation must not hide older generations."""
+    """Return all generations of each list.
+
+    A machine may lack an older generation for too long, even if the newest is recent.
+    """
     found: _Generations = {}
     for document in documents:
         for one in document.lists:

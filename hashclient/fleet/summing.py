@@ -1,8 +1,8 @@
-"""The summaries of many audit logs, added up: one figure for all machines.
+"""Adds up the summaries of many audit logs into one summary for all machines.
 
-Counts are added. For durations, the counts are added; median and percentile are the highest of all
-machines: the values of all runs together cannot be higher. Overlapping outages of a provider are
-joined.
+Counts are added up. The median and the percentile of durations are the highest of all machines,
+because the exact values of all runs together are not known and cannot be higher. Outages of a
+provider that overlap are joined.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from hashclient.core.figures import Precision, Spread, wilson
 from hashclient.core.kinds import Verdict
 from hashclient.system.strictjson import parse_json
 
-#: No log has a higher count.
+#: The largest count that is accepted, which no log can have.
 MOST = 1 << 63
 FLEET_SCHEMA = "hashclient-fleet-summary/1"
-#: The fields that identify a log or a part of it: these cannot be added up.
+#: The fields that describe a single log or a part of it, so they cannot be added up.
 _OF_ONE_LOG = ("schema", "since", "until", "log_id", "first_seq", "last_seq", "last_hash")
 
 
 def parse_summary(data: bytes) -> Summary:
-    """Return the summary of a log, as `audit summary --format json` writes it.
+    """Parse the summary of a log, as `audit summary --format json` writes it.
 
     Raises:
-        ValueError: the data are not a summary, or a count is larger than in any log.
+        ValueError: the data is not a summary, or a count is larger than any log can have.
     """
     value = parse_json(data)
     found = msgspec.convert(value, Summary)
@@ -74,7 +74,7 @@ def add_up(summaries: Sequence[Summary]) -> Summary:
 
 
 def _added(one: Any, other: Any) -> Any:
-    """Return the sum of two values: of structs and tables part by part."""
+    """Return the sum of two values; structs and tables are added field by field."""
     if isinstance(one, Summary):
         parts = {
             name: _added(getattr(one, name), getattr(other, name))
@@ -98,7 +98,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _joined(outages: Iterable[Outage]) -> Iterable[Outage]:
-    """Yield outages by provider; overlapping outages are joined."""
+    """Yield the outages of each provider, with overlapping outages joined."""
     last: Outage | None = None
     for outage in sorted(outages, key=lambda one: (one.provider, one.since)):
         if last is not None and last.provider == outage.provider:

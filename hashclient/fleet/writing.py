@@ -1,7 +1,7 @@
-"""The machines of a fleet, written: as a table, lines of JSON, CSV, metrics, or one HTML page.
+"""Writes an overview of machines: as a table, lines of JSON, CSV, metrics, or an HTML page.
 
-The columns are a table here. A page is complete without its script, which sorts and filters the
-table.
+`_COLUMNS` defines the columns of all formats. The HTML page is complete without its script, which
+sorts and filters the table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Cell = str | int | float | datetime | None
 
 def _fresh(document: StatusDocument) -> str:
     fresh = sum(one.state == "fresh" for one in document.lists)
-    if fresh:  # fresh lists are left out first
+    if fresh:  # if a fresh list is in the document, all lists that were left out are fresh
         fresh += document.lists_omitted
     return f"{fresh}/{len(document.lists) + document.lists_omitted + document.providers_unknown}"
 
@@ -36,7 +36,7 @@ def _of_state(state: MatchState) -> Callable[[StatusDocument], Cell]:
     return lambda document: None if document.matches is None else document.matches.get(state, 0)
 
 
-#: The columns that come from a document.
+#: The columns whose values are taken from a document.
 _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
     "published": lambda document: document.made,
     "version": lambda document: document.version,
@@ -52,9 +52,9 @@ _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
     "free_bytes": lambda document: document.room.free_bytes,
     "exit_code": lambda document: document.exit_code,
 }
-#: Up to this state, the machine or the place cannot be relied on.
+#: The position in `STATES` up to which a machine or the place cannot be relied on.
 _LAST_BAD = STATES.index("unknown")
-#: The columns that people see.
+#: The columns of the table for people.
 _SHOWN = ("published", "version", "lists", "open", "scanned")
 
 
@@ -64,12 +64,15 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
 
 
 def _machines(rows: Sequence[Row]) -> int:
-    """Return how many machines are pinned: twins have one name; other files have no machine."""
+    """Return the number of pinned machines.
+
+    Twins have one name, and other files have no machine.
+    """
     return len({row.name for row in rows if row.state not in ("failed", "forged", "unknown")})
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """Return how many machines exist, and how many documents are in each state."""
+    """Return a sentence with the number of machines, and the number of documents in each state."""
     numbers = Counter(row.state for row in rows)
     states = [f"{numbers[state]:,} {state}" for state in STATES if numbers[state]]
     if numbers["failed"]:
@@ -78,7 +81,7 @@ def headline(rows: Sequence[Row]) -> str:
 
 
 def table_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """Return a table for people, its head first."""
+    """Return a table for people as lists of cells, the head first."""
     head = ["MACHINE", "STATE", *(name.upper() for name in _SHOWN), ""]
     return [head, *([row.name, row.state, *_texts(row), row.notes] for row in rows)]
 
@@ -91,7 +94,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def json_rows(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
-    """Yield an object for each machine, with the document as the machine has published it."""
+    """Yield an object for each machine, which contains the machine's published document."""
     for row in rows:
         findings = [{"word": f.word, "text": f.text, "exit_code": f.code} for f in row.findings]
         document = msgspec.to_builtins(row.document)
@@ -109,7 +112,7 @@ def csv_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def metrics(rows: Sequence[Row]) -> str:
-    """Return metrics: how many machines are in each state, and some figures of each."""
+    """Return metrics: the number of machines in each state, and some figures of each machine."""
     numbers = Counter(row.state for row in rows)
     states: dict[tuple[str, ...], float] = {(state,): numbers[state] for state in STATES}
     of_each: dict[tuple[str, ...], float] = {
@@ -134,7 +137,7 @@ def metrics(rows: Sequence[Row]) -> str:
 
 
 def page(rows: Sequence[Row], code: ExitCode, now: datetime) -> str:
-    """Return one HTML page, which needs nothing else."""
+    """Return an HTML page that needs no other file."""
     numbers = Counter(row.state for row in rows)
     is_match = code in (ExitCode.MATCH, ExitCode.MATCH_ATTENTION)
     tone = "bad" if is_match or numbers["failed"] else "warn" if code else "good"

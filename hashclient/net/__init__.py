@@ -1,1 +1,1 @@
-"""Bytes over HTTPS: addresses and credentials, retries, deadlines, tokens, errors."""
+"""Transfers bytes over HTTPS, with credentials, retries, deadlines, tokens and our own errors."""

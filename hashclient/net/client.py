@@ -1,14 +1,15 @@
-"""The only seam to the network: bytes from one provider, bounded in size and in time.
+"""The only access to the network: gets bytes from one provider, bounded in size and in time.
 
-`Transport.get` returns a whole body or raises; it decides nothing about trust, and writes and
-stores no data. `Transport` sends a credential only to the configured origin, follows no redirect
-and stores no cookie. It reads a proxy from the environment only on request. `credentials` has the
-rules for requests, `exchange` the rules for answers, `deadline` the rules for time, and `errors`
-the message of each failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
+`Transport.get` returns a whole body or raises; it takes no decision about trust, and stores no
+data. `Transport` sends a credential only to the configured origin, follows no redirect and stores
+no cookie. `Transport` uses a proxy of the environment only if the configuration requests it.
+`credentials` has the rules for requests, `exchange` the rules for answers, `deadline` the rules for
+time, and `errors` the message of each failure. Bodies are kept in memory, so `max_bytes` also
+bounds the memory.
 
-`TokenSource` gets access tokens by OAuth 2.0's client-credentials grant (RFC 6749, 4.4) and keeps
-them in memory only. The token endpoint only gets the client's id and secret; the provider only gets
-the token.
+`TokenSource` gets access tokens with OAuth 2.0's client-credentials grant (RFC 6749, 4.4), and
+keeps them in memory only. The token endpoint receives only the id and the secret of the client, and
+the provider receives only the token.
 """
 
 from __future__ import annotations
@@ -61,20 +62,23 @@ _log = Log("net")
 #: The prefix that TUF puts before the name of a target.
 _DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
 
-#: The longest answer of a token endpoint.
+#: The largest answer of a token endpoint in bytes.
 MAX_ANSWER_BYTES = 64 * 1024
-# A token is renewed this long before it expires, so that it does not expire during a request.
+# A token is renewed this many seconds before it expires, so that it does not expire during a
+# request.
 EXPIRY_MARGIN_S = 30.0
 
-# Endpoint, headers, form, rules of the answer: one POST with all its retries.
+# A function that makes one POST request with all its retries; the arguments are the endpoint, the
+# headers, the form, and the rules for the answer.
 Post = Callable[[Endpoint, dict[str, str], bytes, Download], bytes]
 
 
 class Transport:
-    """Fetches resources of one provider; several threads may do so at once.
+    """Fetches resources of one provider; several threads may use one `Transport` at once.
 
-    Use it as a context manager, or call `close`. The clocks, the wait between attempts, the
-    randomness of that wait and the name lookup are arguments, so that a test can own them.
+    A `Transport` is a context manager; without a `with` block, call `close`. The clocks, the wait
+    between attempts, the randomness of this wait and the name lookup are arguments, so that a test
+    can replace them.
     """
 
     def __init__(
@@ -89,13 +93,14 @@ class Transport:
         resolve: Resolve = socket.getaddrinfo,
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
-        """Read the secrets and certificates that `access` names; connect to nothing yet.
+        """Read the secrets and certificates that `access` names, without connecting.
 
-        `on_bytes` is called with the number of bytes of a body that came, and with a negative
-        number when an interrupted body starts again. It is called in the thread that called `get`.
+        `on_bytes` is called with the number of received bytes of a body, and with a negative number
+        when an interrupted body starts again. The thread that called `get` calls `on_bytes`.
 
         Raises:
-            ConfigError: a secret or certificate cannot be used, or SOCKS is not installed.
+            ConfigError: a secret or certificate cannot be used, or the package for SOCKS is not
+            installed.
         """
         self._peer = access.peer
         self._base = parse_endpoint(
@@ -124,7 +129,7 @@ class Transport:
             access.peer,
         )
         self._authorization = secrets.authorization
-        #: The HTTP statuses of a refusal if no credential is configured.
+        #: The HTTP statuses that mean a missing credential, because none is configured.
         self._anonymous: frozenset[int] = frozenset()
         if secrets.authorization is None and access.oauth is None and access.client_cert is None:
             self._anonymous |= {401, 403}
@@ -138,7 +143,8 @@ class Transport:
     def _prepare_oauth(self, access: Access, oauth: OAuth, secrets: Secrets) -> None:
         endpoint = parse_endpoint(oauth.token_url, "token URL", allow_http=access.allow_http)
         channel = Channel(
-            # The client certificate is not used here: it is for the provider only.
+            # The client certificate is for the provider only, so the token endpoint does not
+            # receive it.
             tls_context(access.ca if oauth.ca is None else oauth.ca),
             self._backend,
             self._limits,
@@ -158,7 +164,7 @@ class Transport:
         )
 
     def __enter__(self) -> Transport:
-        """Return itself."""
+        """Return the transport itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,13 +172,15 @@ class Transport:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and forget the tokens."""
+        """Close all connections, and the connections to the token endpoint."""
         self._provider.close()
         if self._token_channel is not None:
             self._token_channel.close()
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Fetch `url`, at most `max_bytes` long; exactly `expected_bytes` long if that is given.
+        """Fetch `url`.
+
+        The body has at most `max_bytes`, and exactly `expected_bytes` if that is given.
 
         Raises:
             VerificationError: the address is not a plain address below the provider's URL (nothing
@@ -187,10 +195,11 @@ class Transport:
         return body
 
     def _get(self, url: str, max_bytes: int, expected_bytes: int | None) -> bytes:
-        # 1. No request goes to an address outside the provider's.
+        # 1. A request is sent only to an address below the provider's address.
         endpoint = self._base.locate(url)
         download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes, self._peer)
-        # 2. A token that we got ourselves may have been revoked early: it is renewed once.
+        # 2. The server may have revoked a token that `TokenSource` fetched, so the token is renewed
+        #    once.
         if self._tokens is None:
             return self._fetch(endpoint, download, self._authorization)
         header = self._tokens.header()
@@ -211,13 +220,13 @@ class Transport:
         content: bytes | Iterable[bytes] | None = None,
         content_bytes: int = 0,
     ) -> bytes:
-        """Make one request, never repeated, and return the body of the answer.
+        """Make one request without retries, and return the body of the answer.
 
-        `answer` has the rules for the answer. `content` has `content_bytes` in all. Tokens got by
-        OAuth are not used.
+        `answer` has the rules for the answer. `content_bytes` is the length of `content`. Tokens of
+        `TokenSource` are not used.
 
         Raises:
-            HashclientError: as `get`; or an error raised by `content`.
+            HashclientError: the request has failed as in `get`, or `content` has raised the error.
         """
         endpoint = self._base.locate(url)
         sent = dict(headers)
@@ -237,7 +246,7 @@ class Transport:
         )
 
     def _persist(self, endpoint: Endpoint, attempt: Callable[[], T]) -> T:
-        """Repeat `attempt` at `endpoint` while a retry may help and the limits allow it."""
+        """Repeat `attempt` at `endpoint` as long as a retry may help and the limits allow it."""
         limits = self._limits
         failures, waited = 0, 0.0
         while True:
@@ -248,7 +257,8 @@ class Transport:
                     raise
                 raise anonymous_fault(self._peer, error, endpoint.url) from error
             except TransientError as fault:
-                # Full jitter: clients that failed together do not come back together.
+                # The pause is random (full jitter), so that clients that failed at the same time do
+                # not retry at the same time.
                 pause = self._random() * min(limits.backoff_max_s, limits.backoff_s * 2**failures)
                 pause = max(pause, fault.retry_after_s or 0.0)
                 failures += 1
@@ -263,7 +273,7 @@ class Transport:
 
 
 def _name_in(url: str) -> str:
-    """Return the name of the fetched file, without the digest that TUF puts before it."""
+    """Return the file name in an address, without the digest that TUF puts before it."""
     return _DIGEST_BEFORE.sub("", url.partition("?")[0].rpartition("/")[2])
 
 
@@ -275,7 +285,7 @@ def _require_socks() -> None:
 
 
 class _Answer(msgspec.Struct):
-    """The members of a token answer that matter (RFC 6749, 5.1)."""
+    """The members of the answer of a token endpoint that this program reads (RFC 6749, 5.1)."""
 
     access_token: str
     token_type: str
@@ -283,7 +293,10 @@ class _Answer(msgspec.Struct):
 
 
 class TokenSource:
-    """The current access token; fetched when first needed, and again when it has become invalid."""
+    """The current access token.
+
+    A token is fetched when it is first needed, and again when it has become invalid.
+    """
 
     def __init__(
         self,
@@ -293,8 +306,9 @@ class TokenSource:
         post: Post,
         monotonic: Callable[[], float],
     ) -> None:
-        """Keep the settings; the first use fetches a token."""
-        # A rule of this grant: id and secret are form-encoded before Basic (RFC 6749, 2.3.1).
+        """Store the settings; the first call of `header` fetches a token."""
+        # The client-credentials grant requires that id and secret are form-encoded before they are
+        # used in Basic (RFC 6749, 2.3.1).
         self._client = basic(quote(oauth.client_id, safe=""), quote(client_secret, safe=""))
         self._scope = oauth.scope
         self._endpoint = endpoint
@@ -305,7 +319,7 @@ class TokenSource:
         self._expires: float | None = None
 
     def header(self, refused: str | None = None) -> str:
-        """Return the Authorization header; a new header if the current header is `refused`.
+        """Return the Authorization header; return a new header if the current one is `refused`.
 
         Raises:
             AuthorisationError: the token endpoint refuses the client, or its answer is not a
@@ -333,7 +347,7 @@ class TokenSource:
         try:
             body = self._post(self._endpoint, headers, urlencode(form).encode(), download)
         except HttpStatusError as error:
-            # The RFC's status for a client or a scope that is not accepted.
+            # RFC 6749 requires status 400 for a client or a scope that is not accepted.
             if error.status != 400:
                 raise
             raise RefusedError(
@@ -354,7 +368,7 @@ class TokenSource:
         return header
 
     def _unusable(self) -> AuthorisationError:
-        # The message repeats neither the answer nor the decoder's error: they may hold a token.
+        # The answer or the decoder's error may contain a token, so the message repeats neither.
         return AuthorisationError(
             f"token endpoint does not answer with a bearer token: {self._endpoint.url}",
             hint="check token_url",
@@ -362,7 +376,7 @@ class TokenSource:
 
 
 def access_of(url: str, config: AccessConfig | ServiceDestination, peer: Peer = PROVIDER) -> Access:
-    """Return the access to the address `url`, which messages call `peer`.
+    """Return the `Access` for the address `url`; messages call the server `peer`.
 
     Raises:
         ConfigError: the settings contradict each other.
@@ -374,10 +388,11 @@ def access_of(url: str, config: AccessConfig | ServiceDestination, peer: Peer = 
 def limits_of(
     provider: ProviderConfig | ServiceDestination, *, has_another: bool = False
 ) -> Limits:
-    """Return how patient the transport is with `provider`; `timeout_s` scales every wait.
+    """Return the time limits for `provider`; `timeout_s` scales every wait.
 
-    With `has_another`, the provider has another address. Then the wait between attempts is at most
-    as long as an answer may take, since another server can answer in place of a busy server.
+    `has_another` says that the provider has another address. In this case all waits between
+    attempts together are at most as long as an answer may take, because another server can answer
+    in place of a busy server.
     """
     usual = Limits()
     scale = provider.timeout_s / usual.base_s

@@ -1,9 +1,10 @@
-"""How to reach a provider: its address, the credential, the TLS settings.
+"""How to reach a provider: its address, the credential, and the TLS settings.
 
-`Access` has the settings of the configuration; only `load_secrets` and `tls_context` read the disk
-and the environment. `Endpoint` has the rules for addresses: which base address is acceptable, and
-which addresses are below it. All these checks happen before the first connection; `client` sends
-bytes. The module imports nothing heavy, so that the configuration can use it.
+`Access` contains the settings of the configuration; only `load_secrets` and `tls_context` read
+files and the environment. `Endpoint` has the rules for addresses: which base address is acceptable,
+and which addresses are below the base address. This module checks settings before the first
+connection; `client` sends bytes. This module imports no large package, because the configuration
+imports it.
 """
 
 from __future__ import annotations
@@ -26,25 +27,27 @@ from hashclient.system.files import read_regular
 from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret
 from hashclient.system.text import printable
 
-#: With this value as the proxy's address, the proxy is that in HTTPS_PROXY or ALL_PROXY, except for
-#: hosts in NO_PROXY.
+#: If this is the address of the proxy, HTTPS_PROXY or ALL_PROXY names the proxy, except for hosts
+#: in NO_PROXY.
 FROM_ENVIRONMENT = "environment"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
-# Scheme, host (a name or an IPv6 address in brackets), port, path. The pattern has no user name,
-# query and fragment, so an address with such a part does not match.
-#: A bundle of authorities, for example a system's trust store, has some 200 kB.
+# A pattern for an address: scheme, host (a name or an IPv6 address in brackets), port and path. An
+# address with a user name, a query or a fragment does not match the pattern `_URL`.
+#: The largest PEM file in bytes; a bundle of authorities, such as the trust store of a system, has
+#: about 200 kB.
 MAX_PEM_BYTES = 16 << 20
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/.*)?",
     re.ASCII | re.IGNORECASE,
 )
-# RFC 3986 `pchar` without percent-encoding: this path travels as it is written.
+# A pattern for a part of a path: RFC 3986 `pchar` without percent-encoding, because the path of a
+# configured address is sent as it is written.
 _PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
-# The same characters with percent-encoding, but no encoded control characters. An escaped slash or
-# question mark stays within its part.
+# A pattern for a part of a path that may have percent-encoding, but no encoded control characters.
+# An escaped slash or question mark belongs to its part of the path.
 _ESCAPED_PART = re.compile(
     r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%(?:[2-6][0-9A-F]|7[0-9A-E]|[89A-F][0-9A-F]))+",
     re.ASCII | re.IGNORECASE,
@@ -54,10 +57,11 @@ _BEARER = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
 class OAuth(msgspec.Struct, frozen=True):
-    """The client-credentials grant (RFC 6749, 4.4): where a token comes from, and for whom.
+    """The client-credentials grant (RFC 6749, 4.4): token endpoint, client and secret.
 
-    The token endpoint may be on another origin than the provider. The endpoint gets only the
-    client's id and secret. `ca` is its certificate authority; None means the provider's.
+    The token endpoint may have another origin than the provider. The token endpoint receives only
+    the id and the secret of the client. `ca`: the certificate authority of the token endpoint; None
+    means the authority of the provider.
     """
 
     token_url: str
@@ -69,15 +73,15 @@ class OAuth(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """How to reach one provider, or one reporting service; checked when made, without any I/O.
+    """How to reach a provider or a reporting service; the settings are checked without I/O.
 
     At most one setting of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth`
-    is set. `token_credential` is the name of a systemd credential, `basic_file` holds
-    `user:password`. A client certificate can be used with any of these; without `client_key`, the
-    file of the certificate also has the key. `ca` None means the system's trust store. `proxy` is
-    an http:// or socks5:// address, or `FROM_ENVIRONMENT`. Without `proxy`, proxies of the
-    environment are not used. `allow_http` accepts http://, for loopback only. `peer` has the name
-    of the other side in messages.
+    is set. `token_credential`: the name of a systemd credential. `basic_file`: a file that contains
+    `user:password`. A client certificate can be combined with any other credential; without
+    `client_key`, the file `client_cert` must also contain the key. `ca`: a file of certificate
+    authorities; None means the trust store of the system. `proxy`: an http:// or socks5:// address,
+    or `FROM_ENVIRONMENT`. Without `proxy`, proxies of the environment are not used. `allow_http`:
+    accept http:// addresses, on loopback only. `peer`: the name of the server in messages.
 
     Raises:
         ConfigError: the settings contradict each other, or an address is not acceptable.
@@ -122,7 +126,7 @@ class Access(msgspec.Struct, frozen=True):
             self._check_oauth(self.oauth)
         if self.proxy is not None:
             if base.scheme == "http":
-                # A proxy would see the credential of a plain http request.
+                # A proxy could read the credential in a plain http request.
                 raise ConfigError(f"a proxy cannot be used with http: {base.origin}")
             proxy = find_proxy(self.proxy, base)
             if self.proxy_basic_file is not None and proxy and proxy.scheme != "http":
@@ -140,7 +144,7 @@ class Access(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A parsed address: lower-case scheme and host (IPv6 in brackets), port, plain path."""
+    """A parsed address: scheme and host in lower case (IPv6 in brackets), port and plain path."""
 
     scheme: str
     host: str
@@ -149,7 +153,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        """Return scheme, host and, unless it is the scheme's default, the port."""
+        """Return scheme, host and port; the default port of the scheme is left out."""
         if self.port == DEFAULT_PORTS[self.scheme]:
             return f"{self.scheme}://{self.host}"
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -160,15 +164,16 @@ class Endpoint(msgspec.Struct, frozen=True):
         return self.origin + self.path
 
     def locate(self, url: str) -> Endpoint:
-        """Return `url` parsed, if it is at or below this address.
+        """Parse `url`, and return it if it is equal to this address or below it.
 
         Raises:
             VerificationError: the address is on another origin, or above the base path, or its path
                 is not plain (`..`, also escaped, `?`, `#`, a backslash, a control or a non-ASCII
-                character). Other escapes pass: names of TUF roles are escaped in addresses.
+                character). Other escapes are accepted, because the names of TUF roles are escaped
+                in addresses.
         """
         found = _parse(url, _ESCAPED_PART)
-        # A base without a final slash is a directory, too.
+        # A base address without a slash at its end also stands for a directory.
         directory = self.path.removesuffix("/") + "/"
         if (
             found is not None
@@ -183,12 +188,12 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint:
-    """Parse an address from the configuration; `what` names it in messages.
+    """Parse an address from the configuration; `what` is the name of the setting in messages.
 
     Raises:
         ConfigError: the address is not an https address (http only for loopback, and only if
             allowed); or it has a user name, a query, a fragment or an unusual path. The message
-            does not repeat the address, which may hold a password.
+            does not repeat the address, because it may contain a password.
     """
     endpoint = _parse(url)
     if endpoint is None or endpoint.scheme not in ("http", "https"):
@@ -205,10 +210,10 @@ def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint
 
 
 def find_proxy(address: str, base: Endpoint) -> Endpoint | None:
-    """Return the proxy at `address` on the way to `base`; the environment may name none.
+    """Return the proxy at `address` for `base`; None if the environment names no proxy.
 
     Raises:
-        ConfigError: as `parse_proxy`.
+        ConfigError: `parse_proxy` refuses the address of the proxy.
     """
     if address != FROM_ENVIRONMENT:
         return parse_proxy(address)
@@ -220,10 +225,10 @@ def find_proxy(address: str, base: Endpoint) -> Endpoint | None:
 
 
 def parse_proxy(url: str) -> Endpoint:
-    """Parse a proxy's address.
+    """Parse the address of a proxy.
 
     Raises:
-        ConfigError: the address is neither http:// nor socks5://, or carries a user name or a path.
+        ConfigError: the address is neither http:// nor socks5://, or has a user name or a path.
     """
     endpoint = _parse(url)
     if endpoint is None or endpoint.scheme not in ("http", "socks5") or endpoint.path != "/":
@@ -235,7 +240,7 @@ def parse_proxy(url: str) -> Endpoint:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host`, a name or an address, has the form of a loopback host."""
+    """Return whether `host`, a name or an IP address, is a loopback host by its text."""
     if host == "localhost":
         return True
     try:
@@ -264,24 +269,24 @@ def _parse(url: str, part_pattern: re.Pattern[str] = _PATH_PART) -> Endpoint | N
 
 
 def _is_host(host: str, labels: Sequence[str]) -> bool:
-    """Return whether a host is valid for the transport: addresses, and encoded names."""
+    """Return whether httpx accepts a host: checks IP addresses, and encoded international names."""
     try:
         if host.startswith("["):
             ipaddress.IPv6Address(host[1:-1])
         elif all(map(str.isdecimal, labels)) and len(labels) == 4:
             ipaddress.IPv4Address(host)
-        elif host.startswith("xn--"):  # only names with this prefix are decoded by the transport
-            import httpx  # a heavy import; other hosts do not need it
+        elif host.startswith("xn--"):  # httpx decodes only names with this prefix
+            import httpx  # the import takes long, and other hosts do not need it
 
             return bool(httpx.URL(f"https://{host}/").host)
-    except ValueError:  # the errors of the package that decodes names are UnicodeErrors, too
+    except ValueError:  # the package that decodes names raises UnicodeError, which is a ValueError
         return False
     return True
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secrets that `load_secrets` has read; never shown, compared or stored."""
+    """The secrets that `load_secrets` has read, which are never shown, compared or stored."""
 
     authorization: str | None = field(default=None, repr=False)
     client_secret: str | None = field(default=None, repr=False)
@@ -289,10 +294,10 @@ class Secrets:
 
 
 def load_secrets(access: Access, environ: Mapping[str, str] | None = None) -> Secrets:
-    """Read the credentials `access` points to; `environ` defaults to the process's.
+    """Read the credentials that `access` names; `environ` is by default the process's environment.
 
     Raises:
-        ConfigError: a file is missing, readable by others or malformed; a variable is not set.
+        ConfigError: a file is missing, readable by others or malformed, or a variable is not set.
     """
     env = os.environ if environ is None else environ
     authorization = client_secret = proxy_user = None
@@ -322,7 +327,8 @@ def bearer(token: str, what: str) -> str:
     """Return the Authorization header for `token`.
 
     Raises:
-        ConfigError: `token` holds a character no token can have (RFC 6750); `what` names its place.
+        ConfigError: `token` has a character that no token may have (RFC 6750); `what` names its
+        source.
     """
     if not _BEARER.fullmatch(token):
         raise ConfigError(f"{what} does not hold a token", hint="one line of printable ASCII")
@@ -351,7 +357,7 @@ def user_and_password(path: Path, what: str, environ: Mapping[str, str]) -> tupl
     """Return the user and the password in a file of one line, with a colon between them.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: the file cannot be read, or has another form.
     """
     user, colon, password = _read_line(path, what, environ).partition(":")
     if not colon or not user:
@@ -396,7 +402,7 @@ def _one_line(raw: bytes, what: str) -> str:
     except UnicodeError:
         text = ""
     if not text or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
-        # The content is not repeated: it may be a secret.
+        # The message does not repeat the content, because it may be a secret.
         raise ConfigError(
             f"{what}: empty, or with characters a credential cannot have",
             hint="one line of text, without control characters",
@@ -407,7 +413,9 @@ def _one_line(raw: bytes, what: str) -> str:
 def tls_context(
     ca: Path | None, client_cert: Path | None = None, client_key: Path | None = None
 ) -> ssl.SSLContext:
-    """Make the TLS settings: 1.2 or newer, host name checked, `ca` alone or the system's store.
+    """Return TLS settings: TLS 1.2 or newer, and checked host names.
+
+    The trusted authorities are those in `ca`, or those of the system's trust store.
 
     Raises:
         ConfigError: a file cannot be read or has unexpected content, or the key is readable by
@@ -415,7 +423,8 @@ def tls_context(
     """
     try:
         if ca is not None:
-            read_regular(ca, MAX_PEM_BYTES)  # OpenSSL would wait for a pipe, and read any device
+            # OpenSSL would wait for a pipe, and would read a device without end
+            read_regular(ca, MAX_PEM_BYTES)
         context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca))
     except OSError as error:
         raise _unusable("certificate authority file", ca, error, "no PEM certificate") from error
@@ -425,7 +434,7 @@ def tls_context(
         read_secret(key, "client key", forbidden=forbidden_bits(key, os.environ))
         try:
             read_regular(client_cert, MAX_PEM_BYTES)
-            # The empty password keeps OpenSSL from asking for a password on the terminal.
+            # With an empty password, OpenSSL does not ask for a password on the terminal.
             context.load_cert_chain(client_cert, key, password=lambda: b"")
         except OSError as error:
             what = "client certificate or its key"

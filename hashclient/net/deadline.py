@@ -1,11 +1,11 @@
-"""Sockets that cannot outlive a deadline.
+"""Sockets whose operations all end before a deadline.
 
-httpx and httpcore limit each socket operation, but not the sum of all: a server that sends one byte
-a second can hold a client for ever. This module limits the sum of all operations. `BoundedBackend`
-is a network backend of httpcore. Each of its operations (name lookup, connect, TLS handshake, read,
-write) may take the rest of the calling thread's `Deadline` and no more. The backend knows nothing
-about HTTP. A name lookup cannot be interrupted: it runs in a daemon thread, which is left behind
-when the lookup takes too long.
+httpx and httpcore limit each socket operation, but not the sum of all operations, so a server that
+sends one byte a second could keep a client busy for ever. This module limits the sum of all
+operations. `BoundedBackend` is a network backend of httpcore. Each operation of the backend (name
+lookup, connect, TLS handshake, read, write) may take at most the time that is left until the
+`Deadline` of the calling thread. The backend knows nothing about HTTP. A name lookup cannot be
+interrupted, so it runs in a daemon thread, which is abandoned if the lookup takes too long.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import msgspec
 from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.system.background import Task
 
-# Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` returns them.
+# The tuples that `socket.getaddrinfo` returns: family, kind, protocol, canonical name and address.
 Resolved = Sequence[tuple[int, int, int, str, Any]]
 Resolve = Callable[[str, int, int, int], Resolved]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How patient the transport is.
+    """The time limits and the number of attempts of the transport.
 
-    An attempt has `base_s` until its headers are complete, and another second for every `min_rate`
-    bytes that it may bring. No single read of its body takes longer than `stall_s`. The number of
-    attempts is at most `attempts`, with waits that double from `backoff_s` up to `backoff_max_s`
-    (full jitter); all waits together are shorter than `retry_total_s`.
+    An attempt may take `base_s` seconds until its headers are complete, and one more second for
+    each `min_rate` bytes of the body. A single read of the body may take at most `stall_s` seconds.
+    There are at most `attempts` attempts; the waits between them double from `backoff_s` to
+    `backoff_max_s` (with full jitter), and all waits together are shorter than `retry_total_s`.
     """
 
     base_s: float = TIMEOUT_S
@@ -49,25 +49,25 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class DeadlineExceededError(httpcore.TimeoutException):
-    """The time of the whole attempt is used up."""
+    """The time of the whole attempt is over."""
 
 
 class Deadline:
-    """The end of one attempt, and how long one operation may take before it."""
+    """The end of one attempt, and the longest time of one operation."""
 
     def __init__(self, monotonic: Callable[[], float], seconds: float) -> None:
-        """Start the time now."""
+        """Start measuring the time now."""
         self._monotonic = monotonic
         self._ends = monotonic() + seconds
         self.stall_s = math.inf
 
     def begin_body(self, seconds: float, stall_s: float) -> None:
-        """Grant `seconds` more for the body; one operation may take at most `stall_s`."""
+        """Allow `seconds` more for the body, and at most `stall_s` for one operation."""
         self._ends += seconds
         self.stall_s = stall_s
 
     def left(self) -> float:
-        """Return the time left, in seconds.
+        """Return the time that is left, in seconds.
 
         Raises:
             DeadlineExceededError: no time is left.
@@ -78,7 +78,7 @@ class Deadline:
         return left
 
     def operation(self) -> float:
-        """Return the time that one operation may take.
+        """Return the time that the next operation may take, in seconds.
 
         Raises:
             DeadlineExceededError: no time is left.
@@ -87,22 +87,25 @@ class Deadline:
 
 
 class _Current(threading.local):
-    """The deadline of the calling thread; httpcore does all work of a request in that thread."""
+    """The deadline of the calling thread; httpcore does all work of a request in this thread."""
 
     deadline: Deadline
 
 
 class BoundedBackend(httpcore.NetworkBackend):
-    """Open connections that obey the calling thread's deadline; timeout arguments are ignored."""
+    """Opens connections that obey the calling thread's deadline; timeout arguments are ignored."""
 
     def __init__(self, resolve: Resolve = socket.getaddrinfo) -> None:
-        """Use `resolve` (host, port, family, kind), which may block for ever, to find hosts."""
+        """Use `resolve` (host, port, family, kind) to look up hosts.
+
+        `resolve` may block for ever.
+        """
         self._resolve = resolve
         self._current = _Current()
 
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:
-        """Bind `deadline` to this thread for the block, in place of the earlier deadline."""
+        """Make `deadline` the deadline of this thread during the block."""
         outer = getattr(self._current, "deadline", None)
         self._current.deadline = deadline
         try:
@@ -126,8 +129,8 @@ class BoundedBackend(httpcore.NetworkBackend):
         addresses = self._lookup(host, port, deadline)
         failure: OSError | None = None
         for position, (family, kind, protocol, _, address) in enumerate(addresses):
-            # Each address gets a share of the time, so that a silent address leaves time for the
-            # others.
+            # Each address gets an equal share of the remaining time, so that a silent address
+            # leaves time for the next addresses.
             share = deadline.left() / (len(addresses) - position)
             try:
                 sock = _connect(family, kind, protocol, address, share)
@@ -136,7 +139,7 @@ class BoundedBackend(httpcore.NetworkBackend):
                 continue
             return BoundedStream(sock, self._current)
         if isinstance(failure, TimeoutError):
-            # The last address got all the remaining time, so the deadline has passed.
+            # The last address was given all the remaining time, so the deadline has passed.
             raise DeadlineExceededError from failure
         raise httpcore.ConnectError(failure) from failure
 
@@ -166,7 +169,7 @@ class BoundedStream(httpcore.NetworkStream):
     """A connection whose operations obey the deadline of the thread that uses it."""
 
     def __init__(self, sock: socket.socket, current: _Current) -> None:
-        """Take over the connected socket `sock`."""
+        """Use the connected socket `sock`, and close it at the end."""
         self._sock = sock
         self._current = current
 
@@ -185,7 +188,10 @@ class BoundedStream(httpcore.NetworkStream):
             raise failure(error) from error
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read at most `max_bytes`; no bytes mean that the peer has closed properly."""
+        """Read at most `max_bytes`.
+
+        No bytes mean that the server has closed the connection properly.
+        """
         with self._operation(httpcore.ReadError, httpcore.ReadTimeout):
             return self._sock.recv(max_bytes)
 
@@ -197,7 +203,7 @@ class BoundedStream(httpcore.NetworkStream):
                 view = view[self._sock.send(view) :]
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; errors are ignored."""
         with contextlib.suppress(OSError):
             self._sock.close()
 
@@ -210,8 +216,8 @@ class BoundedStream(httpcore.NetworkStream):
         """Return the same connection under TLS; close it if the handshake fails."""
         try:
             with self._operation(httpcore.ConnectError, httpcore.ConnectTimeout):
-                # If a connection is closed without TLS's closing message, that is an error:
-                # otherwise an attacker on the network could shorten a body that has no length.
+                # A connection that is closed without TLS's closing message is an error, because an
+                # attacker on the network could otherwise shorten a body that has no length.
                 secured = ssl_context.wrap_socket(
                     self._sock,
                     server_hostname=server_hostname,
@@ -226,7 +232,7 @@ class BoundedStream(httpcore.NetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """Answer httpcore's questions: the TLS layer, and whether an idle connection has data."""
+        """Return the TLS socket, or whether an idle connection has data, as httpcore requests."""
         if info == "ssl_object":
             return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
         if info == "is_readable":

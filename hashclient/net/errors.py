@@ -1,8 +1,8 @@
-"""Turns failures of the network into our own errors.
+"""Translates failures of the network into errors of hashclient.
 
-Only this module turns exceptions of httpx, httpcore, ssl and the socket layer into errors of
-hashclient, and decides whether a retry may help. The module does no I/O. No message repeats a text
-of the other side: the text could be anything.
+Only this module translates exceptions of httpx, httpcore, ssl and sockets, and decides whether a
+retry may help. This module does no I/O. No message repeats a text that the server has sent, because
+the text could be anything.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ NO_PROXY_CREDENTIAL_HINT = (
     "name a file with `user:password` with --proxy-basic-file, or `proxy_basic_file` in config.toml"
 )
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the server knows the certificate"
-#: Texts in nginx's page for status 400: the status alone does not say enough.
+#: Texts in nginx's page for status 400, because the status does not show that a client certificate
+#: is missing or refused.
 _NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
 _BAD_CERTIFICATE_PAGE = b"The SSL certificate error"
 _STATUS_400_HINT = "some servers answer 400 to a client certificate that is missing or not accepted"
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 REFUSING_STATUSES = frozenset({401, 403, 407})
 
-#: The exceptions that the transport catches around an exchange.
+#: The exceptions that the transport catches when it makes a request.
 FOREIGN = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -52,7 +53,8 @@ FOREIGN = (
     httpx.InvalidURL,
 )
 
-# OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*), and the advice for each.
+# OpenSSL's codes for refusing the certificate of a server (X509_V_ERR_*), with a description and
+# advice for each.
 _CERTIFICATE_FAULTS = {
     9: ("is not yet valid", "check the clock of this machine"),
     10: ("has expired", "tell the owner of the server, and check the clock of this machine"),
@@ -65,8 +67,8 @@ _CERTIFICATE_FAULTS = {
         "if the server has its own authority, name that with --ca, or `ca` in config.toml",
     ),
 )
-# The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of a
-# certificate.
+# The TLS alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or requires one,
+# with a description.
 _CLIENT_CERT_ALERTS = {
     "CERTIFICATE_REQUIRED": "requires a client certificate",
     "BAD_CERTIFICATE": "refuses the client certificate",
@@ -83,10 +85,10 @@ _OLD_TLS_REASONS = frozenset(
 
 
 class HttpStatusError(UnreachableError):
-    """The provider answered with a status that is neither success nor refusal."""
+    """The provider answered with a status that means neither success nor refusal."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
-        """Keep the `status`, so that a caller can distinguish 404 from 503."""
+        """Store the `status`, so that a caller can distinguish 404 from 503."""
         super().__init__(message, hint=hint)
         self.status = status
 
@@ -95,34 +97,35 @@ class RefusedError(AuthorisationError):
     """The provider (401, 403; nginx also 400) or the proxy (407) refused the credential."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
-        """Keep the `status`, so that a caller can distinguish 401 from 403."""
+        """Store the `status`, so that a caller can distinguish 401 from 403."""
         super().__init__(message, hint=hint)
         self.status = status
 
 
 class TransientError(Exception):
-    """Carries an error after which another attempt may succeed; never leaves the transport."""
+    """Contains an error after which another attempt may succeed; only the transport sees it."""
 
     def __init__(self, error: UnreachableError, retry_after_s: float | None = None) -> None:
-        """Keep the error to raise in the end, and how long the server wants us to wait."""
+        """Store the error to raise at the end, and the wait that the server asks for."""
         super().__init__(error.message)
         self.error = error
         self.retry_after_s = retry_after_s
 
 
 def network_hint(peer: Peer) -> str:
-    """Return the hint of a failure that may lie in the network."""
+    """Return the hint for a failure whose cause may be the network."""
     return f"check the network and the URL; {peer.kept}"
 
 
 def foreign_fault(
     peer: Peer, error: Exception, origin: str, url: str
 ) -> HashclientError | TransientError:
-    """Translate an exception that stopped an exchange with `origin`.
+    """Translate an exception that ended a request to `origin`.
 
-    The exception is of a class in `FOREIGN`, or comes from the optional SOCKS package.
+    The class of the exception is in `FOREIGN`, or belongs to the optional package for SOCKS.
     """
-    # The cause is an argument because httpcore's pool raises its errors again without the cause.
+    # The cause is taken from the arguments, because httpcore's pool raises its errors again without
+    # `__cause__`.
     cause = next((item for item in error.args if isinstance(item, Exception)), None)
     if isinstance(error, DeadlineExceededError):
         return UnreachableError(
@@ -154,7 +157,7 @@ def foreign_fault(
 def status_fault(
     peer: Peer, status: int, url: str, retry_after_s: float | None = None
 ) -> HashclientError | TransientError:
-    """Translate an unwanted `status`."""
+    """Translate a status of HTTP that is not the expected status."""
     if status in REFUSING_STATUSES:
         who = "proxy" if status == 407 else peer.name
         return RefusedError(
@@ -185,9 +188,9 @@ def status_fault(
 
 
 def anonymous_fault(peer: Peer, error: RefusedError, url: str) -> RefusedError:
-    """Return the error for a refusal of a request to `url` for which no credential is configured.
+    """Return the error for a refused request to `url` for which no credential is configured.
 
-    `error` is the refusal: status 401, 403, or 407 from a proxy.
+    `error` is the refusal, with the status 401, 403, or 407 from a proxy.
     """
     who, hint = peer.name, NO_CREDENTIAL_HINT
     if error.status == 407:
@@ -202,7 +205,7 @@ def anonymous_fault(peer: Peer, error: RefusedError, url: str) -> RefusedError:
 def page_fault(
     peer: Peer, fault: HashclientError | TransientError, page: bytes, url: str
 ) -> HashclientError | TransientError:
-    """Return `fault`, or a more exact fault if the page of the answer says more than its status."""
+    """Return `fault`, or a more exact error if the body of the answer says more than the status."""
     if isinstance(fault, HttpStatusError) and fault.status == 400:
         for text, what in (
             (_NO_CERTIFICATE_PAGE, "requires a client certificate"),
@@ -218,7 +221,7 @@ def page_fault(
 
 
 def malformed(peer: Peer, url: str, how: str) -> TransientError:
-    """Return the fault for an answer that breaks HTTP; `how` says in which way."""
+    """Return the error for an answer that breaks HTTP; `how` says which rule is broken."""
     what = f"answer breaks HTTP: {url}: {how}"
     return TransientError(UnreachableError(what, hint=network_hint(peer)))
 
@@ -228,9 +231,9 @@ def _slow_hint(peer: Peer) -> str:
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Return the seconds in a Retry-After header; None if absent or unreadable.
+    """Return the seconds in a Retry-After header, or None if it is absent or unreadable.
 
-    `now` is the time in seconds since the epoch, for the form that holds a date (RFC 9110).
+    `now`: the time in seconds since 1970, for a header that contains a date (RFC 9110).
     """
     if value is None:
         return None
@@ -239,7 +242,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return float(value[:9]) if len(value) < 10 else 1e9
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # OverflowError for a number outside the range of dates
+    # OverflowError is raised for a number outside the range of dates
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -264,7 +268,7 @@ def _reason(cause: Exception | None) -> str:
 def _proxy_fault(
     peer: Peer, error: httpcore.ProxyError, origin: str
 ) -> HashclientError | TransientError:
-    # httpcore says '407 Proxy Authentication Required', or a sentence for SOCKS.
+    # The message of httpcore is '407 Proxy Authentication Required', or a sentence about SOCKS.
     status = str(error)[:3]
     if status.isascii() and status.isdigit():
         if int(status) in TRANSIENT_STATUSES | {407}:

@@ -1,8 +1,9 @@
-"""An attempt at an exchange: the rules of an answer, and the connection for it.
+"""One request and its answer: the rules for the answer, and the connection.
 
-`Download` holds the rules and no I/O: which status, headers and lengths are acceptable, which part
-of an interrupted body is kept and how it is resumed. `Channel` sends one request to one origin over
-httpx, under one deadline, and feeds the answer to a `Download`. `client` decides about retries.
+`Download` has the rules, without I/O: which status, headers and lengths are acceptable, which part
+of an interrupted body is kept, and how the rest is requested. `Channel` sends one request to one
+origin with httpx, under one deadline, and passes the answer to a `Download`. `client` decides about
+retries.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from hashclient.net.errors import (
 from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
-#: If the body of a refusal is short, it is read to its end, so that the connection can be used
-#: again. A fetch without news begins with a 404, and a new TLS handshake costs more than reading
-#: the body.
+#: `PAGE_S`, `MAX_PAGE_BYTES`: the body of a refusal is read to its end if it takes no more time and
+#: bytes, so that the connection can be used again. This saves time, because a fetch without news
+#: begins with a 404, and a new TLS handshake costs more than reading the body.
 PAGE_S = 2.0
 MAX_PAGE_BYTES = 64 << 10
 MAX_LENGTH_DIGITS = 18
@@ -48,7 +49,7 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)
 
 
 class Download:
-    """The body of one resource, gathered over one or more attempts, never longer than its cap."""
+    """The body of one resource, received in one or more attempts, never longer than allowed."""
 
     def __init__(
         self,
@@ -58,9 +59,9 @@ class Download:
         on_bytes: Callable[[int], None] | None = None,
         peer: Peer = PROVIDER,
     ) -> None:
-        """Expect at most `max_bytes`, exactly `expected_bytes` if given.
+        """Accept at most `max_bytes`, or exactly `expected_bytes` if that is given.
 
-        `on_bytes` is called with the number of bytes that came, and with a negative number when
+        `on_bytes` is called with the number of received bytes, and with a negative number when
         bytes are dropped.
         """
         self.url = url
@@ -74,7 +75,10 @@ class Download:
         self._total: int | None = None
 
     def range_headers(self) -> dict[str, str]:
-        """Return the headers that ask for the rest; drop a body that cannot be resumed."""
+        """Return the headers that request the rest of the body.
+
+        Drop a body that cannot be resumed.
+        """
         if not self._resumable:
             self._drop()
         if not self._kept:
@@ -85,47 +89,48 @@ class Download:
         return headers
 
     def begin(self, status: int, headers: httpx.Headers, now: float) -> int:
-        """Check an answer before its body is read; return how many bytes may still come.
+        """Check an answer before its body is read; return how many bytes may still arrive.
 
-        `now` is the time in seconds since the epoch.
+        `now`: the time in seconds since 1970.
 
         Raises:
             HashclientError, TransientError: the answer is not acceptable.
         """
-        # 1. The answer has only the requested part: the whole body, or the rest.
+        # 1. The answer contains the whole body, or the rest if the rest was requested.
         if status == 416 and self._kept:
             self._drop()
             raise malformed(self.peer, self.url, "the rest is not available")
         if status != 200 and not (status == 206 and self._kept):
             retry_after_s = parse_retry_after(headers.get("retry-after"), now)
             raise status_fault(self.peer, status, self.url, retry_after_s)
-        # 2. The body is not compressed, since the signed bytes are not.
+        # 2. The body is not compressed, because the signed bytes are not compressed.
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             raise DeliveryError(
                 f"{self.peer.name} sends a compressed body: {self.url}",
                 hint="hash lists are served without Content-Encoding",
             )
-        # 3. The answer has one framing: a length, or chunks.
+        # 3. The answer has only one framing: a length, or chunks.
         length = self._declared_length(headers)
-        # 4. The rest must fit the kept part; a whole body replaces it.
+        # 4. If the answer is the rest, it must continue the kept part; a whole body replaces the
+        #    kept part.
         if status == 206:
             self._check_range(headers.get("content-range", ""), length)
         else:
             self._drop()
             self._total = length
             self._note_resumable(headers)
-        # 5. No more than the cap, checked before a byte is read.
+        # 5. The body is not longer than allowed, which is checked before a byte is read.
         room = self._cap - len(self._kept)
         if length is not None and length > room:
             raise self._too_long()
         return room if length is None else length
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes of the body.
+        """Add the next bytes of the body.
 
         Raises:
-            DeliveryError: the bytes exceed the cap.
+            DeliveryError: the body is longer than allowed.
         """
         if len(self._kept) + len(chunk) > self._cap:
             raise self._too_long()
@@ -134,7 +139,7 @@ class Download:
             self._on_bytes(len(chunk))
 
     def finish(self) -> bytes:
-        """Return the body, whose end was reached.
+        """Return the body, after its last byte was received.
 
         Raises:
             TransientError: the body is shorter than expected.
@@ -176,7 +181,7 @@ class Download:
         etag = headers.get("etag", "").strip()
         self._etag = etag if _STRONG_ETAG.fullmatch(etag) else None
         accepts = headers.get("accept-ranges", "").strip().lower() == "bytes"
-        # A weak ETag alone does not say that two ranges belong to the same bytes.
+        # A weak ETag does not show that two ranges belong to the same bytes.
         self._resumable = accepts or self._etag is not None
 
     def _drop(self) -> None:
@@ -192,7 +197,10 @@ class Download:
 
 
 class Channel:
-    """Connections to one origin, direct or through a proxy, usable by several threads."""
+    """Connections to one origin, direct or through a proxy.
+
+    Several threads may use a channel at once.
+    """
 
     def __init__(
         self,
@@ -205,7 +213,7 @@ class Channel:
         proxy_user: tuple[str, str] | None = None,
         peer: Peer = PROVIDER,
     ) -> None:
-        """Prepare the connections; none is opened yet."""
+        """Prepare for connections without opening one."""
         self._backend = backend
         self._limits = limits
         self._monotonic = monotonic
@@ -213,7 +221,7 @@ class Channel:
         self._peer = peer
         self._foreign: tuple[type[Exception], ...] = FOREIGN
         if proxy is not None and proxy.scheme == "socks5":
-            # httpcore lets the errors of this optional package through.
+            # httpcore does not translate the errors of the optional package for SOCKS.
             self._foreign += (importlib.import_module("socksio").SOCKSError,)
         self._client = httpx.Client(
             transport=_PoolTransport(_make_pool(context, backend, proxy, proxy_user)),
@@ -237,14 +245,15 @@ class Channel:
         content: bytes | Iterable[bytes] | None = None,
         content_bytes: int = 0,
     ) -> bytes:
-        """Make an exchange under one deadline, and return the body.
+        """Make one request under one deadline, and return the body of the answer.
 
-        The deadline grows by the time of `content_bytes` at the slowest allowed rate, as for the
-        answer. A single operation still may not take longer than a whole exchange without content.
+        The deadline grows by the time that `content_bytes` may take at the slowest allowed rate, as
+        for the body of the answer. A single operation may take at most as long as a whole request
+        without content.
 
         Raises:
-            HashclientError: the exchange failed for good.
-            TransientError: the exchange failed in a way that another attempt may cure.
+            HashclientError: the request failed, and another attempt would fail as well.
+            TransientError: the request failed, and another attempt may succeed.
         """
         limits = self._limits
         deadline = Deadline(self._monotonic, limits.base_s)
@@ -277,9 +286,10 @@ class Channel:
             raise foreign_fault(self._peer, error, endpoint.origin, endpoint.url) from error
 
     def _read_page(self, response: httpx.Response, deadline: Deadline) -> bytes:
-        """Return the body of a refusal, or the part of it that comes soon."""
+        """Return the body of a refusal, or the part of it that arrives within `PAGE_S`."""
         page = b""
-        # If two framings disagree, later bytes could be taken for the next answer.
+        # If an answer has two framings, its last bytes could be taken for the next answer, so its
+        # body is not read.
         if {"content-length", "transfer-encoding"} <= response.headers.keys():
             return page
         with contextlib.suppress(*self._foreign):
@@ -310,7 +320,8 @@ def _make_pool(
     return httpcore.ConnectionPool(
         ssl_context=context,
         proxy=address,
-        # The pool has as many connections as callers: waiting in a queue would have no deadline.
+        # The number of connections is not limited, because waiting for a free connection would have
+        # no deadline.
         max_connections=None,
         keepalive_expiry=KEEPALIVE_S,
         network_backend=backend,
@@ -318,7 +329,7 @@ def _make_pool(
 
 
 class _PoolTransport(httpx.BaseTransport):
-    """Let an httpx client use a connection pool whose network backend is ours."""
+    """Connects an httpx client to a connection pool that uses `BoundedBackend`."""
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool

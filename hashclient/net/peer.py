@@ -1,4 +1,4 @@
-"""The names of the other side of a transport in messages."""
+"""How messages call the server of a transport."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import msgspec
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The name of the other side in messages, and the text of hints after a failure."""
+    """The name of a server in messages, and the text that hints end with after a failure."""
 
     name: str
     kept: str
 
 
 PROVIDER = Peer("provider", "lists that are here stay in use")
-#: A provider before `init` pins it: this machine has no list of the provider.
+#: A provider before `init` has pinned it: this machine has no list of the provider yet.
 NEW_PROVIDER = Peer("provider", "nothing was pinned")
 EXPORTER = Peer("server of the exceptions", "exceptions that are here stay in use")
 REPORTING_SERVICE = Peer(

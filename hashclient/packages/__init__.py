@@ -1,1 +1,1 @@
-"""What recipients read: packages, notes and answers as bytes, verified on any machine."""
+"""What recipients read: packages, notes and answers, verified on any machine."""

@@ -1,7 +1,8 @@
-"""The answer of a body to a report: the received and accepted matches, and its requests.
+"""The answer of an organisation to a report: accepted and refused matches, and requests.
 
-An answer is one line of ASCII with one spelling, signed by the body's key, about one report of one
-machine. `docs/reporting.md` specifies answers, `docs/answer.schema.json` is their schema.
+An answer is one line of ASCII in a canonical form, signed with the organisation's key, about one
+report of one machine. `docs/reporting.md` specifies answers, and `docs/answer.schema.json` is their
+schema.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import for_programs
 
 FORMAT: Literal["hashclient-answer/1"] = "hashclient-answer/1"
-#: An answer names up to 10,000 matches a few times.
+#: The largest answer in bytes, which is enough to name 10,000 matches several times.
 MAX_ANSWER_BYTES = 1 << 20
 
-#: The fixed first bytes of every answer.
+#: The first bytes of every answer.
 BEGINNING = b'{"format":"hashclient-answer/'
 
 _TAG = b"hashclient answer v1\n"
@@ -36,9 +37,9 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request of a body: to keep the sealed files until a time, to destroy them, or to retract.
+    """A request of an organisation: keep the sealed files until a time, destroy them, or retract.
 
-    `text` names the order, for example its file number.
+    `text`: the name of the order, for example its file number.
     """
 
     request: Literal["keep", "destroy", "retract"]
@@ -48,10 +49,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One answer. `log_id` and `public_key` belong to the audit log that signed the package.
+    """An answer to one report.
 
-    `id` is random, so that an answer counts once. `reference` is the body's name for the report.
-    `key` is the public key that signs the answer.
+    `log_id` and `public_key` identify the audit log that signed the package.
+
+    `id`: a random text, so that an answer is not counted twice. `reference`: the organisation's
+    name for the report. `key`: the public key that verifies the answer.
     """
 
     format: Literal["hashclient-answer/1"]
@@ -69,13 +72,13 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def matches(self) -> frozenset[str]:
-        """All matches that the answer names."""
+        """The ids of all matches that the answer names."""
         asked = (match_id for request in self.requests for match_id in request.matches)
         return frozenset((*self.accepted, *self.refused, *asked))
 
 
 def requests_of(answer: Answer) -> dict[str, list[str]]:
-    """Return in words the requests of an answer, by match."""
+    """Return the requests of an answer as texts, by match."""
     found: dict[str, list[str]] = {match_id: [] for match_id in sorted(answer.matches)}
     for one in answer.requests:
         end = "" if one.until is None else f" until {for_programs(one.until)}"
@@ -85,18 +88,18 @@ def requests_of(answer: Answer) -> dict[str, list[str]]:
 
 
 def encode_answer(answer: Answer, sign: Callable[[bytes], bytes]) -> bytes:
-    """Return the signed answer; `sign` signs bytes with the key `answer.key`."""
+    """Return the signed answer; `sign` must sign with the key `answer.key`."""
     head = _head(answer)
     return head + _ending(sign(_TAG + head).hex())
 
 
 def parse_answer(text: bytes) -> Answer:
-    """Verify an answer by the key that it names; the caller has to know whose key this is.
+    """Verify an answer with the key that it names; the caller must know whose key this is.
 
-    1. The answer is spelled as `encode_answer` spells it, byte for byte.
-    2. All values fit the schema, no match is both accepted and refused, and only a request to keep
-       has an end.
-    3. The signature of the answer is right.
+    1. The answer has, byte for byte, the form in which `encode_answer` writes it.
+    2. All values fit the schema, no match is both accepted and refused, and a request has an end if
+       and only if it is a request to keep.
+    3. The signature of the answer is valid.
 
     Raises:
         VerificationError: the text is not an answer, or was changed.
@@ -107,9 +110,9 @@ def parse_answer(text: bytes) -> Answer:
         values = parse_json(text)
         sig = values.pop("sig")
         signature = bytes.fromhex(sig)
-        answer = msgspec.convert(values, Answer)  # 2
+        answer = msgspec.convert(values, Answer)  # rule 2
         head = _head(answer)
-        if text != head + _ending(sig):  # 1
+        if text != head + _ending(sig):  # rule 1
             raise ValueError("another spelling")
         if {*answer.accepted} & {*answer.refused}:
             raise ValueError("accepted and refused")
@@ -117,11 +120,11 @@ def parse_answer(text: bytes) -> Answer:
             raise ValueError("an end of another request, or none")
     except (
         *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        OverflowError,  # a time beyond the first or last year
+        OverflowError,  # a time before the year 1 or after the year 9999
     ) as error:
         raise VerificationError(f"not an answer of the format {FORMAT}") from error
     try:
-        verify(bytes.fromhex(answer.key), signature, _TAG + head)  # 3
+        verify(bytes.fromhex(answer.key), signature, _TAG + head)  # rule 3
     except BadSignatureError as error:
         raise VerificationError("the answer has a bad signature") from error
     return answer
@@ -137,7 +140,7 @@ def _ending(signature: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return a struct as JSON values."""
+    """Return a value with structs, tuples and times as JSON values."""
     if isinstance(value, msgspec.Struct):
         return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, tuple):

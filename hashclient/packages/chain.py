@@ -1,7 +1,7 @@
-"""A chain of custody, its checkpoint and a note of retraction: the rules that verify them.
+"""The rules that verify a chain of custody, its checkpoint, and notes of later events.
 
-`reporting.custody` makes them. The input is only bytes: recipients have neither the log nor the
-machine of the log.
+`reporting.custody` makes chains of custody and notes. The functions verify bytes only, because
+recipients have neither the log nor the machine of the log.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from hashclient.core.errors import AuditError, VerificationError
 from hashclient.packages.document import MatchId, ReportId
 from hashclient.system.strictjson import parse_json
 
-#: The event of the record that binds a package, and the event of a retraction.
+#: The event of the record that has the hashes of a package, and the event of a retraction.
 PACKAGED = "report-packaged"
 RETRACTED = "report-retracted"
-#: The event of a signed copy; `record` of its data holds one whole earlier record.
+#: The event of a signed copy; `record` in its data is a whole earlier record.
 COPIED = "record-signed"
 
-#: The events of an answer of the body, and of the destruction of a sealed file.
+#: The events of an organisation's answer, and of the destruction of a sealed file.
 ANSWERED = "report-answered"
 PURGED = "purged"
 
-#: By the format of a note: the event that it is about. A note of destruction names its matches.
+#: The event to which a note of each format refers. A note of destruction names the matches whose
+#: files were destroyed.
 RETRACTION = "hashclient-retraction/1"
 DESTRUCTION = "hashclient-destruction/1"
 _ABOUT = {RETRACTION: RETRACTED, DESTRUCTION: PURGED}
 
 
 class Custody(msgspec.Struct, frozen=True):
-    """A verified chain of custody: the identity of the log, the last record, their number."""
+    """A verified chain of custody: identity of its log, last record, and number of records."""
 
     identity: Identity
     last: Record
@@ -54,18 +55,19 @@ class Custody(msgspec.Struct, frozen=True):
 
 
 def verify_custody(text: bytes) -> Custody:
-    """Verify a chain of custody by itself.
+    """Verify a chain of custody without other documents.
 
-    1. Each line is spelled as the writer of the log spells the content, and its hash is right.
-    2. The first record, and no other, is a genesis record, signed by the key it names.
-    3. Records have the order of the log, and no record comes twice.
-    4. Each signature is right, and a record without a signature is joined to the next record by its
-       hash. A copy holds an earlier record, spelled as the log spells it, with the right hash.
-    5. The last record says that a report was packaged. It is signed, and has the hash of the lines
-       before it, so no line is missing.
+    1. Each line has the form in which the log writes its content, and its hash is right.
+    2. Only the first record is a genesis record, and it is signed by the key that it names.
+    3. The records have the order of the log, and no record occurs twice.
+    4. Each signature is right, and a record without a signature is followed by the record that
+       contains its hash. A copy contains an earlier record in the form in which the log writes it,
+       with the right hash.
+    5. The last record says that a report was packaged. The last record is signed and has the hash
+       of all lines before it, so no line is missing.
 
     Raises:
-        VerificationError: a check failed.
+        VerificationError: a rule is broken.
     """
     if not text.endswith(b"\n"):
         raise VerificationError("chain of custody is cut short")
@@ -78,16 +80,17 @@ def verify_custody(text: bytes) -> Custody:
 
 
 def _verify(text: bytes) -> Custody:
-    # One line at a time: a list of short lines would take many times the memory of the text.
+    # The lines are parsed one by one, because a list of short lines would need many times the
+    # memory of the text.
     lines = io.BytesIO(text)
     line, number = next(lines), 1
-    last = parse_record(line[:-1], "line 1")  # 1
-    identity = parse_genesis(last, "line 1")  # 2
+    last = parse_record(line[:-1], "line 1")  # rule 1
+    identity = parse_genesis(last, "line 1")  # rule 2
     for line in lines:
         number += 1
-        previous, last = last, parse_record(line[:-1], f"line {number}")  # 1
+        previous, last = last, parse_record(line[:-1], f"line {number}")  # rule 1
         _verify_next(previous, last, identity, number)
-    if last.event != PACKAGED or last.sig is None:  # 5
+    if last.event != PACKAGED or last.sig is None:  # rule 5
         raise VerificationError("chain of custody does not end with the record of a package")
     before = text[: len(text) - len(line)]
     if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
@@ -99,9 +102,9 @@ def _verify_next(previous: Record, record: Record, identity: Identity, number: i
     where = f"chain of custody, line {number}"
     if record.event == GENESIS:
         raise VerificationError(f"{where}: a second genesis record")
-    if record.seq <= previous.seq:  # 3
+    if record.seq <= previous.seq:  # rule 3
         raise VerificationError(f"{where}: out of order")
-    if record.sig is not None:  # 4
+    if record.sig is not None:  # rule 4
         verify_signature(record, identity.public_key, f"line {number}")
     if previous.sig is None and record.prev != previous.hash:
         raise VerificationError(f"{where}: it does not follow the unsigned line before it")
@@ -120,10 +123,10 @@ def _verify_copy(record: Record, number: int) -> None:
 
 
 def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
-    """Verify that a checkpoint is of the same log and covers the last record of `custody`.
+    """Verify that a checkpoint is of the log of `custody` and covers its last record.
 
     Raises:
-        VerificationError: the checkpoint is of another log, or does not cover the record.
+        VerificationError: the checkpoint is of another log, or does not cover the last record.
     """
     try:
         checkpoint = parse_checkpoint(text)
@@ -139,7 +142,7 @@ def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
 
 
 def spelled_note(note: Any) -> bytes:
-    """Return the one spelling of a note."""
+    """Return the bytes of a note in its canonical form."""
     return json.dumps(note, indent=1).encode() + b"\n"
 
 
@@ -156,25 +159,25 @@ class Note(msgspec.Struct, frozen=True):
 def verify_note(text: bytes) -> Note:
     """Verify a note of retraction, or of the destruction of files.
 
-    1. The note is spelled as the writer spells it, byte for byte.
-    2. The note's records verify like the records of a log, and the first is the genesis record.
-    3. The other records are about this report, in their order in the log. The records say that the
-       report was packaged and, for a destruction, what the body answered.
-    4. At the end, the records say that the report is retracted; or that, as the body had asked,
-       exactly the sealed files of the matches in the note were destroyed.
+    1. The note has, byte for byte, the form in which the writer writes it.
+    2. The records of the note are valid like records of a log, and the first is the genesis record.
+    3. The other records are about the report of the note, in the order of the log. These records
+       say that the report was packaged and, for a destruction, what the organisation has answered.
+    4. The last records say that the report is retracted; or that exactly the sealed files of the
+       matches in the note were destroyed, as the organisation has ordered.
 
     Raises:
-        VerificationError: the document is not a note of this kind, or was changed.
+        VerificationError: the document is not a note of retraction or destruction, or was changed.
     """
     try:
         document = parse_json(text)
-        if spelled_note(document) != text:  # 1
+        if spelled_note(document) != text:  # rule 1
             raise VerificationError("the note is not in canonical form")
         report_id = msgspec.convert(document["report"], ReportId)
         about, values = _ABOUT[document["format"]], document["records"]
         matches = msgspec.convert(document.get("matches", []), tuple[MatchId, ...])
         lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
-        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # 2
+        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # rule 2
         identity = parse_genesis(records[0], "record 1")
         for number, record in enumerate(records[1:], 2):
             verify_signature(record, identity.public_key, f"record {number}")
@@ -193,10 +196,10 @@ def verify_note(text: bytes) -> Note:
     keys = {"format", "report", "records"} | ({"matches"} if about == PURGED else set())
     if (
         set(document) != keys
-        or any(r.event not in allowed for r in others)  # 3
+        or any(r.event not in allowed for r in others)  # rule 3
         or any(r.data.get("report") != report_id for r in reports)
         or any(after.seq <= before.seq for before, after in pairwise(records))
-        or last.event != about  # 4
+        or last.event != about  # rule 4
         or matches != destroyed
         or not ordered.issuperset(matches)
     ):

@@ -1,7 +1,7 @@
 """The files of a package, read once and in order, from a directory or an archive.
 
-A sealed archive is opened by a function that the caller gives: this program has pyrage, the
-one-file tool for recipients asks the `age` program. Nothing is written.
+The caller passes a function that decrypts an archive: this program uses pyrage, and the one-file
+tool for recipients calls the program `age`. This module writes no file.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ DOCUMENT_NAME = "document.json"
 CUSTODY_NAME = "custody.jsonl"
 CHECKPOINT_NAME = "checkpoint.json"
 EVIDENCE_DIR = "evidence"
-#: The name of a report's folder, before the id of the report.
+#: The beginning of the name of a report's folder; the id of the report follows.
 FOLDER_PREFIX = "hashclient-report-"
-#: The first files, in this order, and the longest allowed length of each, in bytes.
+#: The names of the first files of a package, in order, and the largest length of each in bytes.
 HEAD = {
     README_NAME: 1 << 16,
     DOCUMENT_NAME: 1 << 28,
     CUSTODY_NAME: 1 << 28,
     CHECKPOINT_NAME: 1 << 12,
 }
-#: The first two headers of an archive lie within as many bytes.
+#: The first two headers of an archive are within this many bytes.
 _HEAD_BYTES = HEAD[README_NAME] + 2 * BLOCK_BYTES
-#: A package directory has a file of one of these names; any directory may have a README.txt.
+#: A directory is a package only if it has a file of one of these names, because any directory may
+#: have a README.txt.
 _SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
 
-#: Yields the plain bytes of an age file that is given in chunks. The opener raises
-#: AuthorisationError if no key opens the age file, StateError if it is damaged.
+#: A function that yields the decrypted bytes of an age file, which is given in chunks. The function
+#: raises AuthorisationError if no key decrypts the file, and StateError if the file is damaged.
 Opener = Callable[[Iterator[bytes]], Generator[bytes]]
 
 
 def package_folder(report_id: str) -> str:
-    """Return the name of the folder that a package is, or unpacks into."""
+    """Return the name of the folder of a report, which an archive contains."""
     return f"{FOLDER_PREFIX}{report_id}"
 
 
 @contextlib.contextmanager
 def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
-    """Give the files of the package at `path`, each to be read before the next.
+    """Yield an iterator of the files of the package at `path`; each must be read before the next.
 
     Raises:
         UsageError: the path has no part of a package, or the package is sealed and `opener` is not
@@ -67,7 +68,7 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
     if path.is_dir():
         yield _from_directory(path)
         return
-    # A reader that stops early must not leave a thread of the opener behind.
+    # `closing` ends a thread of the opener if the reader stops early.
     with contextlib.closing(_chunks(path)) as chunks:
         head = next(chunks)
         is_sealed = head.startswith(MAGIC)
@@ -91,7 +92,10 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
 
 
 def _chunks(path: Path) -> Generator[bytes]:
-    """Yield the content of a file; the first chunk is long enough to show the kind of the file."""
+    """Yield the content of a file.
+
+    The first chunk is long enough to recognise the kind of the file.
+    """
     with translated(path, unreadable), open_regular(path) as stream:
         yield stream.read(_HEAD_BYTES)
         while chunk := stream.read(CHUNK_BYTES):
@@ -111,14 +115,17 @@ def _opened(sealed: Iterator[bytes], opener: Opener) -> Generator[bytes]:
 
 
 def _from_directory(path: Path) -> Iterator[Member]:
-    """Yield the files of a package in the order of the format; links are refused."""
+    """Yield the files of a package in a directory, in the order of the format.
+
+    Links are refused.
+    """
     try:
         names = set(os.listdir(path))  # noqa: PTH208 - names
         if names.isdisjoint(_SIGNS):
             raise _no_package(path)
         if (path / EVIDENCE_DIR).is_symlink():
             raise VerificationError("package has a link in it")
-        # An archive without evidence unpacks into a directory without this folder.
+        # A directory that was unpacked from an archive without evidence has no folder for evidence.
         has_evidence = EVIDENCE_DIR in names
         evidence = sorted(os.listdir(path / EVIDENCE_DIR)) if has_evidence else []  # noqa: PTH208
     except OSError as error:
@@ -143,7 +150,10 @@ def _from_directory(path: Path) -> Iterator[Member]:
 
 
 def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
-    """Yield the content of a file; raise if it does not have `size` bytes: callers rely on this."""
+    """Yield the content of a file.
+
+    The function raises if the file does not have exactly `size` bytes, and callers rely on this.
+    """
     rest = size
     while chunk := stream.read(CHUNK_BYTES):
         rest -= len(chunk)
@@ -155,12 +165,12 @@ def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:
-    """Return the error for a path that cannot be read at all."""
+    """Return the error for a path that cannot be read."""
     return UsageError(f"cannot read {printable(path)}: {error.strerror or error}")
 
 
 def _no_package(path: Path) -> UsageError:
-    """Return the error for a path without parts of a package, which must not pass as verified."""
+    """Return the error for a path without a package, which must not count as verified."""
     return UsageError(
         f"no package, and nothing was verified: {printable(path)}",
         hint="give the directory or the file that was handed over; if this is the right one, ask "

@@ -1,9 +1,10 @@
-"""The report document: the facts about each file, in JSON with a published schema.
+"""The report document: the facts about each file, as JSON with a published schema.
 
-The document names files by path and entry, never by digest. For each file the document says whether
-a person has viewed it; otherwise the file matched by digest alone. `docs/report.schema.json` is the
-schema; this module reads foreign documents strictly, and `reporting.describing` makes them. All
-other forms of a report are made from the document.
+The document names files by path and entry, and contains no digest of a file. For each file the
+document says whether a person has viewed it; otherwise only the digests of the file matched.
+`docs/report.schema.json` is the schema; this module reads foreign documents strictly, and
+`reporting.describing` makes documents. All other forms of a report are made from the report
+document.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from hashclient.system.versions import is_newer
 
 FORMAT: Literal["hashclient-report/2"] = "hashclient-report/2"
 
-#: How much memory reading a document may take: some ten times the longest document.
+#: The memory in bytes that reading a document may take, about ten times the longest document.
 MAX_PARSING_BYTES = 3 << 30
 
-#: The schema's patterns; a value that is used as a file name must match its pattern. The patterns
-#: end with `\Z`, since `$` would accept a newline at the end.
+#: The patterns of the schema; a value that is used as a file name must match its pattern. The
+#: patterns end with `\Z`, since `$` would accept a newline at the end.
 MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
 ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -39,7 +40,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reporter(_Strict, frozen=True):
-    """The organisation that reports, its contact data, and the name of its machine."""
+    """The organisation that reports, its contact data, and the name of the machine."""
 
     organisation: str | None
     machine: str
@@ -55,10 +56,10 @@ class Tool(_Strict, frozen=True):
 
 
 class Provider(_Strict, frozen=True):
-    """A provider of lists, in words that all its clients have in common.
+    """A provider of lists, described in the same way by all its clients.
 
-    `root_sha256` is the hash of the root of trust that was pinned, `url` the provider's address
-    unless its files come as bundles.
+    `root_sha256`: the hash of the pinned root of trust. `url`: the provider's address; None if its
+    files come as bundles.
     """
 
     root_sha256: _Sha256
@@ -66,9 +67,9 @@ class Provider(_Strict, frozen=True):
 
 
 class Entry(_Strict, frozen=True):
-    """An entry of a list that the file matched, and the algorithms whose digests agreed.
+    """An entry of a list that the file matched, and the algorithms whose digests agree.
 
-    `provider` is the list's provider, if it is known.
+    `provider`: the provider of the list, if it is known.
     """
 
     list: str
@@ -81,7 +82,7 @@ class Entry(_Strict, frozen=True):
 
 
 class Evidence(_Strict, frozen=True):
-    """A sealed file: its place in the package, and the keys to which it is sealed."""
+    """A sealed file: its name in the package, and the keys for which it is encrypted."""
 
     name: Annotated[
         str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}(\.facts|\.[1-9][0-9]{0,3})?\.age\Z")
@@ -92,7 +93,7 @@ class Evidence(_Strict, frozen=True):
 
 
 class Context(Evidence, frozen=True, omit_defaults=True):
-    """A file that belongs to a match, sealed, and where it was."""
+    """A sealed file that belongs to a match, and the path where it was."""
 
     path: str
     path_b64: str | None = None
@@ -107,10 +108,10 @@ class StoryStep(_Strict, frozen=True):
 
 
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
-    """A file that matched; `path_b64` is set if its path is not UTF-8.
+    """A file that matched; `path_b64` is set if the path is not UTF-8.
 
-    `evidence` is the file; `facts` are about its source; `context` are files that belong to the
-    file.
+    `evidence`: the sealed file itself. `facts`: facts about its source. `context`: other files that
+    belong to it.
     """
 
     id: MatchId
@@ -130,14 +131,14 @@ class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
 
     @property
     def sealed(self) -> dict[str, Evidence]:
-        """All sealed files of the match, by the names that they must have in a package."""
+        """All sealed files of the match, by the names that they must have in the package."""
         numbered = {context_name(self.id, n): c for n, c in enumerate(self.context, 1)}
         others = {evidence_name(self.id): self.evidence, facts_name(self.id): self.facts}
         return {name: one for name, one in others.items() if one is not None} | numbered
 
 
 class Document(_Strict, frozen=True):
-    """The report document."""
+    """The whole report document."""
 
     format: Literal["hashclient-report/2"]
     report: ReportId
@@ -148,7 +149,7 @@ class Document(_Strict, frozen=True):
 
 
 def named_in(document: Document) -> dict[str, Any]:
-    """Return who reports, and whose lists matched, as the signed record of a package has them."""
+    """Return the reporter and the providers, as the signed record of a package has them."""
     providers = {e.provider for m in document.matches for e in m.entries if e.provider is not None}
     return {
         "organisation": document.reporter.organisation,
@@ -161,7 +162,7 @@ def named_in(document: Document) -> dict[str, Any]:
 
 
 def parse_document(text: bytes) -> Document:
-    """Read a document, strictly.
+    """Parse a report document strictly.
 
     Raises:
         VerificationError: the text is not a report document of the format `FORMAT`.
@@ -189,20 +190,20 @@ def parse_document(text: bytes) -> Document:
 
 
 def evidence_name(match_id: str) -> str:
-    """Return the name of the evidence of a match within a package."""
+    """Return the name of the sealed file of a match in a package."""
     return f"evidence/{match_id}.age"
 
 
 def facts_name(match_id: str) -> str:
-    """Return the name of the facts about the source of a match within a package."""
+    """Return the name of the facts about the source of a match in a package."""
     return f"evidence/{match_id}.facts.age"
 
 
 def context_name(match_id: str, number: int) -> str:
-    """Return the name of a file that belongs to a match, the first is 1, within a package."""
+    """Return the name in a package of file `number`, counted from 1, that belongs to a match."""
     return f"evidence/{match_id}.{number}.age"
 
 
 def file_path(match: ReportedMatch) -> str:
-    """Return the path of a file, decoded with surrogateescape."""
+    """Return the path of a reported file, decoded with surrogateescape."""
     return path_of(match.path, match.path_b64)

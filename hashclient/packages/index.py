@@ -1,8 +1,8 @@
-"""Many packages at once: what each package is, and which of them concern the same entry.
+"""Verifies many packages at once, and finds the reports that concern the same entry.
 
-Clients of one provider name an entry alike, so reports of several reporters can be compared.
-This module shows no content. Extracting writes the opened evidence of a package into a new folder,
-which appears after the whole package was verified.
+All clients of a provider use the same names for its entries, so reports of different reporters can
+be compared. This module shows no content of files. `extract` writes the decrypted evidence of a
+package to a new folder, which appears only after the whole package was verified.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from hashclient.packages.verify import (
 from hashclient.system.outputs import placed_directory
 from hashclient.system.text import for_programs, path_fields, printable
 
-#: The columns of a row: one entry of one match of one document.
+#: The columns of a row that describes one entry of one match of a document.
 DOCUMENT_COLUMNS = (
     *("report", "created", "organisation", "machine"),
     *("match", "path", "path_b64", "size", "state", "viewed", "evidence"),
     *("list", "entry", "category", "provider_root", "provider_url"),
 )
-#: The columns of a row about one package of many.
+#: The columns of a row that describes one of several packages.
 COLUMNS = (
     *("package", "result", *DOCUMENT_COLUMNS, "also_in"),
     *("packaged", "custody_records", "log_id", "public_key", "public_key_compared", "reason"),
@@ -47,10 +47,10 @@ COLUMNS = (
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """A path and its content: a verified package, note or answer, or else the error.
+    """A path and its verified content: a package, a note or an answer; or the error.
 
-    `extracted` and `closed` name the extracted files, and the files that no key opens, as
-    `MATCH` for the file of a match.
+    `extracted`: the files that were extracted. `closed`: the files that no key decrypts. The file
+    of a match is named `MATCH`.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Checked(msgspec.Struct, frozen=True):
 
     @property
     def closed_matches(self) -> int:
-        """The number of matches with a file that no key opens."""
+        """The number of matches with a file that no key decrypts."""
         return len({name.partition(".")[0] for name in self.closed})
 
 
@@ -78,11 +78,11 @@ def check(path: Path, *, opener: Opener | None = None, public_key: str | None = 
 def extract(
     checked: Checked, directory: Path, opener: Opener, *, public_key: str | None = None
 ) -> Checked:
-    """Write the evidence of a verified package, opened, into `directory/REPORT/MATCH.bin`.
+    """Write the decrypted evidence of a verified package to `directory/REPORT/MATCH.bin`.
 
-    Facts about the source of a match are in `MATCH.facts.json`, files that belong to it in
-    `MATCH.1.bin` and so on. The package is verified again while it is read. Evidence that no key
-    opens is left out.
+    Facts about the source of a match are written to `MATCH.facts.json`, and files that belong to
+    the match to `MATCH.1.bin` and so on. The package is verified a second time while its evidence
+    is read. Evidence that no key decrypts is left out.
     """
     if not isinstance(checked.found, Verified):
         return checked
@@ -129,13 +129,12 @@ def extract(
 class SameEntries:
     """Finds the reports that concern the same entry.
 
-    Entries are the same if their ids, lists, and the roots or addresses of their providers are the
-    same. A root, or an address, names one provider; if an entry has both, both name the same
-    provider.
+    Two entries are the same if they have the same id, the same list, and providers with the same
+    root or address. All roots and addresses that reports name together belong to one provider.
     """
 
     def __init__(self, checked: Sequence[Checked]) -> None:
-        """Look at all packages that verify."""
+        """Collect the entries of all packages that are verified."""
         self._first: dict[str, str] = {}
         self._reports: dict[tuple[str, str, str], dict[str, None]] = {}
         documents = [c.found.document for c in checked if isinstance(c.found, Verified)]
@@ -148,7 +147,7 @@ class SameEntries:
                 self._reports.setdefault(key, {})[document.report] = None
 
     def also_in(self, report: str, entry: Entry) -> list[str]:
-        """Return the other reports that concern the same entry."""
+        """Return the other reports that concern `entry`."""
         key = self._key(entry)
         return [] if key is None else [r for r in self._reports[key] if r != report]
 
@@ -158,9 +157,10 @@ class SameEntries:
         return self._one(entry.provider.root_sha256), entry.list, entry.entry
 
     def _one(self, name: str) -> str:
-        """Return the one name of a provider, which may have several roots and addresses."""
+        """Return one of the names of a provider, which stands for all its roots and addresses."""
         while (earlier := self._first.get(name, name)) != name:
-            # Ways are halved: a report can name one address with any number of roots.
+            # Paths in `_first` are halved, because reports can name one address together with any
+            # number of roots.
             self._first[name] = name = self._first.get(earlier, earlier)
         return name
 
@@ -168,9 +168,9 @@ class SameEntries:
 def rows(
     checked: Sequence[Checked], *, public_key_compared: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each entry of each match of each package, by `COLUMNS`.
+    """Yield a row for each entry of each match of each package; the keys are in `COLUMNS`.
 
-    A note of retraction, or a refused path, has one row; an answer has a row for each match.
+    A note of retraction or a refused path has one row; an answer has one row for each match.
     """
     same = SameEntries(checked)
     for one in checked:
@@ -217,7 +217,7 @@ def rows(
 
 
 def document_rows(document: Document) -> Iterator[tuple[dict[str, Any], Entry | None]]:
-    """Yield a row for each entry of each match of a document, but at least one row."""
+    """Yield a row for each entry of each match of a document, or one row if it has no match."""
     row = {
         "report": document.report,
         "created": for_programs(document.created),

@@ -1,8 +1,8 @@
-"""Plain tar archives as streams: only regular files, and one spelling of each header.
+"""Reads and writes tar archives as streams: only regular files, with one form of each header.
 
-An archive is made and read in chunks: it is never complete in memory, and never unencrypted on
-disk. An archive that is read must be exactly the archive that would be written for the same names
-and sizes: without links, directories, extensions, and bytes after the end.
+An archive is written and read in chunks, so it is never complete in memory, and never unencrypted
+on the disk. An archive that is read must be, byte for byte, the archive that `write_tar` would
+write for the same names and sizes: without links, directories, extensions, and bytes after the end.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from hashclient.core.agefile import Chunks
 from hashclient.core.errors import VerificationError
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
-#: A reader takes pieces of this size.
+#: The number of bytes that a reader takes at a time.
 CHUNK_BYTES = 1 << 16
-#: Where a header has its mark.
+#: The position of the magic number in a header.
 _MARK_AT = 257
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A file of a package: its name there, the length in bytes, and the content, to be read once.
+    """A file of a package: its name, its length in bytes, and its content, which can be read once.
 
-    `folder` is the folder in an archive that has the file.
+    `folder`: the folder of the file in an archive, or None.
     """
 
     name: str
@@ -35,7 +35,10 @@ class Member(msgspec.Struct, frozen=True):
 
 
 def write_tar(folder: str, members: Iterable[Member]) -> Iterator[bytes]:
-    """Yield the archive of `members` in `folder`; their contents must have their stated sizes."""
+    """Yield the archive of `members` in `folder`.
+
+    The content of each member must have its stated size.
+    """
     for member in members:
         yield _header(f"{folder}/{member.name}", member.size)
         yield from member.chunks
@@ -44,10 +47,11 @@ def write_tar(folder: str, members: Iterable[Member]) -> Iterator[bytes]:
 
 
 def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
-    """Yield the members of an archive; each has to be read to its end before the next.
+    """Yield the members of an archive; each must be read to its end before the next is requested.
 
     Raises:
-        VerificationError: the bytes are not an archive of this form, or are cut short.
+        VerificationError: the bytes are not an archive in the form of `write_tar`, or are cut
+        short.
     """
     stream = _Stream(chunks)
     while True:
@@ -65,10 +69,11 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
 
 
 def looks_like_tar(head: bytes, folder: str) -> bool:
-    """Return whether a file that begins with `head` may be an archive, perhaps damaged or cut.
+    """Return whether a file that begins with `head` may be an archive, even if damaged or cut.
 
-    Each header has a mark, and the first header begins with the name `folder`: this beginning, or a
-    mark, is enough. A power failure can leave zeros.
+    Each header contains a magic number, and the first header begins with the name `folder`: one of
+    these is enough. A first block of zeros is enough as well, because a power failure can leave
+    zeros.
     """
     name, mark = folder.encode(), tarfile.GNU_MAGIC[:5]
     has_mark = any(head.startswith(mark, at) for at in range(_MARK_AT, len(head), BLOCK_BYTES))
@@ -93,7 +98,7 @@ def _parse(block: bytes) -> tuple[str, int]:
 
 
 class _Stream(Chunks):
-    """The bytes of an archive."""
+    """The bytes of an archive, read piece by piece."""
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """Yield the next `size` bytes.
@@ -117,10 +122,10 @@ class _Stream(Chunks):
         return b"".join(self.pieces(size))
 
     def end(self) -> None:
-        """Check that no bytes follow.
+        """Check that the archive has no more bytes.
 
         Raises:
-            VerificationError: bytes follow.
+            VerificationError: the archive has more bytes.
         """
         if self.read(1):
             raise VerificationError("archive: bytes after its end")

@@ -1,8 +1,8 @@
-"""Verifies a package, on any machine: without a state directory, a configuration or a network.
+"""Verifies a package on any machine, without a state directory, a configuration or a network.
 
-The package is read as a stream, in the order of the format, and nothing is written. A package
-proves that the holder of one audit key has signed it. This module cannot prove whose key this is,
-so the key is returned for comparison.
+The package is read as a stream, in the order of its format, and no file is written. A valid package
+proves that the owner of one audit key has signed it. This module cannot prove whose key this is, so
+the key is returned to be compared.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from hashclient.packages.document import Document, named_in, parse_document
 from hashclient.system.files import open_regular, translated
 from hashclient.system.text import printable
 
-#: A note holds a handful of records of the audit log.
+#: The largest note in bytes; a note contains some records of the audit log.
 MAX_NOTE_BYTES = 1 << 24
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A verified package: the content, and the key that signed it, hexadecimal."""
+    """A verified package: its content, and the key that signed it, in hexadecimal."""
 
     document: Document
     custody: Custody
@@ -48,10 +48,9 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class VerifiedNote(msgspec.Struct, frozen=True):
-    """A verified note of retraction or destruction, and the key that signed it, hexadecimal.
+    """A verified note of retraction or destruction, and the key that signed it, in hexadecimal.
 
-    `matches` are the matches whose sealed files were destroyed; `record` is the last record of the
-    note.
+    `matches`: the matches whose sealed files were destroyed. `record`: the last record of the note.
     """
 
     report_id: str
@@ -67,33 +66,33 @@ def verify_package(
     public_key: str | None = None,
     on_evidence: Callable[[str, Iterator[bytes]], None] | None = None,
 ) -> Verified:
-    """Verify a package: a directory, an archive, or an archive that `opener` opens.
+    """Verify a package: a directory, an archive, or an encrypted archive that `opener` decrypts.
 
-    `on_evidence` gets the name of each sealed file, and its bytes to read. The caller must not rely
-    on these files before this function returns.
+    `on_evidence` is called with the name of each sealed file and an iterator of its bytes. The
+    caller must not rely on these bytes before this function returns.
 
-    1. The package has only files of the format: no links, no other types, no other names, and each
-       file is within its limit.
-    2. The document follows the format strictly.
-    3. The chain of custody verifies by itself, see `verify_custody`. The key of the custody is
-       `public_key`, if that is given.
-    4. The last record is about this report, names the reporter and the providers as the document
-       does, and has the hashes of exactly the files of the package. All files of an archive are in
-       the folder of this report.
-    5. The checkpoint is of the same log and covers that record.
-    6. The evidence is exactly as in the document, by name, length and hash.
+    1. The package contains only files of the format: no links, no other types and no other names,
+       and no file is too long.
+    2. The document follows its format strictly.
+    3. The chain of custody is valid, see `verify_custody`. The key of the chain of custody is
+       `public_key`, if `public_key` is given.
+    4. The last record of the chain is about the report of the document, names the same reporter and
+       providers, and has the hashes of exactly the files of the package. All files of an archive
+       are in the folder of the report.
+    5. The checkpoint is of the same log and covers the last record of the chain.
+    6. The evidence has exactly the names, lengths and hashes that the document has.
 
     Raises:
         UsageError: the path has no part of a package, the package is sealed and `opener` is not
             given, or `public_key` is not a key.
         AuthorisationError: no key opens the package.
-        VerificationError: a check failed.
+        VerificationError: a rule is broken.
     """
     expected = None if public_key is None else _parse_key(public_key)
     with members_of(path, opener) as members:
         head: dict[str, bytes] = {}
         folders: set[str | None] = set()
-        for name, limit in HEAD.items():  # 1
+        for name, limit in HEAD.items():  # rule 1
             member = next(members, None)
             if member is None or member.name != name:
                 raise VerificationError(f"package lacks {name}, or has it in another place")
@@ -101,15 +100,15 @@ def verify_package(
                 raise VerificationError(f"package: {name} is longer than {limit} bytes")
             head[name] = b"".join(member.chunks)
             folders.add(member.folder)
-        document = parse_document(head[DOCUMENT_NAME])  # 2
-        custody = verify_custody(head[CUSTODY_NAME])  # 3
+        document = parse_document(head[DOCUMENT_NAME])  # rule 2
+        custody = verify_custody(head[CUSTODY_NAME])  # rule 3
         key = custody.identity.public_key
         if expected is not None and key != expected:
             raise VerificationError(
                 f"package is signed by another key than expected: {key}",
                 hint="the package is from somebody else, or the reporter has a new audit log",
             )
-        signed = custody.last.data  # 4
+        signed = custody.last.data  # rule 4
         if signed.get("report") != document.report:
             raise VerificationError("the signed record is about another report")
         names = named_in(document)
@@ -124,8 +123,8 @@ def verify_package(
             hashes[name] = hashlib.sha256(head[name]).hexdigest()
         if signed.get("files") != hashes:
             raise VerificationError("the files are not those that the signed record names")
-        verify_checkpoint(head[CHECKPOINT_NAME], custody)  # 5
-        for member in members:  # 6
+        verify_checkpoint(head[CHECKPOINT_NAME], custody)  # rule 5
+        for member in members:  # rule 6
             folders.add(member.folder)
             if member.name not in wanted:
                 raise VerificationError(f"package has a file too many: {printable(member.name)}")
@@ -152,7 +151,7 @@ def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterato
 
 
 def is_note(path: Path) -> bool:
-    """Return whether `path` looks like a note, not like a package.
+    """Return whether the file at `path` looks like a note and not like a package.
 
     Raises:
         UsageError: the path cannot be read.
@@ -165,10 +164,11 @@ def is_note(path: Path) -> bool:
 
 
 def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedNote:
-    """Verify a note that a package is retracted, or that files of it were destroyed.
+    """Verify a note that a report is retracted, or that its files were destroyed.
 
     Raises:
-        UsageError, VerificationError: as for `verify_note_file`.
+        UsageError, VerificationError: `verify_note_file` refuses the file, or the file is an
+        answer.
     """
     found = verify_note_file(path, public_key=public_key)
     if not isinstance(found, VerifiedNote):
@@ -177,13 +177,13 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
 
 
 def verify_note_file(path: Path, *, public_key: str | None = None) -> VerifiedNote | Answer:
-    """Verify a note, or the answer of a body, by the key that it names.
+    """Verify a note, or the answer of an organisation, with the key that it names.
 
-    `public_key` is the reporter's key: it signs a note, and an answer names it.
+    `public_key`: the reporter's key, which signs a note, and which an answer names.
 
     Raises:
         UsageError: the file cannot be read, or `public_key` is not a key.
-        VerificationError: a check failed.
+        VerificationError: the note or the answer breaks a rule.
     """
     expected = None if public_key is None else _parse_key(public_key)
     with translated(path, unreadable), open_regular(path) as stream:
