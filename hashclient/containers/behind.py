@@ -53,7 +53,7 @@ class Behind:
     def __init__(self, kinds: Sequence[tuple[Kind, Begun | None]]) -> None:
         """`kinds` are the kinds with a mark `in_programs`, each with its expander.
 
-        None means not opened.
+        The expander is None for a kind that is not opened.
         """
         self._kinds = kinds
         self._longest = max(kind.in_programs_at + len(kind.in_programs) for kind, _ in kinds)

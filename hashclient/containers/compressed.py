@@ -136,7 +136,9 @@ class _Compressed:
                 yield Unlisted(b"", Why.UNSUPPORTED, _FOLLOWS.format(self.name))
 
     def _joined(self, source: _Input, only: Collection[str] = ()) -> Iterator[bytes]:
-        """Yield the bytes of the streams of this kind, then of the next kind behind them.
+        """Yield the decoded bytes of streams of this kind.
+
+        Streams of other kinds that follow are decoded as well.
 
         If `only` names kinds, a stream of a kind that is not in `only` ends the file.
         """
@@ -332,7 +334,7 @@ class Lzma(_Compressed):
 class Zstd(_Compressed):
     """zstd: several frames may follow each other, and some may be empty.
 
-    Only if Python supports zstd.
+    This class is only used if Python supports zstd.
     """
 
     name = "zstd"

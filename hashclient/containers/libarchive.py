@@ -1,11 +1,12 @@
-"""Formats for which libarchive is needed: 7z, rar, cab, iso images, rpm, zstd and others.
+"""Expanders that use libarchive: for rar, rpm, iso images, zstd and other formats.
 
-The C library of the system is called through ctypes, in the sandboxed process. Formats are selected
-by name, because the format guess of libarchive takes ordinary text for one of its formats. Only its
-built-in filters are used, never programs. The library is loaded with this module, before the
-sandbox is closed: afterwards no file can be opened. Without the library, containers that need it
-are unread, with this reason. The memory of the library is outside Python; the limits of the process
-apply to it.
+The system's C library libarchive is called through ctypes, in the sandboxed process. Formats are
+selected by name, because libarchive's own detection takes ordinary text for one of its formats.
+Only the built-in filters of libarchive are used, and never external programs. libarchive is loaded
+with this module, before the sandbox takes effect, because no file can be opened in the sandbox. If
+libarchive is not installed, containers that need it are reported as unread with this reason. The
+memory that libarchive uses is not managed by Python, but the memory limit of the process includes
+it.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ from hashclient.containers.interface import (
     Why,
 )
 
-#: Debian calls the package `libarchive13` (or `libarchive13t64`), Fedora `libarchive`.
+#: The file name of libarchive 3; its package is `libarchive13` or `libarchive13t64` in Debian, and
+#: `libarchive` in Fedora.
 LIBRARY = "libarchive.so.13"
 MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
 _EOF, _OK, _WARN, _FAILED, _FATAL = 1, 0, -20, -25, -30
 _REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
-#: No path is longer: if a link has a longer target, 7-Zip writes it as a file.
+#: The longest path, in bytes: if the target of a link is longer, 7-Zip writes the target to a file.
 _MAX_PATH_BYTES = 4095
 _BLOCK_BYTES = 1 << 18
-#: After this many entries in a row that fail without a read, all further entries are unread.
+#: The most entries in a row that may fail without any byte being read; after more such entries, the
+#: rest of the archive is unread.
 _MOST_FAILURES = 1_000
 
 _Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))
@@ -96,13 +99,13 @@ _LIBRARY = _load()
 
 
 def is_here() -> bool:
-    """Return whether the library is installed."""
+    """Return whether libarchive is installed."""
     return _LIBRARY is not None
 
 
-#: Character sets of names in lha, besides the sets that the C library converts by itself. An
-#: archive may name any character set; these are the sets of Japan, China, Korea, and of DOS and
-#: Windows elsewhere.
+#: Character sets of names in lha archives that the C library can only convert with converters from
+#: files. An archive may name any character set; these are the sets of Japan, China and Korea, and
+#: the sets of DOS and Windows in other countries.
 _CHARSETS = (
     *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
     *("ISO-8859-1", "CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
@@ -110,20 +113,23 @@ _CHARSETS = (
 
 
 def load_charsets() -> None:
-    """Load converters of names before the sandbox is closed: the C library has them in files."""
+    """Load the character set converters.
+
+    The C library reads them from files, which is impossible in the sandbox.
+    """
     iconv_open = ctypes.CDLL(None).iconv_open
     iconv_open.argtypes, iconv_open.restype = (c_char_p, c_char_p), c_void_p
     for name in _CHARSETS:
         for pair in ((b"UTF-8", name.encode()), (b"UTF-16BE", name.encode())):
-            iconv_open(*pair)  # the converters are never closed, because closing unloads them
+            iconv_open(*pair)  # the converters are never closed, because closing would unload them
 
 
-#: The inputs that callbacks read now, by the number that the library passes to the callbacks.
+#: The open inputs, by the key that libarchive passes to the callbacks.
 _OPEN: dict[int, _Input] = {}
 
 
 class _Input:
-    """The source of an archive; errors are kept until the library has returned."""
+    """The input of an archive; an error in a callback is kept until libarchive has returned."""
 
     def __init__(self, data: Data | Stream, *, seeks: bool) -> None:
         self._data = data
@@ -147,7 +153,7 @@ class _Input:
         return len(self._block)
 
     def rest(self, consumed: int) -> bytes:
-        """Return the bytes that were read beyond `consumed`, if the last block has them."""
+        """Return the bytes after the first `consumed` bytes, if the last block contains them."""
         left = self._position - consumed
         return self._last[-left:] if 0 < left <= len(self._last) else b""
 
@@ -180,8 +186,8 @@ def _on_seek(_: int, key: int, offset: int, whence: int) -> int:
     return _OPEN[key].seek(offset, whence)
 
 
-# Made when the module is loaded: ctypes may need executable memory for the callbacks, and the
-# sandbox forbids that later.
+# The callbacks are created when the module is loaded, because ctypes may need executable memory,
+# which the sandbox forbids.
 _READ, _SKIP, _SEEK = _Read(_on_read), _Skip(_on_skip), _Seek(_on_seek)
 
 
@@ -241,21 +247,22 @@ class _Archive:
         _OPEN.pop(self._key, None)
 
     def next(self) -> tuple[int, int | None] | None:
-        """Return the next entry and, as a status, whether it is reliable; None at the end."""
+        """Return the next entry and its status; return None at the end of the archive."""
         entry = c_void_p()
         status = self._library.archive_read_next_header(self._archive, byref(entry))
         if status == _EOF:
             if self._input.error is not None:
                 raise self._input.error
             return None
-        # In these formats no entry is read again: any other status is unknown.
+        # In the selected formats, no entry needs a retry, so any other status is an error.
         if status not in (_OK, _WARN) and (status != _FAILED or not entry.value):
             raise self.error()
         return entry.value or 0, status
 
     def chunks(self, size: int | None) -> Iterator[bytes]:
-        # Blocks come with offsets, for files with holes. No format here has holes, and in xar the
-        # offsets continue from member to member, so offsets are ignored.
+        # libarchive returns blocks with offsets, because files may have holes. The offsets are
+        # ignored, because files in the selected formats have no holes, and because the offsets in
+        # xar continue from member to member.
         block, count, offset = c_void_p(), c_size_t(), c_int64()
         length = 0
         while True:
@@ -265,7 +272,7 @@ class _Archive:
             if status == _EOF:
                 break
             if status != _OK:
-                # A warning is an error, too: it may be about a wrong checksum.
+                # A warning counts as an error, because it may be a wrong checksum.
                 raise self.error()
             if count.value:
                 length += count.value
@@ -277,14 +284,14 @@ class _Archive:
 
     @property
     def consumed(self) -> int:
-        """How many bytes the library has taken."""
+        """How many bytes of the input libarchive has consumed."""
         return int(self._library.archive_filter_bytes(self._archive, -1))
 
     def rest(self) -> bytes:
-        """Return the first bytes behind the part of a compressed file that was read.
+        """Return the first bytes behind the compressed data that was read.
 
-        The first four bytes may belong to the file, because the library sometimes reads the next
-        mark.
+        The first four of these bytes may belong to the compressed data, because libarchive
+        sometimes consumes the next mark.
         """
         return self._input.rest(self.consumed - 4)
 
@@ -293,12 +300,12 @@ class _Archive:
             raise self.error()
 
     def error(self) -> NotReadError | MemoryError:
-        """Return the error: our words, followed by the library's words."""
+        """Return the last error as an exception; its text is the text of libarchive."""
         if self._input.error is not None:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
         text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
-        # For an unrecognized format, this call would make the library end the process.
+        # If the format was not recognised, this call would make libarchive end the process.
         is_encrypted = self._is_open and (
             self._library.archive_read_has_encrypted_entries(self._archive) > 0
         )
@@ -312,7 +319,7 @@ class _Archive:
 
 
 class Libarchive:
-    """A format that libarchive reads."""
+    """The expander of a format that libarchive reads."""
 
     def __init__(
         self,
@@ -323,7 +330,10 @@ class Libarchive:
         is_exact: bool = False,
         passwords: tuple[bytes, ...] = (),
     ) -> None:
-        """Read `formats`, by default the format with this name."""
+        """`formats` are libarchive's names of the formats.
+
+        By default, `name` is the only format.
+        """
         self.name = name
         self.seeks = seeks
         self._formats = formats or (name,)
@@ -331,7 +341,7 @@ class Libarchive:
         self._passwords = passwords
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
-        """Return whether an entry that claims to be no file has bytes like a file."""
+        """Return whether an entry that is not marked as a regular file has bytes like a file."""
         return size != 0 if kind == 0 else bool(size) and kind not in (_DIRECTORY, LINK)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -339,13 +349,13 @@ class Libarchive:
         yield from self._members(data, only_encrypted=False)
 
     def encrypted(self, data: Data) -> Iterator[list[Member] | Unlisted]:
-        """Yield the encrypted members only; the passwords are tried on each."""
+        """Yield only the encrypted members, and try the passwords on each of them."""
         yield from self._members(data, only_encrypted=True)
 
     def with_options(
         self, data: Data | Stream, options: bytes
     ) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members as the library reads them with `options` of its own."""
+        """Yield the members; `options` are format options for libarchive."""
         yield from self._members(data, only_encrypted=False, options=options)
 
     def _members(
@@ -369,8 +379,8 @@ class Libarchive:
                 name = (library.archive_entry_pathname_utf8(entry) or b"") if raw is None else raw
                 if status == _FAILED:
                     error = archive.error()
-                    # Some entries fail again and again, and libarchive reaches no bytes behind
-                    # them.
+                    # Some entries fail again and again without an end, because libarchive does not
+                    # read any further.
                     failures = failures + 1 if archive.consumed == failed_at else 0
                     failed_at = archive.consumed
                     if isinstance(error, MemoryError) or failures > _MOST_FAILURES:
@@ -413,12 +423,12 @@ def _reading(archive: _Archive, size: int | None) -> Callable[[], Iterator[bytes
 
 
 class Filtered:
-    """A compressed file whose compression libarchive reads."""
+    """The expander of a compressed file whose compression libarchive decodes."""
 
     seeks = False
 
     def __init__(self, name: str) -> None:
-        """`name` is the name of the compression."""
+        """`name` is libarchive's name of the compression."""
         self.name = name
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

@@ -1,6 +1,7 @@
-"""The formats that libarchive reads for this program, and the damage that it hides.
+"""The expanders of all formats that libarchive reads, with checks for damage that libarchive hides.
 
-libarchive lists no member of a rar that began in another volume, and no damaged header of a cpio.
+libarchive lists no member of a rar that began in another volume, and does not report a damaged
+header of a cpio.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from hashclient.containers.lha import Lha
 from hashclient.containers.libarchive import Filtered, Libarchive, is_here
 from hashclient.containers.sevenzip import SevenZip
 
-#: checksum, type, flags, length, length of the data behind
+#: a block header of rar 4: checksum, type, flags, length of the header, length of the data after it
 _RAR = Struct("<2xBHHL")
 _RAR_FILE, _RAR_HAS_DATA, _RAR_IS_SPLIT, _RAR_IS_LARGE, _RAR_NAME_AT = 0x74, 0x8000, 3, 0x100, 32
 _RAR_MAIN, _RAR4_MARK_BYTES, _RAR5_MARK_BYTES = 0x73, 7, 8
 _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
-#: No header is longer, by the documents of rar.
+#: The longest header by the documentation of rar, in bytes.
 _RAR_MAX_BYTES = 2 << 20
 _COMPRESS_FLAGS_AT, _COMPRESS_FLAGS = 2, 0x9F
 
 
 class Rar(Libarchive):
-    """rar archives, of version 4 or 5."""
+    """The expander of rar archives, version 4 or 5."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
@@ -50,7 +51,10 @@ class Rar(Libarchive):
         yield from super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header behind the mark has a checksum."""
+        """See `behind.Begun`.
+
+        The first header after the mark has a checksum, but no field states the end.
+        """
         begins = _begins_5 if self.name == "rar5" else _begins_4
         return data.size if begins(data) else 0
 
@@ -73,7 +77,7 @@ def _begins_5(data: Data) -> bool:
 
 
 def _split_in_4(data: Data) -> Iterator[bytes]:
-    """Yield the names of incomplete members, in a rar of version 4."""
+    """Yield the names of members that are continued from or in another volume, in a rar 4."""
     at = _RAR4_MARK_BYTES
     while len(head := data.read_at(at, _RAR_NAME_AT + 4)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
@@ -90,7 +94,7 @@ def _split_in_4(data: Data) -> Iterator[bytes]:
 
 
 def _split_in_5(data: Data) -> Iterator[bytes]:
-    """Yield the names of incomplete members, in a rar of version 5."""
+    """Yield the names of members that are continued from or in another volume, in a rar 5."""
     at = _RAR5_MARK_BYTES
     while head := data.read_at(at, 64):
         length, start = _seven_bits(head, 4)
@@ -106,24 +110,24 @@ def _split_in_5(data: Data) -> Iterator[bytes]:
         packed, place = _seven_bits(block, place) if flags & 2 else (0, place)
         at += packed
         if kind == _RAR5_FILE and flags & _RAR5_IS_SPLIT:
-            # The name is before the extra area, with its length in front.
+            # The name, with its length in front, is directly before the extra area.
             yield _last_name(block[place : len(block) - extra])
 
 
 def _last_name(fields: bytes) -> bytes:
-    """Return the name of a member; its flags and sizes show where the name is."""
+    """Return the name of a member from the fields of its header before the extra area."""
     flags, place = _seven_bits(fields, 0)
-    for _ in range(2):  # skip size and attributes
+    for _ in range(2):  # skip the size and the attributes
         _, place = _seven_bits(fields, place)
-    place += 4 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1)  # skip time and checksum
-    for _ in range(2):  # skip method and system
+    place += 4 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1)  # skip the time and the checksum
+    for _ in range(2):  # skip the method and the operating system
         _, place = _seven_bits(fields, place)
     length, place = _seven_bits(fields, place)
     return fields[place : place + length]
 
 
 def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of variable length, and the place of its end."""
+    """Return a number of variable length at `at`, and the offset of its end."""
     value = shift = 0
     for byte in data[at : at + 10]:
         at += 1
@@ -135,7 +139,7 @@ def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Cleared:
-    """The bytes of `.Z`, without two flags that programs ignore and libarchive refuses."""
+    """The bytes of a `.Z` file, without two flags that libarchive refuses and others ignore."""
 
     def __init__(self, data: Stream) -> None:
         self._data = data
@@ -151,14 +155,15 @@ class _Cleared:
 
 
 class Compress(Filtered):
-    """`.Z`, of the program compress."""
+    """The expander of `.Z` files, which the program compress writes."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
         yield from super().members(_Cleared(data))
 
 
-#: The headers of cpio in text: lengths of the member and of its name, in hexadecimal or octal.
+#: Matches a text header of cpio; its groups are the lengths of the member and of its name, which
+#: are hexadecimal or octal.
 _CPIO = re.compile(
     rb"07070[12](?=[0-9A-Fa-f]{104}).{48}(.{8}).{32}(.{8})|070707(?=[0-7]{70}).{53}(.{6})(.{11})"
 )
@@ -166,15 +171,15 @@ _NEWC_BYTES, _ODC_BYTES, _LAST = 110, 76, b"TRAILER!!!\0"
 
 
 class _Headers:
-    """The bytes of a cpio in text; its headers are checked during the read.
+    """The bytes of a cpio; its text headers are checked while the bytes are read.
 
-    libarchive skips a damaged header, without an error if the last header is damaged.
+    libarchive skips a damaged header, and reports no error if this header is the last.
     """
 
     def __init__(self, data: Stream) -> None:
         self._data = data
         self._ahead = b""
-        self._at = 0  # the place of the next header, behind the bytes that were read
+        self._at = 0  # the offset of the next header in `_ahead`
         self._is_over = self._is_text = False
         self.is_damaged = False
 
@@ -189,7 +194,7 @@ class _Headers:
         return piece
 
     def _next(self) -> None:
-        """Skip a header, the name and the member; note a damaged header, and the end."""
+        """Skip a header, its name and its member; note if the header is damaged or the last."""
         found = _CPIO.match(self._ahead, self._at)
         if found is None:
             self._is_over = True
@@ -207,7 +212,7 @@ class _Headers:
 
 
 class Cpio(Libarchive):
-    """cpio archives."""
+    """The expander of cpio archives."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
@@ -238,12 +243,12 @@ _DECRYPTS = frozenset({"7zip", "rar5", "rar"})
 
 
 def reader(name: str, passwords: tuple[bytes, ...]) -> Libarchive | Filtered:
-    """Return the expander of a kind; without the library, it only reports that this is missing."""
+    """Return the expander of a kind; without libarchive, it reports that libarchive is missing."""
     if name in _DECRYPTS:
         return _READERS[name](name, passwords=passwords)
     return _READERS.get(name, Filtered)(name)
 
 
 def zstd(name: str, _passwords: tuple[bytes, ...]) -> Expander:
-    """Return the expander of zstd: Python's own if libarchive is missing."""
+    """Return the expander of zstd: Python's decoder is used only if libarchive is missing."""
     return Zstd() if HAS_ZSTD and not is_here() else Filtered(name)

@@ -1,6 +1,7 @@
-"""Limits for opening containers, which no honest archive reaches, and the counters that check them.
+"""Limits for opening containers, and the counters that enforce them.
 
-Contents beyond a bound are unread, with the bound in the reason; nothing is left out silently.
+No legitimate archive reaches the limits; if a limit is exceeded, the rest is reported as unread
+with the limit as the reason, and is not left out silently.
 """
 
 from __future__ import annotations
@@ -9,22 +10,23 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 
-#: Bytes that may come out before the ratio is checked: a small archive of zeros is no bomb.
+#: How many bytes may be decoded before the ratio is checked, so that a small archive of zeros does
+#: not count as a bomb.
 RATIO_FREE_BYTES = 1 << 30
-#: The same allowance for each member: few bytes can contain many short members, as a tar and then
-#: as files.
+#: How many more bytes may be decoded for each member before the ratio is checked, because a few
+#: packed bytes can contain many short members, for example a tar of small files.
 RATIO_FREE_OF_MEMBER_BYTES = 8 << 10
 MIB = 1 << 20
-#: Containers in one file: the worker keeps the path to each container.
+#: The most containers in one file, because the worker keeps the path to each container in memory.
 MAX_CONTAINERS = 250_000
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):
     """Limits for one file and all its members.
 
-    `depth` counts nested containers, `members` counts members at all depths, `bytes_out` counts
-    decoded bytes, and `ratio` compares the decoded bytes with the bytes of the file. `time_s` is in
-    seconds, and `memory_mib` limits a process that opens containers.
+    `depth` limits nested containers, `members` the members at all depths, `bytes_out` the decoded
+    bytes, and `ratio` the quotient of the decoded bytes and the bytes of the file. `time_s` is in
+    seconds; `memory_mib` is the limit for the memory of a process that opens containers.
     """
 
     depth: int = 32
@@ -36,15 +38,17 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def spool_bytes(self) -> int:
-        """How many bytes of a container in a container may be held in memory."""
+        """How many bytes of a nested container may be kept in memory."""
         return self.memory_mib * MIB // 2
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How containers are opened. `requires_sandbox` refuses kernels that lack a part of it.
+    """How containers are opened.
 
-    With `verify_sizes`, a claimed size rules a member out only if the claim must be true. With
-    `refuses_unopened`, a file of a kind that is not opened is unread.
+    With `requires_sandbox`, containers are not opened if the kernel lacks a part of the sandbox.
+
+    With `verify_sizes`, a claimed size only rules out a member if the claim cannot be false. With
+    `refuses_unopened`, a file of a kind that is not opened is reported as unread.
     """
 
     limits: Limits = Limits()
@@ -55,17 +59,17 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class LimitError(NotReadError):
-    """A limit for the whole file is reached: the rest of the file is not read."""
+    """A limit for the whole file is exceeded, so the rest of the file is not read."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Why.LIMIT, detail)
 
 
 class Budget:
-    """Counts what one file has used of each limit."""
+    """Counts how much one file has used of each limit."""
 
     def __init__(self, limits: Limits, file_bytes: int) -> None:
-        """Begin with nothing used, for a file of `file_bytes` bytes."""
+        """Start with nothing used, for a file of `file_bytes` bytes."""
         self._limits = limits
         self._by_ratio = max(RATIO_FREE_BYTES, limits.ratio * file_bytes)
         self._most_bytes = min(limits.bytes_out, self._by_ratio)
@@ -75,19 +79,19 @@ class Budget:
 
     @property
     def bytes_out(self) -> int:
-        """The bytes that came out so far."""
+        """The number of bytes that were decoded so far."""
         return self._bytes
 
     @property
     def steps(self) -> int:
-        """A number that grows with each member, container and byte that comes out."""
+        """A number that grows with each member, each container and each decoded byte."""
         return self._bytes + self._members + self._containers
 
     def enter(self, depth: int) -> None:
-        """Count a container, and refuse a container that is nested too deep.
+        """Count a container that is nested at `depth`.
 
         Raises:
-            NotReadError: the container is nested too deep; other members are still read.
+            NotReadError: the container is nested too deeply; the other members are still read.
             LimitError: the file has too many containers.
         """
         self._containers += 1

@@ -1,10 +1,11 @@
-"""A mail: every part of it, decoded, and files that are encoded in its text.
+"""The expander of mail: its members are all parts, decoded, and files that are encoded in a text.
 
-The mail is read once, forwards, in blocks. Parts that clients read in different ways are kept, up
-to a limit, and read again in the other ways; each reading counts. Broken MIME is read as clients
-read it; undecidable parts are unread. A text is listed with its own line ends, and with the line
-ends of other systems, because a client writes the line ends of its system. A message within a
-message, or a `winmail.dat`, is a container of its own.
+The mail is read once, forwards, in blocks. If mail clients read a part in different ways, its bytes
+are kept, up to a limit, and decoded again in each other way; each reading is a member. Broken MIME
+is read as mail clients read it; a part that cannot be decided is reported as unread. A text is
+listed with its own line ends and with the line ends of other systems, because a mail client writes
+the line ends of the system on which it runs. A message within a message, and a `winmail.dat`, are
+containers themselves.
 """
 
 from __future__ import annotations
@@ -34,18 +35,20 @@ from hashclient.containers.mimedecode import UuFile
 from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, QUOTED, Fields
 from hashclient.containers.mimelines import Boundaries, Hit, Lines
 
-#: The kind of a member that is always a message, with any first bytes.
+#: The kind of a member that is a message because its container says so, whatever its first bytes
+#: are.
 MESSAGE = "message"
-#: Depth of multiparts in multiparts; messages in messages are containers in containers.
+#: How deeply multiparts may be nested; a message within a message counts as a nested container
+#: instead.
 MAX_DEPTH = 100
-#: A text with colons is mail only if one of its first fields is a field of mail.
+#: How many bytes of a text are searched for a field of mail before the text counts as no mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 
-#: Encodings of files that are found in the text.
+#: Names of encodings with which a part may contain an encoded file.
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
 )
-#: Some clients take all other kinds of `message/` for messages.
+#: Kinds of `message/` that contain no message; some mail clients take all other kinds for messages.
 _NO_MESSAGES = frozenset(
     (
         b"message/delivery-status",
@@ -64,28 +67,28 @@ _BINHEX = b"application/mac-binhex40"
 
 
 class Message:
-    """A message with any first bytes: its mailbox or outer message declares it as a message."""
+    """The expander of messages that a mailbox or an outer message declares."""
 
     name = MESSAGE
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one; the caller reads each part before it takes the next."""
+        """Yield the parts one by one; the caller reads each part before it takes the next part."""
         return _Walk(Lines(data)).members(None)
 
 
 class Eml(Message):
-    """A mail in a file of its own."""
+    """The expander of a mail in a file of its own."""
 
     name = "eml"
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one; no parts if the header is not the header of a mail."""
+        """Yield the parts one by one; yield nothing if the header is not that of a mail."""
         return _Walk(Lines(data)).members(_MAX_UNTOLD_BYTES)
 
 
 class _Level:
-    """An open multipart; `text` is the text before its first part."""
+    """A multipart whose end was not reached yet; `text` is the text before its first part."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
@@ -94,7 +97,7 @@ class _Level:
 
 
 class _Walk:
-    """One mail that is being read, or a part of a mail that is read again."""
+    """The state of reading one mail, or of reading a part of a mail again."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -104,7 +107,10 @@ class _Walk:
         self._is_inner = False
 
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
-        """Yield all parts; with `most`, only if that many bytes contain the header of a mail."""
+        """Yield all parts.
+
+        With `most`, only if the first `most` bytes contain the header of a mail.
+        """
         self._is_inner = most is None
         lines = self._lines
         start = lines.peek(HEAD_BYTES)
@@ -115,8 +121,8 @@ class _Walk:
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         collector = lines.header(self._stack, most)
         while most is not None and not collector.is_mail:
-            # Some programs also look for a header behind other text. The next header begins with
-            # the same line, and ends before it, if this line continues behind the head.
+            # Some programs also search for a header behind other text. A header that starts with
+            # the same line as before ends at once, so the search stops if no progress was made.
             begin = lines.position
             if begin > HEAD_BYTES or not lines.peek(1):
                 return
@@ -126,14 +132,14 @@ class _Walk:
         yield from self._entity(collector.fields())
         yield from self.parts()
         if 0 < len(whole) <= MAX_TEXT_BYTES:
-            # For some programs the empty line ends a header without fields, and the rest is the
-            # text. This text was already opened as a mail: opened again, its lines would double at
-            # each step.
+            # For some programs, an empty first line ends an empty header, and all other lines are
+            # the text of the mail. This text is not opened as a mail again, because its members
+            # would otherwise double with each nesting.
             name, text = self._next_name(b""), whole.removeprefix(b"\r").removeprefix(b"\n")
             yield from ([_held(name, each, NEVER)] for each in (text, *other_texts([text])))
 
     def parts(self) -> Iterator[list[Member] | Unlisted]:
-        """Yield all parts behind the boundary that was just met."""
+        """Yield all parts that follow the boundary in `_lines.hit`."""
         lines = self._lines
         while lines.hit is not None:
             hit = lines.hit
@@ -144,7 +150,7 @@ class _Walk:
                 yield from self._before(level, is_part=not hit.is_last)
             level.is_met, level.text = True, Kept()
             if hit.is_last:
-                # A client may read on after the last boundary, so this boundary still counts.
+                # A mail client may read on after the last boundary, so the boundary still counts.
                 yield from self._aside(level)
                 continue
             fields = lines.header(self._stack).fields().within(level.fields)
@@ -154,7 +160,7 @@ class _Walk:
             yield from self._close(number)
 
     def parts_behind_text(self) -> Iterator[list[Member] | Unlisted]:
-        """Yield all parts behind the next boundary."""
+        """Yield all parts that follow the next boundary."""
         for _ in self._lines.body(self._stack, is_aside=True):
             pass
         yield from self.parts()
@@ -166,9 +172,11 @@ class _Walk:
             yield from self._before(level, is_part=False)
 
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield the text before the first boundary, for clients that begin parts elsewhere.
+        """Yield other readings of the text before the first boundary.
 
-        If no part follows a boundary, this text is all text.
+        Some clients see parts in this text.
+
+        If no part follows the boundary, this text is all text of the multipart.
         """
         if not is_part:
             yield from self._as_one(level)
@@ -178,12 +186,12 @@ class _Walk:
             yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Yield a multipart as one text, in the way of clients that find no part."""
+        """Yield a multipart as a single text, as mail clients do that find no part in it."""
         name = self._next_name(level.fields.name)
         is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
         if level.text.is_too_much or is_lost:
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
-        # If no part begins with a boundary, this boundary has not taken the line end before it.
+        # If no part begins at a boundary, the line end before the boundary belongs to the text.
         texts = partial(other_texts, is_cut=self._lines.hit is not None)
         for encoding in level.fields.ways:
             yield from _read(name, level.text, encoding, texts)
@@ -193,7 +201,7 @@ class _Walk:
         return name or b"part-%d" % self._number
 
     def _entity(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
-        """Yield the body after a header, up to the next boundary."""
+        """Yield the members in the body that follows a header, up to the next boundary."""
         why: tuple[Why, str] | None = None
         if fields.is_disputed:
             why = Why.LIMIT, "mail: too many fields, or too long ones"
@@ -210,7 +218,8 @@ class _Walk:
             yield Unlisted(self._next_name(fields.name), *why)
         is_one = not fields.is_multipart or bool(fields.kind and fields.no_multiparts)
         if is_one and fields.is_multipart and not self._is_near_end():
-            # The part cannot be read in both ways: then it is read as most clients do.
+            # The part is too long to be read in both ways, so it is read as most mail clients read
+            # it.
             yield Unlisted(self._next_name(fields.name), Why.LIMIT, _TWO_WAYS)
             is_one = False
         if is_one:
@@ -224,17 +233,23 @@ class _Walk:
             yield from self.multipart(fields)
 
     def _is_near_end(self) -> bool:
-        """Return whether the rest of the mail can be kept for a second read."""
+        """Return whether the rest of the mail is short enough to be kept for a second read."""
         return not self._lines.has_more_than(MAX_AGAIN_BYTES)
 
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
-        """Begin a multipart: its parts follow its boundaries."""
+        """Begin a multipart.
+
+        Files that are encoded in the text before its first part are yielded.
+        """
         self._levels.append(_Level(fields))
         self._stack.append(Boundaries(fields.boundaries))
         yield from self._aside(self._levels[-1])
 
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Skip the text before and after the parts; files that it encodes are still found."""
+        """Skip the text before or after the parts.
+
+        Yield the files that are encoded in this text.
+        """
         finder = FileFinder(is_old=self._lines.is_old)
         text = self._lines.body(self._stack, is_aside=True, is_whole=not level.is_met)
         for _ in finder.watch(text if level.is_met else level.text.watch(text)):
@@ -243,7 +258,7 @@ class _Walk:
         yield from files_as_members(finder.files)
 
     def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
-        """Yield a part that some client takes for a single part, and its other readings."""
+        """Yield the members of a part that at least one mail client takes for a single part."""
         messages = [
             each.startswith(b"message/") and each not in _NO_MESSAGES
             for each in fields.no_multiparts
@@ -261,21 +276,21 @@ class _Walk:
                 name, None, is_exact=False, chunks=partial(iter, once), offset=position, kind=kind
             )
         ]
-        for _ in once:  # read the bytes that the caller left
+        for _ in once:  # read the bytes of the part that the caller has not read
             pass
         yield from files_as_members(finder.files)
         is_foreign = _BINHEX in fields.kinds or any(each in _FOREIGN for each in fields.encodings)
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
-        # In a message within another message, the last line ends before the boundary of the outer
-        # message. Some programs keep the line end before a boundary in an attachment.
+        # A message within another message ends with a line end that belongs to the boundary of the
+        # outer message. Some programs keep the line end before a boundary in an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
-        # A multipart without an end may lack a boundary. In a mailbox, the last empty line of a
-        # message belongs to the next message.
+        # If a multipart has no end, a boundary may be missing. In a mailbox, the last empty line of
+        # a message belongs to the mailbox.
         is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
-        # The text before a field that begins a part may also lack a boundary.
+        # If a field begins the next part, a boundary may be missing as well.
         ends_at_field = lines.hit is not None and lines.hit.is_field
         is_open |= ends_at_field
         is_both = any(messages) and not all(messages)
@@ -308,7 +323,7 @@ class _Walk:
         if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
             bodies.append(behind)
         if ends_at_field:
-            # Clients that recognise a boundary by a part of its line remove this line.
+            # Mail clients that recognise a boundary by a part of its line drop this last line.
             bodies.append(kept.without_last_line())
         for body in bodies:
             for encoding in fields.ways:
@@ -328,7 +343,7 @@ class _Walk:
             yield from read_again(again.parts())
 
     def _again(self, kept: Kept) -> _Walk:
-        """Return a walk through a part, which ends at each line that resembles a boundary."""
+        """Return a walk through a kept part; each line that resembles a boundary ends a part."""
         made = _Walk(Lines(Stored(kept), is_loose=True, is_old=self._lines.is_old))
         made._lines.hit = Hit(0, is_last=False, is_field=self._lines.is_at_field)
         made._stack = [boundaries.copy() for boundaries in self._stack] or [Boundaries()]
@@ -344,7 +359,7 @@ def _read(
     encoding: bytes,
     texts: Callable[[Iterable[bytes]], list[bytes]] = other_texts,
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield a part decoded by an encoding, the files in it, and its other `texts`."""
+    """Yield a part decoded by an encoding, the files encoded in it, and its other `texts`."""
     ways = [first_way(encoding), *other_ways(encoding)]
     for way in ways:
         yield [_read_by(name, way, kept)]
@@ -357,7 +372,7 @@ def _read(
 
 
 def files_as_members(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
-    """Yield the encoded files that were found in a text."""
+    """Yield the encoded files that were found in a text, as members."""
     for file in files:
         if file.error is not None:
             yield Unlisted(file.name, file.error.why, file.error.detail)
@@ -378,7 +393,7 @@ def _held(name: bytes, content: bytes, kind: str = "") -> Member:
 def read_again(
     found: Iterator[list[Member] | Unlisted],
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield members as other readings of bytes that were read before."""
+    """Mark members as alternative readings of bytes that were read before."""
     for one in found:
         if isinstance(one, Unlisted):
             yield one

@@ -1,8 +1,9 @@
-"""Which mail a listed file was in: the id, the sender and the recipients that its header names.
+"""Facts about the mail that a listed file was in: its id, sender and recipients by its header.
 
-Records of matches contain these facts, so that a person finds the mail in the logs of a mail
-server. Anybody can write false facts into a mail. Only an id and a few addresses are recorded,
-without blanks, quotes or control characters; no other part of a header gets into a record.
+The record of a match contains these facts, so that a person can find the mail in the logs of a mail
+server. Anybody can write false values into the header of a mail. Only an id and a few addresses are
+recorded, without blanks, quotes and control characters, so that no other part of a header gets into
+a record.
 """
 
 from __future__ import annotations
@@ -13,27 +14,29 @@ from hashclient.containers.mailmarks import BYTE_ORDER_MARK, FIELD, begins_as_ma
 from hashclient.core.model import Mail
 from hashclient.system.text import printable
 
-#: How much of a mail is looked at; a field behind that is not found.
+#: How many bytes of a mail are searched; a field after these bytes is not found.
 MOST_HEADER_BYTES = 64 << 10
-#: How many recipients are named.
+#: How many recipients are recorded.
 MOST_RECIPIENTS = 10
 
-#: The empty line behind a header; a carriage return alone may end a line, too.
+#: Matches the empty line after a header; a single carriage return may also end a line.
 _END = re.compile(rb"\n\r?\n|\r\r|\n\r")
 _ID = re.compile(rb"<([^\x00-\x20<>\x7f]{1,250})>")
-#: An address has at most 64 bytes before its `@` and 255 bytes behind it (RFC 5321, 4.5.3.1).
+#: Matches an address, which has at most 64 bytes before its `@` and 255 bytes after it (RFC 5321,
+#: 4.5.3.1).
 _ADDRESS = re.compile(
     rb"""(?<![^\s<>(),;:"])[^\s<>(),;:"@\x00-\x20\x7f]{1,64}@[\w.:\[\]\x80-\xff-]{1,255}"""
 )
-#: A byte of an address may be shown as four characters.
+#: The most characters of a recorded address: one byte may be shown as four characters.
 _MOST_CHARS = 4 * (64 + 1 + 255)
 _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 
 
 def mail_facts(head: bytes) -> Mail | None:
-    """Return facts from the header at the beginning of a file or member; None if it is no mail.
+    """Return the facts in the header at the beginning of `head`; None if `head` begins no mail.
 
-    Return None for a mailbox, too: its first header belongs to one message only.
+    The function also returns None for a mailbox, because the first header in a mailbox belongs to
+    only one of its messages.
     """
     text = head[:MOST_HEADER_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None or not begins_as_mail(text):
@@ -54,7 +57,7 @@ def mail_facts(head: bytes) -> Mail | None:
 
 
 def is_plain(mail: Mail) -> bool:
-    """Return whether facts from an untrusted process could be facts of `mail_facts`."""
+    """Return whether facts from an untrusted process have a form that `mail_facts` could return."""
     texts = (mail.message_id or "-", mail.sender or "-", *mail.recipients)
     return len(mail.recipients) <= MOST_RECIPIENTS and all(
         0 < len(text) <= _MOST_CHARS and text.isprintable() and not set(text) & set(" <>")
@@ -63,7 +66,7 @@ def is_plain(mail: Mail) -> bool:
 
 
 def _all(pattern: re.Pattern[bytes], fields: dict[bytes, list[bytes]], *names: bytes) -> list[str]:
-    """Return all values in fields of these names, each once, in the order of the names."""
+    """Return all matches of a pattern in the fields `names`, each once, in the order of `names`."""
     texts = b"\n".join(value for name in names for value in fields.get(name, ()))
     found = (match[match.lastindex or 0] for match in pattern.finditer(texts))
     return list(dict.fromkeys(printable(one.decode(errors="replace")) for one in found))

@@ -1,7 +1,7 @@
-"""Distinguishes mail from other text with colons, by the names of the first fields.
+"""Distinguishes mail from other text that contains colons, by the names of the first fields.
 
-The worker, which holds lists and keys, checks every file that begins with a printable character by
-these names. Only the process that opens containers reads whole headers (`mimeheaders`).
+The worker, which has lists and keys in memory, uses this module for each file that begins with a
+printable character. Only the process that opens containers parses whole headers (`mimeheaders`).
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ import re
 
 from hashclient.containers.interface import HEAD_BYTES
 
-#: The end of the name of a field: some programs ignore blanks and a comment before the colon.
+#: Matches the end of a field's name: some programs ignore blanks and a comment before the colon.
 END_OF_NAME = rb"[ \t]*(?:\([^\r\n:]{0,200}\)[ \t]*)?:"
-#: A field of a header, up to its colon. A parenthesis begins a comment.
+#: Matches a field of a header, up to its colon. A parenthesis cannot be part of a name, because it
+#: begins a comment.
 FIELD = re.compile(rb"([!-'*-9;-~]+)" + END_OF_NAME)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
-#: bytes. A whole word is matched: to try its parts would be slow if a large file is one word.
+#: Matches the beginning of a mail, with or without a byte order mark: a header field near the
+#: beginning of the file. The quantifier is possessive, because backtracking would be slow in a
+#: large file that is a single word.
 _begins_with_field = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME).match
-#: Possible first bytes of a mail: of a field, of a line end, or of the byte order mark.
+#: The possible first bytes of a mail: of a field, of a line end, or of the byte order mark.
 _IN_NAME = frozenset(range(ord("!"), ord("~") + 1)) - frozenset(b"():")
 _BEGINS = _IN_NAME | frozenset(b"\xef\r\n")
 #: Bytes that may precede the first colon.
 _BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
-#: A longer line is no header, and may be taken in pieces.
+#: The length in bytes from which a line cannot be a header field, and may be split.
 MAX_LINE_BYTES = 64 << 10
 
-#: Fields of mail: one field of these is enough. A single field `Content-` is enough: programs then
-#: decode a body. Of the other fields, two are needed, or one at the beginning.
+#: A header with at least one of the fields `_STRONG` is the header of a mail. A single field
+#: `Content-` is enough, because programs then decode a body. Of the fields `_WEAK`, two are needed,
+#: or one in the first line.
 _STRONG = frozenset(
     b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
     b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
@@ -43,11 +46,12 @@ _WEAK = frozenset(
     b" x-status path lines organization".split()
 )
 _MARKS = _STRONG | _WEAK
-#: The name of a field with blanks and a comment behind it, up to the colon.
+#: The most bytes of a field's name with the blanks and the comment after it, up to the colon.
 _MOST_NAME_BYTES = 300
-#: Possible field names at the beginning of all lines but the first.
+#: Finds possible field names at the beginning of each line except the first.
 _names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
-#: Each pattern has one kind of line end: a search for two kinds at once takes ten times as long.
+#: Each pattern matches one kind of line end, because a search for two kinds takes ten times as
+#: long.
 _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
@@ -55,36 +59,36 @@ _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
 #: At most every fourth line of a header may be no field.
 _ODD_SHARE = 4
 _COLON = ord(":")
-#: The first colon is within this many bytes.
+#: The first colon of a mail is within this many bytes.
 _BEGIN_BYTES = 1 << 10
-#: A zero after this many bytes shows that the file is no text.
+#: A zero byte after this many bytes shows that the file is no text.
 _ODD_BYTES = 16
 
 
 class MailMarks:
-    """Counts the fields that show that a header is the header of a mail."""
+    """Counts the fields that distinguish the header of a mail."""
 
     def __init__(self) -> None:
-        """No field was seen."""
+        """Start with no field."""
         self._seen: set[bytes] = set()
         self._begins_weak = False
 
     @property
     def is_mail(self) -> bool:
-        """Whether the fields are the fields of mail: other text may have colons, too."""
+        """Whether the fields show a mail; other text with colons has other fields."""
         return bool(self._seen & _STRONG) or len(self._seen & _WEAK) > 1 or self._begins_weak
 
     def add(self, name: bytes, *, is_first: bool = False) -> None:
-        """Take the name of a field, in lower case."""
+        """Add the name of a field, in lower case."""
         if name in _MARKS:
             self._begins_weak = self._begins_weak or is_first
             self._seen.add(name)
 
 
 def begins_as_mail(head: bytes) -> bool:
-    """Recognise the fields of mail at the beginning of lines, or fields alone, up to the cut.
+    """Recognise a mail by fields of mail in `head`, or by lines that are all fields up to its end.
 
-    Programs ignore odd lines and empty lines before the first field.
+    Odd lines and empty lines before the first field are ignored, as programs do.
     """
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None:
@@ -95,9 +99,9 @@ def begins_as_mail(head: bytes) -> bool:
 
 
 def _is_header(text: bytes) -> bool:
-    """Return whether lines are fields, up to a cut behind which more may follow.
+    """Return whether the lines are fields, and the header may continue after the last line.
 
-    Programs skip some lines that are no fields.
+    Some lines may be no fields, because programs skip such lines.
     """
     lines = _ENDS.split(text)[:-1]
     odd = sum(line[:1] not in (b" ", b"\t") and not FIELD.match(line) for line in lines)
@@ -105,17 +109,17 @@ def _is_header(text: bytes) -> bool:
 
 
 def can_be_mail(content: bytes | memoryview) -> bool:
-    """Return whether a text has the fields of mail at the beginning of lines, anywhere.
+    """Return whether fields of mail begin lines anywhere in a text.
 
-    The reader of headers reads fewer lines than this function. So a text of at most
-    `MAX_LINE_BYTES` that has no fields of mail need not be opened.
+    `mimeheaders` accepts fewer lines as fields than this function. Therefore a text of at most
+    `MAX_LINE_BYTES` in which this function finds no fields of mail need not be opened.
     """
     text = bytes(content).removeprefix(BYTE_ORDER_MARK)
     if b"\r" in text:
         text = text.replace(b"\r", b"\n")
     text = text.lstrip(b"\n")
     marks = MailMarks()
-    # The search goes from colon to colon: that is faster than line by line.
+    # The search goes from colon to colon, which is faster than from line to line.
     colon = text.find(b":")
     while colon >= 0:
         start = text.rfind(b"\n", max(colon - _MOST_NAME_BYTES, 0), colon) + 1
@@ -128,8 +132,8 @@ def can_be_mail(content: bytes | memoryview) -> bool:
 
 
 def may_hold_mail(data: bytes | bytearray, length: int) -> bool:
-    """Return whether a closer look is needed at a file: the first `length` bytes of `data`."""
-    # Not `min`, which takes as long as the search.
+    """Return whether a file needs a closer look; the file is the first `length` bytes of `data`."""
+    # `min` is not used, because it would take as long as the search.
     colon = data.find(_COLON, 0, length if length < _BEGIN_BYTES else _BEGIN_BYTES)  # noqa: FURB136
     if colon < 0:
         return False
@@ -146,7 +150,7 @@ def may_hold_mail(data: bytes | bytearray, length: int) -> bool:
 
 
 def may_be_mail(head: bytes) -> bool:
-    """Return whether a file may be a mail, by its first bytes."""
+    """Return whether a file with the first bytes `head` may be a mail."""
     if _begins_with_field(head):
         return begins_as_mail(head[:HEAD_BYTES])
     return may_be_odd_mail(head)
@@ -154,14 +158,14 @@ def may_be_mail(head: bytes) -> bool:
 
 @functools.cache
 def _mark_expression() -> re.Pattern[bytes]:
-    """Return an expression for a mark; it takes a millisecond to compile, and few files need it."""
+    """Return a pattern for fields of mail, compiled on demand because few files need it."""
     return re.compile(rb"(?im)^(?:" + b"|".join(sorted(_MARKS)) + rb")" + END_OF_NAME)
 
 
 def may_be_odd_mail(head: bytes | memoryview) -> bool:
-    """Return whether a file may be mail, by its first bytes, although it begins with other lines.
+    """Return whether a file that does not begin with a field may be a mail.
 
-    Programs ignore these lines.
+    Programs ignore the lines before the first field.
     """
     begin = head if type(head) is bytes else bytes(head[:HEAD_BYTES])
     if begin.find(b"\0", _ODD_BYTES, HEAD_BYTES) >= 0 or _COLON not in begin:
@@ -169,9 +173,10 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
     begin = begin[:HEAD_BYTES]
     text = begin.replace(b"\r", b"\n")
     if _MARKS.isdisjoint(map(bytes.lower, _names(text))):
-        return False  # the first line has no field either: `may_be_mail` has checked it
+        # No other line begins with a field of mail, and `may_be_mail` has checked the first line.
+        return False
     if can_be_mail(begin):
         return True
-    # If a field is long, all later text is behind the cut.
+    # After a long field, all further fields are after the end of `begin`.
     first = _mark_expression().search(text) if len(begin) >= HEAD_BYTES else None
     return first is not None and _is_header(begin[first.start() :])

@@ -1,8 +1,8 @@
-"""The ways in which clients read the body of one part, if they differ.
+"""The different ways in which mail clients decode the body of one part.
 
-A part is read once in the most usual way. During the first read, the bytes of a part are kept, up
-to a limit. So the part can be read again in the other ways: by another encoding, by another rule
-for padding or blanks, with other line ends.
+A part is read once in the most usual way. During this read, the bytes of the part are kept, up to a
+limit. With the kept bytes, the part is decoded again in the other ways: by another encoding, by
+another rule for padding or blanks, or with other line ends.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from hashclient.containers.mimedecode import (
 )
 from hashclient.containers.mimeheaders import BASE64, QUOTED
 
-#: Bytes of a part that are kept to be read again.
+#: How many bytes of a part are kept.
 MAX_AGAIN_BYTES = 16 << 20
-#: Bytes of a text, to list it with other line ends.
+#: How many bytes a text may have to be listed with other line ends.
 MAX_TEXT_BYTES = 8 << 20
 
-#: A line of base64, with so many characters that other text almost never matches.
+#: `_BASE64_LINE` matches a line of base64; `_LEAST_BASE64`: with so many bytes, other text almost
+#: never matches.
 _BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r{0,3}"), 32
 _EMPTY_LINE = re.compile(rb"\n\r{0,2}\n")
 
@@ -35,17 +36,17 @@ _FIELD_OF_PART = re.compile(rb"(?:\A|[\r\n])content-[a-z-]{4,30}[ \t]*:", re.IGN
 
 
 class Kept:
-    """Keeps the bytes that pass by, up to a limit."""
+    """Keeps the bytes that are read, up to a limit."""
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
-        """Begin with these pieces."""
+        """Begin with the given pieces."""
         self._pieces = list(pieces)
         self._left = MAX_AGAIN_BYTES
-        #: Whether the bytes were more than the limit.
+        #: Whether more bytes were read than the limit.
         self.is_too_much = False
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces unchanged."""
+        """Yield the pieces unchanged, and keep them."""
         for piece in pieces:
             self._left -= len(piece)
             if self._left >= 0:
@@ -59,25 +60,25 @@ class Kept:
         return iter(self._pieces)
 
     def behind(self, front: bytes) -> Self:
-        """Return these bytes behind other bytes."""
+        """Return the kept bytes with `front` before them."""
         return type(self)([front, *self._pieces])
 
     def behind_empty_line(self) -> Self | None:
-        """Return the bytes behind the first empty line; None without an empty line."""
+        """Return the kept bytes after the first empty line; None without an empty line."""
         text = b"".join(self._pieces).replace(b"\r\n", b"\n")
         empty = _EMPTY_LINE.search(text)
         return type(self)([text[empty.end() :]]) if empty else None
 
     def without_last_line(self) -> Self:
-        """Return all lines except the last line, which may have no end."""
+        """Return all kept lines except the last line, even if this line has no end."""
         text = b"".join(self._pieces).removesuffix(b"\n").removesuffix(b"\r")
         return type(self)([text[: max(text.rfind(b"\n"), text.rfind(b"\r")) + 1]])
 
     def base64_at_end(self, *, is_known: bool) -> Self | None:
-        """Return the lines of base64 at the end; None if the end is no base64.
+        """Return the lines of base64 at the end of the kept bytes; None if there are too few.
 
-        A client that reads the header in another way may decode these lines. If base64 `is_known`,
-        these lines matter only behind other lines.
+        A mail client that reads the header in another way may decode these lines. If the header
+        names base64 (`is_known`), these lines are only returned if other lines precede them.
         """
         head = next(filter(None, self._pieces), b"").lstrip()
         if is_known and _BASE64_LINE.fullmatch(head.split(b"\n", 1)[0]) is not None:
@@ -93,49 +94,49 @@ class Kept:
 
     @property
     def has_last_end(self) -> bool:
-        """Whether the last line has an end."""
+        """Whether the last line of the kept bytes ends with a line end."""
         return bool(self._pieces) and self._pieces[-1].endswith(b"\n")
 
     @property
     def has_parts(self) -> bool:
-        """Whether the text may have parts that are not found: a line begins with a part's field."""
+        """Whether a line begins with a field of a part, so that the kept text may contain parts."""
         return _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
 
 
 class Stored:
-    """Bytes that were kept, as a stream."""
+    """The kept bytes of a part, as a stream."""
 
     def __init__(self, kept: Kept) -> None:
-        """Begin at the beginning."""
+        """Begin with the first kept byte."""
         self._pieces = iter(kept)
         self._rest = b""
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes."""
+        """Return up to `count` bytes; see `Stream.read`."""
         piece = self._rest or next(self._pieces, b"")
         self._rest = piece[count:]
         return piece[:count]
 
 
 class Decoding:
-    """The most usual way to decode one part; `is_disputed` says if other ways differ."""
+    """The most usual way to decode one part; `is_disputed` says whether other ways differ."""
 
     def __init__(self, encoding: bytes) -> None:
-        """Begin before the part."""
+        """Begin before the first byte of the part; `encoding` is the encoding in its header."""
         self._decoder: Base64 | QuotedPrintable | _Same = _DECODERS.get(encoding, _Same)()
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the decoded part."""
+        """Yield the decoded bytes of the part."""
         return self._decoder.decode(pieces)
 
     @property
     def is_disputed(self) -> bool:
-        """Whether the other ways give other bytes."""
+        """Whether other ways decode the part to other bytes."""
         return self._decoder.is_disputed
 
 
 class _Same:
-    """No encoding, or an encoding that no program decodes."""
+    """The decoder for a part without an encoding, or with an encoding that no program decodes."""
 
     is_disputed = False
 
@@ -151,12 +152,12 @@ _DECODERS: dict[bytes, type[Base64 | QuotedPrintable]] = {
 
 
 def first_way(encoding: bytes) -> Way:
-    """Return the most usual way to undo an encoding."""
+    """Return a function that decodes an encoding in the most usual way."""
     return lambda pieces: Decoding(encoding).decode(pieces)
 
 
 def other_ways(encoding: bytes) -> list[Way]:
-    """Return the other ways to undo an encoding."""
+    """Return functions that decode an encoding in the other ways."""
     if encoding == BASE64:
         return [base64_in_pieces, base64_to_padding, base64_without_padding]
     return [quoted_printable_stripped] if encoding == QUOTED else []
@@ -165,10 +166,13 @@ def other_ways(encoding: bytes) -> list[Way]:
 def other_texts(
     pieces: Iterable[bytes], *, is_cut: bool = False, is_open: bool = False
 ) -> list[bytes]:
-    """Return a text with the line ends of other systems, if it has line ends and is short enough.
+    """Return a text with other line ends.
 
-    With `is_cut`, some programs add an end to the last line; with `is_open`, some remove the end of
-    the last line, as if it belonged to a boundary.
+    The list is empty if the text is too long or has no line ends.
+
+    With `is_cut`, the text is also returned with a line end after its last line, as some programs
+    add one; with `is_open`, it is also returned without its last line end, which some programs take
+    for a part of a boundary.
     """
     found, left = [], MAX_TEXT_BYTES
     for piece in pieces:

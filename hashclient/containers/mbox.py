@@ -1,8 +1,9 @@
-"""A mailbox in one file: messages one after the other, each behind a line with `From `.
+"""The expander of mailboxes: files with messages, each of which follows a line with `From `.
 
-Programs disagree about a line with `From ` within a text. Here a line with `From ` begins a message
-if a header field follows, and if an empty line precedes the line or the line contains a time, as
-programs write it. Some programs put a `>` before a line with `From ` in a text: this `>` is kept.
+Programs disagree whether a line with `From ` within a text begins a message. In this module, a line
+with `From ` begins a message if a header field follows, and if an empty line precedes the line or
+the line contains a time, as programs write it. Some programs write `>` before a line with `From `
+in a text; this module does not remove the `>`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hashclient.containers.mboxhalves import Halves
 from hashclient.containers.mimeheaders import Collector
 
 _LINES_BYTES = 4 << 10
-#: The time in the line that begins a message.
+#: How many bytes of the line that begins a message are searched for the time.
 _TIME_BYTES = 256
 _MARK = b"From "
 _NEXT = b"\nFrom "
@@ -34,24 +35,27 @@ def begins(text: bytes, *, is_after_blank: bool) -> bool:
 
 
 class Mbox:
-    """mbox, in all its dialects."""
+    """The expander of mbox, in all dialects."""
 
     name = "mbox"
     seeks = False
 
     def sniff(self, head: bytes) -> bool:
-        """Recognise the first line of a message: it has a time, or fields of mail after it."""
+        """Recognise the first line of a message: it contains a time, or fields of mail follow."""
         text = head[:HEAD_BYTES].lstrip(b"\r\n")
         if begins(text, is_after_blank=False):
             return True
         collector = Collector(is_first=False)
         for line in text.split(b"\n")[1:]:
             if not collector.add(line):
-                break  # end of the header, or no header
+                break  # the header ends here, or the line begins no header
         return collector.is_mail
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the messages one by one; the caller reads each message before it takes the next."""
+        """Yield the messages one by one.
+
+        The caller reads each message before it takes the next message.
+        """
         box = _Box(data)
         halves = Halves()
         number = 0
@@ -73,7 +77,7 @@ class Mbox:
                     kind=MESSAGE,
                 )
             ]
-            for _ in message:  # read the bytes that the caller left
+            for _ in message:  # read the bytes of the message that the caller has not read
                 pass
             halves.end()
             while halves.found:
@@ -90,16 +94,16 @@ def _watched(message: Iterator[bytes], halves: Halves) -> Iterator[bytes]:
 
 
 class _Box(Forward):
-    """A position in a mailbox, at the beginning of a message while none is being read."""
+    """A position in a mailbox, which is at the beginning of a message between two messages."""
 
     def skip_blank(self) -> None:
-        """Pass over empty lines at the beginning."""
+        """Skip empty lines at the beginning of the mailbox."""
         self._fill(_LINES_BYTES)
         rest = self._buffer[self._at :]
         self._at += len(rest) - len(rest.lstrip(b"\r\n"))
 
     def first_line(self) -> bool:
-        """Pass over the line that begins a message; return False at the end."""
+        """Skip the line that begins a message; return False at the end of the mailbox."""
         self._fill(_LINES_BYTES)
         if self._at == len(self._buffer):
             return False
@@ -109,13 +113,13 @@ class _Box(Forward):
         return True
 
     def message(self) -> Iterator[bytes]:
-        """Yield the bytes up to the next line that begins a message."""
+        """Yield the bytes of a message, up to the next line that begins a message."""
         while True:
             found = self._buffer.find(_NEXT, self._at)
             if found >= 0:
                 before = self._buffer[max(found - 2, 0) : found]
                 self._fill(found - self._at + 1 + _LINES_BYTES)
-                # The buffer may have moved.
+                # `_fill` may have moved the bytes in the buffer.
                 found = self._buffer.find(_NEXT, self._at)
                 text = self._buffer[found + 1 : found + 1 + _LINES_BYTES]
                 is_begin = begins(text, is_after_blank=before[-1:] == b"\n" or before == b"\n\r")

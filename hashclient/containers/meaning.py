@@ -1,8 +1,8 @@
-"""The meaning of "no container" in the records of a scan: the kinds looked for, and their rules.
+"""Tells which records "no container" of a scan are still valid after rows of `kinds` changed.
 
-The number of a kind changes with its row (its marks, its version), so no table of another module
-must be changed when rows change. If kinds have changed, their rows show which files may be of these
-kinds, by length and first byte: all other files are still no containers.
+The number of a kind is computed from its row (its marks and its version), so no table of another
+module must be edited when a row changes. If rows have changed, they show by the length and the
+first byte which files may be of these kinds; all other files are still no containers.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from hashclient.containers.kinds import KINDS
 
 
 class Touched(msgspec.Struct, frozen=True):
-    """Files that may be of some kinds: the smallest length, and possible first bytes, `begins`."""
+    """A description of files.
+
+    `least_bytes` is their smallest length, and `begins` are their possible first bytes.
+    """
 
     least_bytes: int
     begins: frozenset[int]
 
 
-@functools.cache  # there are many rows, and a start asks twice
+# The results are cached because there are many rows, and each start needs the numbers twice.
+@functools.cache
 def number_of(kind: Kind) -> int:
-    """Return a number that differs from the number of a kind with another rule."""
+    """Return a number for a kind that changes when the rule of its row changes."""
     marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
     ends = [end.last for end in kind.ends]
     rest = (kind.expander != "", kind.version, kind.sure.name, kind.hides_end, kind.is_front)
@@ -37,14 +41,15 @@ def number_of(kind: Kind) -> int:
 
 #: The number of each kind, by its name.
 NUMBERS = {kind.name: number_of(kind) for kind in KINDS}
-#: A single number for all records of members: if it changes, containers are opened again.
+#: A number for all kinds together: if this number has changed since a record of members was
+#: written, the containers are opened again.
 READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
 
 
 def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | None:
-    """Return the files that may be of changed kinds; None if all numbers are as `before`.
+    """Return which files may be of the kinds that changed since `before`; None if no kind changed.
 
-    A removed kind concerns no file: it makes no file a container.
+    A removed kind needs no new look at any file, because it makes no file a container.
     """
     changed = [kind for kind in kinds if before.get(kind.name) != number_of(kind)]
     if not changed:

@@ -1,8 +1,8 @@
-"""Files in a text that are encoded as yEnc or BinHex; `mimedecode` finds uuencode.
+"""Finds files that are encoded as yEnc or BinHex in a text; `mimedecode` finds uuencode.
 
-A file is kept up to a limit. If a file is divided into several parts, each part is unread. Lines
-say where a file begins and ends; whatever they contain, programs decode, so checksums are not
-compared.
+The decoded bytes of a file are kept in memory, up to a limit. If a file is divided over several
+parts of mails, each part is reported as unread. Lines mark where a file begins and ends; programs
+decode the file even if its checksum is wrong, so checksums are not compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hashclient.containers.mimedecode import MAX_UU_BYTES, UuFile, UuFinder
 
 _MAX_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
-#: A longer line of a part does not contain the number of the part.
+#: How many bytes of a `=ypart` line are searched for the number of the part.
 _MAX_PART_LINE_BYTES = 1 << 10
 
 _BEGIN, _PART, _END = b"=ybegin ", b"=ypart ", b"=yend"
@@ -32,12 +32,12 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _AS_BASE64 = bytes.maketrans(_LETTERS, _BASE64)
 _OTHERS = bytes(sorted(set(range(256)) - set(_LETTERS)))
 _REPEATS = b"\x90"
-#: version, type, creator, flags; the lengths of both forks; a checksum
+#: the header of a BinHex file: version, type, creator, flags; the lengths of both forks; a checksum
 _FORKS, _CHECKSUM_BYTES = Struct(">11xLL2x"), 2
 
 
 class _LineFinder:
-    """Reads a text line by line during another read, from the line with the mark on."""
+    """Searches a text for encoded files while it is read, line by line from `_mark` on."""
 
     _mark = b""
 
@@ -49,7 +49,7 @@ class _LineFinder:
         self._is_too_much = False
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces unchanged, and look for files in them."""
+        """Yield the pieces unchanged, and search them for files."""
         for piece in pieces:
             yield piece
             text = self._rest + (piece.replace(b"\r", b"\n") if self._is_old else piece)
@@ -59,8 +59,8 @@ class _LineFinder:
             *lines, rest = text.split(b"\n")
             for line in lines:
                 self._line(line.strip(b"\r"))
-            # The beginning of a longer line is enough to recognise it. In a file, the other bytes
-            # of the line are then missing.
+            # Only the beginning of a longer line is kept, which is enough to recognise the line.
+            # Within a file, the cut bytes would be missing in the decoded file.
             self._rest = rest[:_MAX_LINE_BYTES]
             if len(rest) > _MAX_LINE_BYTES and not self._is_idle:
                 self._is_too_much = True
@@ -130,7 +130,7 @@ class YencFinder(_LineFinder):
 
 
 class BinhexFinder(_LineFinder):
-    """Finds files in BinHex 4; each has two forks."""
+    """Finds files in BinHex 4, each of which has two forks."""
 
     _mark = _BINHEX
     _is_near = False
@@ -176,13 +176,16 @@ class BinhexFinder(_LineFinder):
 
 
 def _last(text: bytes) -> bytes:
-    """Return the rest of a text in base64 that is not of four characters, with its padding."""
+    """Return the incomplete last group of four characters of base64, with padding."""
     rest = text[len(text) & ~3 :]
     return rest + b"=" * (-len(rest) % 4) if len(rest) > 1 else b""
 
 
 def _unpacked(data: bytes) -> bytes | None:
-    """Undo runs: 0x90 and a number repeat the byte before. None if the result is too long."""
+    """Expand runs: 0x90 and a number repeat the byte before them.
+
+    Return None if the expanded bytes are too long.
+    """
     out, at = bytearray(), 0
     while 0 <= (mark := data.find(_REPEATS, at)) < len(data) - 1:
         out += data[at:mark]
@@ -195,10 +198,10 @@ def _unpacked(data: bytes) -> bytes | None:
 
 
 class FileFinder:
-    """Finds files in a text, in each of these encodings and in uuencode."""
+    """Finds files in a text that are encoded as uuencode, yEnc or BinHex."""
 
     def __init__(self, *, is_old: bool = False) -> None:
-        """Begin before the text; with `is_old`, a carriage return ends a line."""
+        """Begin before the text; with `is_old`, a single carriage return also ends a line."""
         self._finders = (
             UuFinder(is_old=is_old),
             YencFinder(is_old=is_old),
@@ -207,11 +210,11 @@ class FileFinder:
 
     @property
     def files(self) -> list[UuFile]:
-        """The files that were found."""
+        """All files that were found, in any of the encodings."""
         return [file for finder in self._finders for file in finder.files]
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces unchanged, and look for files in them."""
+        """Yield the pieces unchanged, and search them for files."""
         for finder in self._finders:
             pieces = finder.watch(pieces)
         return iter(pieces)

@@ -1,7 +1,8 @@
-"""Encodings of mail, decoded piece by piece: base64, quoted-printable, and uuencode within text.
+"""Decodes the encodings of mail, piece by piece: base64, quoted-printable, and uuencode in a text.
 
-Decoding follows mail clients. If programs differ, each reading has a function: the meaning of
-padding within base64, and of blanks at the ends of lines in quoted-printable.
+The encodings are decoded as mail clients decode them. If programs differ, each reading has a
+function: programs differ about padding within base64, and about blanks at the ends of lines in
+quoted-printable.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 
-#: The most bytes kept of uuencoded files in one part, since the part is read as a whole first.
+#: The most decoded bytes of the uuencoded files in one part, which are kept in memory until the end
+#: of the part.
 MAX_UU_BYTES = 16 << 20
 _MAX_UU_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
@@ -22,19 +24,19 @@ _MAX_LINE_BYTES = 64 << 10
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
 _NEITHER = _OTHERS.replace(b"=", b"")
-#: Some programs take any word for the mode, or zeros before the mode, and some accept a line
-#: without a name. The expression tries nothing twice: otherwise a line of blanks would take
-#: minutes.
+#: Matches the first line of a uuencoded file: some programs accept any word as the mode, or zeros
+#: before the mode, and some accept a line without a name. The quantifiers are possessive, because a
+#: long line of blanks would otherwise take minutes.
 _BEGIN = re.compile(
     rb"begin(-base64)?[ \t]++[^\s]{1,400}+(?:[ \t]++([^\r\n]{0,4096}+)[ \t]*+)?+\r{0,2}+\n",
     re.IGNORECASE,
 )
-#: Matches the beginning of a file in uuencode.
+#: Matches the beginning of a uuencoded file.
 begins_file = _BEGIN.match
 _BEGINS = re.compile(rb"\n(?=[Bb\r])\r?(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
 _LONGEST_BEGIN_BYTES = 4600
-#: Blanks before a line end; and places that clients decode differently.
+#: `_BLANKS` matches blanks before a line end; `_DISPUTED` matches what clients decode differently.
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
 _DISPUTED = re.compile(rb"[ \t](?:\r?\n|\Z)|=(?![0-9A-Fa-f]{2}|\r?\n)")
 _SOFT_BREAK = re.compile(rb"=\r?\n")
@@ -42,15 +44,15 @@ _ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
 
 
 class Base64:
-    """Decodes base64 to its end, as most clients do, and notes whether more base64 follows."""
+    """Decodes base64 up to its padding, as most clients do, and notes if more base64 follows."""
 
     def __init__(self) -> None:
-        """Begin before the text."""
-        #: Whether more characters of base64 follow the padding, or padding is missing.
+        """Begin before the first byte."""
+        #: `is_disputed`: whether characters of base64 follow the padding, or padding is missing.
         self.is_disputed = False
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the bytes that base64 decodes to."""
+        """Yield the decoded bytes."""
         rest = b""
         pads = 0
         is_ended = False
@@ -85,9 +87,9 @@ class Base64:
 
 
 def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the decoded bytes if padding only ends a piece, and the next piece follows.
+    """Yield the decoded bytes; padding only ends a piece of base64, which another piece may follow.
 
-    A rest at the end without padding is dropped.
+    An incomplete group of characters at the end, without padding, is dropped.
     """
     rest = b""
     for piece in pieces:
@@ -101,7 +103,7 @@ def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def base64_to_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the decoded bytes if the first padding ends base64, even if more padding is missing."""
+    """Yield the decoded bytes; the first `=` ends base64, even if a second `=` is missing."""
 
     def before() -> Iterator[bytes]:
         for piece in pieces:
@@ -114,7 +116,7 @@ def base64_to_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def base64_without_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the decoded bytes if padding is ignored like any other character."""
+    """Yield the decoded bytes; padding is ignored like any other character."""
     return Base64().decode(piece.replace(b"=", b"") for piece in pieces)
 
 
@@ -129,21 +131,21 @@ class QuotedPrintable:
     """Decodes quoted-printable as most clients do, and notes whether another reading differs."""
 
     def __init__(self) -> None:
-        """Begin before the text."""
-        #: Whether a line has blanks at its end, or an escape lacks its two digits.
+        """Begin before the first byte."""
+        #: `is_disputed`: whether a line has blanks at its end, or an escape lacks its two digits.
         self.is_disputed = False
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the bytes that quoted-printable decodes to; blanks at the ends of lines stay."""
+        """Yield the decoded bytes; blanks at the ends of lines are kept."""
         for lines in _lines(pieces):
             self.is_disputed = self.is_disputed or _DISPUTED.search(lines) is not None
             yield binascii.a2b_qp(lines)
 
 
 def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the decoded bytes if blanks at the ends of lines are dropped first, as in RFC 2045.
+    """Yield the decoded bytes; blanks at the ends of lines are dropped, as RFC 2045 requires.
 
-    An escape without two digits stays.
+    An escape without two digits is kept unchanged.
     """
     for lines in _lines(pieces):
         text = _SOFT_BREAK.sub(b"", _BLANKS.sub(b"", lines))
@@ -151,7 +153,7 @@ def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield whole lines; a line that is too long is cut, but not within an escape."""
+    """Yield whole lines; a line that is too long is divided, but not within an escape."""
     rest = b""
     for piece in pieces:
         rest += piece
@@ -168,7 +170,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class UuFile(msgspec.Struct, frozen=True):
-    """A uuencoded file in a text; `error` is set if it cannot be read to its end."""
+    """A uuencoded file in a text; `error` is set if the file cannot be read to its end."""
 
     name: bytes
     data: bytes
@@ -176,28 +178,31 @@ class UuFile(msgspec.Struct, frozen=True):
 
 
 class UuFinder:
-    """Finds uuencoded files in a text during another read, without carriage returns around lines.
+    """Finds uuencoded files in a text while it is being read.
 
-    Programs differ about the end of a file: the first foreign line, the line without bytes, or
-    `end` alone; programs that need `end` skip lines whose length is wrong. If their results differ,
-    each is a file.
+    Carriage returns around lines are ignored.
+
+    For some programs, the first foreign line ends a file; for others, a line without bytes; and for
+    programs that require `end`, only `end`, and such programs skip lines of a wrong length. If
+    these programs decode different bytes, each result is a file.
     """
 
     def __init__(self, *, is_old: bool = False) -> None:
-        """Begin before the text; with `is_old`, a carriage return ends a line."""
+        """Begin before the text; with `is_old`, a single carriage return also ends a line."""
         self._is_old = is_old
         self.files: list[UuFile] = []
-        #: The text that was not searched yet begins at this place, with the end of a line.
+        #: The text that was not searched yet begins at `_at` in `_buffer`, with a line end.
         self._buffer, self._at = b"\n", 0
         self._name = b""
-        #: The decoded lines of the present file, as these programs read them.
+        #: The decoded lines of the present file, as each of the three groups of programs reads
+        #: them.
         self._lines: tuple[list[bytes], list[bytes], list[bytes]] | None = None
         self._is_over = self._is_at_zero = False
         self._is_base64 = False
         self._count = 0
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces unchanged, and look for files in them."""
+        """Yield the pieces unchanged, and search them for files."""
         for piece in pieces:
             yield piece
             self._take(piece)
@@ -217,7 +222,7 @@ class UuFinder:
             self._finish()
 
     def _begin(self, *, is_end: bool) -> bool:
-        """Look for the line that begins a file; return False if more bytes are needed."""
+        """Search for the line that begins a file; return False if more bytes are needed."""
         at = self._at
         while found := _BEGINS.search(self._buffer, at):
             start = found.end()
@@ -226,7 +231,8 @@ class UuFinder:
                 self._name, self._is_base64 = (line[2] or b"").rstrip(), line[1] is not None
                 self._lines = ([], [], [])
                 self._is_over = self._is_at_zero = False
-                self._at = line.end() - 1  # the line end of this line begins the next line
+                # The search for the next line needs the line end of this line.
+                self._at = line.end() - 1
                 return True
             if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
                 if self._buffer.find(b"\n", start) < 0:
@@ -238,24 +244,24 @@ class UuFinder:
 
     def _go_on(self) -> bool:
         """Decode the lines of a file; return False if more bytes are needed."""
-        at = self._at + 1  # skip the end of the line before
+        at = self._at + 1  # skip the end of the previous line
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].strip(b"\r")):
-                # The foreign line may begin the next file.
+                # The foreign line may begin another file.
                 self._at = at - 1
                 self._finish()
                 return True
             at = end + 1
         self._at = at - 1
         if len(self._buffer) - self._at > _MAX_LINE_BYTES:
-            if self._is_base64:  # there are programs that decode a line of any length
+            if self._is_base64:  # some programs decode a base64 line of any length
                 self._add(b"", NotReadError(Why.LIMIT, "mail: a line that is too long"))
             self._finish()
             return True
         return False
 
     def _line(self, line: bytes) -> bool:
-        """Take a line of a file; return False at its end, or if another file begins."""
+        """Decode a line of a file; return False if the file ends, or if another file begins."""
         assert self._lines is not None
         if _ENDS.match(line) or (line[:1] in (b"b", b"B") and _BEGIN.match(line + b"\n")):
             return False
@@ -278,7 +284,7 @@ class UuFinder:
         return True
 
     def _finish(self) -> None:
-        # If no data follow a line, it only looks like a beginning.
+        # If no data follow the first line, the line only resembles the beginning of a file.
         found = [data for data in dict.fromkeys(map(b"".join, self._lines or ())) if data]
         error = None
         if any(self._lines or ()) and (
@@ -296,6 +302,9 @@ class UuFinder:
 
 
 def _uu(line: bytes) -> bytes:
-    """Decode a line; some programs add bytes beyond the length in the line."""
+    """Decode a line of uuencode.
+
+    Bytes beyond the length in the line, which some programs add, are ignored.
+    """
     length = (line[0] - 32) & 63
     return binascii.a2b_uu(line[: 1 + (length * 4 + 2) // 3])

@@ -1,6 +1,7 @@
-"""Header fields of a mail or of a part: read as the most generous client reads them.
+"""Parses header fields of a mail or of a part as generously as the most generous mail client.
 
-Where clients disagree (two boundaries, two encodings, two types) all readings are returned.
+If mail clients disagree (for example about two boundaries, two encodings or two types), all
+readings are returned.
 """
 
 from __future__ import annotations
@@ -14,54 +15,56 @@ import msgspec
 
 from hashclient.containers.mailmarks import FIELD, MailMarks
 
-#: Bytes that are kept of relevant fields; these fields are shorter.
+#: The most bytes of the fields that are kept for one header; legitimate fields are shorter.
 MAX_FIELD_BYTES = 1 << 20
-#: How often the boundaries named so far are looked for, in one header.
+#: How often the boundaries that the header has named so far are computed again, in one header.
 _MAX_LOOKS = 20
 MAX_BOUNDARIES = 256
-#: A longer line of a body is no boundary.
+#: The longest line in a body that may be a boundary, in bytes.
 MAX_BOUNDARY_LINE_BYTES = 8 << 10
-#: Fields of one name with different values.
+#: The most fields of one name with different values.
 MAX_REPEATED = 16
-#: Bytes of a header that may be the beginning of a body.
+#: The most bytes of a header that are kept because they may begin the body.
 MAX_REST_BYTES = 64 << 10
-#: Encodings that are undone; uuencode is found in the text.
+#: The encodings that are decoded here; uuencode is found in the text of a part instead.
 BASE64, QUOTED = b"base64", b"quoted-printable"
 _MAX_NAME_BYTES = 1024
 
 _KEPT = frozenset((b"content-type", b"content-transfer-encoding", b"content-disposition"))
 
-#: The value of a parameter, behind its name: its number and mark of encoding, quoted or bare.
+#: Matches the value of a parameter after its name: the number of its piece, a star if it is
+#: encoded, and the quoted or bare text.
 _VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"""
 _BOUNDARY = re.compile(rb"boundary" + _VALUE, re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(rb"\b(?:file)?name" + _VALUE, re.IGNORECASE | re.DOTALL)
 _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
-#: A multipart whose parameters every client understands. Some clients count a semicolon behind the
-#: last parameter as a part of the boundary.
+#: Matches a multipart type whose parameters all mail clients parse alike. A semicolon after the
+#: last parameter does not match, because some clients count it as a part of the boundary.
 _PLAIN_MULTIPART = re.compile(
     rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
 )
-#: The name of a relevant field before another character than a colon: some programs look only at
-#: the name.
+#: Matches the name of a kept field that is followed by another character than a colon, because some
+#: programs compare only the name.
 _NO_COLON = re.compile(
     rb"(content-(?:type|transfer-encoding|disposition))[^a-z0-9-]", re.IGNORECASE
 )
 _SMIME_TYPE = re.compile(rb"""smime-type\s*=\s*"?([a-z-]+)""", re.IGNORECASE)
 _WORD = re.compile(rb"[a-z0-9][a-z0-9-]*")
 _COMMENT = re.compile(rb"\([^()]*\)")
-_MAX_COMMENTS = 50  # levels of comments inside each other
+_MAX_COMMENTS = 50  # how deeply comments may be nested
 _FOLD = re.compile(rb"\n[ \t]+")
 _IN_PARTS = re.compile(rb"(number|total)\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """The statements of a header about the body after it.
+    """What a header says about the body that follows it.
 
-    `kind` is the media type in lower case, or empty without a type; `others` are further types.
-    `encodings` are all possible encodings, at least one. Some clients begin the body within the
-    header: `rest` is the end of the header from there on. Without `has_end`, some clients begin the
-    body behind the next empty line. `is_disputed` says that the header has more than is kept here.
+    `kind` is the media type in lower case, or empty if the header has no type; `others` are further
+    types. `encodings` are all encodings that a client may use; at least one. Some clients begin the
+    body within the header: `rest` is the end of the header from that line on. If `has_end` is
+    false, some clients begin the body after the next empty line. `is_disputed` means that the
+    header exceeds a limit, so that some of its fields were not kept.
     """
 
     kind: bytes
@@ -77,34 +80,40 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def kinds(self) -> tuple[bytes, ...]:
-        """All media types in the header."""
+        """All media types that the header may mean."""
         return (self.kind, *self.others)
 
     @property
     def ways(self) -> tuple[bytes, ...]:
-        """The encodings that clients decode; empty if the bytes stay as they are."""
+        """The encodings that clients decode.
+
+        The empty encoding means that the bytes stay unchanged.
+        """
         known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
         return tuple(dict.fromkeys(known))
 
     def within(self, outer: Fields) -> Fields:
-        """Return the fields of a part of `outer`, whose encoding may apply if the part has none."""
+        """Return the fields of a part of `outer`.
+
+        If the part has no encoding, that of `outer` may apply.
+        """
         if self.encodings != (b"",) or not any(outer.ways):
             return self
         return msgspec.structs.replace(self, encodings=(b"", *outer.ways))
 
     @property
     def is_text(self) -> bool:
-        """Whether a client may take the body for text, whose line ends are its own."""
+        """Whether a client may take the body for text, and write it with its own line ends."""
         return any(not kind or kind.startswith(b"text/") for kind in self.kinds)
 
     @property
     def no_multiparts(self) -> list[bytes]:
-        """The media types by which the body is one part, if any."""
+        """The media types by which the body is a single part, if any."""
         return [kind for kind in self.kinds if not kind.startswith(b"multipart/")]
 
     @property
     def is_multipart(self) -> bool:
-        """Whether a client may look for parts: also with a boundary but without a readable type."""
+        """Whether a client may search for parts; a boundary without a readable type suffices."""
         return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
 
 
@@ -114,7 +123,10 @@ NO_FIELDS = Fields(
 
 
 class Collector:
-    """Takes the lines of one header; keeps the fields that matter, and counts fields of mail."""
+    """Collects the lines of one header.
+
+    Fields that describe the body are kept, and fields of mail are counted.
+    """
 
     def __init__(self, *, is_first: bool = True) -> None:
         """Start without a line; with `is_first`, no text precedes the header."""
@@ -122,14 +134,16 @@ class Collector:
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._marks = MailMarks()
-        #: The boundaries named so far, and how often they are still looked for after a change.
+        #: `_boundaries`: the boundaries named so far; `_is_changed`: whether they must be computed
+        #: again; `_looks`: how often they may be computed again.
         self._boundaries = frozenset[bytes]()
         self._is_changed, self._looks = False, _MAX_LOOKS
         self._left = MAX_FIELD_BYTES
-        #: Whether the header has more than is kept.
+        #: Whether the header exceeds a limit.
         self._is_cut = False
         self._rest = bytearray()
-        #: Whether a line that is no field was skipped; what follows is skipped as well.
+        #: Whether a line that is no field was skipped; the lines after this line are added to
+        #: `_rest`, too.
         self.has_passed = False
         #: Whether an empty line ends the header.
         self.has_end = True
@@ -138,11 +152,11 @@ class Collector:
 
     @property
     def is_mail(self) -> bool:
-        """Whether the fields are the fields of mail: other text may have colons, too."""
+        """Whether the fields show a mail; other text with colons has other fields."""
         return self._marks.is_mail
 
     def add(self, line: bytes) -> bool:
-        """Take a line; return False if the line is no field, and does not continue a field."""
+        """Add a line; return False if the line neither is a field nor continues a field."""
         is_first, self._is_first = self._is_first, False
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and self._has_room(line):
@@ -160,7 +174,7 @@ class Collector:
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
             if len(kept) > MAX_REPEATED:
-                # Some clients use the first field, some the last field.
+                # Some clients use the first field of a name, and other clients the last.
                 kept[:] = list(map(bytearray, dict.fromkeys(map(bytes, kept))))
                 self._is_cut |= len(kept) > MAX_REPEATED
                 del kept[MAX_REPEATED:]
@@ -168,14 +182,17 @@ class Collector:
         return is_field
 
     def _has_room(self, line: bytes) -> bool:
-        """Return whether a line is kept; if it is not, clients may differ."""
+        """Return whether a line can be kept.
+
+        If it cannot be kept, clients may read the header differently.
+        """
         self._left -= len(line)
         self._is_cut |= self._left < 0
         self._is_changed = True
         return not self._is_cut
 
     def passed(self, line: bytes) -> None:
-        """Take a line that is no field: some clients begin the body there, others ignore it."""
+        """Add a line that is no field: some clients begin the body at it, others ignore it."""
         self.has_passed = True
         if len(self._rest) < MAX_REST_BYTES:
             self._rest += line
@@ -183,7 +200,7 @@ class Collector:
             self._is_cut = True
 
     def boundaries(self) -> frozenset[bytes]:
-        """Return the boundaries named so far: they end a header whose last line is missing."""
+        """Return the boundaries named so far, because a boundary also ends a header."""
         if self._is_changed and self._looks:
             self._boundaries = frozenset(_boundaries(self._values(b"content-type")))
             self._is_changed, self._looks = False, self._looks - 1
@@ -194,10 +211,10 @@ class Collector:
         return [bytes(value) for value in self._fields[name]]
 
     def fields(self) -> Fields:
-        """Return the content of the fields."""
+        """Return what the header says about the body."""
         types = self._values(b"content-type")
-        # Clients that take the first of two types find other parts than clients that take the last.
-        # If the body begins within the header, its type may be unknown.
+        # Clients that use the first of two types find other parts than clients that use the last.
+        # If the body begins within the header, a client may miss the type.
         more = [b""] if self._rest and types else []
         kinds = sorted(
             dict.fromkeys([*(kind for value in types for kind in _kinds(value)), *more]),
@@ -234,7 +251,7 @@ def is_kept(line: bytes) -> bool:
 
 
 def _kinds(value: bytes) -> list[bytes]:
-    """Return the media type of a field, and an empty type if some clients find no parts by it."""
+    """Return a field's media type, and the empty type if some clients find no parts by it."""
     found = _TYPE.match(_without_comments(value))
     kind = b"" if found is None else found[1].lower() + b"/" + found[2].lower()
     is_plain = not kind.startswith(b"multipart/") or _PLAIN_MULTIPART.fullmatch(value)
@@ -250,18 +267,18 @@ def _without_comments(value: bytes) -> bytes:
 
 
 def _encodings(value: bytes) -> list[bytes]:
-    """Return the first word, and then each other encoding that a client may find in the value."""
+    """Return the encodings that a client may find in a field's value; the first is usual."""
     text = value.lower()
     found = _WORD.search(_without_comments(text))
     first = b"" if found is None else found[0]
     others = [known for known in (BASE64, QUOTED) if known != first and known in text]
-    # Some clients ignore an encoding if other text follows.
+    # Some clients ignore an encoding if other text follows it.
     is_plain = first not in (BASE64, QUOTED) or text.strip(b"\"'; \t\r\n") == first
     return [first, *others] if is_plain else [first, *others, b""]
 
 
 def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], bytes]:
-    """Return all values of a parameter, and what its numbered pieces make together."""
+    """Return all values of a parameter, and the value that its numbered pieces have together."""
     whole: list[bytes] = []
     pieces: dict[int, bytes] = {}
     for found in pattern.finditer(value):
@@ -302,7 +319,10 @@ def _name(values: list[bytes]) -> bytes:
 
 
 def _decoded(name: bytes) -> bytes:
-    """Return a name without the encoding of words, which many programs use in parameters, too."""
+    """Return a name with its encoded words decoded.
+
+    Many programs use encoded words in parameters.
+    """
     if b"=?" not in name:
         return name
     try:

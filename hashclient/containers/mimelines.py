@@ -1,8 +1,8 @@
-"""A mail read forwards: header lines, and bodies up to the line of a boundary.
+"""Reads a mail forwards: the lines of headers, and bodies up to the line of a boundary.
 
-Bodies come in blocks, not lines: only lines that begin with two dashes are examined. At most a
-block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
-continues behind this line, and is marked as doubtful.
+Bodies are read in blocks, not in lines: only lines that begin with two dashes are examined. At most
+a block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
+continues after such a line, and is marked as doubtful.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from hashclient.containers.mimeheaders import (
     is_kept,
 )
 
-#: The beginning of the line behind a boundary, as far as a field needs.
+#: How many bytes after the line of a boundary are examined, so that a field can be recognised.
 _NEXT_LINE_BYTES = 512
-#: The most fields and bytes of a part that are looked at: a field may be long.
+#: `_PART_FIELDS`: the most fields of a possible part that are examined; `_PART_HEADER_BYTES`: the
+#: most bytes, because a field may be long.
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
-#: Patterns for text outside of the parts: they also find a field of a part.
+#: Patterns for text outside of the parts, which also find fields that begin a part.
 _find_aside, _find_old_aside = (
     re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
 )
@@ -39,30 +40,30 @@ _LINE_END = re.compile(rb"\r{0,3}\n|\r")
 
 
 class Boundaries:
-    """The boundaries of one multipart, named by its header or guessed."""
+    """The boundaries of one multipart: named in its header, or guessed."""
 
     def __init__(self, named: Iterable[bytes] = ()) -> None:
-        """Begin with the boundaries of a header."""
+        """Begin with the boundaries that a header names."""
         self.named = frozenset(named)
         self._all = set(self.named)
         self._begins: re.Pattern[bytes] | None = None
 
     def copy(self) -> Boundaries:
-        """Return a copy, to which other boundaries are added."""
+        """Return a copy, to which boundaries can be added without changing the original."""
         made = Boundaries(self.named)
         made._all |= self._all
         return made
 
     def add(self, boundary: bytes) -> None:
-        """From now on, lines of this boundary count as well."""
+        """Add a boundary; from now on, lines with this boundary count as well."""
         self._all.add(boundary)
 
     def is_line(self, text: bytes) -> bool:
-        """Return whether a line, without its dashes, is a boundary."""
+        """Return whether a line, without its two dashes, is one of the boundaries."""
         return text in self._all
 
     def begins(self, text: bytes) -> bool:
-        """Return whether a line begins with a named boundary, in any case."""
+        """Return whether a line begins with a named boundary, in upper or lower case."""
         if self._begins is None and self.named:
             self._begins = re.compile(b"|".join(map(re.escape, self.named)), re.IGNORECASE)
         return self._begins is not None and self._begins.match(text) is not None
@@ -72,9 +73,12 @@ Stack = Sequence[Boundaries]
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """The line of a boundary: the level of its multipart, and whether it ends that multipart.
+    """The line of a boundary.
 
-    In text outside of the parts, this may be a field that begins a part.
+    `level` is the depth of the boundary's multipart, and `is_last` says whether the line ends this
+    multipart.
+
+    If `is_field` is set, the line is a field that begins a part in text outside of the parts.
     """
 
     level: int
@@ -88,34 +92,36 @@ class Lines(Forward):
     def __init__(
         self, data: Data | Stream, *, is_loose: bool = False, is_old: bool = False
     ) -> None:
-        """Begin at the beginning.
+        """Begin at the beginning of `data`.
 
-        With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a carriage return
-        ends a line of a body, as on an old Mac; in headers, it always ends a line.
+        With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a single carriage
+        return ends a line of a body, as on an old Macintosh; in headers, it always ends a line.
         """
         super().__init__(data)
         self._is_loose = is_loose
         self.is_old = is_old
         self._fields_until = 0
         self._is_first = True
-        #: Whether a carriage return follows the line ends of a header: few clients find its parts.
+        #: `is_reversed`: whether a carriage return follows the line ends of a header, so that few
+        #: clients find its parts.
         self.is_reversed = False
-        #: Whether other lines precede the first header.
+        #: `is_behind_text`: whether other lines precede the first header.
         self.is_behind_text = False
-        #: The boundary that ended the last part; None at the end of the mail.
+        #: `hit`: the boundary that ended the last part; None at the end of the mail.
         self.hit: Hit | None = None
-        #: Whether a line in the last part resembles a boundary.
+        #: `is_doubtful`: whether a line in the last part resembles a boundary.
         self.is_doubtful = False
-        #: Whether the last part began at a field, and not at a boundary.
+        #: `is_at_field`: whether the last part began at a field, and not at a boundary.
         self.is_at_field = False
-        #: Whether the last part may end with a carriage return that was taken for its line end.
+        #: `may_end_with_return`: whether a carriage return at the end of the last part was taken
+        #: for a part of its line end.
         self.may_end_with_return = False
 
     def line(self, most: int = MAX_LINE_BYTES) -> bytes:
-        """Return the next line with its end, or a piece of a long one; empty at the end."""
+        """Return the next line with its end, or a piece of a long line; no bytes mean the end."""
         seen = 0
         found = _LINE_END.search(self._buffer, self._at)
-        # A carriage return may be the first byte of a line end.
+        # A carriage return may be the first byte of a longer line end.
         while found is None or (found[0] == b"\r" and found.end() + 3 > len(self._buffer)):
             seen = max(len(self._buffer) - self._at - 4, 0)
             if seen >= most:
@@ -130,9 +136,9 @@ class Lines(Forward):
         return line
 
     def header(self, stack: Stack, most: int | None = None) -> Collector:
-        """Read a header up to its empty line, or to a boundary of `stack` or of itself.
+        """Read a header up to its empty line, or up to a boundary that it or `stack` names.
 
-        With `most`, the text may be no mail: reading stops after this many bytes without a field of
+        With `most`, the text may be no mail: reading stops after `most` bytes without a field of
         mail, and lines before the first field are ignored.
         """
         collector = Collector(is_first=self._is_first)
@@ -145,7 +151,7 @@ class Lines(Forward):
                 if is_front:
                     continue
                 if collector.has_passed:
-                    collector.passed(line)  # a line of a body that begins earlier
+                    collector.passed(line)  # for some clients, the body has already begun
                 break
             if line.startswith(b"--"):
                 if match([*stack, Boundaries(collector.boundaries())], line) is not None:
@@ -177,7 +183,7 @@ class Lines(Forward):
         return collector
 
     def _fields_follow(self, after: int) -> bool:
-        """Return whether the lines up to the next empty line contain a field."""
+        """Return whether the lines up to the next empty line include a field."""
         if self.position + after <= self._fields_until:
             return True
         ahead = self.peek(after + MAX_LINE_BYTES)[after:]
@@ -201,24 +207,27 @@ class Lines(Forward):
         is_whole: bool = False,
         guesses: bool = True,
     ) -> Iterator[bytes]:
-        """Yield the bytes up to the next boundary of `stack`; `hit` is then this boundary.
+        """Yield the bytes of a body up to the next boundary of `stack`.
 
-        The line end before a boundary belongs to the boundary. No client shows text outside of the
-        parts: so this text ends at any line that resembles a boundary, or at a field of a part,
-        unless `is_whole` is set. With `guesses`, a boundary is also a line that no header names,
-        with fields of a part behind it. If a part began at a field in text outside of the parts, it
-        becomes doubtful at the next field of a part.
+        This boundary is then in `hit`.
+
+        The line end before a boundary belongs to the boundary, and not to the body. No client shows
+        text outside of the parts (`is_aside`), so this text ends at each line that resembles a
+        boundary, and at a field of a part, unless `is_whole` is set. With `guesses`, a line that no
+        header names as a boundary also resembles a boundary if fields of a part follow it. If a
+        part began at a field in text outside of the parts, the part becomes doubtful at the next
+        field of a part.
         """
         self.is_at_field = self.hit is not None and self.hit.is_field
         self.hit = None
         self.is_doubtful = self.may_end_with_return = False
-        held = b""  # a line end that may belong to a boundary
+        held = b""  # a line end that belongs to a boundary if the next line is a boundary
         is_apart = is_aside and (self._is_loose or not is_whole)
         may_end_at_field = is_apart or self.is_at_field
         while True:
-            # A line begins at this place.
+            # The position is at the beginning of a line.
             if may_end_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
-                # Some clients begin a part there, as if a boundary preceded the field.
+                # Some clients begin a part at such a field, as if a boundary preceded the field.
                 if is_apart or self._is_loose:
                     self.hit = Hit(len(stack) - 1, is_last=False, is_field=True)
                     return
@@ -237,7 +246,7 @@ class Lines(Forward):
             if held:
                 yield held
                 held = b""
-            # Go on to the next line that may end the text.
+            # Find the next line that may end the body.
             found = self._find_begin(or_field=may_end_at_field)
             while found < 0:
                 end = max(len(self._buffer) - _LONGEST_BYTES, self._at)
@@ -262,17 +271,20 @@ class Lines(Forward):
             self._at = found + 1
 
     def _find_begin(self, *, or_field: bool) -> int:
-        """Return the place of a line end before dashes or, if wanted, a field; else -1."""
+        """Return the offset of the next line end before dashes or, with `or_field`, before a field.
+
+        Or -1.
+        """
         if not (self.is_old or or_field):
             return self._buffer.find(_DASHES, self._at)
-        # A single search for all marks: separate searches would read the same bytes again and
-        # again.
+        # One pattern finds all marks, because separate searches would read the same bytes
+        # repeatedly.
         by_end = (_find_aside, _find_old_aside) if or_field else (_find_old_dashes,) * 2
         found = by_end[self.is_old](self._buffer, self._at)
         return -1 if found is None else found.start()
 
     def _boundary_line(self) -> bytes:
-        """Return the line at this place if it may be a boundary's line; it is in the buffer."""
+        """Return the line at the position if it begins with two dashes; no bytes otherwise."""
         if self.peek(2) != b"--":
             return b""
         self.peek(MAX_BOUNDARY_LINE_BYTES + _NEXT_LINE_BYTES)
@@ -287,11 +299,13 @@ class Lines(Forward):
     def _resembling(
         self, stack: Stack, line: bytes, *, is_aside: bool, is_whole: bool, guesses: bool
     ) -> Hit | None:
-        """Return which boundary a line resembles, if it ends this body; otherwise note it.
+        """Return the boundary that a line resembles, if this line ends the body.
 
-        Either the line begins with a boundary, in upper or lower case: some clients compare no
-        more. Or fields of a part follow: some clients then treat the line as a boundary that no
-        header names.
+        Otherwise, note the line.
+
+        A line resembles a boundary if it begins with a boundary, in upper or lower case, because
+        some clients compare no more than the beginning. A line also resembles a boundary if fields
+        of a part follow, because some clients treat it as a boundary although no header names it.
         """
         text = line.rstrip()[2:]
         level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
@@ -300,7 +314,7 @@ class Lines(Forward):
             behind = self._buffer[after : after + _NEXT_LINE_BYTES].lstrip(b"\r")
             is_one = self._begins_part(len(line))
             if is_aside and not is_one and text.strip(b"-"):
-                # An empty line: all fields of a part may be left out.
+                # A part may have no fields, so an empty line may follow its boundary.
                 is_one = behind.startswith(b"\n") or FIELD.match(behind) is not None
             level = len(stack) - 1 if is_one else None
         if level is None:
@@ -312,7 +326,7 @@ class Lines(Forward):
         return Hit(level, is_last=False)
 
     def _begins_part(self, behind: int) -> bool:
-        """Return whether fields follow, and one of the first fields describes the body."""
+        """Return whether the first fields at the offset `behind` include one about the body."""
         ahead = self.peek(behind + _PART_HEADER_BYTES)[behind:]
         at = 0
         for _ in range(_PART_FIELDS):
@@ -327,7 +341,7 @@ class Lines(Forward):
 
 
 def match(stack: Stack, line: bytes) -> Hit | None:
-    """Return the innermost boundary that a line matches; None if it is no boundary."""
+    """Return the innermost boundary that a line is; None if the line is no boundary."""
     text = line.rstrip()[2:]
     bare = text.removesuffix(b"--")
     for level in range(len(stack) - 1, -1, -1):
