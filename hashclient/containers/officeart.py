@@ -1,8 +1,8 @@
-"""Members in streams of office documents: pictures, embedded files, documents in presentations.
+"""Finds members in the streams of old office documents: pictures, embedded files, and documents.
 
-Each member is in a record with a header of eight bytes. Only the text of a document says where
-members are, so this module searches all streams that have records. A workbook divides records into
-pieces. An encrypted document is reported.
+Each member is in a record with a header of eight bytes. The references to members are in the text
+of a document, which is not parsed, so this module searches all streams that contain records. A
+workbook divides these records into pieces. An encrypted document is reported as encrypted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import Member, NotReadError, Unlisted, Why
 from hashclient.containers.runs import Runs
 
-#: Members in one batch.
+#: The number of members in one batch.
 BATCH = 1000
-#: Streams that contain pictures, and streams of workbooks, as records of their own kind.
+#: `_WITH_RECORDS`: streams that contain pictures in records; `_BOOKS`: streams of workbooks, which
+#: have records of another form.
 _WITH_RECORDS = frozenset(
     (b"Pictures", b"Data", b"WordDocument", b"0Table", b"1Table", b"PowerPoint Document")
 ) | frozenset((b"EscherStm", b"EscherDelayStm"))
@@ -28,9 +29,9 @@ _BOOKS = frozenset((b"Workbook", b"Book"))
 _NATIVE = b"\x01Ole10Native"
 _NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
 
-#: By the first four bytes of a record (instance and kind): the number of bytes before a picture.
-#: The bytes before a picture are one or two identifiers of 16 bytes, and a byte; a metafile has its
-#: header in place of the byte.
+#: By the first four bytes of a record (its instance and its kind): how many bytes of the record
+#: precede the picture. A picture is preceded by one or two identifiers of 16 bytes and, except for
+#: a metafile, by one byte; a metafile is preceded by its header instead of this byte.
 _PICTURES = {
     instance.to_bytes(2, "little") + kind.to_bytes(2, "little"): before + more
     for kind, one, before in (
@@ -48,12 +49,13 @@ _PICTURES = {
     for instance, more in ((one, 0), (one + 0x10, 16))
 }
 _METAFILES = (0xF01A, 0xF01B, 0xF01C)
-#: A document in a presentation: plain, or its length and the compressed document.
+#: The first four bytes of a record with a document in a presentation: the document is plain, or its
+#: length and the compressed document follow.
 _DOCUMENT, _PACKED_DOCUMENT = b"\0\0\x11\x10", b"\x10\0\x11\x10"
 _BEFORE = {**_PICTURES, _DOCUMENT: 0, _PACKED_DOCUMENT: 4}
 _find = re.compile(b"|".join(map(re.escape, _BEFORE))).finditer
 _HEADER = Struct("<2xHL")
-#: The compression of a metafile is in the byte before the last byte of its header.
+#: The compression of a metafile is stated in the second-last byte of its header.
 _IS_PACKED_AT, _PACKED = -2, 0
 
 _BIFF = Struct("<HH")
@@ -63,12 +65,12 @@ _IS_PACKAGE, _IS_EMBEDDED = b"\2\0", b"\0\0\3\0"
 
 
 def has_more(name: bytes) -> bool:
-    """Return whether a stream with this name may have members."""
+    """Return whether a stream with this name may contain members."""
     return name.rpartition(b"/")[2] in _NAMES
 
 
 def inside(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
-    """Yield the members in a stream, by its name."""
+    """Yield the members in a stream; its name shows its form."""
     last = name.rpartition(b"/")[2]
     if _is_encrypted(last, stream):
         yield Unlisted(name, Why.ENCRYPTED, "ole: the document is encrypted")
@@ -90,7 +92,7 @@ def _is_encrypted(last: bytes, stream: Runs) -> bool:
 
 
 def _records(name: bytes, stream: Runs) -> Iterator[list[Member]]:
-    """Yield the pictures and documents in a stream of records."""
+    """Yield the pictures and documents in a stream with records."""
     members = _each_record(name, stream)
     while batch := list(islice(members, BATCH)):
         yield batch
@@ -124,7 +126,7 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 
     def chunks() -> Iterator[bytes]:
         pieces, decoder, count = plain(), decoding.Inflater(15), 0
-        # PowerPoint omits the end of a compressed document.
+        # PowerPoint leaves out the end of compressed data.
         needs_end = kind in _METAFILES
         for piece in decoding.decoded(decoder, lambda: next(pieces, b""), needs_end=needs_end):
             count += len(piece)
@@ -136,7 +138,10 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 
 
 def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
-    """Yield the pictures of a workbook: their records lie in other records, in pieces of 8 kB."""
+    """Yield the pictures of a workbook.
+
+    Their records are inside other records, in pieces of 8 kB.
+    """
     source, drawings, is_drawing = Forward(stream), Runs(stream), False
     while len(head := source.take(_BIFF.size)) == _BIFF.size:
         kind, length = _BIFF.unpack(head)
@@ -156,7 +161,10 @@ def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
 
 
 def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
-    """Yield an embedded file: a package has names before it, other objects only a length."""
+    """Yield an embedded file: in a package, names precede the file.
+
+    In other objects, only a length precedes the file.
+    """
     head = stream.read_at(0, _NATIVE_HEAD_BYTES)
     yield [_part(name, stream, 4, stream.size - 4)]
     end_of_title = head.find(b"\0", 6)
@@ -166,8 +174,8 @@ def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
         if is_package and len(head) == _NATIVE_HEAD_BYTES:
             yield Unlisted(name, Why.LIMIT, "ole: an embedded file with names of this length")
         return
-    # Some programs ignore the marks of a package, and the length of its path. Without the marks, a
-    # length that fits shows a package.
+    # Some programs ignore the marks of a package, and the stated length of its path. If the marks
+    # are missing, a plausible length shows that the stream is a package.
     is_sure = is_package and head[end + 1 : end + 5] == _IS_EMBEDDED
     by_length = end + 9 + int.from_bytes(head[end + 5 : end + 9], "little")
     for size_at in dict.fromkeys((by_length, head.find(b"\0", end + 9) + 1 or by_length)):

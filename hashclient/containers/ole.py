@@ -1,9 +1,10 @@
-"""OLE2, the form of doc, xls, ppt, msg and msi: each stream is a member; some streams hold others.
+"""The expander of OLE2 files (doc, xls, ppt, msg, msi): streams are members; some contain members.
 
-A file consists of sectors; a table contains the next sector of each. Short streams are together in
-one stream, which has its own sectors and table. A chain of sectors is followed up to the size of
-the stream, so no chain is endless; a stream is read in pieces. Streams that no storage names are no
-members: programs do not show them.
+A file consists of sectors; for each sector, a table contains the next sector of its chain. Short
+streams are joined in one stream, which is divided into short sectors and has a table of its own. A
+chain of sectors is followed only up to the size of the stream, so that no chain is endless, and a
+stream is read in pieces. Streams that no storage names are not listed, because programs do not show
+them.
 """
 
 from __future__ import annotations
@@ -21,24 +22,27 @@ from hashclient.containers.kinds import OLE_MARK
 from hashclient.containers.officeart import BATCH, has_more, inside
 from hashclient.containers.runs import Runs
 
-#: Exponents of long and short sectors; the directory; the limit in size of short streams, and their
-#: table; and where the list of the table's sectors goes on.
+#: The header: exponents of the sizes of long and short sectors; first sector of the directory; size
+#: up to which streams are short; first sector of the table for short sectors; first sector of the
+#: rest of the list of table sectors.
 _HEADER = Struct("<30xHH14xL4xLL4xL4x")
 _LISTED_AT, _HEADER_BYTES = 76, 512
-#: name, its length, kind; siblings before and behind, first child; sector, size
+#: a directory entry: name, its length, kind; previous and next sibling, first child; first sector,
+#: size
 _ENTRY = Struct("<64sHBx3L36xLQ")
 _EMPTY, _STORAGE, _ROOT = 0, 1, 5
 _NONE = 0xFFFFFFFF
-#: The limit of short streams for programs that ignore the limit in the header.
+#: The size up to which streams are short for programs that ignore the size in the header.
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
-#: At most this many times the size of the file is searched, because no two streams share bytes.
+#: All streams together are searched for at most this many times the size of the file, because no
+#: two streams of a valid file share bytes.
 _SEARCHED = 4
 
 
 def end_of(data: Data) -> int:
-    """Return the end of the used sectors; 0 if these bytes are no compound file."""
+    """Return the end of the used sectors; 0 if the bytes are no compound file."""
     if data.read_at(0, len(OLE_MARK)) != OLE_MARK:
         return 0
     try:
@@ -54,13 +58,13 @@ class _Entry(NamedTuple):
 
 
 class Ole:
-    """Compound files."""
+    """The expander of compound files."""
 
     name = "ole"
     seeks = True
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the streams, and then the members in them."""
+        """Yield the streams, and then the members in the streams."""
         data = cast(Data, data)
         file = _File(data)
         entries, is_whole = file.entries()
@@ -90,7 +94,7 @@ class Ole:
 
 
 class _File:
-    """The tables of one file."""
+    """The tables and the directory of one compound file."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -100,7 +104,7 @@ class _File:
         if len(head) < _HEADER_BYTES or not 7 <= shift <= 20 or self._short > shift:
             raise NotReadError(Why.DAMAGED, "ole: an invalid header")
         self._bytes: int = 1 << shift
-        #: The number of sectors that the file may have: no chain is longer.
+        #: How many sectors the file can have; a valid chain is not longer.
         self._count = max(data.size - 1, 0) // self._bytes
         self._table = array("I")
         self._fill(head, listed)
@@ -108,7 +112,10 @@ class _File:
         self._root = Runs(data)
 
     def _fill(self, head: bytes, listed: int) -> None:
-        """Read the table of sectors; the header and further sectors list where the table is."""
+        """Read the table of sectors.
+
+        The header and further sectors list the sectors of this table.
+        """
         places = _words(head[_LISTED_AT:])
         for _ in range(self._count + 1):
             for place in places:
@@ -123,7 +130,7 @@ class _File:
 
     @property
     def end(self) -> int:
-        """The end of the last sector that the table does not mark as free."""
+        """The offset after the last sector that the table does not mark as free."""
         used = len(self._table)
         while used and self._table[used - 1] == _NONE:
             used -= 1
@@ -133,13 +140,16 @@ class _File:
         return self._data.read_at((number + 1) * self._bytes, self._bytes)
 
     def _chain(self, start: int, size: int, *, is_short: bool = False) -> Runs:
-        """Return the bytes of a chain, up to `size`; fewer if the chain ends before."""
+        """Return the first `size` bytes of a chain; fewer bytes if the chain ends earlier."""
         return next(self._parts(start, size, size + 1, is_short=is_short))
 
     def _parts(self, start: int, size: int, most: int, *, is_short: bool) -> Iterator[Runs]:
-        """Yield the bytes of a chain in parts of `most` bytes, or a sector more.
+        """Yield the bytes of a chain in parts of at least `most` bytes.
 
-        The chain is followed on demand: many streams may have the same chain.
+        Only the last part may be shorter.
+
+        The chain is followed while parts are being read, because many streams may have the same
+        chain.
         """
         data: Data
         if is_short:
@@ -159,7 +169,7 @@ class _File:
         yield runs
 
     def entries(self) -> tuple[list[_Entry], bool]:
-        """Return all streams that storages name, and whether all of them exist."""
+        """Return all streams that storages name, and whether the directory is complete."""
         directory = self._chain(self._directory, self._count * self._bytes)
         if directory.size > _MAX_DIRECTORY_BYTES:
             raise NotReadError(Why.LIMIT, f"ole: a directory of {directory.size:,} bytes")
@@ -178,7 +188,8 @@ class _File:
             fields = _ENTRY.unpack_from(raw, number * _ENTRY.size)
             raw_name, length, kind, before, behind, child, start, size = fields
             if self._bytes <= 512:
-                size &= 0xFFFFFFFF  # some programs leave anything in the upper half
+                # Some programs leave arbitrary bytes in the upper half of the size.
+                size &= 0xFFFFFFFF
             if not number:
                 self._root = self._chain(start, size)
                 todo.append((child, b""))
@@ -193,11 +204,11 @@ class _File:
         return found, is_whole
 
     def ways(self, entry: _Entry) -> list[bool]:
-        """Return whether a stream is a short stream; both values if programs may differ."""
+        """Return whether a stream is short; both values if programs differ about this stream."""
         return list(dict.fromkeys((entry.size < self._limit, entry.size < _SHORT_BYTES)))
 
     def stream(self, entry: _Entry, *, is_short: bool) -> Runs:
-        """Return the bytes of a stream; fewer than its size if some are missing."""
+        """Return the bytes of a stream; fewer bytes than its size if some are missing."""
         return self._chain(entry.start, entry.size, is_short=is_short)
 
     def chunks(self, entry: _Entry, *, is_short: bool) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
-"""zip archives with encrypted members, if the administrator knows passwords.
+"""The expander of zip archives if the administrator has configured passwords.
 
-`zip` lists the archive and reads the plain members; libarchive decrypts the encrypted members.
-libarchive cannot decrypt other kinds of archives: their encrypted members stay unread.
+`zip` lists the archive and reads the members that are not encrypted; libarchive decrypts the
+encrypted members. Encrypted members that libarchive does not support stay unread.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from hashclient.containers.zip import Zip
 
 
 class ZipWithPasswords:
-    """zip archives, with passwords to try."""
+    """The expander of zip archives that tries passwords on encrypted members."""
 
     name = Zip.name
     seeks = Zip.seeks
     ends = staticmethod(Zip.ends)
 
     def __init__(self, passwords: tuple[bytes, ...]) -> None:
-        """Try `passwords` on encrypted members."""
+        """`passwords` are tried on each encrypted member."""
         self._zip = Zip()
         self._reader = libarchive.Libarchive(
             "zip", formats=("zip_seekable",), seeks=True, passwords=passwords
         )
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the plain members, then the encrypted members."""
+        """Yield the plain members, and then the encrypted members."""
         closed: list[Unlisted] = []
         for found in self._zip.members(data):
             if isinstance(found, Unlisted) and found.why is Why.ENCRYPTED:
@@ -46,7 +46,7 @@ class ZipWithPasswords:
             if left[name] > 0:
                 left[name] -= 1
                 yield found
-        # Members that libarchive does not list are reported as well.
+        # Encrypted members that libarchive does not list are reported as unread.
         for one in closed:
             if left[one.name] > 0:
                 left[one.name] -= 1
@@ -54,5 +54,5 @@ class ZipWithPasswords:
 
 
 def zip_with(_name: str, passwords: tuple[bytes, ...]) -> Expander:
-    """Return the expander of zip archives."""
+    """Return the expander of zip archives: with passwords, if there are any."""
     return ZipWithPasswords(passwords) if passwords else Zip()

@@ -1,11 +1,12 @@
-"""PDF: files that are embedded in it, and pictures whose stream is a whole file.
+"""The expander of PDF files: embedded files, and pictures whose stream is a complete image file.
 
-pikepdf reads a PDF, if the extra `documents` is installed; without the extra, files of the kind are
-counted and not opened. A file is embedded if a dictionary of files names it (`EF`, `RF`), or if its
-stream has the type of an embedded file. A picture in JPEG or JPEG 2000 is stored as the original
-file; compressions around it are undone. Other streams are parts of pages. If a file has to be
-repaired, each stream is a member, because its name may be lost. A truncated file is unread as well.
-A file that cannot be repaired is unread, unless it has no stream at all.
+pikepdf reads a PDF if the extra `documents` is installed; without this extra, PDF files are counted
+and not opened. A stream is an embedded file if a dictionary of files names it (`EF`, `RF`), or if
+it has the type of an embedded file. A picture in JPEG or JPEG 2000 is stored as the original file;
+further compressions of this file are decoded. All other streams are parts of pages, and are no
+members. If a PDF file has to be repaired, each of its streams is a member, because the name of the
+stream may be lost. A truncated PDF file is also reported as unread. A PDF file that cannot be
+repaired is reported as unread, unless it has no stream at all.
 """
 
 from __future__ import annotations
@@ -20,32 +21,33 @@ from typing import Any, NamedTuple, cast
 from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 
-# The C++ library of pikepdf is loaded with this module: once sandboxed, a process can open no file.
+# pikepdf is imported with this module, because no file can be opened in the sandbox.
 try:
     _pdf: Any = import_module("pikepdf")
 except ImportError:
     _pdf = None
 _PICTURES = frozenset((b"/DCTDecode", b"/DCT", b"/JPXDecode"))
 _NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
-#: The keys that name embedded files, and files that belong to embedded files; and their written
-#: forms.
+#: `_FILES`: the keys of dictionaries that name embedded files, and files related to embedded files;
+#: `_MARKS`: the same keys as bytes.
 _FILES = "/EF", "/RF"
 _MARKS = tuple(name.encode() for name in _FILES)
 _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
-#: The beginning or the end of a stream: it may be cut off.
+#: Matches the beginning or the end of a stream, because the other of the two may be cut off.
 _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
-#: Words in warnings.
+#: Words in warnings of pikepdf.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
-#: The same patterns for a stream or an object without an end: the library treats both as empty.
+#: Words in warnings about a stream or an object without an end, which pikepdf treats as empty.
 _LOST = "unable to recover stream data", "EOF"
 _WINDOW_BYTES = 1 << 20
-#: How often the bytes of a file may be read for members: no two streams share bytes.
+#: How many times the size of the file may be read for members; in a valid file, no two streams
+#: share bytes.
 _GIVEN = 8
 
 
 class _Source(io.RawIOBase):
-    """The bytes of a file for the library, which may ignore an error."""
+    """The bytes of a file, which pikepdf reads; an error is kept, because pikepdf may ignore it."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -54,25 +56,25 @@ class _Source(io.RawIOBase):
         self.given = 0
 
     def readable(self) -> bool:
-        """Return that the file is readable."""
+        """Return True, because the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Return that the file is seekable."""
+        """Return True, because the file can be read at any position."""
         return True
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the position in the file."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position, and return it."""
+        """Move to a position in the file, and return it."""
         begin = (0, self._at, self._data.size)[whence]
         self._at = max(begin + offset, 0)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, and return how many bytes it got."""
+        """Read bytes into `buffer`, and return how many bytes were read."""
         try:
             piece = self._data.read_at(self._at, len(buffer))
         except Exception as error:
@@ -84,26 +86,29 @@ class _Source(io.RawIOBase):
         return len(piece)
 
     def check(self) -> None:
-        """Raise an error that the library has ignored: an error of reading, or a limit."""
+        """Raise the error of an earlier read that pikepdf has ignored."""
         if self.error is not None:
             raise self.error
 
 
 class _Part(NamedTuple):
-    """A stream that is a member: its name, and the number and generation of the object."""
+    """A stream that is a member: its name, and the number and generation of its object."""
 
     name: bytes
     number: tuple[int, int]
 
 
 class Pdf:
-    """PDF files; encrypted files only if they need no password, or if a known password fits."""
+    """The expander of PDF files.
+
+    An encrypted file is opened if it needs no password, or if a known password fits.
+    """
 
     name = "pdf"
     seeks = True
 
     def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
-        """Try `passwords` on encrypted files."""
+        """`passwords` are tried on encrypted files."""
         self._passwords = (b"", *passwords)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -127,7 +132,7 @@ class Pdf:
                 yield from file.members(part)
 
     def _opened(self, source: _Source) -> Any:
-        """Return the opened file, None if it cannot be repaired.
+        """Return the opened file; return None if it cannot be repaired.
 
         Raises:
             NotReadError: the file is encrypted, or its bytes cannot be read.
@@ -144,18 +149,21 @@ class Pdf:
 
 
 class _File:
-    """The objects of one file. The library reports each warning once, and continues."""
+    """The objects of one PDF file.
+
+    pikepdf reports each warning only once, and continues after a warning.
+    """
 
     def __init__(self, opened: Any, source: _Source) -> None:
-        """Find the streams that are members, `parts`, and the unreadable objects, `unread`."""
+        """Find the streams that are members (`parts`) and the unreadable objects (`unread`)."""
         self._opened = opened
         self._source = source
         before = opened.get_warnings()
         is_repaired = _says(before, _REPAIRED)
         wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
         objects = [found for found in opened.objects if isinstance(found, wanted)]
-        # Taken before a stream is read, because the stream would take the remaining warnings as its
-        # own.
+        # The warnings are fetched before a stream is read, because they would otherwise be taken
+        # for warnings about this stream.
         warnings = opened.get_warnings()
         self._is_odd = is_repaired or _says(before + warnings, _OTHER_LENGTH)
         streams: dict[tuple[int, int], bool] = {}
@@ -170,7 +178,7 @@ class _File:
                 continue
             kind = found.get("/Type")
             if kind == "/ObjStm":
-                # The library omits the objects in a damaged stream of objects, at most with a
+                # pikepdf leaves out the objects in a damaged object stream, with no more than a
                 # warning.
                 _, error = self._content(found)
                 if error is None and warnings:
@@ -191,7 +199,10 @@ class _File:
         ]
 
     def members(self, part: _Part) -> Iterator[list[Member]]:
-        """Yield one stream; if its length is uncertain, a member for each possible length."""
+        """Yield one stream as a member.
+
+        If its length is uncertain, yield a member for each length.
+        """
         chunks = partial(self._chunks, part.number)
         yield [Member(part.name, None, is_exact=False, chunks=chunks)]
         for cut in (_without_line_end, _as_said) if self._is_odd else ():
@@ -201,7 +212,7 @@ class _File:
     def _chunks(
         self, number: tuple[int, int], cut: Callable[[Any, bytes], bytes] | None = None
     ) -> Iterator[bytes]:
-        """Yield a stream, or the part of it that `cut` returns."""
+        """Yield the bytes of a stream, or the part of these bytes that `cut` returns."""
         stream = self._opened.get_object(number)
         content, error = self._content(stream)
         yield from in_pieces(cut(stream, content) if cut else content)
@@ -209,7 +220,7 @@ class _File:
             raise error
 
     def _content(self, stream: Any) -> tuple[bytes, NotReadError | None]:
-        """Return the bytes of a stream, and why some are missing.
+        """Return the bytes of a stream, and the error if some of the bytes are missing.
 
         Raises:
             MemoryError: the stream has too many bytes.
@@ -223,7 +234,9 @@ class _File:
                 content = stream.read_bytes()
         except (_pdf.PdfError, _pdf.DataDecodingError) as fault:
             if _NO_MEMORY in str(fault):
-                self._opened.get_warnings()  # the next stream must not get these warnings
+                # The warnings are discarded, because they must not be taken for warnings about the
+                # next stream.
+                self._opened.get_warnings()
                 raise MemoryError from fault
             error = NotReadError(Why.UNSUPPORTED, "pdf: compressed by an unknown method")
         has_warnings = bool(self._opened.get_warnings())
@@ -234,14 +247,14 @@ class _File:
 
 
 def _without_line_end(_stream: Any, content: bytes) -> bytes:
-    """Return the bytes without the line end before their last word."""
+    """Return the bytes of a stream without the line end before `endstream`."""
     if content.endswith((b"\n", b"\r")):
         return content[: -2 if content.endswith(b"\r\n") else -1]
     return content
 
 
 def _as_said(stream: Any, content: bytes) -> bytes:
-    """Return a stream cut to its `/Length`, if no `endstream` follows there."""
+    """Return the bytes of a stream up to its `/Length`."""
     length = stream.get("/Length")
     if isinstance(length, int) and length >= 0 and stream.read_raw_bytes() == content:
         return content[:length]
@@ -249,11 +262,11 @@ def _as_said(stream: Any, content: bytes) -> bytes:
 
 
 def _picture(stream: Any, filters: list[bytes]) -> bytes:
-    """Return the bytes of a picture before its additional compression."""
+    """Return the bytes of a picture's image file, with further compressions decoded."""
     if len(filters) == 1:
         return bytes(stream.read_raw_bytes())
-    # The library undoes all filters or none, so the dictionary keeps only filters that the library
-    # can undo.
+    # pikepdf decodes all filters or none, so the filter of the image file is removed from the
+    # dictionary.
     stream.Filter = _pdf.Array(list(stream.Filter)[:-1])
     options = stream.get("/DecodeParms")
     if isinstance(options, _pdf.Array):
@@ -286,15 +299,15 @@ def _name(number: tuple[int, int]) -> bytes:
 
 
 def _filters(stream: Any) -> list[bytes]:
-    """Return the filters of a stream, in the order of decoding."""
+    """Return the names of the filters of a stream, in the order in which they are decoded."""
     filters = stream.get("/Filter")
     named = filters if isinstance(filters, _pdf.Array) else [filters]
-    # A name may be any bytes.
+    # The name of a filter may be any bytes.
     return [one.unparse() if isinstance(one, _pdf.Name) else b"" for one in named]
 
 
 def _named(found: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
-    """Yield the numbers of embedded files that an object names, and the names of these files."""
+    """Yield the object number and the name of each embedded file that an object names."""
     todo = [found]
     while todo:
         one = todo.pop()
@@ -313,7 +326,10 @@ def _is_inside(value: Any) -> bool:
 
 
 def _numbers(files: Any) -> Iterator[tuple[int, int]]:
-    """Yield the numbers of the streams in a dictionary of files; a value is a stream or a list."""
+    """Yield the object numbers of all streams in a dictionary of files.
+
+    Its values are streams or lists of streams.
+    """
     for value in files.values():
         for one in value if isinstance(value, _pdf.Array) else [value]:
             if isinstance(one, _pdf.Stream):

@@ -1,9 +1,10 @@
-"""Messages between a worker and the process that opens containers for it.
+"""The messages between a worker and the process that opens containers for the worker.
 
-Frames of msgpack over a pair of sockets, each after its length. Messages of the other side are
-parsed strictly and within bounds: a hostile container may have taken over the process that opens
-it. A descriptor comes with the frame that names its file. Digests go from this process to the
-worker, and are never stored.
+Messages are sent over a socket pair as frames of msgpack; the length of each frame precedes the
+frame. Each side parses messages strictly and limits their length, because a hostile container may
+have taken over the process that opens containers. The descriptor of a file is sent with the frame
+of its `Job`. Digests are sent from the process that opens containers to the worker, and are never
+stored.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ from hashclient.containers.limits import Limits
 from hashclient.containers.sandbox import Locks
 from hashclient.core.model import Mail
 
-#: Longest frame either side takes.
+#: The longest frame that either side accepts, in bytes.
 MAX_FRAME_BYTES = 8 << 20
-#: A name in a container is cut after this many bytes; names in file systems are shorter.
+#: The most bytes of a name in a container; longer names are cut, and names in file systems are
+#: shorter.
 MAX_NAME_BYTES = 4_096
-#: The most rows in one frame, and the most bytes of their names.
+#: `ROWS_AT_ONCE`: the most rows in one frame; `NAMES_AT_ONCE_BYTES`: the most bytes of their names.
 ROWS_AT_ONCE = 512
 NAMES_AT_ONCE_BYTES = 1 << 20
 _LENGTH_BYTES = 4
-#: In place of a size that is not claimed.
+#: A value for a size, which means that the container claims no size.
 NO_CLAIM = -1
 
 
 class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
-    """The first message to the process: its settings."""
+    """The first message to the process that opens containers: its settings."""
 
     limits: Limits
     parent: int
@@ -41,16 +43,17 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """The answer: which parts of the sandbox are in force."""
+    """The answer to `Setup`: the parts of the sandbox that took effect."""
 
     locks: Locks
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
-    """A file to be opened, whose descriptor comes with it.
+    """A file that is to be opened; its descriptor is sent with this message.
 
-    `any_mask` has the algorithms for members of an unknown size, and `one_mask` the algorithms for
-    members of any size, if they are the same for all. With `forced`, no size rules out a member.
+    `any_mask` has the algorithms for a member of unknown size; `one_mask` has the algorithms for a
+    member of any size, or is None if they depend on the size. With `forced`, no member is ruled out
+    by its size.
     """
 
     size: int
@@ -60,24 +63,31 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
-    """The claimed sizes of a directory of members; `NO_CLAIM` if a member has none."""
+    """The claimed sizes of the members of one directory.
+
+    `NO_CLAIM` for a member without a claimed size.
+    """
 
     sizes: list[int]
 
 
 class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
-    """The algorithms to compute for each member, 0 if no digest is needed."""
+    """The answer to `Ask`: the algorithms to compute for each member, as a bit mask.
+
+    0 if no digest is needed.
+    """
 
     masks: bytes
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One member of the container `number`; `name` is unchanged.
+    """The result for one member of the container with the number `container`; `name` is unchanged.
 
-    The member was read, and `digests` are the digests of `mask`, joined; or it is `ruled_out`,
-    because no entry has its claimed size (`exact` if the size is certain); or it was not read for
-    the reason in `why`. A row without a name is about the other contents of the container. A row
-    with a kind in `not_opened` says that its container is of that kind, and is not listed.
+    A row has one of these results: the member was read, and `digests` are the concatenated digests
+    of the algorithms in `mask`; the member is `ruled_out`, because no entry has its claimed size
+    (`exact` if the size is certain); or the member was not read, for the reason in `why`. A row
+    without a name is about the rest of the container. A row with a kind in `not_opened` says that
+    its container is of this kind and was not opened.
     """
 
     container: int
@@ -93,9 +103,9 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
-    """Members, and the containers among them: (number, number of the outer container, name, mail).
+    """Rows of members, and the new containers: (number, number of the outer container, name, mail).
 
-    The file itself is number 0. `mail` describes the container if it is a mail.
+    The number 0 is the file itself. `mail` describes the container if the container is a mail.
     """
 
     containers: list[tuple[int, int, bytes, Mail | None]]
@@ -103,9 +113,9 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """The end of a job.
+    """The message that ends a job; `bytes_out` is how many bytes were decoded.
 
-    `is_tired` asks for a new process, because this process has used much processor time.
+    `is_tired` asks the worker for a new process, because this process has used much processor time.
     """
 
     bytes_out: int
@@ -113,7 +123,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """The process cannot work at all."""
+    """A message that says that the process cannot work at all."""
 
     detail: str
 
@@ -126,11 +136,11 @@ decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 
 
 class BrokenError(Exception):
-    """The other side is gone, or has sent an invalid message."""
+    """The other side has closed the socket, or has sent an invalid message."""
 
 
 class Channel:
-    """One end of the pair of sockets, with frames and descriptors."""
+    """One end of the socket pair, which sends and receives frames and descriptors."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -141,14 +151,14 @@ class Channel:
         return self._socket.fileno()
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Let each call below wait no longer; it raises TimeoutError then."""
+        """Limit how long each later call waits; a call that waits longer raises `TimeoutError`."""
         self._socket.settimeout(seconds)
 
     def send(self, message: ToChild | ToWorker, fds: Sequence[int] = ()) -> None:
-        """Send a message, with descriptors.
+        """Send a message, together with the descriptors `fds`.
 
         Raises:
-            BrokenError: the other side is gone.
+            BrokenError: the other side has closed the socket.
             TimeoutError: the other side does not read.
         """
         body = encode(message)
@@ -164,11 +174,11 @@ class Channel:
             raise BrokenError(str(error)) from error
 
     def receive(self) -> bytes:
-        """Return the body of the next message; `take_fd` has the descriptor that came with it.
+        """Return the body of the next message; `take_fd` then returns a descriptor sent with it.
 
         Raises:
-            BrokenError: the other side is gone, or the message is too long.
-            TimeoutError: no message has come in time.
+            BrokenError: the other side has closed the socket, or the message is too long.
+            TimeoutError: no message has arrived in time.
         """
         length = int.from_bytes(self._read(_LENGTH_BYTES), "little")
         if length > MAX_FRAME_BYTES:
@@ -176,10 +186,10 @@ class Channel:
         return self._read(length)
 
     def take_fd(self) -> int:
-        """Return the descriptor that came with the last message.
+        """Return the descriptor that was sent with the last message.
 
         Raises:
-            BrokenError: no descriptor came.
+            BrokenError: no descriptor was sent.
         """
         if len(self._fds) != 1:
             raise BrokenError("a message came without its file")
@@ -202,7 +212,7 @@ class Channel:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Close the socket, and descriptors that came over it and were not taken."""
+        """Close the socket, and the received descriptors that were not taken."""
         self._socket.close()
         for fd in self._fds:
             with contextlib.suppress(OSError):

@@ -1,10 +1,12 @@
-"""Stores of Outlook (pst, ost, pab): files attached to messages, and to messages in messages.
+"""The expander of Outlook's mail stores (pst, ost, pab).
 
-All nodes are examined, also nodes below other nodes, and nodes that no folder names any more. A
-node with the data of an attachment is a member, whatever its name. A body in HTML is a member as
-well, and so are encoded files in a body of text. A store with a password can be read without the
-password. Bodies in compressed RTF are not opened, and a file that is only linked is not in the
-store.
+Members are the files attached to messages.
+
+All nodes are examined, including nodes below other nodes, and nodes that no folder names any more.
+Each node that has the data of an attachment is a member, even if it has another type or no name. A
+body in HTML is a member as well, and so is each file that is encoded in a body of text. A store
+with a password can be read without this password. Limits: bodies in compressed RTF are not opened,
+and a file that is only linked is not in the store.
 """
 
 from __future__ import annotations
@@ -24,36 +26,41 @@ from hashclient.containers.mail import files_as_members
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.pstnodes import HEAPS, Node, Nodes
 
-#: Members in one batch: some members have their bytes in memory.
+#: The number of members in one batch; it is small, because some members keep their bytes in memory.
 _BATCH = 200
-#: Levels of nodes below one another: a message in a message takes two levels.
+#: How deeply nodes may be nested; a message within a message takes two levels.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
-#: Each node uses this part of the bytes that may be read; a normal file needs less than an eighth
-#: of these bytes.
+#: How many bytes each node counts as read, of the bytes that may be read in all; a normal file
+#: needs less than an eighth of these bytes.
 _NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
-#: A heap of items in the blocks of a node: the place of its list, its kind, the kind of its items.
+#: The header of a heap, whose items are in the blocks of a node: offset of the item list, mark,
+#: kind of the heap, number of the root item.
 _HEAP = struct.Struct("<HBBL")
 _IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, (0xB5, 2, 6)
 _IS_TABLE, _IS_OLD_TABLE = 0x7C, 0xAC
 _MAX_BLOCKS, _MAX_LEVELS, _MAX_ITEMS, _MAX_BELOW = 1 << 16, 8, 2047, 1 << 17
-#: The marks of a tree in a heap, and of rows that lead on; the fields of a property: number, type,
-#: value or the place of the value.
+#: `_TREE`: the header of a tree in a heap; `_BRANCH`: a row that leads to further rows;
+#: `_PROPERTY`: a property, with its number, its type, and its value or the place of its value.
 _TREE, _BRANCH, _PROPERTY = struct.Struct("<BBBBL"), struct.Struct("<HL"), struct.Struct("<HHL")
-#: For a table: the number of columns; behind it, type and number of each column.
+#: `_TABLE`: the header of a table, with the number of columns; `_COLUMN`: the type and the number
+#: of a column.
 _TABLE, _COLUMN = struct.Struct("<xB20x"), struct.Struct("<HH4x")
-#: The lowest bits of a node's number: values that are too long for a heap, and an attachment.
+#: Values of the lowest bits of a node's number: `_VALUES` for a value that is too long for a heap,
+#: and `_ATTACHMENT` for an attachment.
 _VALUES, _ATTACHMENT = 0x1F, 5
-#: A store has properties, as have folders and messages that are below no other node.
+#: The store itself, and all folders and messages that are below no other node, must have
+#: properties.
 _STORE, _AT_THE_TOP = 0x21, (2, 4, 8)
-#: A node that defines the properties with numbers from 0x8000 on: number, kind and place of each
-#: property.
+#: `_PROPERTY_NAMES`: the node that defines the properties with numbers from 0x8000 on;
+#: `_NAMED_ROW`: the number, kind and place of such a property.
 _PROPERTY_NAMES, _NAMED, _NAMED_ROW, _MAX_NAMED_BLOCKS = 0x61, 3, struct.Struct("<LHH"), 64
 
 _OBJECT, _TEXT, _BYTES = 13, 31, 258
 _DATA, _METHOD, _HTML, _BODY = 0x3701, 0x3705, 0x1013, 0x1000
-#: The properties that readpst extracts as attached files: their data, and "secure" bodies.
+#: The properties that readpst extracts as attached files: the data of an attachment, and "secure"
+#: bodies.
 _FILES = _DATA, 0x6F02, 0x6F04
 _EMBEDDED = 5
 _NAMES = 0x3707, 0x3704, 0x3001, 0x0037
@@ -62,7 +69,7 @@ _Found = list[Member] | Unlisted
 
 
 class Pst:
-    """Stores of Outlook."""
+    """The expander of Outlook's mail stores."""
 
     name = "pst"
     seeks = True
@@ -85,7 +92,7 @@ class Pst:
 
 
 class _Walk:
-    """Goes through all nodes of a store."""
+    """Visits all nodes of a store."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
@@ -114,7 +121,7 @@ class _Walk:
         return self._folders[node.parent]
 
     def _members(self, node: Node, path: bytes, depth: int) -> Iterator[_Found]:
-        """Yield the members in a node, and in the nodes below it."""
+        """Yield the members in a node, and in all nodes below it."""
         inner: list[_Found] = []
         faults, kind = self._nodes.faults, node.number & _VALUES
         is_names = not depth and node.number == _PROPERTY_NAMES
@@ -123,13 +130,13 @@ class _Walk:
             path = _joined(path, values.name() or b"node-%x" % node.number)
             inner.extend(values.members(path, _FILES if is_names else (*_FILES, _HTML, _BODY)))
             if depth:
-                # Some programs also extract a file from an older kind of table.
+                # Some programs also extract a file from a table of an older kind.
                 is_whole, must = values.kind != _IS_OLD_TABLE, kind == _ATTACHMENT
             else:
                 is_whole = not is_names or not values.names_file()
                 must = kind in _AT_THE_TOP or node.number == _STORE or is_names
             is_whole = is_whole and (values.are_here or not must) and self._nodes.faults == faults
-            del values  # so that the properties of all depths are not in memory together
+            del values  # so that the properties of nodes at all depths are not in memory together
         except struct.error:
             is_whole = False
         if not is_whole:
@@ -143,10 +150,10 @@ class _Walk:
 
 
 class _Properties:
-    """The properties of one node; none if the node has other content."""
+    """The properties of one node; empty if the node has other content."""
 
     def __init__(self, nodes: Nodes, node: Node) -> None:
-        """Read the places of the properties.
+        """Read where the values of the properties are.
 
         Raises:
             struct.error: the properties are damaged.
@@ -174,7 +181,7 @@ class _Properties:
                 raise struct.error
             return
         self._blocks += islice(numbers, _MAX_BLOCKS)
-        # Bytes of an attachment may look like properties.
+        # The bytes of an attachment may look like properties by chance.
         block, item = self._split(top)
         if is_value and (at >= len(content) or top & 0xF or not item or block >= len(self._blocks)):
             return
@@ -211,16 +218,16 @@ class _Properties:
             yield from self._leaves(below, levels - 1)
 
     def _split(self, number: int) -> tuple[int, int]:
-        """Return the block of an item, and its number there."""
+        """Return the block that an item is in, and the index of the item in this block."""
         bits = self._nodes.form.item_bits
         return number >> 5 + bits, number >> 5 & (1 << bits) - 1
 
     def _item(self, number: int) -> bytes:
-        """Return an item of the heap, by its number."""
+        """Return the item of the heap with the number `number`."""
         if not number:
             return b""
         block, index = self._split(number)
-        # For larger numbers of items, some programs use another part of the number.
+        # For items with a larger index, some programs use another part of the number.
         if number & _VALUES or not 0 < index <= _MAX_ITEMS or block >= len(self._blocks):
             raise struct.error
         raw = self._nodes.block(self._blocks[block])
@@ -234,14 +241,14 @@ class _Properties:
         return raw[begin:end]
 
     def _place(self, number: int) -> bytes | Node:
-        """Return the value of a property: its bytes, or the node that has them."""
+        """Return the value of a property: its bytes, or the node that contains the bytes."""
         type_, value = self._values[number]
         if type_ == _OBJECT:
             (value,) = struct.unpack_from("<L", self._item(value))
         elif not value & _VALUES:
             return self._item(value)
         elif value & _VALUES != _VALUES:
-            raise struct.error  # programs differ: some read an item
+            raise struct.error  # programs differ: some read an item of the heap instead
         if value not in self.below:
             raise struct.error
         return self.below[value]
@@ -251,7 +258,7 @@ class _Properties:
         return in_pieces(place) if isinstance(place, bytes) else self._nodes.chunks(place.data)
 
     def name(self) -> bytes:
-        """Return the name of the node; empty without a name."""
+        """Return the name of the node; empty if the node has no name."""
         for number in _NAMES:
             if number in self._values:
                 try:
@@ -261,14 +268,14 @@ class _Properties:
                     continue
                 if self._values[number][0] == _TEXT:
                     name = name.decode("utf-16-le", "replace").encode("utf-8", "replace")
-                # A subject begins with a mark, and the length of `Re: `.
+                # A subject may begin with the byte 1 and the length of a prefix such as `Re: `.
                 name = name[2:] if name[:1] == b"\1" else name
                 if name:
                     return name.replace(b"/", b"_")
         return b""
 
     def names_file(self) -> bool:
-        """Return whether the node names properties, and a named property is an attached file."""
+        """Return whether the node names properties, one of which is an attached file."""
         if _NAMED not in self._values:
             return False
         try:
@@ -281,7 +288,7 @@ class _Properties:
         return is_one or len(pieces) > _MAX_NAMED_BLOCKS
 
     def members(self, path: bytes, numbers: Sequence[int]) -> Iterator[_Found]:
-        """Yield the attached file or object of the node, and the members in a body."""
+        """Yield the attached file or object of the node, and the encoded files in its body."""
         for number in numbers:
             if number not in self._values or number == _BODY:
                 continue
@@ -298,7 +305,8 @@ class _Properties:
         if _BODY in self._values and _BODY in numbers:
             finder, text = FileFinder(), self._pieces(_BODY)
             if self._values[_BODY][0] == _TEXT:
-                # Types of a mail in which each letter is a byte.
+                # Encoded files need only characters of one byte, so the text is converted to
+                # Latin-1.
                 letters = codecs.iterdecode(text, "utf-16-le", "replace")
                 text = (piece.encode("latin-1", "replace") for piece in letters)
             try:
@@ -310,7 +318,7 @@ class _Properties:
             yield from files_as_members(list(named))
 
     def _is_message(self, node: Node) -> bool:
-        """Return whether this value is an attached message: a node has its properties."""
+        """Return whether the value in `node` is an attached message, which has properties."""
         is_said = self._values.get(_METHOD, (0, 0))[1] == _EMBEDDED
         return is_said and _Properties(self._nodes, node).are_here
 

@@ -1,9 +1,10 @@
-"""The nodes of a store of Outlook, and the bytes of each: pages and blocks of [MS-PST].
+"""The nodes of an Outlook mail store, and the bytes of each node: pages and blocks of [MS-PST].
 
-One tree of pages contains the places of blocks; another tree contains the nodes. The bytes of a
-node are in one block, or in many blocks of a tree; the same is true of the nodes below a node. No
-tree is followed upwards, so no tree is endless. Pages and blocks have checksums: a wrong checksum
-is counted in `faults`, but the bytes are still read.
+One tree of pages contains the places of blocks, and another tree of pages contains the nodes. The
+bytes of a node are in one block, or in many blocks of a tree; the list of nodes below a node has
+the same form. A tree is only followed from a higher level to a lower level, so no walk through a
+tree is endless. Pages and blocks have checksums; a wrong checksum is counted in `faults`, but the
+bytes are still read.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ _HEAD_BYTES = 564
 _BLOCKS, _NODES = 0x80, 0x81
 _MAX_LEVEL = 8
 _CACHED = 64
-#: How often the bytes of a file may be read: nodes share few bytes.
+#: `_GIVEN`: how many times the size of the file may be read, because nodes of a valid file share
+#: few bytes; `_LEAST_BYTES`: the least size that is assumed for this limit.
 _GIVEN, _LEAST_BYTES = 8, 1 << 20
-#: kind, level and count of a block that names other blocks, and the total length of the other
-#: blocks
+#: the header of a block that lists other blocks: kind, level, number of the listed blocks, and
+#: their total length
 _INNER = Struct("<BBHL")
 _LIST, _BELOW = 1, 2
 _PERMUTED, _CYCLIC = 1, 2
-#: The possible kinds of a heap, in its fourth byte.
+#: The possible kinds of a heap, which are in its fourth byte.
 HEAPS = b"\x6c\x7c\x8c\x9c\xa5\xac\xbc\xcc"
 
-#: The tables of [MS-PST] by which bytes of blocks are encoded.
+#: The tables of [MS-PST] with which the bytes of blocks are encoded.
 INVERSE = base64.b85decode(
     b"NAa}g3u<ymg-)L9;`o$P;Jcs#=voP@+vB>%e8UjkIR%z5^*3OGjL8#9YaR3Zk0zJOkrx5PGA(W~mH*iz(Ewg~+(b"
     b"JXD8*q{Ado$SxkJ8Z(ndmdz-?Q8vJVz1JgEaz4ccAb_P57k&5Z`rX<UZZ6!)cOb*!=JMImquho5w$B1~_;A6BX^v"
@@ -50,25 +52,26 @@ _FORWARD = bytes(map(INVERSE.index, range(256)))
 
 
 class Form(NamedTuple):
-    """The differences between versions: places and lengths.
+    """The differences between versions of the format: offsets and lengths of fields.
 
-    `word` is the letter of `struct` for a place or the number of a block.
+    `word` is the letter of `struct` for an offset or the number of a block.
     """
 
     word: str
     size_at: int
     encoding_at: int
     page_bytes: int
-    #: At the end of a page, how many rows it has, how long they are, and its level; its checksum.
+    #: `counts` and `crc` are at the end of a page: the number and the length of its rows, its
+    #: level, and its checksum.
     counts: Struct
     counts_at: int
     crc: Struct
     crc_at: int
     checked: int
-    #: At the end of a block: its length and checksum, and its length before it was compressed.
+    #: `tail` is at the end of a block: its length, its checksum, and its length before compression.
     tail: Struct
     unit: int
-    #: Bits of the number of an item in a heap.
+    #: The number of bits for the index of an item within a block of a heap.
     item_bits: int
 
 
@@ -88,12 +91,17 @@ _LARGE = _64._replace(
     unit=512,
     item_bits=14,
 )
-#: Programs disagree about stores of version 37: they have long or short pages.
+#: The form of each supported version; version 37 is missing, because programs disagree whether its
+#: pages are long or short.
 FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE}
 
 
 class Node(NamedTuple):
-    """A node: its number, and the blocks that lead to its bytes and to the nodes below it."""
+    """A node.
+
+    `data` is the block that leads to its bytes, and `below` is the block that leads to the nodes
+    below it.
+    """
 
     number: int
     data: int
@@ -105,7 +113,7 @@ class Nodes:
     """The nodes of one file."""
 
     def __init__(self, data: Data) -> None:
-        """Read its header.
+        """Read the header of the file.
 
         Raises:
             NotReadError: the version or the encoding of the bytes is unknown.
@@ -131,10 +139,10 @@ class Nodes:
         self._block = functools.lru_cache(_CACHED // 4)(self._read_block)
 
     def take(self, count: int) -> None:
-        """Count the bytes of a block that is read.
+        """Count `count` bytes as read.
 
         Raises:
-            NotReadError: the same bytes are read too often.
+            NotReadError: more bytes were read than the limit allows.
         """
         self._left -= count
         if self._left < 0:
@@ -143,14 +151,16 @@ class Nodes:
     def all(self) -> Iterator[Node]:
         """Yield all nodes that are below no other node."""
         for _ in self._rows(self._blocks, _BLOCKS):
-            pass  # if a row is in a wrong place, programs do not find it, or find another row
+            # A row in a wrong place counts as a fault, because programs do not find this row, or
+            # find another row.
+            pass
         for number, data, below, parent in self._rows(self._nodes, _NODES):
             yield Node(number & 0xFFFFFFFF, data, below, parent)
 
     def _rows(
         self, place: int, kind: int, above: int = _MAX_LEVEL, low: int = 0, high: int = 1 << 64
     ) -> Iterator[tuple[int, ...]]:
-        """Yield the rows of a tree, whose numbers are from `low` on, and lower than `high`."""
+        """Yield the rows of a tree; their numbers must be at least `low` and lower than `high`."""
         self.take(self.form.page_bytes)
         level, rows = self._page(place, kind)
         bounds = [*(row[0] for row in rows), high]
@@ -165,7 +175,7 @@ class Nodes:
                     yield row
 
     def find(self, number: int) -> Node | None:
-        """Return the node with a number, if it is below no other node."""
+        """Return the node with the number `number`, if it is below no other node; else None."""
         row = self._find(self._nodes, _NODES, number)
         return None if row is None else Node(number, row[1], row[2], row[3])
 
@@ -181,7 +191,7 @@ class Nodes:
             place, above = rows[at][2], level
 
     def _read_page(self, place: int, kind: int) -> tuple[int, list[tuple[int, ...]]]:
-        """Return the level of a page, and its rows; none if it is not a valid page."""
+        """Return the level of a page and its rows; the list is empty if the page is invalid."""
         form = self.form
         page = self._data.read_at(min(place, self._data.size), form.page_bytes).ljust(
             form.page_bytes, b"\0"
@@ -198,17 +208,17 @@ class Nodes:
         return level, [row.unpack_from(page, at * length) for at in range(count)]
 
     def block(self, number: int) -> bytes:
-        """Return the available bytes of a block."""
+        """Return the bytes of a block, as far as they are in the file."""
         content, is_whole = self._block(number & ~1)
-        # Some programs use the last bit of an odd number as a part of the key.
+        # Some programs use the lowest bit of an odd number as a part of the decoding key.
         self.faults += not is_whole or (number & 1 and self._encoding == _CYCLIC)
         return content
 
     def hides_heap(self, content: bytes) -> bool:
-        """Return whether a block that should contain bytes is a list that leads to a heap.
+        """Return whether bytes that should be data are a list of blocks that lead to a heap.
 
-        Some programs recognise a list by its bytes, and some decode bytes that are not encoded by
-        the store's header.
+        Some programs recognise such a list by its bytes, and some programs decode bytes that are
+        not encoded by the header of the store.
         """
         if content[:2] == bytes((_LIST, 1)) and len(content) >= _INNER.size + self._two.size // 2:
             (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
@@ -230,7 +240,8 @@ class Nodes:
         count, crc, *lengths = form.tail.unpack(tail)
         is_whole = (count, crc) == (size, _crc(content))
         if form is _LARGE:
-            # Programs use one of these lengths, and some ignore a shorter length.
+            # Programs use different ones of these lengths, and some programs ignore a shorter
+            # length.
             is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)
         if form is _LARGE and more[0] not in (0, size):
             try:
@@ -243,7 +254,10 @@ class Nodes:
         return content, is_whole
 
     def blocks(self, number: int, above: int = 3) -> Iterator[int]:
-        """Yield the numbers of the blocks that bytes lie in, in their order."""
+        """Yield the numbers of the blocks that contain the bytes, in order.
+
+        `number` leads to them.
+        """
         if not number & 2:
             yield number
             return
@@ -259,24 +273,28 @@ class Nodes:
             yield from self.blocks(one, level)
 
     def size(self, number: int) -> int | None:
-        """Return the total length of the blocks; None if their list names another."""
+        """Return the total length of the blocks.
+
+        Return None if the list of the blocks states another length.
+        """
         if not number & 2:
             return len(self.block(number)) if number else 0
         said = _INNER.unpack_from(self.block(number).ljust(_INNER.size, b"\0"))[3]
         return said if said == sum(map(self._length, self.blocks(number))) else None
 
     def _length(self, number: int) -> int:
-        """Return how many bytes a block has, without reading it; 0 if the block is cut off."""
+        """Return the length of a block without reading it; 0 if the block is cut off."""
         row = self._find(self._blocks, _BLOCKS, number & ~1)
         if row is None or row[1] + row[2] > self._data.size:
             return 0
         return (self.form is _LARGE and row[3]) or row[2]
 
     def chunks(self, number: int) -> Iterator[bytes]:
-        """Yield the bytes that a block leads to.
+        """Yield the bytes to which the block `number` leads.
 
         Raises:
-            NotReadError: at the end, if bytes are missing or were changed.
+            NotReadError: bytes are missing or were changed; the error is raised after the last
+                bytes.
         """
         faults, size = self.faults, self.size(number)
         for one in self.blocks(number) if number else ():
@@ -285,14 +303,14 @@ class Nodes:
             raise NotReadError(Why.DAMAGED, "pst: a part of it is missing or damaged")
 
     def below(self, number: int, above: int = 3) -> Iterator[Node]:
-        """Yield the nodes below a node, by the block that leads to them."""
+        """Yield the nodes that are below a node; `number` is the block that leads to them."""
         if not number:
             return
         raw = self.block(number)
         self.take(len(raw))
         at = 4 if self.form is _32 else _INNER.size
         kind, level, count, _ = _INNER.unpack_from(raw.ljust(_INNER.size, b"\0"))
-        self.faults += not number & 2  # is encoded for some programs only
+        self.faults += not number & 2  # some programs decode this block, and others do not
         row = self._two if level else self._branch
         if kind != _BELOW or level >= above or len(raw) < at + count * row.size:
             self.faults += 1
@@ -306,12 +324,12 @@ class Nodes:
 
 
 def _crc(data: bytes) -> int:
-    """Return the checksum of a store: a CRC-32 with other start and end values."""
+    """Return the checksum of a store: CRC-32 with other initial and final values."""
     return zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 
 def _decoded(content: bytes, encoding: int, number: int) -> bytes:
-    """Return the bytes of a block as they were before the store encoded them."""
+    """Return the decoded bytes of a block."""
     if encoding == _PERMUTED:
         return content.translate(INVERSE)
     if encoding != _CYCLIC:

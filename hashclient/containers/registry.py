@@ -1,4 +1,4 @@
-"""The expanders of all kinds, made from the rows in `kinds`, in the same order."""
+"""Creates the expanders of all kinds from the rows in `kinds`, in the order of the rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from hashclient.containers.sniffing import (
 
 
 class Registry:
-    """All expanders, made with the passwords of the administrator."""
+    """All expanders.
+
+    The passwords of the administrator are passed to the expanders that use them.
+    """
 
     def __init__(self, passwords: tuple[bytes, ...] = (), kinds: Sequence[Kind] = KINDS) -> None:
         """`passwords` are tried on encrypted members."""
@@ -34,11 +37,14 @@ class Registry:
         self._with_readings = {kind.name for kind in kinds if kind.has_readings}
 
     def named(self, name: str) -> list[Expander]:
-        """Return the expander of a kind, or none."""
+        """Return the expander of a kind in a list.
+
+        The list is empty if the kind has no expander.
+        """
         return [expander for kind, expander in self._made.items() if kind.name == name]
 
     def most_members(self, name: str) -> int | None:
-        """Return how many members one container of a kind may have; None without a limit."""
+        """Return how many members one container of a kind may have; None means no limit."""
         return self._most.get(name)
 
     def has_readings(self, name: str) -> bool:
@@ -48,12 +54,12 @@ class Registry:
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
     ) -> list[Expander]:
-        """Return the expanders of bytes with this beginning and end.
+        """Return the expanders for bytes with the beginning `head` and the end `tail`.
 
-        With `size`, `read_at` returns other bytes of the content.
+        If `read_at` is given, it reads at any offset of these bytes, which are `size` in number.
 
-        A beginning may fit several kinds: each is opened. Unless the beginning shows a kind that
-        hides its end, the end counts, too.
+        If the beginning fits several kinds, the bytes are opened as each of these kinds. The end of
+        the bytes also counts, unless the beginning shows a kind with `hides_end`.
         """
         fitting = look(head)
         found = [
@@ -76,7 +82,7 @@ class Registry:
 
 
 def _made(kind: Kind, passwords: tuple[bytes, ...]) -> Expander:
-    """Return the expander that a row names."""
+    """Return the expander that the row of a kind names."""
     module, _, name = kind.expander.partition(":")
     factory = getattr(import_module(f"hashclient.containers.{module}"), name)
     expander: Expander = factory() if isinstance(factory, type) else factory(kind.name, passwords)

@@ -1,4 +1,4 @@
-"""Joins pieces of bytes that are scattered in other data, for example a stream in sectors."""
+"""Joins pieces of bytes that are scattered in other data, for example the sectors of a stream."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from hashclient.containers.interface import Data
 
 
 class Runs(Anywhere):
-    """Pieces of other data, one behind the other, which can be read anywhere."""
+    """The concatenation of pieces of other data, which can be read at any offset."""
 
     def __init__(self, data: Data) -> None:
         """Begin without pieces."""
         self._data = data
-        #: Where each piece begins in the data, and in the whole.
+        #: `_starts`: where each piece begins in the other data; `_places`: where each piece begins
+        #: in the concatenation.
         self._starts, self._places = array("Q"), array("Q")
         self.size = 0
 
     def add(self, start: int, length: int) -> None:
-        """Add `length` bytes from `start` on."""
+        """Append `length` bytes of the other data, from offset `start` on."""
         if not self._starts or self._starts[-1] + self.size - self._places[-1] != start:
             self._starts.append(start)
             self._places.append(self.size)
         self.size += length
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there."""
+        """Return `count` bytes at `offset`; see `Data.read_at`."""
         pieces = []
         number = bisect_right(self._places, offset) - 1
         end = min(offset + count, self.size)
@@ -44,5 +45,5 @@ class Runs(Anywhere):
         return b"".join(pieces)
 
     def chunks(self, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Return the bytes from `start` on, in pieces: `length` of them, or all."""
+        """Return the bytes from `start` on, in chunks; with `length`, only this many bytes."""
         return pieces_of(self, start, self.size - start if length is None else length)

@@ -1,11 +1,13 @@
-"""The sandbox of a process: it can open no file, use no network, and start or reach no process.
+"""The sandbox of a process, which cannot open files, use the network, or start other processes.
 
-Code that parses hostile bytes runs in the sandbox. The sandbox has three parts, if the kernel
-supports them. Landlock forbids the file system and the network. seccomp allows only the few system
-calls that computing needs. Limits restrict memory, processor time and open files. Open descriptors
-stay open. Neither the process nor its children can undo this.
+Code that parses hostile bytes runs in this sandbox. The sandbox has up to three parts, because the
+kernel may not support all of them. Landlock forbids access to the file system and to the network.
+seccomp allows only the few system calls that computing needs. Resource limits restrict the memory,
+the processor time and the number of open files. Descriptors that are open when the sandbox takes
+effect stay open. Neither the process nor its children can leave the sandbox.
 
-Limits: Landlock needs Linux 5.13; the numbers of system calls are those of x86-64 and aarch64.
+Limits: Landlock needs Linux 5.13; seccomp is used only on x86-64 and aarch64, whose system call
+    numbers are listed here.
 """
 
 from __future__ import annotations
@@ -30,20 +32,21 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
-#: The three calls of Landlock have the same number on every architecture (Linux,
+#: The three system calls of Landlock have the same numbers on every architecture (Linux,
 #: include/uapi/asm-generic/unistd.h).
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
-_LANDLOCK_VERSION = 1  # a flag: return the version of the interface
+_LANDLOCK_VERSION = 1  # a flag that asks for the version of Landlock's interface
 
-#: Rights on files by the version that brought them (Linux, include/uapi/linux/landlock.h).
+#: Bit masks of Landlock's access rights for files, by the interface version that introduced them
+#: (Linux, include/uapi/linux/landlock.h).
 _FS_RIGHTS = ((5, (1 << 16) - 1), (3, (1 << 15) - 1), (2, (1 << 14) - 1), (1, (1 << 13) - 1))
-_NET_RIGHTS = 0b11  # bind and connect, TCP; since version 4
-_SCOPES = 0b11  # abstract sockets and signals of others; since version 6
+_NET_RIGHTS = 0b11  # bind and connect of TCP; since version 4
+_SCOPES = 0b11  # abstract sockets and signals of other processes; since version 6
 
-#: The system calls that computing needs, by number: for memory, for open descriptors, for time and
-#: randomness. A file that was passed in is open only for reading; no call in this table changes its
-#: mode or owner.
+#: The system calls that computing needs, by number: for memory, for open descriptors, for time, and
+#: for random numbers. A file that was passed in is open only for reading, and no call in this table
+#: changes its mode or owner.
 _X86_64: Mapping[str, int] = {
     "read": 0,
     "write": 1,
@@ -115,7 +118,8 @@ _AARCH64: Mapping[str, int] = {
     "madvise": 233,
     "getrandom": 278,
 }
-#: For these two calls the protection is checked: no new memory becomes executable.
+#: The numbers of `mmap` and `mprotect`, whose protection argument is checked, so that no new memory
+#: becomes executable.
 _MAPPING = {"x86_64": (9, 10), "aarch64": (222, 226)}
 _CALLS = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -129,26 +133,26 @@ _NUMBER_AT, _ARCH_AT, _THIRD_ARGUMENT_AT = 0, 4, 32
 
 
 class Locks(msgspec.Struct, frozen=True, array_like=True):
-    """The parts of the sandbox in force; `landlock` is its interface version, or 0."""
+    """The parts of the sandbox that took effect; `landlock` is the interface version, or 0."""
 
     landlock: int
     seccomp: bool
 
     @property
     def are_whole(self) -> bool:
-        """Whether Landlock and seccomp are in force."""
+        """Whether both Landlock and seccomp took effect."""
         return self.landlock > 0 and self.seccomp
 
     @property
     def missing(self) -> str:
-        """The parts that the kernel lacks, in words; empty if none is missing."""
+        """The names of the parts that the kernel lacks; empty if it lacks no part."""
         parts = [] if self.landlock else ["Landlock"]
         parts += [] if self.seccomp else ["seccomp"]
         return " and ".join(parts)
 
 
 def kernel_locks() -> Locks:
-    """Return the parts of the sandbox that this kernel seems to have, without trying them."""
+    """Return the parts of the sandbox that this kernel seems to support, without using them."""
     libc = _libc()
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
@@ -156,17 +160,20 @@ def kernel_locks() -> Locks:
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process when its parent ends; at once, if the parent has ended already."""
+    """Let the kernel end this process when its parent ends.
+
+    Exit if the parent has already ended.
+    """
     _libc().prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit(0)
 
 
 def lock(memory_bytes: int, cpu_s: int) -> Locks:
-    """Sandbox this process, and return the parts that are in force.
+    """Start the sandbox of this process, and return the parts that took effect.
 
-    From now on, the process may map `memory_bytes` more bytes, and compute for `cpu_s` seconds in
-    all. All modules and libraries must be loaded before this call.
+    From this call on, the process may map `memory_bytes` more bytes; its processor time is limited
+    to `cpu_s` seconds in all. All modules and libraries must be loaded before this call.
     """
     libc = _libc()
     _limit(memory_bytes, cpu_s)
@@ -184,8 +191,8 @@ def _libc() -> ctypes.CDLL:
 
 
 def _limit(memory_bytes: int, cpu_s: int) -> None:
-    # The first number of statm is the size of the address space in pages.
-    with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - nothing else is loaded
+    # The first number in `statm` is the size of the address space, in pages.
+    with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - no other module is needed
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     for what, most in (
         (resource.RLIMIT_AS, mapped + memory_bytes),
@@ -200,12 +207,15 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
             bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(what, (bound, bound))
         except (OSError, ValueError):
-            # A service manager may forbid this; its own limits then apply.
+            # A service manager may forbid changes of limits; the limits of the service then apply.
             continue
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Forbid the file system and the network; return Landlock's version, 0 if it is missing."""
+    """Forbid the file system and the network.
+
+    Return Landlock's version, or 0 if Landlock is missing.
+    """
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     if version < 1:
         return 0
@@ -218,32 +228,35 @@ def _landlock(libc: ctypes.CDLL) -> int:
     if ruleset < 0:
         return 0
     try:
-        # Without any rule, all handled rights are denied.
+        # A ruleset without rules denies all access rights that it handles.
         return version if libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0 else 0
     finally:
         os.close(ruleset)
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Drop all capabilities of the process, for example of root or of a service."""
+    """Drop all capabilities of the process, which root or a service may have."""
     header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0), 8)
     libc.capset(header, ctypes.create_string_buffer(24))
 
 
 def _seccomp(libc: ctypes.CDLL) -> bool:
-    """Leave only the system calls that computing needs; all others fail with EPERM."""
+    """Allow only the system calls that computing needs; all other calls fail with EPERM."""
     program = _filter(platform.machine())
     if program is None:
         return False
     instructions = ctypes.create_string_buffer(program, len(program))
     pointer = ctypes.addressof(instructions)
-    # `struct sock_fprog`: a length, padding, a pointer
+    # `struct sock_fprog`: the number of instructions, padding, and a pointer
     description = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, pointer))
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, description, 0, 0) == 0)
 
 
 def _filter(machine: str) -> bytes | None:
-    """Return the filter as instructions of classic BPF; None for an unknown kind of machine."""
+    """Return the filter as instructions of classic BPF.
+
+    Return None if the architecture is not supported.
+    """
     if machine not in _CALLS:
         return None
     code: list[tuple[int, int, int, int]] = [

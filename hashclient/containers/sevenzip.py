@@ -1,9 +1,9 @@
-"""7z archives: libarchive reads them, and this module handles methods that libarchive refuses.
+"""The expander of 7z archives: libarchive reads them, except methods that libarchive refuses.
 
-libarchive has no Deflate64, undoes a filter (Delta, the branches of a processor) only behind some
-methods, and accepts a copy step only if it is the only step. If a folder needs more, this module
-reads the header: it passes each folder to libarchive as a separate archive without the refused
-steps, and liblzma undoes the filter.
+libarchive does not support Deflate64, undoes a filter (Delta, or branches of a processor) only
+after some methods, and accepts a copy step only if it is the only step. If a folder needs more,
+this module parses the header, passes each folder to libarchive as a separate archive without the
+refused steps, and undoes the filters with liblzma.
 
 Limits: an archive is passed to libarchive unchanged if its header is longer than
 `_MOST_HEADER_BYTES`, or if a folder has a password, several packed streams (BCJ2) or a filter that
@@ -45,16 +45,17 @@ from hashclient.containers.sevenzipheader import (
 
 _MARK = b"7z\xbc\xaf\x27\x1c\0\4"
 _START = Struct("<2QL")
-#: Bytes at the end in which 7-Zip looks for a header of unknown place, and the beginning of a
-#: header.
+#: `_END_BYTES`: the bytes at the end in which 7-Zip searches a header whose place is unknown;
+#: `_HEADERS`: the first bytes of such a header.
 _END_BYTES = 512
 _HEADERS = (b"\x17\x06", b"\x01\x04")
 _MOST_HEADER_BYTES = 16 << 20
-#: How often a header may be packed.
+#: How many times a header may be packed.
 _MOST_PACKED = 4
 
 _LZMA, _LZMA2, _DEFLATE64, _DELTA, _X86 = b"\3\1\1", b"\x21", b"\4\1\x09", b"\3", b"\3\3\1\3"
-#: Copy is a step that changes nothing. The number of this step may have a length of zero bytes.
+#: The method of a step that copies the bytes unchanged. The number of the copy method may also have
+#: a length of zero bytes.
 _COPY = b"\0"
 _FILTERS = {
     _DELTA: lzma.FILTER_DELTA,
@@ -65,14 +66,15 @@ _FILTERS = {
     b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
     b"\3\3\x08\5": lzma.FILTER_SPARC,
 }
-#: The mark and the version of the format; 7-Zip compares only the first number of the version.
+#: The end of the mark and of the format version; 7-Zip compares only the first number of the
+#: version.
 _VERSION_END = 8
-#: Bytes in a piece of LZMA2 that is not compressed.
+#: The size of an uncompressed chunk of LZMA2, in bytes.
 _PLAIN_BYTES = 1 << 16
 
 
 class SevenZip(Libarchive):
-    """7z archives."""
+    """The expander of 7z archives."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
@@ -88,13 +90,16 @@ class SevenZip(Libarchive):
         try:
             parts = _refused(data)
         except (ValueError, LookupError, NotReadError):
-            parts = []  # libarchive reports the fault
+            parts = []  # libarchive reports the error
         yield from _members(data, parts) if parts else super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a checksum and the end of the last header.
+        """See `behind.Begun`.
 
-        If the header has zeros in place of that end, 7-Zip looks for the last header at the end.
+        The first header has a checksum, and states the end of the last header.
+
+        If the first header contains zeros instead, 7-Zip searches for the last header at the end of
+        the file.
         """
         head = data.read_at(0, HEAD_BYTES)
         if len(head) == HEAD_BYTES and not any(head[_VERSION_END:]) and _last_header(data):
@@ -105,29 +110,30 @@ class SevenZip(Libarchive):
         return int(HEAD_BYTES + offset + length)
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
-        # 7z has the type of a member in its attributes only.
+        # Only the attributes in a 7z state the type of a member, so a member without a type counts
+        # as a file.
         return bool(size) and kind != LINK
 
 
 def _last_header(data: Data) -> bytes:
-    """Return the header at the end of an archive; no bytes if none is found there."""
+    """Return the header at the end of an archive; no bytes if no header is found there."""
     end = data.read_at(max(HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
     at = max(end.rfind(mark) for mark in _HEADERS)
     return end[at:] if at >= 0 else b""
 
 
 def _start(offset: int, header: bytes) -> bytes:
-    """Return the first header, which contains the place of the last header."""
+    """Return the first header of an archive, which contains the place of the last header."""
     fields = _START.pack(offset, len(header), crc32(header))
     return _MARK + SUM.pack(crc32(fields)) + fields
 
 
 def _refused(data: Data) -> list[Part]:
-    """Return the members if libarchive refuses the archive or a folder of it; else no members.
+    """Return the members if libarchive would refuse a part of the archive; else an empty list.
 
     Raises:
         ValueError: this module cannot read the archive.
-        LookupError: the same.
+        LookupError: this module cannot read the archive.
         NotReadError: the header cannot be read.
     """
     header = _header(data)
@@ -159,7 +165,7 @@ def _header(data: Data) -> Header:
 
 
 def _steps(folder: Folder) -> list[Coder]:
-    """Return the coders of a folder, the first a method and the others filters."""
+    """Return a folder's coders: the first coder is a method, and the other coders are filters."""
     coders = [coder for coder in folder.coders if coder.method.strip(_COPY)]
     if coders and coders[0].method not in _FILTERS:
         return coders
@@ -167,7 +173,10 @@ def _steps(folder: Folder) -> list[Coder]:
 
 
 def _is_refused(folder: Folder) -> bool:
-    """Return whether libarchive may refuse a folder; some of these folders it can unpack."""
+    """Return whether libarchive may refuse a folder.
+
+    Libarchive can unpack some of these folders.
+    """
     if (steps := _steps(folder)) != folder.coders:
         return True
     first, *filters = [coder.method for coder in steps]
@@ -176,7 +185,7 @@ def _is_refused(folder: Folder) -> bool:
 
 
 def _members(data: Data, parts: list[Part]) -> Iterator[list[Member]]:
-    """Yield members; read each before the next is taken."""
+    """Yield the members; the caller reads each member before it takes the next member."""
     folder, out = None, None
     for part in parts:
         if out is None or part.folder is not folder:
@@ -185,7 +194,7 @@ def _members(data: Data, parts: list[Part]) -> Iterator[list[Member]]:
 
 
 class _Unpacked:
-    """The unpacked bytes of a folder."""
+    """The unpacked bytes of a folder, as a stream."""
 
     def __init__(self, data: Data, folder: Folder) -> None:
         self._pieces = _unpacked(data, folder)
@@ -195,7 +204,7 @@ class _Unpacked:
 
 
 def _chunks(out: Forward, part: Part) -> Iterator[bytes]:
-    """Yield the bytes of a member, and skip the bytes before it."""
+    """Skip the bytes before a member, and yield the bytes of the member."""
     out.skip(part.start - out.position)
     left, found = part.size, 0
     while left and (piece := out.some(min(left, PIECE_BYTES))):
@@ -211,7 +220,7 @@ def _unpacked(data: Data, folder: Folder) -> Iterator[bytes]:
     """Yield the unpacked bytes of a folder.
 
     Raises:
-        NotReadError: the folder is damaged, or packed by a method that libarchive does not know.
+        NotReadError: the folder is damaged, or packed by a method that libarchive does not support.
     """
     if folder.start + folder.packed > data.size:
         raise NotReadError(Why.DAMAGED, "7z: ends too early")
@@ -230,7 +239,10 @@ def _unpacked(data: Data, folder: Folder) -> Iterator[bytes]:
 
 
 def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
-    """Yield bytes with their filters undone, which liblzma does only behind LZMA2."""
+    """Undo filters with liblzma.
+
+    The bytes are wrapped in LZMA2, because liblzma requires a method.
+    """
     chain = [
         {"id": _FILTERS[method]} | ({"dist": properties[0] + 1} if method == _DELTA else {})
         for method, properties, _ in reversed(filters)
@@ -245,7 +257,7 @@ def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
 
 
 def _by_library(data: Data, folder: Folder, coders: list[Coder]) -> Iterator[bytes]:
-    """Let libarchive unpack a 7z that contains only this folder."""
+    """Let libarchive unpack an archive that contains only this folder; yield the bytes."""
     coded = b"".join(
         bytes([len(method) | HAS_PROPERTIES]) + method + _number(len(properties)) + properties
         for method, properties, _ in coders
@@ -264,5 +276,5 @@ def _by_library(data: Data, folder: Folder, coders: list[Coder]) -> Iterator[byt
 
 
 def _number(value: int) -> bytes:
-    """Return a number in its longest form."""
+    """Return a number of a 7z header, encoded in its longest form."""
     return b"\xff" + value.to_bytes(8, "little")

@@ -1,8 +1,8 @@
-"""The last header of a 7z: its folders, and how their content is divided into members.
+"""Parses the last header of a 7z: its folders, and how their content is divided into members.
 
-`ValueError` or `LookupError` means that a header is damaged, or that this module does not read a
-part of it: coders with several streams (BCJ2), parts of the header in other streams, or fields that
-no program writes.
+The functions raise `ValueError` or `LookupError` if the header is damaged, or if it has a part that
+this module does not parse: coders with several streams (BCJ2), parts of the header in other
+streams, or fields that no program writes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import NamedTuple
 
 HEAD_BYTES, SUM = 32, Struct("<L")
 
-# Marks, by 7zFormat.txt of 7-Zip.
+# The numbers of header fields, by 7zFormat.txt of 7-Zip.
 HEADER, STREAMS, FILES, PACKED, UNPACKED, PARTS, SIZES, _SUMS = 1, 4, 5, 6, 7, 8, 9, 10
 FOLDERS, FOLDER_SIZES, _COUNTS, _EMPTY, NAMES, _PACKED_HEADER = 11, 12, 13, 14, 17, 23
-#: Flags of a coder: the length of its method, and whether it has properties. No other bit is read.
+#: Flags of a coder: the length of its method's number, and whether the coder has properties. A
+#: coder with any other flag is refused.
 _METHOD_BYTES, HAS_PROPERTIES = 0x0F, 0x20
 _MOST_CODERS = 4
 
 
 class Coder(NamedTuple):
-    """A step of unpacking; `size` is the length of its output."""
+    """One step of unpacking; `size` is the length of the output of the step."""
 
     method: bytes
     properties: bytes
@@ -30,7 +31,7 @@ class Coder(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """Packed bytes, the coders that unpack them in turn, and the checksum of the output."""
+    """Packed bytes, the coders that unpack them one after the other, and the output's checksum."""
 
     start: int
     packed: int
@@ -39,12 +40,12 @@ class Folder(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The length of the output."""
+        """The length of the folder's output, in bytes."""
         return self.coders[-1].size
 
 
 class Part(NamedTuple):
-    """A member: a part of the output of a folder."""
+    """A member, which is a part of the output of a folder."""
 
     name: bytes
     folder: Folder
@@ -54,25 +55,25 @@ class Part(NamedTuple):
 
 
 class Header:
-    """A header, read as far as its folders."""
+    """A header, which is parsed up to its folders when the object is created."""
 
     def __init__(self, header: bytes) -> None:
-        """Read the folders; the folders of a packed header contain the real header."""
+        """Parse the folders; if the header is packed, its folders contain the real header."""
         self._fields = fields = _Fields(header)
         self.is_packed = header[0] == _PACKED_HEADER
         fields.expect(*([_PACKED_HEADER] if self.is_packed else [HEADER, STREAMS]))
         self.folders = _folders(fields)
-        #: If this field is missing, each folder has one member.
+        #: Whether the header states how folders are divided; otherwise, each folder has one member.
         self.says_parts = fields.is_next(PARTS)
 
     def members(self) -> list[Part]:
-        """Read the rest of the header: all members that have bytes."""
+        """Parse the rest of the header; return all members that have bytes."""
         parts = _parts(self._fields, self.folders)
         return [Part(name, *part) for name, part in zip(_names(self._fields), parts, strict=True)]
 
 
 class _Fields:
-    """The fields of a header, in turn."""
+    """The fields of a header, which are read one after the other."""
 
     def __init__(self, header: bytes) -> None:
         self._header = header
@@ -86,7 +87,7 @@ class _Fields:
         return piece
 
     def checked(self, count: int) -> int:
-        """Return a count of elements; each element needs at least a byte in the header."""
+        """Return `count` if it is possible; each element needs at least one byte of the header."""
         if count > len(self._header):
             raise ValueError(count)
         return count
@@ -134,7 +135,7 @@ def _folders(fields: _Fields) -> list[Folder]:
     fields.expect(0)
     chains = [_chain(fields) for _ in range(number)]
     fields.expect(FOLDER_SIZES)
-    # Sizes are in the order of the header, not of the chain.
+    # The sizes are in the order of the coders in the header, and not in the order of unpacking.
     sizes = [fields.numbers(len(chain)) for chain in chains]
     sums: list[int | None] = [None] * number
     while fields.byte():
@@ -148,7 +149,7 @@ def _folders(fields: _Fields) -> list[Folder]:
 
 
 def _chain(fields: _Fields) -> list[tuple[int, bytes, bytes]]:
-    """Return place, method and properties of the coders of a folder, in the order of unpacking."""
+    """Return the place, method and properties of a folder's coders, in the order of unpacking."""
     coders = []
     if (count := fields.byte()) > _MOST_CODERS:
         raise ValueError(count)
@@ -160,7 +161,7 @@ def _chain(fields: _Fields) -> list[tuple[int, bytes, bytes]]:
         coders.append(
             (place, method, fields.take(fields.number()) if flags & HAS_PROPERTIES else b"")
         )
-    # In each pair, the first coder reads the output of the second.
+    # In each pair, the first coder reads the output of the second coder.
     pairs = [fields.numbers(2) for _ in range(count - 1)]
     follows = {before: after for after, before in pairs}
     (at,) = set(range(count)).difference(follows.values())
@@ -168,7 +169,7 @@ def _chain(fields: _Fields) -> list[tuple[int, bytes, bytes]]:
 
 
 def _parts(fields: _Fields, folders: list[Folder]) -> list[tuple[Folder, int, int, int | None]]:
-    """Return folder, start, size and sum of each member."""
+    """Return the folder, start, size and checksum of each member."""
     counts = [1] * len(folders)
     starts = [[0] for _ in folders]
     sums = [[folder.crc] for folder in folders]
@@ -182,7 +183,7 @@ def _parts(fields: _Fields, folders: list[Folder]) -> list[tuple[Folder, int, in
         if mark == SIZES:
             starts = [[*accumulate(fields.numbers(count - 1), initial=0)] for count in counts]
             mark = fields.byte()
-        # A member that is a whole folder has the checksum of the folder, if the folder has a
+        # A member that is a whole folder has the checksum of this folder, if the folder has a
         # checksum.
         sums = [
             one if count == 1 else [None] * count for one, count in zip(sums, counts, strict=True)

@@ -1,12 +1,15 @@
-"""Decides by first and last bytes whether a file may be a container, quickly enough for every file.
+"""Decides by the first and last bytes of a file whether it may be a container.
 
-The tables here are made once, from the rows in `kinds`. The worker, which holds lists and keys,
-only looks at marks, and at the first lines of a possible mail. For some kinds the expander decides,
-in the process that opens containers. Every container fits a mark; some other files fit a mark, too.
+Fast enough for every file.
 
-A file is ruled out in a few steps: its first two bytes begin no mark, at the beginning or at the
-places near it, and the file contains no mark that may be anywhere. Otherwise the marks are compared
-singly.
+The tables in this module are computed once, from the rows in `kinds`. The worker, which has lists
+and keys in memory, only compares marks, and the first lines of a possible mail. For some kinds, the
+expander decides later, in the process that opens containers. Every container fits a mark; some
+other files fit a mark, too.
+
+Most files are ruled out in a few steps: the first two bytes begin no mark, no mark is at the other
+near offsets, and no mark that may be anywhere is in the file. If a file is not ruled out, each mark
+is compared singly.
 """
 
 from __future__ import annotations
@@ -23,43 +26,49 @@ from hashclient.containers.kind import ANYWHERE, Kind, Mark
 from hashclient.containers.kinds import KINDS
 from hashclient.containers.unopened import END_MARK_BYTES
 
-#: Bytes at the end of a short file of unknown kind in which a mark is searched for: the end of a
-#: zip, and a comment. A long file is searched in its last `1/_SHARE`: reading these bytes costs
-#: little if all bytes are digested.
+#: `_NEAR_BYTES`: how many bytes at the end of a short file of unknown kind are searched for a mark:
+#: enough for the end of a zip and a comment. `_SHARE`: the last 1/`_SHARE` of a long file is
+#: searched, which costs little compared with the digests of all bytes.
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
-#: The number of last bytes that `End.is_one` looks at.
+#: How many last bytes `End.is_one` gets.
 _LAST_BYTES = 1 << 10
-#: A program is searched for marks in steps.
+#: How many bytes of a program are searched for marks at a time.
 _STEP_BYTES = 1 << 20
-#: Marks at an offset are near if they begin within this many first bytes, with all bytes that
-#: `is_one` looks at; other marks are far.
+#: Marks at offsets are near if they, and all bytes that `is_one` examines, are within this many
+#: first bytes of a file; other marks are far.
 _BEGIN_BYTES = 1_152
-#: A byte with which no mark near the beginning begins.
+#: A byte with which no near mark begins.
 _PAD = b"\xff"
 
 ReadAt = Callable[[int, int], bytes]
 Buffer = bytes | bytearray
-#: The kinds whose marks the beginning of a file fits; usually none.
+#: The kinds whose marks the beginning of a file fits; empty for most files.
 Found = tuple[Kind, ...]
 
 
 class _Row(NamedTuple):
-    """A mark of a kind, prepared for quick tests."""
+    """A mark and its kind."""
 
     kind: Kind
     mark: Mark
 
     def stands(self, data: Buffer, length: int) -> bool:
-        """Return whether its literals may be in a file; a row with a pattern tests with `fits`."""
+        """Return whether the literals of the mark are in a file.
+
+        A mark with a pattern is tested by `fits`.
+        """
         mark = self.mark
         if mark.pattern or not mark.literals:
             return True
         return data.startswith(mark.literals, mark.at, length)
 
     def fits(self, data: Buffer, length: int, begin: bytes) -> bool:
-        """Return whether a file with the literals fits; `begin` are its first bytes."""
+        """Return whether a file that has the literals fits the mark.
+
+        `begin` are the first bytes of the file.
+        """
         mark = self.mark
         if mark.is_one is None:
             return True
@@ -72,7 +81,7 @@ class _Row(NamedTuple):
 
 
 def _expression(rows: Iterable[_Row]) -> bytes:
-    """Return an expression that finds beginnings of files that may fit one of the rows."""
+    """Return a regular expression for the beginnings of files that may fit one of the rows."""
     return b"|".join(
         row.mark.pattern
         or b".{%d}(?:%s)" % (row.mark.at, b"|".join(map(re.escape, row.mark.literals)))
@@ -81,16 +90,17 @@ def _expression(rows: Iterable[_Row]) -> bytes:
 
 
 def _differ(rows: Iterable[_Row]) -> str:
-    """Return an expression of Python that is true if the bytes of `data` differ from some marks.
+    """Return a Python expression that is true if the bytes of `data` differ from some marks.
 
-    The first two bytes of each mark are compared; only the first byte at a place where a mark has
-    one byte. The rule of a mark that is alone at its place is tested, too.
+    The expression compares the first two bytes of each mark, or only the first byte at an offset
+    where some mark has one byte. The expression also includes `differs` of a mark that is the only
+    mark at its offset.
     """
     marks: dict[int, list[Mark]] = {}
     for row in rows:
         marks.setdefault(row.mark.at, []).append(row.mark)
-    # A reader's buffer may continue behind a short file: other bytes there only cause a closer
-    # look.
+    # After a short file, the reader's buffer may contain other bytes, which only cause an
+    # unnecessary closer look.
     tests = [f"len(data) > {max(marks) + 1}"]
     for at, here in sorted(marks.items()):
         begins = {one[:2] for mark in here for one in mark.literals}
@@ -106,7 +116,10 @@ def _differ(rows: Iterable[_Row]) -> str:
 
 
 def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
-    """Return a function that is true if any of the `looks` is: kinds of a text share one."""
+    """Return a function that is true if any of `looks` is.
+
+    Kinds of text share the same function.
+    """
     if len(looks) == 1:
         return looks.pop()
     return lambda data, length: any(look(data, length) for look in looks)
@@ -115,14 +128,14 @@ def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int]
 def looks_of(
     kinds: Sequence[Kind],
 ) -> tuple[Callable[[Buffer, int, bool], Found], Callable[[Buffer, int], bool]]:
-    """Return a function that finds the kinds of a beginning, and a quick test.
+    """Return a function that finds the kinds for the beginning of a file, and a quick test.
 
-    The function takes a buffer, how many bytes of the buffer belong to the file, and whether the
-    file has no more bytes. The quick test is called first: it rules out most files that fit no
-    kind.
+    The function takes a buffer, the number of bytes in the buffer that belong to the file, and
+    whether these bytes are the whole file. The quick test is called first, and rules out most files
+    that fit no kind.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
-    # Many bytes begin no mark, and share a dictionary: it stays in the cache of the processor.
+    # Most bytes begin no mark and share one empty dictionary, which stays in the processor's cache.
     begins: list[dict[int, tuple[_Row, ...]]] = [{}] * 256
     for row in rows:
         for first, second in {one[:2] for one in row.mark.literals} if not row.mark.at else ():
@@ -132,7 +145,8 @@ def looks_of(
     weak = [row for row in near if row.mark.pattern]
     strong = [row for row in near if not row.mark.pattern]
     expression = b"%b|(%b)" % (_expression(strong), _expression(weak))
-    # To compile this expression takes a millisecond, and a start with few files does not need it.
+    # The expression is compiled on demand, because this takes a millisecond, and a run with few
+    # files does not need it.
     compiled = functools.cache(lambda: re.compile(expression, re.DOTALL))
     far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
     far_from = min(row.mark.at for row in far)
@@ -148,10 +162,11 @@ def looks_of(
         begin = bytes(memoryview(data)[: min(length, _BEGIN_BYTES)])
         return any(row.fits(data, length, begin) for row in weak)
 
-    # Beside the reads of files, calls and expressions of `re` take twice as long as alone.
+    # The test is one expression, because function calls and regular expressions take twice as long
+    # while other threads read files.
     fits_none = cast(
         Callable[[Buffer, int], bool],
-        eval(  # noqa: S307 - of the rows alone
+        eval(  # noqa: S307 - text of the rows
             "lambda data, length: length < 2 or ("
             f"({_differ(near)} or not may_be_near(data, length))"
             " and data[1] not in begins[data[0]] and not may_be_anywhere(data, length)"
@@ -184,17 +199,21 @@ look_at, fits_none = looks_of(KINDS)
 
 
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
-    """Return the kinds that the first bytes of a file fit; `is_all` says that no bytes follow."""
+    """Return the kinds that the first bytes of a file fit.
+
+    `is_all` says that these are all bytes.
+    """
     data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
     return () if fits_none(padded(data), len(data)) else look_at(data, len(data), is_all)
 
 
 def padded(head: bytes) -> bytes:
-    """Return the first bytes of a file as a buffer in which the quick look decides most files."""
+    """Return the first bytes of a file in a buffer that is long enough for the quick test."""
     return head.ljust(_BEGIN_BYTES, _PAD)
 
 
-#: The bytes that are searched for near the end of a file, each with a byte in it that no text has.
+#: The bytes that are searched for near the end of a file, each with its smallest byte, which is
+#: rare in text.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
@@ -213,36 +232,36 @@ _LONG_BEGINS = tuple(
 
 
 def is_kind(found: Found) -> bool:
-    """Return whether a beginning is that of a container, opened or not."""
+    """Return whether the kinds include a kind of container, opened or not."""
     return any(not kind.is_front for kind in found)
 
 
 def is_opened(found: Found) -> bool:
-    """Return whether a beginning is that of a container that is opened."""
+    """Return whether the kinds include a kind that is opened."""
     return any(kind.expander for kind in found)
 
 
 def not_opened(found: Found, *, is_other: bool = False) -> str:
     """Return the name of the first kind that is not opened; empty if all kinds are opened.
 
-    If the file `is_other`, opened as another kind, kinds that hide their end do not count.
+    If `is_other`, the file is opened as another kind, and kinds with `hides_end` do not count.
     """
     kinds = (kind for kind in found if not kind.expander and not kind.is_front)
     return next((kind.name for kind in kinds if not (is_other and kind.hides_end)), "")
 
 
 def is_front(found: Found) -> bool:
-    """Return whether an archive may follow a file with this beginning."""
+    """Return whether the kinds include a front, which an archive may follow."""
     return any(kind.is_front for kind in found)
 
 
 def wants_more_head(size: int) -> bool:
-    """Return whether the mark of an image of a disk may lie beyond the first bytes."""
+    """Return whether a file of `size` bytes is long enough for the mark of a disk image."""
     return size >= ISO_HEAD_BYTES
 
 
 def wants_all_head(head: bytes | memoryview) -> bool:
-    """Return whether these first bytes are of a kind that needs more bytes."""
+    """Return whether the first bytes are of a kind for which `HEAD_BYTES` are not enough."""
     return bytes(head[:HEAD_BYTES]).startswith(_LONG_BEGINS)
 
 
@@ -252,16 +271,16 @@ def tail_bytes(size: int, *, is_front: bool) -> int:
 
 
 def has_end_of_zip(tail: bytes) -> bool:
-    """Return whether the last bytes of a file may be the end of a zip archive."""
-    # A search from the end takes half as long.
+    """Return whether the last bytes of a file may be the end of a zip."""
+    # A search backwards takes half as long.
     return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)
 
 
 def ends_as_container(data: Buffer, length: int, size: int) -> bool:
-    """Return whether a file of `size` bytes may be a container by its end.
+    """Return whether a file of `size` bytes may be a container, by its last bytes.
 
-    The end is the first `length` bytes of a buffer: all of the file, or `tail_bytes` of it. This
-    function is called for every file.
+    The last bytes are the first `length` bytes of the buffer: the whole file, or `tail_bytes` of
+    the file. This function is called for every file, so it must be fast.
     """
     if not length:
         return False
@@ -280,7 +299,7 @@ def ends_as_container(data: Buffer, length: int, size: int) -> bool:
 
 
 def ends_as_other(tail: bytes) -> bool:
-    """Return whether the last bytes of a file may be the end of an archive other than a zip."""
+    """Return whether the last bytes of a file may be the end of an archive that is no zip."""
     last = tail[-_LAST_BYTES:]
     return any(
         last.endswith(end.last) and (end.is_one is None or end.is_one(last)) for end in _ENDS
@@ -288,7 +307,7 @@ def ends_as_other(tail: bytes) -> bool:
 
 
 def kind_by_end(end: Buffer | memoryview) -> str:
-    """Return the unopened kind that the last bytes of a file show; empty for others."""
+    """Return the unopened kind that the last bytes of a file show; empty if they show no kind."""
     if len(end) < END_MARK_BYTES or end[-END_MARK_BYTES] not in _FIRST_AT_END:
         return ""  # the usual case
     last = bytes(end[-END_MARK_BYTES:])
@@ -299,9 +318,10 @@ def kind_by_end(end: Buffer | memoryview) -> str:
 
 
 def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether a kind may lie in a program or behind it; false of other files.
+    """Return whether a file is a program that may contain an archive, or may have one behind it.
 
-    `head` are `FRONT_BYTES` at its beginning, and `read_at` returns any others.
+    `head` contains the first `FRONT_BYTES` of the file, and `read_at` reads at any offset of the
+    file.
     """
     for begin, count in parts(head, size):
         end = min(begin + count, size)
@@ -313,20 +333,20 @@ def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
 
 
 class InProgram:
-    """Looks for marks as `in_program` does, in bytes that pass by."""
+    """Searches for marks as `in_program` does, in bytes that are read forwards."""
 
     def __init__(self, head: bytes) -> None:
-        """Begin before `head`, the beginning of the file; its first `FRONT_BYTES` are used."""
+        """`head` is the beginning of the file, of which the first `FRONT_BYTES` are used."""
         self._head = head[:FRONT_BYTES]
         self._parts = [*parts(self._head, _ANY_SIZE), (0, SEARCHED_BYTES)]
         if not self._head.startswith(PROGRAMS):
             self._parts = []
-        self._found: set[int] = set()  # where the parts begin in which a mark was
+        self._found: set[int] = set()  # the offsets of the searched places that contain a mark
         self._rest = b""
         self._at = 0
 
     def watch(self, piece: bytes) -> None:
-        """Take the next bytes."""
+        """Search the next bytes of the file."""
         if not self._parts:
             return
         text, begin = self._rest + piece, self._at - len(self._rest)
@@ -338,14 +358,14 @@ class InProgram:
         self._rest = text[1 - _MOST_IN_PROGRAMS :]
 
     def has_found(self) -> bool:
-        """Return whether a mark was in a part that is searched, now that all bytes have passed."""
+        """Return whether a mark was found; all bytes must have been passed to `watch`."""
         return any(start in self._found for start, _ in parts(self._head, self._at))
 
 
 def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether the end of bytes shows a container, if their beginning has no mark.
+    """Return whether the end of a file shows a container, or a mark is in or behind a program.
 
-    `front` are the first `FRONT_BYTES` of a front; for other files, `front` is empty.
+    `front` contains the first `FRONT_BYTES` of a front, and is empty for other files.
     """
     count = min(size, tail_bytes(size, is_front=bool(front)))
     tail = read_at(size - count, count)
@@ -355,10 +375,12 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
 
 
 def kind_alone(size: int, read_at: ReadAt) -> str:
-    """Return the kind of a file in which nothing is opened; empty for others.
+    """Return the kind of a file that is counted and in which nothing is opened.
 
-    The file is not opened itself, and no archive shows behind it: `has_behind` searches the same
-    places as the registry.
+    Empty for other files.
+
+    Such a file is not opened itself, and no archive is found behind it: `has_behind` searches the
+    same places as the registry.
     """
     head = read_at(0, ISO_HEAD_BYTES)
     found = look(head)

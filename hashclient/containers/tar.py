@@ -1,10 +1,11 @@
-"""tar in every dialect: v7, ustar, GNU, pax, star; sparse files; archives one behind the other.
+"""The expander of tar in all dialects: v7, ustar, GNU, pax, star, sparse and concatenated files.
 
-The archive is read once, forwards, by the headers alone. If programs disagree, the members of each
-program are listed if possible. Bytes after the end of the archive, and after a damaged header, are
-searched for headers, as `tar -i` does. If two programs find different ends of a member, it is
-listed as GNU tar reads it, and is unread as well. Unless the other sizes are large, it is also
-listed with these. `tarheader` parses headers; this module follows them.
+The archive is read once, forwards, from header to header. If programs disagree about the members,
+the members that each program would extract are listed if possible. Bytes after the end of the
+archive, and after a damaged header, are searched for further headers, as `tar -i` does. If programs
+disagree about the size of a member, the member is listed with the size that GNU tar uses, and is
+reported as unread as well. The member is also listed with the other sizes, unless they are large.
+`tarheader` parses headers, and this module interprets their sequence.
 """
 
 from __future__ import annotations
@@ -26,21 +27,22 @@ from hashclient.containers.tarheader import (
     parse_pax,
 )
 
-#: More than any program writes into one header.
+#: The longest pax header, in bytes; no program writes more.
 MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
-#: No path is longer, or has a zero before its end; hardly any has a line end. unar extracts a text
-#: that is not the name of a member as a file.
+#: `_MAX_PATH_BYTES`: the longest path; `_NO_PATH` matches a text that is hardly a path, because it
+#: has a line end, or a zero byte before its end. If such a text is in place of a member's name,
+#: unar extracts the text as a file.
 _MAX_PATH_BYTES = 4096
 _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
-#: Links, devices, directories and pipes. The headers of these types may have a size without bytes
-#: behind the header.
+#: The types of links, devices, directories and pipes. The header of such a type may have a size
+#: although no bytes follow it.
 _WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
-#: For these types, 7-Zip reads as many bytes as the size says.
+#: The types for which 7-Zip reads as many bytes as the size states.
 _DEVICES = frozenset(b"3 4 6".split())
 _TWO_SIZES = "tar: programs disagree about its size"
 
@@ -48,19 +50,22 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
 
 class Area:
-    """The bytes of one member, given once; bytes that were not read are skipped."""
+    """The bytes of one member, which are returned only once.
+
+    Bytes that were not read are skipped.
+    """
 
     def __init__(self, source: Forward, size: int) -> None:
-        """Begin before the first byte of the member."""
+        """Begin at the first byte of the member."""
         self._source = source
         self.size = size
         self.left = size
 
     def take(self, count: int) -> bytes:
-        """Return exactly `count` bytes; use this for few bytes.
+        """Return exactly `count` bytes, which should be few.
 
         Raises:
-            NotReadError: the archive has fewer bytes.
+            NotReadError: the archive ends before these bytes.
         """
         taken = self._source.take(min(count, self.left))
         self.left -= len(taken)
@@ -69,10 +74,10 @@ class Area:
         return taken
 
     def some(self, most: int) -> bytes:
-        """Return 1 to `most` bytes; no bytes once all were returned.
+        """Return 1 to `most` bytes; no bytes after all were returned.
 
         Raises:
-            NotReadError: the archive ends before this place.
+            NotReadError: the archive ends within the member.
         """
         piece = self._source.some(min(most, self.left))
         self.left -= len(piece)
@@ -86,10 +91,10 @@ class Area:
             yield self.some(PIECE_BYTES)
 
     def finish(self) -> None:
-        """Skip the unread bytes, and the padding.
+        """Skip the bytes that were not read, and the padding after the member.
 
         Raises:
-            NotReadError: the archive ends before this place.
+            NotReadError: the archive ends within the member.
         """
         left, self.left = self.left, 0
         if self._source.skip(left) < left:
@@ -98,17 +103,23 @@ class Area:
 
 
 class Tar:
-    """tar archives."""
+    """The expander of tar archives."""
 
     name = "tar"
     seeks = False
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a sum, and no field contains the end."""
+        """See `behind.Begun`.
+
+        The first header has a checksum, but no field states the end of the archive.
+        """
         return data.size if is_header(data.read_at(0, BLOCK_BYTES)) else 0
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members one by one; the caller reads each member before it takes the next."""
+        """Yield the members one by one.
+
+        The caller reads each member before it takes the next member.
+        """
         source = Forward(data)
         everywhere: Pax = {}
         follows = _Follows()
@@ -138,7 +149,8 @@ class Tar:
                 area.finish()
             elif header.kind in (_PAX, _PAX_SOLARIS, _PAX_GLOBAL):
                 if header.kind == _PAX_SOLARIS and header.size:
-                    # cpio and unar do not know this type, and extract the header's text as a file.
+                    # cpio and unar do not know the pax headers of Solaris, and extract the text of
+                    # the header as a file.
                     yield from _stored(source, header.name, header.size, source.position)
                 try:
                     fields = _read_pax(source, header.size)
@@ -148,7 +160,8 @@ class Tar:
                 if header.kind != _PAX_GLOBAL:
                     follows.add(fields)
                 elif sum(map(len, fields.values())) > _MAX_PATH_BYTES:
-                    # All fields for all members would be read again for each member.
+                    # The fields of headers for all members are limited, because they are copied for
+                    # each member.
                     yield Unlisted(header.name, Why.LIMIT, "tar: a pax header for all members")
                 else:
                     everywhere.update(fields)
@@ -159,18 +172,18 @@ class Tar:
 
 
 class _Follows:
-    """Fields for the next member, from headers before its own."""
+    """The fields for the next member, from the headers before the member's own header."""
 
     def __init__(self) -> None:
         self.fields: Pax = {}
         self.name: bytes | None = None
-        #: Whether programs disagree about the fields that count: the fields of the first header, of
-        #: the second, or of both.
+        #: `is_doubtful`: whether programs disagree which of several pax headers count: the first,
+        #: the second, or both.
         self.is_doubtful = False
         self.sizes: list[bytes] = []
 
     def add(self, fields: Pax) -> None:
-        """Take the fields of one pax header."""
+        """Add the fields of one pax header."""
         before = self.fields
         self.is_doubtful |= bool(before) and not before.keys() | fields.keys() <= {b"path"}
         self.fields = {**before, **fields}
@@ -215,18 +228,19 @@ def _member(
         for other in {header_size, *named} - {size}:
             if 0 < other <= PIECE_BYTES:
                 yield from _stored(source, name, other, offset)
-    # 7-Zip reads bytes after a label; bsdtar reads none, and finds headers in these bytes. In this
-    # case the bytes are a member, and headers in them are found when the member is opened.
+    # 7-Zip reads bytes after a label, but bsdtar reads no bytes and finds headers in them.
+    # Therefore the bytes after a label are listed as a member, and headers in these bytes are found
+    # when the member is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
         if size and (kind in _DEVICES or (is_directory and kind == b"0")):
             yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
         return
-    # Old GNU sparse: further blocks of the map come before the bytes.
+    # In the sparse form of old GNU tar, further blocks of the map precede the bytes of the member.
     try:
         sparse = tarsparse.find(source, kind == _SPARSE, block, fields)
     except NotReadError as error:
         yield Unlisted(name, error.why, error.detail)
-        sparse = None  # some programs use the stored bytes
+        sparse = None  # some programs extract the stored bytes
     area = Area(source, size)
     if kind == _CONTINUED:
         yield Unlisted(name, Why.UNSUPPORTED, "tar: begins on another volume")
@@ -243,7 +257,7 @@ def _member(
 def _stored(
     source: Forward, name: bytes, size: int, offset: int
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield the next bytes as stored: 7-Zip and busybox extract a sparse member as it is stored."""
+    """Yield the next bytes as stored; 7-Zip and busybox extract a sparse member as it is stored."""
     chunks = source.ahead(size)
     if chunks is None:
         yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a member of this size")
@@ -254,8 +268,8 @@ def _stored(
 def _is_one_size(header_size: int, size: int) -> bool:
     """Return whether the size in a header counts, or is too large for its field.
 
-    busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a header for all
-    members.
+    busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a pax header for
+    all members.
     """
     if header_size == size:
         return True
@@ -263,6 +277,9 @@ def _is_one_size(header_size: int, size: int) -> bool:
 
 
 def _bytes_follow(source: Forward) -> bool:
-    """Return whether the next block is no header: some programs write the bytes of a link again."""
+    """Return whether the next block is no header.
+
+    Some programs write the bytes of a linked file again.
+    """
     block = source.peek(BLOCK_BYTES)
     return bool(block) and block != _ZERO_BLOCK and not is_header(block)

@@ -1,6 +1,6 @@
-"""The headers of tar: one block of 512 bytes, and the fields of pax.
+"""Parses the headers of tar: a block of 512 bytes, and the fields of pax.
 
-A block is a header if its checksum is right. All else is read as in GNU tar: a number is octal
+A block is a header if its checksum is right. All fields are parsed as in GNU tar: a number is octal
 between blanks, up to a blank or a zero byte, or binary if its first bit is set.
 """
 
@@ -14,21 +14,21 @@ import msgspec
 
 BLOCK_BYTES = 512
 MAGIC, MAGIC_AT = b"ustar", 257
-#: The place of the sum in a header, and its first two bytes. A sum of signed bytes can have one
-#: digit.
+#: `SUM_AT`: the offset of the checksum field in a header; `SUM_BEGINS`: the possible first two
+#: bytes of this field. A checksum of signed bytes may have only one digit.
 SUM_AT = 148
 _SUM_BYTES = b" \t\n\v\f\r01234567\0"
 SUM_BEGINS = (*(bytes(pair) for pair in product(_SUM_BYTES, repeat=2)), b"\x80\0")
 _SUM = rb"\x00?[\t-\r ]{0,7}[0-7]{1,8}[\t-\r \x00]|[\x00\t-\r 0-7]{8}|\x80\x00"
 _SUM_OF_TEXT = rb"[\t-\r ]{0,3}[0-7]{4,7}[\t-\r ]|[\t-\r 0-7]{8}"
-#: Beginnings of files in which more than one block may come before the first header.
+#: The first bytes of files in which more than one block may precede the first header.
 LATE_BEGINS = (b"\0\0", b"#!")
 _MAGIC_POSIX = b"ustar\0"
 _ASCII = bytes(range(128))
 _ZEROS = bytes(BLOCK_BYTES)
 _zeros = re.compile(rb"\0*+").match
 _OCTAL = re.compile(rb"[\t-\r ]*([0-7]*)(?:[\t-\r \x00]|\Z)")
-#: The largest size that the octal digits of a header hold.
+#: The largest size that fits the octal digits in a header.
 MAX_OCTAL = 0o77777777777
 
 _KEPT = frozenset(
@@ -42,7 +42,7 @@ Pax = dict[bytes, bytes]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """A header; `size` is in bytes, None if it is invalid; `kind` is the type flag."""
+    """A header; `size` is in bytes, or None if it is invalid; `kind` is the type flag."""
 
     name: bytes
     kind: bytes
@@ -50,9 +50,12 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def octal(field: bytes) -> int | None:
-    """Return the number in a field; None if it has none. Blank is zero, as in all programs."""
+    """Return the octal number in a field; None if the field has no number.
+
+    A blank field is zero, as in all programs.
+    """
     digits = field.rstrip(b" \0")
-    if digits.isdigit():  # the form of nearly all programs
+    if digits.isdigit():  # the form that nearly all programs write
         try:
             return int(digits, 8)
         except ValueError:
@@ -62,7 +65,7 @@ def octal(field: bytes) -> int | None:
 
 
 def number(field: bytes) -> int | None:
-    """Return the number in a field, octal or binary; None if it is invalid or negative."""
+    """Return the octal or binary number in a field; None if it is invalid or negative."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
         return value if field[0] == 0x80 and value < 1 << 63 else None
@@ -70,10 +73,11 @@ def number(field: bytes) -> int | None:
 
 
 def with_sum(start: int) -> bytes:
-    """Return an expression for the beginning of a file that may have a header at an offset.
+    """Return a regular expression for files that may have a header at the offset `start`.
 
-    Many texts of numbers have digits at the place of the sum. A text has no zero byte and no sign:
-    its sum is at least 760, so the field has four digits and a byte that ends them.
+    Many texts of numbers also have digits at the offset of the checksum. A text has no zero byte
+    and no byte from 0x80 on, so its checksum is at least 760, and the field has four digits and a
+    byte that ends them.
     """
     few = rb".{%d}[\x01-\x7f]{0,511}+[\x00\x80-\xff]" % start
     at = start + SUM_AT
@@ -81,10 +85,11 @@ def with_sum(start: int) -> bytes:
 
 
 def differs_from_sum(start: int) -> str:
-    """Return an expression of Python: text is in place of the header, and has no sum.
+    """Return a Python expression that is true if text without a checksum is in place of a header.
 
-    The expression is a quick test: it is never true for `data` that `with_sum` fits. Two bytes that
-    begin a sum are there already: in a text, three more of its bytes follow.
+    The expression is a quick test, which is never true for `data` that `with_sum` matches. The
+    first two bytes of the field are compared elsewhere; in a text, three more bytes of a checksum
+    must follow.
     """
     at, end = start + SUM_AT, start + BLOCK_BYTES
     others = " or ".join(f"data[{at + place}] not in {set(_SUM_BYTES[:-1])}" for place in (2, 3, 4))
@@ -92,17 +97,17 @@ def differs_from_sum(start: int) -> str:
 
 
 def is_header(block: bytes) -> bool:
-    """Return whether a block has the sum of its bytes, signed or not."""
+    """Return whether a block contains the sum of its bytes, signed or unsigned."""
     if len(block) < BLOCK_BYTES:
         return False
     stated = _number_behind_zero(block[148:156])
     if not stated:
         return False
-    # Summed as if the field itself were eight spaces.
+    # The sum counts the checksum field itself as eight spaces.
     apart = 8 * 0x20 - sum(block[148:156])
     if block.isascii():
-        # Adler-32 sums a text at the speed of memory, modulo more than the sum of a block of text;
-        # the sum in Python takes 4 us.
+        # Adler-32 contains the sum of all bytes modulo a number that is larger than the sum of a
+        # block of text, and takes less time than a sum in Python, which takes 4 us.
         return (adler32(block) & 0xFFFF) - 1 + apart == stated
     # Some old programs added signed bytes.
     total = sum(block) + apart
@@ -112,8 +117,8 @@ def is_header(block: bytes) -> bool:
 def begins_late(head: bytes) -> bool:
     """Return whether the first header follows blocks of zeros, a script, or a foreign block.
 
-    `tar -i` skips blocks of zeros, busybox skips one block, GNU tar skips all blocks before the
-    first header.
+    `tar -i` skips blocks of zeros, busybox skips one block of zeros, and GNU tar skips all blocks
+    before the first header.
     """
     first, at = head[:BLOCK_BYTES], BLOCK_BYTES
     if first == _ZEROS:
@@ -126,7 +131,7 @@ def begins_late(head: bytes) -> bool:
 
 
 def _number_behind_zero(field: bytes) -> int | None:
-    """Return the number in a field; GNU tar reads it behind a zero byte as well."""
+    """Return the number in a field; GNU tar also accepts a zero byte before the number."""
     return number(field if field[0] else field[1:])
 
 
@@ -142,10 +147,12 @@ def parse_header(block: bytes) -> Header | None:
 
 
 def parse_pax(text: bytes) -> Pax | None:
-    """Return the fields of a pax header about places of bytes; None if the header is damaged.
+    """Return the fields of a pax header that concern names, sizes and maps.
+
+    Return None if the header is damaged.
 
     If a field occurs twice, the last value counts, as in all programs. The pieces of a sparse map
-    in the old form occur many times: they are joined by commas.
+    in the old form are separate fields, which are joined by commas.
     """
     fields: Pax = {}
     pieces: list[bytes] = []
@@ -164,7 +171,7 @@ def parse_pax(text: bytes) -> Pax | None:
         elif name in _KEPT:
             fields[name] = value
         elif name.startswith(b"GNU.sparse."):
-            fields[b"GNU.sparse.?"] = value  # a form that is not known
+            fields[b"GNU.sparse.?"] = value  # a sparse form that is not known
         at = end
     if pieces:
         fields[b"GNU.sparse.map"] = b",".join(pieces)

@@ -1,7 +1,7 @@
-"""Sparse members of tar: a map of the pieces with bytes, and zeros between them.
+"""Sparse members of tar: a map lists the pieces that have bytes; zeros are between the pieces.
 
-Four forms exist: old GNU tar, with the map in the header and in blocks behind it, and three forms
-of pax, with the map in the fields or before the bytes.
+Four forms exist: the form of old GNU tar, with the map in the header and in blocks after it, and
+three forms of pax, with the map in the fields or before the bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.tarheader import BLOCK_BYTES, Pax, number
 
-#: More than any program writes, and 16 MB.
+#: The most pieces of a map, which take 16 MB of memory; no program writes more.
 MAX_PIECES = 1 << 18
 _ZEROS = bytes(PIECE_BYTES)
 _LINE_BYTES = 24
@@ -21,7 +21,7 @@ _NO_MAP = frozenset((b"GNU.sparse.name", b"GNU.sparse.realsize"))
 
 
 class Bytes(Protocol):
-    """The stored bytes of a member."""
+    """The stored bytes of a member; `left` is how many were not read yet."""
 
     left: int
 
@@ -35,20 +35,24 @@ class Bytes(Protocol):
 
 
 class Sparse:
-    """How one member is put together: pieces of `(offset, length)`, or a map before the bytes."""
+    """How the bytes of one sparse member are composed."""
 
     def __init__(self, size: int, pieces: list[tuple[int, int]] | None) -> None:
-        """Make `size` bytes of `pieces`; without pieces, the map is before the bytes."""
+        """`size` is the length of the member, and `pieces` are (offset, length).
+
+        None means that the map precedes the bytes.
+        """
         self.size = size
         self._pieces = pieces
-        #: Whether the member consists of bytes without holes, and the map is not before the bytes.
+        #: Whether the stored bytes are the whole member: it has no holes, and no map precedes the
+        #: bytes.
         self.is_whole = pieces is not None and sum(length for _, length in pieces) == size
 
     def chunks(self, area: Bytes) -> Iterator[bytes]:
-        """Yield the complete member.
+        """Yield the complete member, with zeros in its holes.
 
         Raises:
-            NotReadError: the map does not agree with the bytes.
+            NotReadError: the map does not fit the stored bytes.
         """
         pieces = _map_before(area) if self._pieces is None else self._pieces
         position = 0
@@ -74,10 +78,10 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | None:  # noqa: FBT001
-    """Return the structure of a member; None if it is not sparse.
+    """Return the structure of a sparse member; None if the member is not sparse.
 
     Raises:
-        NotReadError: the map is damaged, or too large.
+        NotReadError: the map is damaged or too large.
     """
     if is_old:
         return _old(source, block)
@@ -86,7 +90,7 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
             raise NotReadError(Why.UNSUPPORTED, "tar: a sparse form that is not known")
         return Sparse(_decimal(fields.get(b"GNU.sparse.realsize", b"")), None)
     if b"GNU.sparse.map" not in fields:
-        # A field for a name or a length does not make a member sparse.
+        # The fields for the name and the size alone do not make a member sparse.
         if any(name.startswith(b"GNU.sparse.") and name not in _NO_MAP for name in fields):
             raise NotReadError(Why.DAMAGED, "tar: a sparse member without a map")
         return None
@@ -118,8 +122,8 @@ def _old(source: Forward, block: bytes) -> Sparse | None:
             raise NotReadError(Why.LIMIT, "tar: a sparse map of too many pieces")
         entries, goes_on = more[:504], more[504]
     if not size and not any(values):
-        return None  # programs use the stored bytes
-    # Unused fields are zero, and so is the length of a hole at the end.
+        return None  # programs extract the stored bytes
+    # Unused map entries are zero; an entry for a hole at the end has the length zero, too.
     return Sparse(size, [pair for pair in _pairs(values) if pair[1]])
 
 
@@ -136,9 +140,9 @@ def _decimal(text: bytes) -> int:
 
 
 def _map_before(area: Bytes) -> Iterator[tuple[int, int]]:
-    """Yield the pieces of a map that precedes the bytes, in lines, padded to a block.
+    """Return the pieces of a map that precedes the bytes, as lines that are padded to whole blocks.
 
-    The whole map is read before the first piece is returned, because the bytes follow it.
+    The whole map is read before the first piece is returned, because the bytes follow the map.
     """
     buffer = b""
     at = 0

@@ -1,8 +1,8 @@
-"""TNEF, the `winmail.dat` of Outlook: attachments, and messages attached to them.
+"""The expander of TNEF, Outlook's `winmail.dat`: attachments, and messages attached to them.
 
-A stream is a row of attributes, read once, forwards. Attachments are returned during the read; the
-properties of MAPI, which contain attached messages and bodies in HTML, are read completely, up to a
-limit. Bodies in compressed RTF are no files, and are not opened.
+A TNEF stream is a sequence of attributes, which is read once, forwards. Attachments are returned
+while the stream is read; the MAPI properties, which contain attached messages and bodies in HTML,
+are read into memory, up to a limit. Bodies in compressed RTF are no files and are not opened.
 """
 
 from __future__ import annotations
@@ -17,40 +17,43 @@ from hashclient.containers.interface import Data, Member, NotReadError, Stream, 
 
 MARK = b"\x78\x9f\x3e\x22"
 _HEAD_BYTES = 6
-#: level, attribute and type, length
+#: an attribute: level, number and type, length
 _ATTRIBUTE = Struct("<BLL")
 _LEVELS = (1, 2)
 _MAX_PROPERTIES_BYTES = 32 << 20
 _MAX_TITLE_BYTES = 4096
-#: The maximum number of values of one property.
+#: The most values of one property.
 _MAX_VALUES = 1 << 16
 
-#: Programs ignore the upper half of an attribute: its type.
+#: A mask for the number of an attribute; programs ignore its type in the upper half.
 _ATTRIBUTES = 0xFFFF
 _ATTACH_BEGIN, _ATTACH_TITLE, _ATTACH_DATA = 0x9002, 0x8010, 0x800F
 _ATTACH_PROPERTIES, _MESSAGE_PROPERTIES = 0x9005, 0x9003
 
 _UNSIGNED = Struct("<L")
 _TAG = Struct("<HH")
-#: Bytes of a value by its type; other types contain their length.
+#: The length of a value in bytes, by its type; values of other types state their length.
 _FIXED = {2: 4, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 10: 4, 11: 4, 20: 8, 64: 8, 72: 16}
 _OBJECT, _STRINGS, _BINARY = 13, (30, 31), 258
 _MANY = 0x1000
 _NAMED = 0x8000
 _PROPERTY_DATA, _PROPERTY_HTML = 0x3701, 0x1013
 _PROPERTY_NAMES = (0x3707, 0x3704)
-#: The bytes before an attached object: the identifier of its interface.
+#: The length of the interface identifier that precedes an attached object, in bytes.
 _IDENTIFIER_BYTES = 16
 
 
 class Tnef:
-    """TNEF streams."""
+    """The expander of TNEF streams."""
 
     name = "tnef"
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the attachments one by one; the caller reads each before it takes the next."""
+        """Yield the attachments one by one.
+
+        The caller reads each before it takes the next attachment.
+        """
         source = Forward(data)
         source.skip(_HEAD_BYTES)
         title = b""
@@ -86,14 +89,14 @@ class Tnef:
 
 
 class _Value:
-    """The bytes of one attribute, given once."""
+    """The bytes of one attribute, which are returned only once."""
 
     def __init__(self, source: Forward, length: int) -> None:
         self._source = source
         self.left = length
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes."""
+        """Yield the bytes of the attribute."""
         while self.left:
             piece = self._source.some(min(self.left, PIECE_BYTES))
             if not piece:
@@ -103,7 +106,7 @@ class _Value:
 
 
 def _properties(text: bytes, title: bytes) -> Iterator[list[Member] | Unlisted]:
-    """Yield the objects attached in properties of MAPI."""
+    """Yield the objects that are attached in MAPI properties."""
     name = title
     found: list[tuple[int, bytes]] = []
     error: NotReadError | None = None
@@ -128,10 +131,10 @@ def _properties(text: bytes, title: bytes) -> Iterator[list[Member] | Unlisted]:
 
 
 def _parse(text: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield type, number and value of each property that contains its length.
+    """Yield the type, number and value of each MAPI property whose value states its length.
 
     Raises:
-        NotReadError: a type is unknown, or a value continues beyond the end. struct.error: the
+        NotReadError: a type is unknown, or a value extends beyond the end. struct.error: the
             properties end too early.
     """
     (count,) = _UNSIGNED.unpack_from(text, 0)

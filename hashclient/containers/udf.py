@@ -1,10 +1,11 @@
-"""The tree of UDF in an image of a disk, which libarchive does not read (ECMA-167, OSTA UDF 2.60).
+"""Reads the UDF tree in a disk image (ECMA-167, OSTA UDF 2.60), which libarchive does not read.
 
-Only files that no other tree of the image has are listed; place and length identify a file. A
-structure that this module cannot follow makes the tree unread.
+Only files that no other tree of the image has are listed; a file is identified by its place and
+length. If the tree has a structure that this module does not support, the tree is reported as
+unread.
 
-Limits: virtual partitions (of disks that were written in sessions) and files with their content in
-several streams.
+Limits: not supported are virtual partitions (of disks that were written in several sessions), and
+files whose content is in several streams.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _SECTOR = 2048
 _MARKS_AT, _MAX_MARKS, _MARKS = 16, 64, (b"NSR02", b"NSR03")
 _ANCHOR_AT = 256
 _TAG_BYTES = 16
-#: Numbers of descriptors.
+#: The numbers of descriptors.
 _ANCHOR, _PARTITION, _VOLUME, _END = 2, 5, 6, 8
 _FILE_SET, _NAME, _FILE, _LONG_FILE = 256, 257, 261, 266
-#: length and place; with the number of the partition
+#: `_SHORT`: length and block of a piece; `_LONG`: length, block and partition of a piece
 _SHORT, _LONG = Struct("<2L"), Struct("<2LH6x")
 _LENGTH_MASK, _NOT_WRITTEN, _CONTINUED = (1 << 30) - 1, (1, 2), 3
 _IS_DIRECTORY, _IS_DELETED, _IS_PARENT = 2, 4, 8
@@ -36,8 +37,8 @@ _TYPE_DIRECTORY = 4
 _MAX_DESCRIPTORS = 256
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_FILES = 2_000_000
-#: All directories together have at most this many times the size of the image, because no two
-#: directories share bytes.
+#: All directories together may have at most this many times the size of the image; in a valid
+#: image, no two directories share bytes.
 _READ_AGAIN = 4
 _MAX_PIECES = 1 << 20
 
@@ -45,7 +46,10 @@ Place = tuple[int, int]
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A file or directory: its length, and the pieces of its bytes; None is a hole."""
+    """A file or directory: its length, and the pieces of its bytes.
+
+    A piece that begins at None is a hole.
+    """
 
     size: int
     pieces: list[tuple[int | None, int]]
@@ -53,14 +57,14 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Pieces(NamedTuple):
-    """The pieces of a partition, and the end of each in the partition."""
+    """The pieces of a partition, and for each piece the offset of its end within the partition."""
 
     pieces: list[tuple[int | None, int]]
     ends: list[int]
 
 
 def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
-    """Yield the files of the tree of UDF without those at places that are `known`."""
+    """Yield the files in the UDF tree, except files at places that are `known`."""
     if not _is_udf(data):
         return
     try:
@@ -74,7 +78,7 @@ def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
 
 
 def _place_of(file: _File) -> int | None:
-    """Return where a file begins if its pieces follow each other; None otherwise."""
+    """Return where a file begins if its pieces are adjacent; None otherwise."""
     first = end = file.pieces[0][0] if file.pieces else None
     for start, length in file.pieces:
         if start is None or start != end:
@@ -90,7 +94,7 @@ def _is_udf(data: Data) -> bool:
             return True
         if not mark.strip(b"\0"):
             return False
-    return True  # a later sector may have the mark
+    return True  # a later sector may contain the mark
 
 
 def _unsupported(what: str) -> NotReadError:
@@ -106,26 +110,28 @@ def _number(data: bytes, at: int, count: int) -> int:
 
 
 def _tag_of(block: bytes) -> int:
-    """Return the number of a descriptor; 0 for other bytes."""
+    """Return the number of the descriptor in a block; 0 if the block is no descriptor."""
     tag = block[:_TAG_BYTES]
     is_one = len(tag) == _TAG_BYTES and (sum(tag) - tag[4]) & 0xFF == tag[4]
     return _number(tag, 0, 2) if is_one else 0
 
 
 class _Volume:
-    """The volume of an image: the places of its partitions, and its root directory.
+    """The logical volume of an image: the places of its partitions, and its root directory.
 
     Raises:
-        NotReadError: the volume is damaged, or has an unsupported form.
+        NotReadError: the volume is damaged, or has a form that is not supported.
     """
 
     def __init__(self, data: Data) -> None:
         self._data = data
         self._block = _SECTOR
         self._starts: dict[int, int] = {}
-        #: By number: the beginning of a partition, or the pieces of its blocks.
+        #: By the number of a partition: the offset where it begins, or the pieces that it consists
+        #: of.
         self._partitions: list[int | _Pieces] = []
-        #: No more pieces of files, and no more bytes of directories, can be in the image.
+        #: `_pieces_left`: how many more pieces of files may be read; `_bytes_left`: how many more
+        #: bytes of directories may be read.
         self._pieces_left, self._bytes_left = data.size // _SHORT.size, _READ_AGAIN * data.size
         anchor = self._anchor()
         volume = self._descriptors(_number(anchor, 20, 4), _number(anchor, 16, 4))
@@ -172,9 +178,10 @@ class _Volume:
         raise _damaged("no anchor")
 
     def _descriptors(self, sector: int, length: int) -> bytes:
-        """Read the descriptors of the volume; return the descriptor of the logical volume."""
+        """Read the volume descriptors; return the descriptor of the logical volume."""
         volume = b""
-        newest: dict[tuple[int, int], int] = {}  # of several versions, the highest number counts
+        # Several versions of a descriptor may exist; the version with the highest number counts.
+        newest: dict[tuple[int, int], int] = {}
         for number in range(min(length // _SECTOR, _MAX_DESCRIPTORS + 1)):
             block = self._data.read_at((sector + number) * _SECTOR, _SECTOR)
             tag = _tag_of(block)
@@ -196,7 +203,7 @@ class _Volume:
         return volume
 
     def _map(self, volume: bytes) -> None:
-        """Find each partition by the maps of the volume."""
+        """Find the place of each partition by the partition maps of the volume."""
         at = 440
         metadata: list[tuple[int, int, int]] = []
         for number in range(min(_number(volume, 268, 4), 64)):
@@ -217,7 +224,7 @@ class _Volume:
             self._partitions[number] = _Pieces(pieces, ends)
 
     def _place(self, partition: int, block: int) -> int:
-        """Return the place of a block."""
+        """Return the offset of a block in the image."""
         if partition >= len(self._partitions):
             raise _damaged("no partition")
         where = self._partitions[partition]
@@ -239,7 +246,7 @@ class _Volume:
         return self._parsed(self._data.read_at(at, self._block), partition, at)
 
     def _parsed(self, block: bytes, partition: int, at: int = 0) -> _File:
-        """Return a file by its entry, which lies at `at` in the image."""
+        """Return the file that an entry describes; the entry is at the offset `at` in the image."""
         tag = _tag_of(block)
         if tag not in (_FILE, _LONG_FILE):
             raise _damaged("no entry of a file")
@@ -251,7 +258,7 @@ class _Volume:
         is_directory = block[27] == _TYPE_DIRECTORY
         if end > len(block):
             raise _damaged("an entry is too long")
-        if form == 3:  # the entry holds the bytes of the file
+        if form == 3:  # the entry contains the bytes of the file
             return _File(min(size, end - start), [(at + start, end - start)], is_directory)
         if form > 1:
             raise _unsupported("a file of a form that is not read")
@@ -277,7 +284,7 @@ class _Volume:
 
 
 def _names(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int], bool]]:
-    """Yield names, places of entries, and whether each entry is a directory."""
+    """Yield for each entry of a directory: name, place, and whether it is a directory."""
     at = 0
     while at + 38 <= len(directory):
         if _tag_of(directory[at : at + _TAG_BYTES]) != _NAME:
@@ -296,7 +303,7 @@ def _chunks(data: Data, file: _File) -> Iterator[bytes]:
     """Yield the bytes of a file.
 
     Raises:
-        NotReadError: the image ends before this place.
+        NotReadError: the image ends within the file.
     """
     left = file.size
     for start, length in file.pieces:

@@ -1,9 +1,10 @@
-"""Kinds of containers that are not opened: images of disks, mail stores, rare archives.
+"""The kinds of containers that are not opened: disk images, some mail stores, rare archives.
 
-The content of these kinds is not checked, so each file is counted by its kind, in every summary. To
-add a kind, add one row in `KINDS`.
+The content of files of these kinds is not checked, so the summary of each scan counts such files by
+kind. To add a kind that is not opened, add a row to `KINDS`.
 
-Limits: a kind shows within the first 33 KiB, in the last 512 bytes, or behind a program.
+Limits: a kind is recognised by marks in the first 33 KiB, in the last 512 bytes, or behind a
+    program.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ from struct import Struct
 
 from hashclient.containers.kind import Kind, Mark
 
-#: The places of the last marks, counted from the end.
+#: How many last bytes of a file may contain a mark.
 END_MARK_BYTES = 512
 _BOOT_MARK_AT = 510
 _PARTITIONS_AT, _PARTITIONS, _PARTITION = 446, 4, Struct("<B3xB3xLL")
 _EXT_AT, _EXT_MARK_AT = 1024, 1080
-#: inodes, exponent of the block size, state, revision
+#: the superblock of ext: number of inodes, exponent of the block size, state, revision
 _EXT = Struct("<L20xL30xH16xL")
 _FILE_SYSTEMS_OF_BOOT = ((3, b"NTFS    "), (3, b"EXFAT   "), (54, b"FAT"), (82, b"FAT32"))
 _GPT = b"EFI PART"
 _ONENOTE = bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3")
-#: Fields of arj: the length of the header behind it, and the checksum behind that header.
+#: `_ARJ`: the length of an arj header, which precedes the header; `_CRC`: the checksum after the
+#: header.
 _ARJ, _CRC = Struct("<2xH"), Struct("<L")
 
 
 def _is_partitioned(head: bytes) -> bool:
-    """Return whether a boot sector has a valid table of partitions."""
-    if head[:2] == b"MZ":  # a kernel of Linux has the mark of a boot sector as well
+    """Return whether a boot sector has a valid partition table."""
+    if head[:2] == b"MZ":  # a Linux kernel also has the mark of a boot sector
         return False
     if head[512:520] == _GPT:
         return True
@@ -52,7 +54,7 @@ def _is_ext(head: bytes) -> bool:
 
 
 def _is_arj(head: bytes) -> bool:
-    """Return whether the checksum of the first header is right."""
+    """Return whether the checksum of the first arj header is right."""
     (length,) = _ARJ.unpack_from(head)
     (crc,) = _CRC.unpack_from(head, 4 + length)
     return bool(length) and crc == zlib.crc32(head[4 : 4 + length])
@@ -98,7 +100,7 @@ KINDS = (
     Kind("vmdk", (Mark(0, (b"KDMV", b"COWD\1\0\0\0", b"# Disk DescriptorFile")),)),
     Kind("vhd", (Mark(0, (b"conectix",)), Mark(-END_MARK_BYTES, (b"conectix",)))),
     Kind("vhdx", (Mark(0, (b"vhdxfile",)),)),
-    # Each program writes another name before the signature.
+    # Each program writes another text before the signature of a vdi.
     Kind("vdi", (Mark(0, (b"<<< ",), is_one=lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),)),
     Kind("parallels", (Mark(0, (b"WithoutFreeSpace", b"WithouFreSpacExt")),)),
     Kind("dmg", (Mark(-END_MARK_BYTES, (b"koly",)),)),
@@ -126,5 +128,6 @@ KINDS = (
     Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
 )
-#: The names of all kinds, including a kind that is opened with an extra; a record has their places.
+#: The names of all kinds that are not opened, including pdf, which is only opened with an extra;
+#: records refer to a kind by its place in this tuple.
 NAMES = (*(kind.name for kind in KINDS), "pdf")

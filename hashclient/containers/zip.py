@@ -1,10 +1,11 @@
-"""zip, and all files in the format of zip: office documents, jar, apk, epub, extensions, programs.
+"""The expander of zip, and of formats that are zips: office documents, jar, apk, epub.
 
-All members that a usual program would extract are listed: the members in any directory that a
-program may use, and members in the bytes outside of members and directories. Members whose headers
-disagree are unread, and are also listed by the directory; the member of the local header is found
-as a member without an entry. Members that overlap are not read. The compressed size counts; the
-claimed size of a compressed member is never certain.
+All members that a usual program would extract are listed: the members in each directory that a
+program may use, and members in bytes outside of members and directories. If the local header of a
+member disagrees with the directory, the member is reported as unread, and is also listed as the
+directory describes it; the member that the local header describes is found as a member without a
+directory entry. Members that overlap other members or directories are reported as unread. The
+compressed size is used; the claimed size of a compressed member is never certain.
 """
 
 from __future__ import annotations
@@ -53,29 +54,29 @@ from hashclient.containers.zipmember import (
     unsupported,
 )
 
-#: How many ranges may be moved to sort ranges that come out of order: this takes some seconds at
-#: most.
+#: The most ranges that are moved in all to sort ranges that are out of order, which takes some
+#: seconds.
 _MAX_MOVED = 1 << 31
-#: Headers that are at most this many bytes apart are read together.
+#: Headers that are at most `_NEAR_BYTES` apart are read together, `_TOGETHER_BYTES` at a time.
 _NEAR_BYTES = 4 << 10
 _TOGETHER_BYTES = 64 << 10
 
 
 class Ranges:
-    """The places of the members, sorted, without overlaps."""
+    """A sorted set of ranges of bytes that do not overlap, for example of all members."""
 
     def __init__(self) -> None:
-        """Start without places."""
+        """Start with no ranges."""
         self._starts = array("Q")
         self._ends = array("Q")
         self.top = 0
         self._moved = 0
 
     def add(self, start: int, end: int) -> bool:
-        """Add a range, unless it overlaps another; return whether it was added.
+        """Add a range, unless it overlaps another range; return whether the range was added.
 
         Raises:
-            NotReadError: the archive has too many ranges.
+            NotReadError: too many ranges are out of order.
         """
         if self._moved > _MAX_MOVED:
             raise NotReadError(Why.LIMIT, "zip: too many members out of order")
@@ -93,33 +94,33 @@ class Ranges:
         return True
 
     def has(self, start: int, end: int) -> bool:
-        """Return whether exactly this range is here."""
+        """Return whether exactly this range was added."""
         at = bisect_left(self._starts, start)
         return at < len(self._starts) and (self._starts[at], self._ends[at]) == (start, end)
 
     def covers(self, position: int) -> bool:
-        """Return whether a byte belongs to a range."""
+        """Return whether a byte is in one of the ranges."""
         at = bisect_right(self._ends, position)
         return at < len(self._starts) and self._starts[at] <= position
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges, in order."""
+        """Yield the ranges in order."""
         return zip(self._starts, self._ends, strict=True)
 
 
 class Zip:
-    """zip archives."""
+    """The expander of zip archives."""
 
     name = "zip"
     seeks = True
     ends = staticmethod(may_end)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of all directories in batches, then the members without an entry.
+        """Yield the members in all directories in batches, then the members in no directory.
 
-        If a zip is in a compound file (doc, ppt), it is in a stream, and each stream is a member of
-        the compound file. If a stream is in pieces, the members found in the file are damaged, and
-        are dropped.
+        If a zip in a compound file (doc, ppt) is in one stream, the zip is opened again as a member
+        of the compound file. If the stream is scattered, members that are found in the compound
+        file itself are damaged, and damage is not reported.
         """
         data = cast(Data, data)
         compound = end_of(data)
@@ -131,7 +132,10 @@ class Zip:
 def _without_damaged(
     found: Iterator[list[Member] | Unlisted],
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield readable members; a damaged member ends at the end of its bytes."""
+    """Yield the members that can be read.
+
+    A damaged member ends before the damage, without an error.
+    """
     for part in found:
         if not isinstance(part, Unlisted):
             yield [
@@ -145,7 +149,7 @@ def _without_damaged(
 
 
 def _before_damage(member: Member) -> Iterator[bytes]:
-    """Yield the bytes of a member, as far as they can be read."""
+    """Yield the bytes of a member before any damage."""
     try:
         yield from member.chunks()
     except NotReadError as error:
@@ -154,22 +158,24 @@ def _before_damage(member: Member) -> Iterator[bytes]:
 
 
 def _is_elsewhere(detail: str) -> bool:
-    """Return whether an error says that bytes of a member are in another file."""
+    """Return whether the text of an error says that a member's bytes may be elsewhere."""
     return detail in ELSEWHERE or detail.startswith("compressed data: ")
 
 
 class _Archive:
-    """An archive that is being listed."""
+    """An archive while its members are being listed."""
 
     def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
         self._data = data
         self._search = Search(data, is_scattered=is_scattered)
         self._ranges = Ranges()
-        self._doubtful = Ranges()  # flags of members that are read only by the directory
+        # The ranges of members that were listed as the directory describes them.
+        self._doubtful = Ranges()
         self._structure: list[tuple[int, int]] = []
-        self._lowest = data.size  # the place where the structure begins
+        self._lowest = data.size  # the lowest offset in `_structure`
         self._seen: set[int] = set()
-        # Bytes of directories above the limit: enough for many small archives in a row.
+        # How many more bytes of directories may be read after the first `MAX_DIRECTORIES`; enough
+        # for many small archives in a row.
         self._left = data.size
 
     def members(self) -> Iterator[list[Member] | Unlisted]:
@@ -177,7 +183,7 @@ class _Archive:
         is_found = False
         for end in ends(self._data):
             if self._ranges.covers(end.start):
-                continue  # the mark is of an archive that is a member
+                continue  # the end record belongs to an archive that is a member
             is_found = True
             self._reserve(end.start, end.end)
             if end.is_part:
@@ -207,7 +213,7 @@ class _Archive:
         self._lowest = min(self._lowest, start)
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield the gaps: bytes outside of members and directories."""
+        """Yield the gaps, which are the bytes outside of members and directories."""
         top = 0
         for start, end in heapq.merge(self._ranges, sorted(self._structure)):
             if start > top:
@@ -217,7 +223,7 @@ class _Archive:
             yield top, self._data.size
 
     def _directory(self, directory: Directory) -> Generator[list[Member] | Unlisted, None, bool]:
-        """Yield the members of a directory; return whether it has all entries that it claims."""
+        """Yield the members of a directory; return whether it has as many entries as it claims."""
         entries = Entries(self._data, directory)
         self._reserve(directory.start, directory.claimed_end)
         mine = len(self._structure) - 1
@@ -235,9 +241,10 @@ class _Archive:
     def _listed(
         self, entries: list[Entry], unlisted: list[Unlisted], *, is_first: bool
     ) -> list[Member]:
-        """Return the members of entries; unreadable entries go to `unlisted`.
+        """Return the members for directory entries; unreadable members are added to `unlisted`.
 
-        The usual entry takes few microseconds, most of them for one read.
+        This method is optimised, because archives may have millions of members: a usual entry takes
+        few microseconds, mostly for one read.
         """
         read_at = self._data.read_at
         unpack = LOCAL.unpack_from
@@ -307,11 +314,13 @@ class _Archive:
         return members
 
     def _add(self, start: int, end: int, *, is_first: bool) -> bool:
-        """Keep the range of a member; return False if another directory named it before.
+        """Add the range of a member.
+
+        Return False if another directory has already named this member.
 
         Raises:
-            NotReadError: the member overlaps other bytes of the archive, or the archive has too
-                many ranges.
+            NotReadError: the member overlaps other bytes of the archive, or too many ranges are out
+                of order.
         """
         if end > self._lowest and any(a < end and start < b for a, b in self._structure):
             raise damaged("overlaps a directory")

@@ -1,9 +1,9 @@
-"""The directories of a zip: the places where they may begin, and their entries.
+"""The directories of a zip: where they may begin, and their entries.
 
-Programs disagree about the place of the directory: some use the last end record, some the first end
-record with a valid comment; some use its offset, some its size. So every directory that a program
-may use is read, and a member in several directories is listed once. `ziphidden` finds members
-without an entry.
+Programs disagree about the place of the directory: some use the last end record and some use the
+first end record with a valid comment; some use the directory's offset and some use its size.
+Therefore every directory that a program may use is read, and a member that is in several
+directories is listed once. `ziphidden` finds members without a directory entry.
 """
 
 from __future__ import annotations
@@ -17,32 +17,37 @@ from hashclient.containers.interface import TAIL_BYTES, Data, NotReadError, Why
 
 END_MARK, ENTRY_MARK, LOCAL_MARK = b"PK\5\6", b"PK\1\2", b"PK\3\4"
 _END64_MARK, _LOCATOR_MARK = b"PK\6\6", b"PK\6\7"
-#: disk, disk of the directory, entries here, entries, size, offset, length of the comment
+#: the end record: disk, disk of the directory, entries on this disk, entries, size and offset of
+#: the directory, length of the comment
 _END = Struct("<4x4H2LH")
 _END64 = Struct("<4xQ2H2L4Q")
 _LOCATOR = Struct("<4xLQL")
-#: mark, flags, method, crc, compressed size, size, lengths of name, extra, comment, offset
+#: an entry: mark, flags, method, checksum, compressed size, size, lengths of name, extra fields and
+#: comment, offset
 _ENTRY = Struct("<4s4x2H4x3L3H8xL")
 ENTRY_BYTES = _ENTRY.size
 
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-#: No honest archive has more than two directories; each may name millions of members. A
-#: presentation has tens of small archives, which together name at most as many members as the file
-#: has bytes.
+#: The most directories that are read without a limit: a legitimate archive has at most two, but
+#: each directory may name millions of members. A presentation contains tens of small archives, so
+#: further directories may have as many bytes as the file.
 MAX_DIRECTORIES = 16
 _MAX_PARTS = 10_000
-#: The longest entry has 196,651 bytes.
+#: How many bytes of a directory are read at a time; the longest entry has 196,651 bytes.
 _WINDOW_BYTES = 256 << 10
 
-#: offset of the local header, compressed size, size, crc, flags, method, name
+#: offset of the local header, compressed size, size, checksum, flags, method, name
 Entry = tuple[int, int, int, int, int, int, bytes]
 
 
 class Directory(msgspec.Struct, frozen=True):
-    """A directory: from `start` to `claimed_end`, at most to `limit`, where its end record begins.
+    """A directory of a zip.
 
-    `base` is added to offsets: the length of data put in front. `count` is how many entries the
-    end record claims, modulo `modulus`.
+    It begins at `start`, ends at `claimed_end` by its end record, and ends at the latest at
+    `limit`, where the end record begins.
+
+    `base` is added to offsets: it is the length of other bytes before the archive. `count` is how
+    many entries the end record claims, modulo `modulus`.
     """
 
     start: int
@@ -54,37 +59,44 @@ class Directory(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """An end record: its place, its length (with zip64), and the directories that it names."""
+    """An end record.
+
+    It begins at `start` (with its zip64 records), and `directories` are the directories that it may
+    mean.
+    """
 
     start: int
     end: int
     directories: list[Directory]
-    is_part: bool  # whether the archive is in several files
+    is_part: bool  # whether the archive is divided into several files
 
 
 def may_end(tail: bytes) -> bool:
-    """Return whether a file with these last bytes ends as a zip does. Cheap, and strict."""
+    """Return whether a file with the last bytes `tail` ends like a zip.
+
+    The test is fast, and few files that are no zip pass it.
+    """
     at = tail.rfind(END_MARK)
     while at >= 0:
         if at + _END.size <= len(tail):
             disk, first_disk, here, count, size, _, _ = _END.unpack_from(tail, at)
             is_whole = disk == first_disk == 0 < here == count
-            # Programs that use only the offset find the directory anywhere before.
+            # Programs that use only the offset find a directory anywhere before the end record.
             is_one = is_whole and (ENTRY_BYTES * count <= size or ENTRY_MARK in tail[:at])
             is_right_before = size <= at and tail[at - size : at - size + 4] == ENTRY_MARK
             if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
         elif ENTRY_MARK in tail[:at]:
-            return True  # a cut record, which some programs accept
+            return True  # the end record is cut off, and some programs accept this
         at = tail.rfind(END_MARK, 0, at)
     return False
 
 
 def ends(data: Data) -> Iterator[End]:
-    """Yield the end records that a program may use, the last first.
+    """Yield the end records that a program may use, the last record first.
 
-    Some programs search only as far as a comment can reach; others find an end record before any
-    bytes.
+    Some programs search only the bytes that a comment can have; other programs find an end record
+    before any other bytes.
     """
     is_found, start = False, data.size
     while start > 0 and not is_found:
@@ -105,7 +117,8 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
     disk, first_disk, here, count, size, offset, comment = _END.unpack(record)
     directories = _places(data, position, size, offset, count, MAX16 + 1)
     start = position
-    # Four bytes can be the mark by chance: the fields of a part must have valid values.
+    # The four bytes of a mark can occur by chance, so the other fields must be valid for an archive
+    # in several files.
     is_part = (
         first_disk <= disk
         and 0 < disk < _MAX_PARTS
@@ -117,7 +130,8 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
     if locator[:4] == _LOCATOR_MARK:
         start = position - _LOCATOR.size
         _, claimed, _ = _LOCATOR.unpack(locator)
-        # At the offset, or right before the locator if something was put in front.
+        # The zip64 record is at the stated offset or, if other bytes precede the archive, directly
+        # before its locator.
         for place in dict.fromkeys((start - _END64.size, claimed)):
             if not 0 <= place <= start - _END64.size:
                 continue
@@ -128,7 +142,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
                 directories += _places(data, place, size, offset, count, 1 << 64)
                 start = min(start, place) if place >= position - 4096 else start
     if not directories and not is_part:
-        # An empty archive has no directory; a mark alone, inside of other bytes, is no record.
+        # An empty archive has no directory; a mark alone in other bytes is no end record.
         if count or size or disk or first_disk:
             return None
     return End(start, position + _END.size, directories, is_part)
@@ -148,10 +162,13 @@ def _places(
 
 
 class Entries:
-    """The entries of one directory, read in windows; `end` and `count` are known at its end."""
+    """The entries of one directory.
+
+    `end` and `count` are right after `windows` has yielded all entries.
+    """
 
     def __init__(self, data: Data, directory: Directory) -> None:
-        """Nothing is read yet."""
+        """Remember the directory, without reading it."""
         self._data = data
         self._directory = directory
         self.end = directory.start
@@ -159,12 +176,12 @@ class Entries:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the directory has as many entries as the end record says."""
+        """Whether the directory has as many entries as the end record claims."""
         directory = self._directory
         return self.count % directory.modulus == directory.count % directory.modulus
 
     def windows(self) -> Iterator[list[Entry]]:
-        """Yield the entries of each window, in the order of the directory."""
+        """Yield the entries of the directory in order, one list for each window of bytes."""
         base, limit = self._directory.base, self._directory.limit
         unpack = _ENTRY.unpack_from
         while self.end < limit:
@@ -193,7 +210,10 @@ class Entries:
 
 
 def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
-    """Return `values`; values over 32 bits are taken from the extra field of zip64."""
+    """Return `values`.
+
+    Each value of 0xFFFFFFFF is replaced by the value in the zip64 extra field.
+    """
     found = extra_field(extra, 1)
     if found is None:
         return values
@@ -208,7 +228,7 @@ def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def extra_field(extra: bytes, kind: int) -> bytes | None:
-    """Return the first extra field of a kind; None if the entry has none."""
+    """Return the first extra field of a kind; None if there is none."""
     at = 0
     while at + 4 <= len(extra):
         length = int.from_bytes(extra[at + 2 : at + 4], "little")
@@ -218,7 +238,7 @@ def extra_field(extra: bytes, kind: int) -> bytes | None:
     return None
 
 
-#: Messages about an archive whose bytes lie elsewhere.
+#: Texts of errors that also occur if the bytes of an archive are elsewhere in a compound file.
 NO_DIRECTORY = "no directory"
 NO_LOCAL_HEADER = "no local header where the directory says"
 MEMBER_CUT = "a member that is cut off"
@@ -232,5 +252,5 @@ ELSEWHERE = frozenset(
 
 
 def damaged(detail: str) -> NotReadError:
-    """Return the error of a zip that does not agree with itself."""
+    """Return the error for a damaged zip."""
     return NotReadError(Why.DAMAGED, f"zip: {detail}")

@@ -1,10 +1,11 @@
-"""Members of a zip that no directory names: before, between and after the others.
+"""Finds members of a zip that no directory names: before, between and after the other members.
 
-A program that reads a zip as a stream uses any local header that it finds. So bytes outside of
-members and directories are searched for headers. Four bytes can be a mark by chance, above all in a
-program. A mark with valid fields, or directly after a member, counts as a header: if its member
-cannot be read, the member is unread. A mark with fewer valid fields counts if its data has the
-right checksum; other marks are chance.
+A program that reads a zip as a stream uses each local header that it finds. Therefore the bytes
+outside of members and directories are searched for local headers. The four bytes of a mark can
+occur by chance, above all in a program. A mark that has valid fields, or that directly follows a
+member, counts as a header, and an unreadable member of such a header is reported as unread. A mark
+without valid fields only counts if the data after it has the right checksum; all other marks are
+taken for chance.
 """
 
 from __future__ import annotations
@@ -41,18 +42,22 @@ from hashclient.containers.zipmember import (
 )
 
 _WINDOW_BYTES = 1 << 20
-#: Every flag and method that any program writes; versions end at 6.3.
+#: The flags, methods and versions that programs write; versions end at 6.3.
 _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: Marks and bytes that are tried as long as a mark may be chance; more marks cannot be chance.
+#: `_MAX_TRIES`: how many marks without valid fields are tried; `_MAX_TRIED_BYTES`: how many bytes
+#: are decoded for them. More marks cannot occur by chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """A local header, and the place of its bytes; `packed` is None if their length is unknown."""
+    """A local header, and the place of the member's bytes.
+
+    `packed` is None if their length is unknown.
+    """
 
     offset: int
     name: bytes
@@ -70,7 +75,7 @@ class Search:
     """A search of the bytes of an archive that no directory names."""
 
     def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
-        """Nothing is read yet; if an archive `is_scattered`, no header is expected anywhere."""
+        """Read nothing yet; with `is_scattered`, no header is expected at a certain place."""
         self._data = data
         self._is_scattered = is_scattered
         self._window = b""
@@ -80,9 +85,10 @@ class Search:
         self._has_given_up = False
 
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members found in `gaps`, which ascend."""
+        """Yield the members in `gaps`, which are in ascending order."""
         for start, end in gaps:
-            # The place at which a program that reads a stream looks next.
+            # `expected`: where a program that reads the archive as a stream expects the next
+            # header.
             expected = None if self._is_scattered else start
             at = self._find(LOCAL_MARK, start, end)
             while at is not None:
@@ -101,7 +107,10 @@ class Search:
                 at = self._find(LOCAL_MARK, at, end)
 
     def _descriptor_bytes(self, found: _Found) -> int:
-        """Return the length of the descriptor behind a member whose length is known."""
+        """Return the length of the descriptor after a member of known length.
+
+        Return 0 if there is none.
+        """
         assert found.packed is not None
         if not found.flags & HAS_DESCRIPTOR:
             return 0
@@ -110,7 +119,10 @@ class Search:
         return descriptor_bytes(self._data, end, *values) or 0
 
     def _find(self, mark: bytes, start: int, end: int) -> int | None:
-        """Return the first place of `mark` between two places; None if not found."""
+        """Return the first offset of `mark` between `start` and `end`.
+
+        Return None if the mark is not found.
+        """
         while start + len(mark) <= end:
             at = start - self._window_at
             if not 0 <= at <= len(self._window) - len(mark):
@@ -125,9 +137,11 @@ class Search:
         return None
 
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
-        """Return the local header at `offset`, in a gap that ends at `end`; else None.
+        """Return the local header at `offset`, in a gap that ends at `end`.
 
-        At a place where a header is expected, the mark counts with any fields.
+        Return None if it is no header.
+
+        If a header is expected at this offset, it counts even if its fields are invalid.
         """
         block = self._data.read_at(offset, LOCAL_BYTES)
         if len(block) < LOCAL_BYTES:
@@ -188,9 +202,9 @@ class Search:
         return self._tries < 0 or self._bytes_to_try <= 0
 
     def _is_sound(self, found: _Found) -> bool:
-        """Return whether the bytes after a header decode to the checksum in it."""
+        """Return whether the bytes after a header decode to the checksum that the header states."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
-            return False  # the entry has neither data nor a checksum to compare
+            return False  # the header states neither data nor a checksum
         self._tries -= 1
         if self._tries < 0:
             return False
@@ -204,10 +218,10 @@ class Search:
         return True
 
     def stored_bytes(self, found: _Found) -> tuple[int, int]:
-        """Return the length and the checksum of a stored member, from its descriptor.
+        """Return the length and the checksum of a stored member, by its descriptor.
 
         Raises:
-            NotReadError: no descriptor agrees with the bytes.
+            NotReadError: no descriptor fits the bytes.
         """
         at = self._find(DESCRIPTOR_MARK, found.start, found.limit)
         while at is not None:
@@ -222,15 +236,15 @@ class Search:
 
     @property
     def data(self) -> Data:
-        """The archive."""
+        """The bytes of the archive."""
         return self._data
 
 
 def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
-    """Yield the bytes of a member found in a gap.
+    """Yield the bytes of a member that was found in a gap.
 
     Raises:
-        NotReadError: the bytes are damaged, or do not end at the end of the gap.
+        NotReadError: the bytes are damaged, or extend beyond the gap.
     """
     data = search.data
     end = found.limit if found.packed is None else found.start + found.packed
@@ -251,7 +265,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     yield from packed.chunks(most)
     is_said = found.size or not found.flags & HAS_DESCRIPTOR
     if is_said and packed.count != found.size:
-        raise damaged("its sizes do not agree")  # some programs fill the member up with zeros
+        raise damaged("its sizes do not agree")  # some programs append zeros to the member
     if found.packed is None:
         length = packed.position - found.start
         if descriptor_bytes(data, packed.position, packed.found, length, packed.count) is None:
@@ -259,7 +273,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     elif packed.position != end:
         raise damaged("bytes behind its compressed data")
     elif packed.found != found.crc:
-        # The checksum in the header is wrong, so the descriptor must have the right checksum.
+        # The checksum in the header is wrong, so the descriptor must contain the right checksum.
         length = found.packed
         if descriptor_bytes(data, end, packed.found, length, packed.count) is None:
             raise damaged(WRONG_SUM)

@@ -1,7 +1,7 @@
-"""A member of a zip: its local header, and its bytes.
+"""Reads a member of a zip: its local header, and its bytes.
 
-Local header, directory and descriptor must agree: otherwise, programs extract different bytes, and
-each result counts.
+The local header, the directory entry and the descriptor must agree, because programs otherwise
+extract different bytes, each of which would have to be checked.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from hashclient.containers.zipdirectory import (
     wide,
 )
 
-#: mark, flags, method, crc, compressed size, size, lengths of name and extra
+#: the local header: mark, flags, method, checksum, compressed size, size, lengths of name and extra
+#: fields
 LOCAL = Struct("<4s2x2H4x3L2H")
 LOCAL_BYTES = LOCAL.size
 DESCRIPTOR_MARK = b"PK\7\x08"
 _DESCRIPTOR_BYTES = 24
 _SHORT, _LONG = Struct("<3L"), Struct("<L2Q")
 
-IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000  # the old way, the strong way, with masked headers
-HAS_END_MARK = 0x0002  # of lzma
+# The flags of the old encryption, of the strong encryption, and of masked headers.
+IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000
+HAS_END_MARK = 0x0002  # a flag of lzma members
 HAS_DESCRIPTOR = 0x0008
 IS_PATCH = 0x0020
-#: Flags of a member that has more than a header and its bytes.
+#: Flags of a member that is not only a header and its bytes.
 UNUSUAL = IS_ENCRYPTED | HAS_DESCRIPTOR | IS_PATCH
 
 STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ, PPMD = 0, 8, 12, 14, 93, 95, 98
@@ -47,25 +49,26 @@ _DECODERS: dict[int, Callable[[], Decoder]] = {
 }
 if decoding.HAS_ZSTD:
     _DECODERS[ZSTD] = decoding.zstd
-#: Methods that libarchive decodes, if it is installed.
+#: The methods that libarchive decodes, if it is installed.
 _OF_LIBRARY = frozenset({ZSTD, PPMD} - _DECODERS.keys() if libarchive.is_here() else ())
 METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
-#: For these methods, the header says how many bytes decode.
+#: Methods whose compressed data has no end mark, so the header must state how many bytes decode.
 _NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
-#: A member of at most this many bytes is read at once.
+#: A member of at most this many bytes is read in one step.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
 _FEW_BYTES = 64
-#: The header of a block with codes of its own, and the bytes that codes of rare bytes take.
+#: How many input bytes are read beyond the estimate: for the header of a block with its own codes,
+#: and for the long codes of rare bytes.
 _HEAD_EXTRA_BYTES = 512
 
 
 def agree(data: Data, entry: Entry) -> tuple[int, int]:
-    """Return the beginning of the bytes of a member, and its end with the descriptor.
+    """Return where a member's bytes begin, and where the member ends with its descriptor.
 
     Raises:
-        NotReadError: the local header or the descriptor differs from the directory.
+        NotReadError: the local header or the descriptor disagrees with the directory.
     """
     offset, packed, size, crc, _, method, _ = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
@@ -96,7 +99,10 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 
 
 def by_directory(data: Data, entry: Entry) -> list[Member]:
-    """Return the member for programs that use only the directory, if they can extract it."""
+    """Return the member that programs extract that use only the directory.
+
+    An empty list if they cannot.
+    """
     offset, packed, size, crc, flags, method, name = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
     if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK) or flags & IS_PATCH:
@@ -110,7 +116,10 @@ def by_directory(data: Data, entry: Entry) -> list[Member]:
 
 
 def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:
-    """Return the length of the descriptor at an offset; None if it does not agree."""
+    """Return the length of the descriptor at `position`.
+
+    Return None if no descriptor with these values is there.
+    """
     block = data.read_at(position, _DESCRIPTOR_BYTES)
     bodies = [_LONG.pack(crc, packed, size)]
     if packed <= MAX32 and size <= MAX32:
@@ -126,7 +135,7 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
     """Yield the bytes of a member that is not compressed.
 
     Raises:
-        NotReadError: the file ends before, or the checksum of the bytes is wrong.
+        NotReadError: the file ends within the member, or the checksum is wrong.
     """
     found = 0
     position, end = start, start + size
@@ -144,12 +153,16 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
 
 
 class Packed:
-    """The bytes of a compressed member; `position` is the end of the read, `found` the checksum."""
+    """The bytes of a compressed member.
+
+    `position` is where the read has ended, `found` the checksum of the decoded bytes, and `count`
+    their number.
+    """
 
     def __init__(
         self, data: Data, start: int, end: int, method: int, *, flags: int, crc: int
     ) -> None:
-        """The bytes are between `start` and `end`; the compressed data may end before."""
+        """The member is between `start` and `end`; its compressed data may end before `end`."""
         self._data = data
         self._method = method
         self._flags = flags
@@ -167,7 +180,7 @@ class Packed:
         return piece
 
     def chunks(self, most: int | None) -> Iterator[bytes]:
-        """Yield the decoded bytes; a method without an end mark stops after `most`.
+        """Yield the decoded bytes; a method without an end mark stops after `most` bytes.
 
         Raises:
             NotReadError: the bytes are damaged.
@@ -191,7 +204,7 @@ class Packed:
             decoder = _DECODERS[self._method]()
         for piece in decoded(decoder, self._read, needs_end=most is None):
             if most is not None and self.count + len(piece) >= most:
-                # The last bytes of the coder decode to meaningless bytes.
+                # The last input bytes of the coder decode to meaningless bytes, which are cut off.
                 piece = piece[: most - self.count]
                 self.position = self._end
             self.found = crc32(piece, self.found)
@@ -210,30 +223,30 @@ class Packed:
             yield piece
 
     def _by_library(self, size: int) -> Iterator[bytes]:
-        """Let libarchive decode a zip that contains only this member."""
+        """Let libarchive decode an archive that contains only this member; yield the bytes."""
         length = self._end - self.position
         if max(size, length) >= MAX32:
             raise unsupported(self._method)
         head = LOCAL.pack(LOCAL_MARK, 0, self._method, self._crc, length, size, 1, 0) + b"x"
-        # The library looks at the bytes behind a member before it has decoded all.
+        # libarchive reads some bytes after the member before it has decoded the whole member.
         alone = Joined(head, self._data, self.position, length + _FEW_BYTES)
         reader = libarchive.Libarchive("zip", formats=("zip_streamable",), seeks=True)
         for found in reader.members(alone):
             if isinstance(found, Unlisted):
                 raise NotReadError(found.why, found.detail)
             yield from found[0].chunks()
-            return  # what follows is another member, cut off
+            return  # the bytes after the member look like another member
 
 
 def size_needed(method: int, flags: int, size: int) -> int | None:
-    """Return `size` if the compressed data has no end of its own; else None."""
+    """Return `size` if the compressed data has no end mark; None otherwise."""
     if method not in _NEEDS_SIZE or (method == LZMA and flags & HAS_END_MARK):
         return None
     return size
 
 
 def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Return all bytes of a compressed member, with any claimed size.
+    """Return all bytes of a compressed member, even if its size differs from the claimed size.
 
     Raises:
         NotReadError: the bytes are damaged, or their checksum is wrong.
@@ -253,7 +266,7 @@ def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Yield the bytes of a small deflated member quickly: most members are small."""
+    """Yield the bytes of a small deflated member quickly, because most members are small."""
     inflater = decoding.inflater(-15)
     rest = data.read_at(start, entry[1])
     count = found = 0
@@ -275,10 +288,12 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 
 
 def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
-    """Return the first `count` bytes of a member that is not compressed, or all of it, checked.
+    """Return the first `count` bytes of a stored member.
+
+    If these are all bytes, their checksum is verified.
 
     Raises:
-        NotReadError: the file ends before, or the checksum of the bytes is wrong.
+        NotReadError: the file ends within the member, or the checksum is wrong.
     """
     size = entry[2]
     head = data.read_at(start, min(count, size))
@@ -290,7 +305,9 @@ def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
 
 
 def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
-    """Return the first `count` bytes of a deflated member; all bytes are checked.
+    """Return the first `count` bytes of a deflated member.
+
+    If these are all bytes, they are verified.
 
     Raises:
         NotReadError: the bytes are damaged.
@@ -298,7 +315,8 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     is_brief = count <= HEAD_BYTES
     inflater = decoding.brief_inflater(-15) if is_brief else decoding.inflater(-15)
     position, end = start, start + entry[1]
-    # As many input bytes as the claimed sizes should need; if too few bytes decode, more are read.
+    # The first read has as many bytes as the claimed sizes suggest; if too few bytes decode, more
+    # bytes are read.
     step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES
     head = b""
     while len(head) < count and not inflater.eof:
@@ -306,7 +324,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
         if not packed:
             raise damaged(ENDS_EARLY)
         position += len(packed)
-        step = min(2 * step, PIECE_BYTES)  # many empty blocks are passed quickly
+        step = min(2 * step, PIECE_BYTES)  # many empty blocks in a row are skipped quickly
         try:
             head += inflater.decompress(packed, count - len(head))
         except decoding.ERRORS as error:
@@ -319,23 +337,23 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
 
 
 def _check(entry: Entry, count: int, found: int) -> None:
-    """Compare the length and the checksum of the bytes read with the claimed length and checksum.
+    """Compare the number and the checksum of the decoded bytes with the claimed values.
 
     Raises:
-        NotReadError: length or checksum does not agree.
+        NotReadError: the number or the checksum differs.
     """
     _, _, size, crc, _, _, _ = entry
     if found != crc:
         raise damaged(WRONG_SUM)
     if count < size:
-        raise damaged("shorter than it says")  # some programs fill the member up with zeros
+        raise damaged("shorter than it says")  # some programs append zeros to the member
 
 
 def unsupported(method: int) -> NotReadError:
-    """Return the error for a method that is not supported."""
+    """Return the error for a member with an unsupported method."""
     return NotReadError(Why.UNSUPPORTED, f"zip: method {method}")
 
 
 def encrypted() -> NotReadError:
-    """Return the error of a member that has a password."""
+    """Return the error for an encrypted member."""
     return NotReadError(Why.ENCRYPTED, "zip: encrypted")

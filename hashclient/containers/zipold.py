@@ -1,10 +1,12 @@
-"""Methods of zip that no library used here decodes: Deflate64, and methods from before 1993.
+"""Decodes methods of zip that no other library decodes: Deflate64, and methods from before 1993.
 
-The Windows Explorer compresses members above 2 GiB with Deflate64; shrink and implode are in
-archives of the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes these methods
-in Python, at some megabytes a second. Memory is a window of 64 KiB, a piece and tables.
+The Windows Explorer compresses members of more than 2 GiB by Deflate64; shrink and implode occur in
+archives from the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes these methods
+in Python, at a speed of some megabytes per second. The decoder needs memory for a window of 64 KiB,
+for a piece and for tables.
 
-Limit: reduce (methods 2 to 5) stays unread, and so do methods that are not in `zipmember`.
+Limit: members that are compressed by reduce (methods 2 to 5), or by methods that are not in
+    `zipmember`, are reported as unread.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from hashclient.containers.zipdirectory import ENDS_EARLY, damaged
 
 SHRUNK, IMPLODED, DEFLATED64 = 1, 6, 9
 METHODS = frozenset((SHRUNK, IMPLODED, DEFLATED64))
-#: Bytes that are returned at a time, and the bytes before them that matches may repeat.
+#: `_PIECE_BYTES`: how many bytes are returned at a time; `_WINDOW_BYTES`: how many bytes before
+#: them a match may repeat.
 _PIECE_BYTES = _WINDOW_BYTES = 64 << 10
 
-# Deflate64: the base values of lengths and distances, and the numbers of their extra bits.
+# Tables of Deflate64: the base values of lengths and distances, and the numbers of their extra
+# bits.
 _LENGTH_BITS = (*(0,) * 8, *(n for n in range(1, 6) for _ in range(4)), 16)
 _LENGTHS = (*(3 + sum(1 << b for b in _LENGTH_BITS[:n]) for n in range(28)), 3)
 _DISTANCE_BITS = (0, 0, *(n for n in range(15) for _ in range(2)))
@@ -27,23 +31,24 @@ _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 _FIXED = ([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8, [5] * 32)
 _END = 256
 
-# shrink: a code that is followed by a command
+# codes of shrink: a code that a command follows, and the commands
 _CONTROL, _WIDER, _CLEAR = 256, 1, 2
 _MAX_CODE_BITS = 13
 
-#: Flags of implode: a window of 8 KiB, and codes for bytes as well.
+#: Flags of implode: a window of 8 KiB, and codes for literal bytes.
 _HAS_LARGE_WINDOW, _HAS_BYTE_CODES = 0x02, 0x04
 _MOST = 63
 
-#: For the next bits as a number: a symbol, and how many of the bits its code has.
+#: A table of codes: the length of the longest code and, for each value of the next bits, a symbol
+#: and the length of its code.
 _Table = tuple[int, list[tuple[int, int]]]
 
 
 class Old:
-    """A member that is decoded; `read` returns its compressed bytes, piece by piece."""
+    """A member that is being decoded; `read` returns its compressed bytes, piece by piece."""
 
     def __init__(self, method: int, flags: int, size: int, read: Callable[[], bytes]) -> None:
-        """Decode `method`; shrink and implode end after `size` bytes."""
+        """Decode by `method`; shrink and implode end after `size` decoded bytes."""
         self._method = method
         self._flags = flags
         self._size = size
@@ -57,7 +62,7 @@ class Old:
 
     @property
     def unused(self) -> int:
-        """Whole bytes that were taken from the input and not used."""
+        """How many whole bytes were taken from the input and were not used."""
         return self._count // 8 + len(self._piece) - self._at
 
     def chunks(self) -> Iterator[bytes]:
@@ -72,7 +77,10 @@ class Old:
         yield self._give()
 
     def _give(self) -> bytes:
-        """Return the newly decoded bytes; keep as many as a match may repeat."""
+        """Return the bytes decoded since the last call.
+
+        Keep as many bytes as a match may repeat.
+        """
         out = self._out
         piece = bytes(out[self._given :])
         del out[: max(0, len(out) - _WINDOW_BYTES)]
@@ -83,11 +91,11 @@ class Old:
         return len(self._out) - self._given >= _PIECE_BYTES
 
     def _fill(self, count: int) -> bool:
-        """Read this many bits; return False, and zeros, if the input has ended."""
+        """Read ahead until `count` bits are available; return False if the input has ended."""
         while self._count < count:
             if self._at >= len(self._piece):
                 self._piece, self._at = self._read(), 0
-            few = self._piece[self._at : self._at + 8]  # few bytes: large numbers are slow
+            few = self._piece[self._at : self._at + 8]  # few bytes, because large integers are slow
             if not few:
                 return False
             self._at += len(few)
@@ -115,7 +123,7 @@ class Old:
         return symbol
 
     def _copy(self, distance: int, length: int) -> None:
-        """Repeat bytes; the bytes before the first byte of the member are zeros."""
+        """Repeat earlier bytes; bytes before the beginning of the member count as zeros."""
         out = self._out
         start = len(out) - distance
         if start < 0:
@@ -203,7 +211,7 @@ class Old:
                 yield
 
     def _tree(self, count: int) -> _Table:
-        """Read the lengths of codes, which come in runs."""
+        """Read the lengths of codes, which are stored as runs."""
         lengths: list[int] = []
         for _ in range(self._take(8) + 1):
             run = self._take(8)
@@ -236,7 +244,9 @@ class Old:
                 continue
             text = bytearray()
             at = code
-            if at > 0xFF and at not in parents:  # the code is made from the code before
+            # The code is not defined yet, so it stands for the bytes of the last code and their
+            # first byte.
+            if at > 0xFF and at not in parents:
                 text.append(first)
                 at = last
             while at > 0xFF:
@@ -259,10 +269,10 @@ class Old:
 
 
 def _table(lengths: list[int], *, inverted: bool = False) -> _Table:
-    """Return the table of codes with these lengths, shorter codes first.
+    """Return the table of the codes with the given lengths; shorter codes come first.
 
     Raises:
-        NotReadError: the table has too many codes.
+        NotReadError: the lengths are impossible.
     """
     longest = max(lengths, default=0)
     entries = [(0, 0)] * (1 << longest)
