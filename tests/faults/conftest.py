@@ -1,4 +1,4 @@
-"""The provider and the client that the attacks use."""
+"""The provider and the client that the tests of attacks use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generations:
 
 @pytest.fixture
 def simulator(world: Generations) -> Simulator:
-    """The provider, honest and at generation 2."""
+    """A provider that is honest so far and has published generation 2."""
     world.simulator.files = dict(world.served[2])
     world.simulator.faults.clear()
     world.simulator.requests.clear()
@@ -39,7 +39,7 @@ def simulator(world: Generations) -> Simulator:
 
 @pytest.fixture
 def client(world: Generations, simulator: Simulator, tmp_path: Path) -> Client:
-    """A client that has generation 2."""
+    """A client that has fetched generation 2."""
     state = tmp_path / "state"
     shutil.copytree(world.template, state, symlinks=True)
     return Client(state, simulator, world.root)

@@ -1,4 +1,4 @@
-"""The outbox of alerts, killed at each change of the disk and at random: whole, and none lost."""
+"""The outbox of alerts, killed at each change of the disk and at random: no alert is lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_killed_at_each_change_an_alert_is_not_lost(told: Told) -> None:
         told.alert()
         kinds = {d["kind"]: d["id"] for d in documents(told.inbox)}
         assert kinds.keys() >= {"fetch-failed", "refused"}
-        # An alert that came twice is the same.
+        # An alert that was received twice has the same id and count.
         assert len({(d["id"], d["count"]) for d in documents(told.inbox)}) == len(kinds)
         assert told.book().waiting == ()
         if not is_killed:
@@ -56,7 +56,7 @@ def test_killed_at_each_change_an_alert_is_not_lost(told: Told) -> None:
 
 @pytest.mark.slow
 def test_random_kills_of_scans_and_of_sending_lose_no_match(tmp_path: Path) -> None:
-    """Each file is listed; the command is killed at random moments, KILLS times."""
+    """All files are listed, and the command is killed KILLS times at random moments."""
     inbox, chance = tmp_path / "inbox", random.Random(31)
     state = State(tmp_path, {"base": {"e-1": b"listed"}})
     state.configure(f"[alerts]\nevery_hours = 0\n{into(inbox)}")
@@ -71,8 +71,9 @@ def test_random_kills_of_scans_and_of_sending_lose_no_match(tmp_path: Path) -> N
                 running.wait(chance.uniform(0.2, 1.2))
             except subprocess.TimeoutExpired:
                 running.send_signal(signal.SIGKILL)
-        assert running.returncode != ExitCode.USAGE  # else it was refused, and nothing ran
-        # Whole at any time: a damaged one would say so.
+        # With the exit code USAGE, no scan would have run.
+        assert running.returncode != ExitCode.USAGE
+        # The outbox can be read after each kill, so no document in it is damaged.
         assert state.call("alerts", "list").code == 0
     assert state.call("scan", state.tree).code == 10
     assert state.call("alerts", "send").code == 0

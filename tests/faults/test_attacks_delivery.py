@@ -1,4 +1,4 @@
-"""Attacks from between a provider and us, or on our cache: one test each.
+"""Attacks from a place between provider and client, or on the client's cache: one test each.
 
 Each attack ends in the right exit code and in a message that says what is wrong. The lists on disk
 do not change by a byte, and scans still use the old generation.
@@ -24,7 +24,7 @@ from hashclient.cli import main as command
 from hashclient.core.errors import ExitCode, HashclientError
 from tests.attack_world import ALL, NEW, Generations, new_root_key, refused, roles_of
 
-# Unsigned bytes
+# Changed bytes that no signature covers
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_metadata_that_is_none(
     refused(client, ExitCode.UNVERIFIED, "provider main")
 
 
-# Network, as far as trust is concerned
+# Attacks in the network that concern trust
 
 
 @pytest.mark.parametrize("pattern", ["metadata/timestamp.json", "*.snapshot.json", "targets/*"])
@@ -95,7 +95,7 @@ def test_next_root_that_fails_is_not_taken_for_missing(client: Client, world: Ge
     refused(client, ExitCode.UNREACHABLE, "500")
 
 
-# The cache
+# The cached metadata
 
 
 def cache_files(client: Client) -> list[Path]:
@@ -116,7 +116,7 @@ def test_tampered_cache_heals(client: Client, world: Generations, data: bytes) -
 
 
 def test_cached_root_of_a_thief_does_not_count(client: Client, world: Generations) -> None:
-    """The cache is writable; only what follows from the pinned root is believed."""
+    """Anybody may write to the cache, so only metadata that the pinned root leads to is trusted."""
     thief = CryptoSigner.generate_ed25519()
     metadata = world.simulator.metadata("root")
     new_root_key(thief)(metadata.signed)
@@ -184,7 +184,7 @@ class Site:
         self.run("fetch")
 
     def serve(self, answer: Callable[[bytes], Behaviour] = reply) -> None:
-        """Serve the simulator's files to clients that know the token."""
+        """Serve the simulator's files to clients that send the token."""
         self.server._scripts.clear()
         for path, data in self.simulator.files.items():
             self.server.on(f"/{path}", self._guarded(answer(data)))
@@ -198,7 +198,7 @@ class Site:
         return behave
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run the command in this process; return exit code, stdout and stderr."""
+        """Run the command in this process, and return its exit code, stdout and stderr."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = command._run(["--state-dir", str(self.state), *arguments])

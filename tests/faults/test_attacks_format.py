@@ -174,7 +174,7 @@ def segment(name: str, entries: int, kind: str = "add") -> dict[str, Any]:
 
 
 def extend(*segments: dict[str, Any], checksum: int = 0) -> Callable[[dict[str, Any]], None]:
-    """Change an index into generation 3 with `segments` besides."""
+    """Return a change of an index: generation 3, with `segments` added."""
 
     def change(document: dict[str, Any]) -> None:
         document["generation"] = 3
@@ -206,7 +206,7 @@ def row(**fields: Any) -> dict[str, Any]:
 
 
 def loose_schema(**types: pa.DataType) -> pa.Schema:
-    """The schema of an `add` segment with some types replaced and everything nullable."""
+    """Return the schema of an `add` segment with some types replaced and all columns nullable."""
     return pa.schema([pa.field(f.name, types.get(f.name, f.type)) for f in add_schema()])
 
 
@@ -323,7 +323,7 @@ def test_segment_whose_row_count_lies(client: Client, simulator: Simulator) -> N
 
 
 def test_segment_that_asks_for_any_amount_of_memory(client: Client, simulator: Simulator) -> None:
-    """One long id in a dictionary, and 300,000 rows that name it: 16 KB that decode to 30 GB."""
+    """A dictionary has one long id that 300,000 rows name: 16 KB decode to 30 GB."""
     data, _, count = hostile_segments.dictionary(300_000)
     assert len(data) < 20_000
     simulator.replace_target("g3", data)
@@ -362,12 +362,12 @@ def test_list_that_never_adds_up(client: Client, world: Generations) -> None:
     simulator.files = dict(world.served[3])
     simulator.edit_index(lambda document: document.update(checksum="0123456789abcdef"))
     refused(client, ExitCode.UNVERIFIED, "do not add up")
-    # The unfinished build is removed: the next generation is built from the start.
+    # The unfinished build is removed, and the next generation is built from the start.
     assert not (client.settings.layout.lists / "baseline" / "staging.json").exists()
 
 
 def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: Simulator) -> None:
-    """The good segments were written already; they are removed again."""
+    """The valid segments were sealed already, and are removed after the bad segment is found."""
     out = io.BytesIO()
     pq.write_table(pa.table({"entry_id": ["e-4"]}), out)
     simulator.replace_target("g3-a", parquet(row()))
@@ -380,7 +380,7 @@ def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: S
 
 
 def test_delta_that_does_not_add_up_is_built_again(client: Client, simulator: Simulator) -> None:
-    """The provider has put something else into a generation that we have: the base counts."""
+    """The provider has changed a generation that the client has; the client keeps its own base."""
     table = pq.read_table(io.BytesIO(simulator.files[simulator.target_path(G2)]))
     kept = table.slice(0, 4).cast(add_schema())
     simulator.replace_target("other", encode_segment(kept))
@@ -400,7 +400,7 @@ def test_delta_that_does_not_add_up_is_built_again(client: Client, simulator: Si
 
 
 def test_delta_that_cannot_be_applied_is_built_again(client: Client, simulator: Simulator) -> None:
-    """The delta withdraws what our base never had."""
+    """The delta withdraws an entry that the client's base never had."""
     more = pa.Table.from_pylist([row(entry_id="x-8"), row(entry_id="x-9")], add_schema())
     simulator.replace_target("other", encode_segment(more))
     out = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Attacks with notices: signed with a wrong key, replayed, reordered, held back, too many.
+"""Attacks with notices: signed with a wrong key, replayed, reordered, held back, or too many.
 
-After a refusal lists are still fetched, and earlier notices stay in force.
+After a refusal, lists are still fetched, and earlier notices stay in force.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FIRST = Said(
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A provider with a list and a notice, and a client that has both; tests copy them."""
+    """A provider with a list and a notice, and a client that has fetched both; tests copy them."""
     directory = tmp_path_factory.mktemp("template")
     simulator = Simulator(directory / "repo")
     simulator.publish(csv(range(3)))
@@ -79,7 +79,7 @@ def say(simulator: Simulator, draft: Said) -> Notice:
 
 
 def sign(simulator: Simulator, *notices: Notice, as_id: str | None = None) -> None:
-    """Serve notices that the role signs, even if the provider's own code would refuse them."""
+    """Serve notices that the role signs, even notices that the provider's own code would refuse."""
     serve(simulator, {as_id or notice.id: encode_notice(notice) for notice in notices})
 
 
@@ -99,7 +99,7 @@ def unsign(simulator: Simulator, notice_id: str) -> None:
 
 
 def fresh(simulator: Simulator, notice_id: str, **changes: Any) -> Notice:
-    """Return a notice that is sent now."""
+    """Return a notice whose time of sending is now."""
     sent = simulator.now.replace(microsecond=0)
     values = {"sent": sent, "expires": sent + timedelta(days=30), **changes}
     return make_notice(notice_id, **values)
@@ -114,7 +114,7 @@ def states(client: Client) -> dict[str, State]:
 
 
 def refused(client: Client, code: ExitCode, message: str) -> FetchedNotices:
-    """Fetch; lists come anyway, the earlier notices stay, and the log has the refusal."""
+    """Check that a fetch refuses the notices, keeps earlier ones, fetches lists and logs this."""
     before = found(client)
     assert client.fetch()[0].error is None
     (fetched,) = client.notices
@@ -130,7 +130,7 @@ def refused(client: Client, code: ExitCode, message: str) -> FetchedNotices:
     return fetched
 
 
-# The honest provider
+# Tests with an honest provider
 
 
 def test_a_fetch_with_nothing_new_costs_two_requests(client: Client, simulator: Simulator) -> None:
@@ -175,7 +175,7 @@ def test_updates_and_cancels_end_what_they_refer_to(client: Client, simulator: S
 
 
 def test_a_client_of_lists_alone_is_not_kept_out(simulator: Simulator, tmp_path: Path) -> None:
-    """The metadata fits the first release, and python-tuf's own client fetches it."""
+    """python-tuf's own client and a client of the first release can read the metadata."""
     for role in ("targets", "snapshot", NOTICES):
         simulator.rotate(role)
     targets = simulator.metadata("targets").signed
@@ -188,7 +188,7 @@ def test_a_client_of_lists_alone_is_not_kept_out(simulator: Simulator, tmp_path:
     assert PlainClient(tmp_path / "plain", simulator).generation() == 1
 
 
-# Foreign keys
+# Keys of other roles or people
 
 
 def test_a_role_signed_by_a_foreign_key_is_refused(client: Client, simulator: Simulator) -> None:
@@ -227,7 +227,7 @@ def test_a_list_cannot_vouch_for_a_notice(client: Client, simulator: Simulator) 
 
 
 def test_a_key_that_was_replaced_counts_no_more(client: Client, simulator: Simulator) -> None:
-    """Notices that the old key signed do not count either: the role has to be signed again."""
+    """Notices that the old key signed do not count until the role is signed again."""
     key = CryptoSigner.generate_ed25519().public_key
 
     def change(signed: Any) -> None:
@@ -312,12 +312,12 @@ def test_a_role_that_vanishes_is_refused(client: Client, simulator: Simulator) -
     fetched = refused(client, ExitCode.UNVERIFIED, "its role of notices has vanished")
     path = client.settings.layout.notices_of("main")
     assert str(path) in str(fetched.error and fetched.error.hint)
-    # Damage to the file does not make the role unknown.
+    # If the file is damaged, the client still knows that the role of notices exists.
     path.write_bytes(b"?")
     client.fetch()
     (fetched,) = client.notices
     assert fetched.error is not None and "has vanished" in fetched.error.message
-    # A person has made sure that the role was given up.
+    # A person removes the file after making sure that the provider gave up the role.
     path.unlink()
     client.notices.clear()
     client.fetch()
@@ -353,7 +353,7 @@ def test_a_role_that_signs_something_else_is_refused(
     refused(client, ExitCode.UNVERIFIED, "no notice")
 
 
-# Replayed, rolled back, held back
+# Notices that are replayed, rolled back or held back
 
 
 def test_an_older_role_is_refused(client: Client, simulator: Simulator) -> None:
@@ -361,11 +361,11 @@ def test_an_older_role_is_refused(client: Client, simulator: Simulator) -> None:
     say(simulator, msgspec.structs.replace(FIRST, id="second"))
     client.fetch()
     client.notices.clear()
-    # TUF prevents this: the snapshot names the version of the notices.
+    # TUF prevents the rollback, because the snapshot names the version of the notices.
     simulator.edit("snapshot", lambda s: s.meta.update({"notices.json": MetaFile(1)}))
     with pytest.raises(HashclientError, match=r"notices\.json version"):
         client.fetch()
-    # The local file prevents this, even if somebody has removed the metadata.
+    # The file of notices on this machine prevents the rollback, even if the metadata was removed.
     for path in client.settings.layout.metadata("main").glob("*.json"):
         path.unlink()
     simulator.files = served
@@ -394,7 +394,7 @@ def test_a_notice_published_again_with_another_content_is_refused(
 ) -> None:
     sign(simulator, fresh(simulator, "first", headline="Something else"))
     refused(client, ExitCode.UNVERIFIED, "first was published again with another content")
-    # This does not bring back a notice that was taken back before.
+    # A notice that was withdrawn earlier does not return when it is published again.
     unsign(simulator, "first")
     client.fetch()
     client.notices.clear()
@@ -429,7 +429,7 @@ def test_a_cancel_that_comes_before_what_it_ends(client: Client, simulator: Simu
     sign(simulator, late)
     client.fetch()
     assert states(client)["late"] is State.CANCELLED
-    # The notice was never in force, so nobody has to learn that it ended.
+    # The notice was never in force on this machine, so no end is reported.
     assert [s.state for s in client.notices[-1].arrived] == [State.CANCELLED]
     assert client.notices[-1].ended == ()
 
@@ -468,7 +468,7 @@ def test_another_provider_s_notice_ends_none_of_this_one(
     sign(other, fresh(other, "c", sent=sent, type=Type.CANCEL, refers_to=[first.notice]))
     other_client = Client(tmp_path / "other-state", other, other.root)
     other_client.fetch()
-    # Both notices would be in one state directory.
+    # The books of both providers are put into one state directory.
     book = load_book(other_client.settings.layout, "main")
     assert book is not None
     write_book(client.settings.layout, msgspec.structs.replace(book, provider="second"))
@@ -572,7 +572,7 @@ def test_a_key_that_stands_twice_in_the_role_is_refused(
     refused(client, ExitCode.UNVERIFIED, "the same key twice")
 
 
-# The network, the disk
+# Failures of the network and of the disk
 
 
 @pytest.mark.sampled
@@ -635,7 +635,7 @@ def test_a_damaged_record_is_begun_again(client: Client) -> None:
         load_book(client.settings.layout, "main")
     assert found(client) == []
     client.fetch()
-    # An acknowledged notice is open again, and the log still says when it was acknowledged.
+    # An acknowledged notice is open again, but the log still shows its acknowledgement.
     assert states(client) == {"first": State.OPEN}
     assert len(list(read(client.settings.layout.audit, event="notice-acknowledged"))) == 1
 
@@ -651,7 +651,7 @@ def test_a_record_of_a_newer_version_is_left_alone(client: Client) -> None:
 
 
 def changes_until_it_ends(work: Callable[[], object]) -> Iterator[int]:
-    """Kill `work` at each of its changes of the disk in turn, until it comes to its end."""
+    """Kill `work` at each of its changes of the disk in turn, until one run is not killed."""
 
     def killed(number: int) -> None:
         with watched(kill_at(number)):
@@ -674,7 +674,7 @@ def test_a_kill_while_it_is_acknowledged_loses_nothing(client: Client) -> None:
         (standing,) = found(client)
         logged = list(read(client.settings.layout.audit, event="notice-acknowledged"))
         assert standing.state is State.OPEN or logged
-        # So the next attempt has as much to do.
+        # The acknowledgement is undone, so that the next attempt makes as many changes.
         path = client.settings.layout.notices_of("main")
         if standing.state is not State.OPEN:
             path.unlink()

@@ -64,7 +64,7 @@ def test_list_metadata_rolled_back(client: Client, simulator: Simulator) -> None
 
 
 def back(document: dict[str, Any]) -> None:
-    """Make the index of the second generation an index of the first."""
+    """Change the index of the second generation into an index of the first generation."""
     document["generation"] = 1
     document["segments"].pop()
     document["entries"] = 10
@@ -79,7 +79,7 @@ def test_generation_rolled_back_by_the_lists_own_keys(client: Client, simulator:
 def test_damage_lets_no_older_generation_in(
     client: Client, simulator: Simulator, damage: str
 ) -> None:
-    """If the index cannot be opened, even by a newer version, the manifest still counts."""
+    """If the index cannot be opened, even by a newer version, its manifest still counts."""
     (run,) = (client.settings.layout.lists / "baseline").glob("run-*")
     data = run.read_bytes()
     run.write_bytes(data[:6] + b"\1" + data[7:] if damage == "version" else data[:-1])
@@ -98,7 +98,7 @@ def test_damage_lets_no_older_generation_in(
 
 @pytest.mark.slow
 def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> None:
-    """A thief with the online keys uses up the numbers; new keys undo it, see docs/provider.md."""
+    """A thief of the online keys uses up the numbers; new keys repair this (docs/provider.md)."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(5)))
     client = Client(tmp_path / "state", simulator, simulator.root)
@@ -117,7 +117,7 @@ def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> No
     second = index_document(simulator)
     assert client.numbers(ALL) == {0, 1, 3, 4}
     assert client.leftovers() == set()
-    # From here on, generations rise again, and nothing else is taken.
+    # From now on, generation numbers rise again, and older generations are refused.
     simulator.publish(csv(range(5, 7)))
     assert client.fetch()[0].generation == 3
     simulator.edit_index(lambda document: document.update(second))
@@ -167,7 +167,7 @@ def test_clock_set_back_is_refused(client: Client) -> None:
     client.now -= timedelta(days=3)
     error = refused_without_scan(client, ExitCode.STALE, "the clock shows")
     assert "clock" in (error.hint or "")
-    # The time of the last check persists: a scan cannot tell either which lists have expired.
+    # The time of the last check is stored, so a scan still cannot tell which lists have expired.
     assert client.open().stale
 
 
@@ -185,7 +185,7 @@ def refused_without_scan(client: Client, code: ExitCode, message: str) -> Hashcl
     return caught.value
 
 
-# Mixing
+# Metadata of different versions
 
 
 @pytest.mark.parametrize("role", ["snapshot", "targets", "baseline"])
@@ -263,11 +263,11 @@ def test_signature_of_an_unknown_kind_beside_good_ones_is_no_harm(
     assert client.fetch()[0].error is None
 
 
-# Two values under one key: python's parser takes the last value, another parser the first
+# A key that occurs twice: Python's parser uses the last value, another parser the first
 
 
 def twice(key: str, value: str) -> Callable[[bytes], bytes]:
-    """Return a change of a document: the first `key` is there twice, first with `value`."""
+    """Return a change of a document: the first `key` occurs twice, first with `value`."""
 
     def change(text: bytes) -> bytes:
         assert f'"{key}": '.encode() in text
@@ -289,7 +289,7 @@ TWICE = {
 def test_a_key_that_stands_twice_in_metadata(
     client: Client, simulator: Simulator, role: str, what: str
 ) -> None:
-    """Any server can repeat a key: the signature covers the last of both values."""
+    """Any server can insert a repeated key, because the signature covers only the last value."""
     simulator.edit(role, text=twice(*TWICE[what]))
     refused(client, ExitCode.UNVERIFIED, f"provider main: .*{role}.json: .*the same key twice")
 
@@ -349,7 +349,7 @@ def test_a_cache_with_a_key_twice_heals(client: Client, world: Generations) -> N
 
 @pytest.mark.parametrize("role", ["snapshot", "baseline"])
 def test_metadata_of_a_terabyte(client: Client, simulator: Simulator, role: str) -> None:
-    """A stolen key of timestamp or snapshot may sign any length."""
+    """A stolen key of the timestamp or the snapshot can sign any length."""
     asked = []
 
     def endless(_url: str, _data: bytes, max_bytes: int) -> bytes:
@@ -373,7 +373,7 @@ def test_metadata_of_a_terabyte(client: Client, simulator: Simulator, role: str)
 def test_metadata_over_its_size_is_refused(
     client: Client, simulator: Simulator, role: str, most: int
 ) -> None:
-    """The limit counts if no length is signed, so for roots and timestamps always."""
+    """The limit applies where no length is signed: to roots and timestamps always."""
 
     def pad(data: bytes) -> bytes:
         return data + b" " * (most + 1 - len(data))
@@ -407,7 +407,7 @@ def test_root_that_skips_a_version(client: Client, simulator: Simulator) -> None
 
 
 def test_tampered_bytes_of_every_file(client: Client, world: Generations) -> None:
-    """A flipped bit anywhere in what a fetch reads is found, whichever file it is in."""
+    """A flipped bit in any file that a fetch reads is found."""
     honest = world.served[3]
     world.simulator.files = dict(honest)
     asked = [p for p in honest if "000003" in p or "timestamp" in p or re.search(r"/[456]\.", p)]
@@ -423,7 +423,7 @@ def test_tampered_bytes_of_every_file(client: Client, world: Generations) -> Non
         refused(client, ExitCode.UNVERIFIED, "main|baseline|segment")
 
 
-# Proper rotation
+# A proper change of keys
 
 
 @pytest.mark.sampled
@@ -439,7 +439,7 @@ def test_proper_rotation_is_followed_and_persists(tmp_path: Path, role: str) -> 
     simulator.publish(csv(range(3, 5)))
     assert client.fetch()[0].generation == 2
     simulator.requests.clear()
-    # The rotation persists: roots that were followed are not requested again.
+    # New roots are stored: a second fetch does not request them again.
     assert client.fetch()[0].changed is False
     assert simulator.requests == [
         f"metadata/{expected_root(client)}.root.json",
@@ -468,7 +468,7 @@ def test_list_vanishes_from_the_snapshot(client: Client, simulator: Simulator) -
 
 
 def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Simulator) -> None:
-    """A list that vanishes at one provider says nothing about a list of another provider."""
+    """A list that is missing at one provider has no effect on a list of another provider."""
     folder = client.settings.layout.lists / "other"
     shutil.copytree(client.settings.layout.lists / "baseline", folder)
     edit_manifest(client.settings.state_dir, "other", list="other", provider="elsewhere")
@@ -509,7 +509,7 @@ def test_delegation_that_is_not_for_one_list_alone(
 
 @pytest.mark.parametrize("role", ["snapshot", "root", "timestamp", "targets"])
 def test_a_key_id_that_is_no_text(client: Client, simulator: Simulator, role: str) -> None:
-    """The id stands beside enough good ones. Only the ids of one role are ever used as text."""
+    """Only ids that belong to a role are used as text, so an odd id among valid ones is harmless."""
     simulator.edit("root", lambda root: root.roles[role].keyids.append(5))
     if role == "snapshot":
         refused(client, ExitCode.UNVERIFIED, "metadata is malformed")
@@ -628,7 +628,7 @@ def test_signed_hash_that_would_lead_elsewhere(
 def test_signed_sha512_that_would_lead_elsewhere(
     client: Client, simulator: Simulator, digest: str
 ) -> None:
-    """The digest is checked even if it differs from the digest in the file's address."""
+    """The digest is checked even if the file's address contains another digest."""
 
     def change(signed: Any) -> None:
         signed.targets["lists/baseline/index.json"].hashes["sha512"] = digest

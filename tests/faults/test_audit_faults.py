@@ -1,4 +1,4 @@
-"""The audit log through kills, full disks and broken ones: no record is lost, all is reported."""
+"""The audit log under kills, full disks and broken disks: no record is lost, all is reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def run(script: str, *arguments: Path | int) -> subprocess.CompletedProcess[byte
 
 # Kills
 
-#: Appends four batches of three; at the write number `at` it gets `length` bytes out and is killed.
+#: A script that appends four batches of three records. At the write number `at`, it writes `length`
+#: bytes and is killed.
 KILLED_WRITER = """
 import os, signal, sys
 from datetime import UTC, datetime
@@ -82,7 +83,7 @@ for _ in range(4):
 
 @pytest.mark.slow
 def test_kill_after_kill_leaves_one_chain_and_each_is_recorded(directory: Path) -> None:
-    """The lengths of the cut: nothing, part of a record, unsigned records, the whole batch."""
+    """What is left of the batch: nothing, a part of a record, unsigned records, or all of it."""
     lengths = [0, 300, 800, 10_000, 10, 500, 700, 0, 1]
     for number, length in enumerate(lengths):
         done = run(KILLED_WRITER, directory, 1 + number % 4, length)
@@ -164,11 +165,11 @@ def test_a_kill_before_the_public_key_is_written_does_no_harm(
     assert (directory / "key.pub").read_bytes() == public
 
 
-# Full or broken disks
+# Full disks and broken disks
 
 
 def failing_write(error: int, after: int) -> Callable[[int, memoryview], int]:
-    """Return an `os.write` that takes `after` bytes and then fails with `error`."""
+    """Return an `os.write` that writes `after` bytes and then fails with `error`."""
     write, left = os.write, after
 
     def fail(fd: int, data: memoryview) -> int:
@@ -220,7 +221,7 @@ def test_a_write_that_takes_less_than_all_goes_on(
 
 
 def test_a_new_log_is_on_the_disk_before_its_public_key_is(directory: Path) -> None:
-    """If key.pub exists, there was a log: so key.pub must not reach the disk before the log."""
+    """key.pub says that a log exists, so the log must be synced before key.pub is."""
     recorder = Recorder()
     with watched(recorder):
         AuditLog(directory, clock=lambda: START).append([match(1)])
@@ -278,7 +279,7 @@ def test_an_interrupted_append_is_taken_back(
     assert content(directory) == before
 
 
-#: Appends under a limit of the size of files, as a disk that is full would impose.
+#: A script that appends records under a limit on the size of files, which acts like a full disk.
 LIMITED_WRITER = """
 import resource, sys
 from datetime import UTC, datetime
@@ -310,7 +311,7 @@ def test_a_real_limit_is_survived(log: AuditLog, directory: Path, room: int) -> 
 
 @pytest.mark.parametrize("limit", [0, 50, 200])
 def test_no_room_for_a_new_log_is_survived(directory: Path, limit: int) -> None:
-    """With 0 and 50 bytes the key has no room, with 200 bytes the first record has none."""
+    """At 0 and 50 bytes the key does not fit, and at 200 bytes the first record does not fit."""
     done = run(LIMITED_WRITER, directory, limit)
     assert (done.returncode, done.stderr) == (9, b"")
     with pytest.raises(StateError, match="no audit log yet"):

@@ -1,8 +1,8 @@
 """Pages of an index that cannot be read: commands end with a message; a rebuild repairs it.
 
-Some files are cut short behind the map, by a hook in the process under test. Other indexes lie on a
-real file system whose disk has a bad block: btrfs finds by its checksums that a block has changed,
-and answers with EIO, and a map with SIGBUS, as with a failing disk.
+Some files are truncated behind the map by a hook in the process under test. Other indexes are on a
+real btrfs file system whose disk has a bad block. btrfs sees by its checksums that the block has
+changed, and answers with EIO for a read and SIGBUS for a map, as with a failing disk.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from tests.kit import (
 )
 
 LISTED = b"a file that is listed"
-#: So many entries that a run has many pages; the digests are random, so that each can be found on
+#: Enough entries for a run of many pages. The digests are random, so that the test finds each on
 #: the disk.
 ENTRIES = {f"e-{n}": b"%d" % n for n in range(3_000)} | {"e-x": LISTED}
 
-#: Runs the command with the index cut short when `cut` says so.
+#: A script that runs the command and truncates the index when `cut` says so.
 HOOKED = """
 import os, sys
 from hashclient.index import matcher
@@ -136,7 +136,7 @@ def test_a_scan_without_workers_ends_in_words(state: Path, tmp_path: Path) -> No
 @pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, code: int) -> None:
-    """The digest of the argument is looked up before the digests of the file."""
+    """The digest in the argument is looked up before the digests in the file."""
     given, later = digests_of(first)[2], digests_of(b"other")[2]
     result = hooked(state, "lookup 2", "lookup", given, "--from", "-", stdin=later.encode())
     assert result.code == code
@@ -158,7 +158,7 @@ def test_memory_that_runs_out_hides_no_match(state: Path, first: bytes, code: in
     assert "there is not enough memory" in result.err
 
 
-# A real disk with a bad block.
+# A real disk with a bad block
 
 
 class RottenDisk:
@@ -179,22 +179,22 @@ class RottenDisk:
             pytest.skip(f"{command[0]}: {done.stderr.decode().strip()}")
 
     def mount(self) -> None:
-        # Small files, too, are to have blocks of their own.
+        # Small files need their own data blocks, too.
         self._must("mount", "-o", "loop,max_inline=0", self._image, self.mount_point)
 
     def unmount(self) -> None:
         subprocess.run(["umount", self.mount_point], check=True)
 
     def rot(self, path: Path, offset: int = 0) -> None:
-        """Make all blocks of a file from `offset` on bad, except blocks of other files."""
+        """Make all blocks of a file from `offset` on bad, except blocks that other files use."""
         content = path.read_bytes()
         self.unmount()
         bad = next_place = 0
         with self._image.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as image:
             for start in range(offset, len(content), 4096):
                 block = content[start : start + 4096]
-                if len(set(block)) > 32:  # random enough to be found
-                    # Nearly always behind the one before.
+                if len(set(block)) > 32:  # the block is random enough to be found in the image
+                    # The next block of the file nearly always follows the one before.
                     if image[next_place : next_place + len(block)] != block:
                         next_place = image.find(block)
                     image[next_place : next_place + 8] = bytes(byte ^ 0xFF for byte in block[:8])
@@ -234,14 +234,14 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         path = run_of(site.state, "baseline")
         disk.rot(path, 0 if place == "all" else 4096)
         before = path.stat().st_ino
-        # Real processes, which may die; each says what helps.
+        # Each command is a real process, because it may die; its message says what helps.
         for args in (["scan", tree], ["lookup", *digests_of(b"clean")]):
             result = site.run(*args)
             assert result.code == 8, args
             assert "fetch --rebuild" in result.err, args
         status = site.call("status", "--verify")
         assert status.code == 8
-        assert "list baseline" in status.out  # `status` goes on with the parts that it can read
+        assert "list baseline" in status.out  # `status` continues with the parts that it can read
         assert "fetch --rebuild" in status.out
         rebuilt = site.call("fetch", "--rebuild")
         assert (rebuilt.code, "built again" in rebuilt.out) == (0, True)
@@ -252,7 +252,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
 
 @pytest.mark.slow
 def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path: Path) -> None:
-    """The fetch reads without a map, so that only the list is lost."""
+    """The fetch reads without a map, so the bad block only makes the list unusable."""
     tree = write_tree(tmp_path / "tree", {"a": LISTED})
     with site_on(disk, tmp_path / "site", ENTRIES) as site:
         path = run_of(site.state, "baseline")
@@ -263,7 +263,8 @@ def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path
         assert found.code == 8
         assert "cannot read index file" in found.err and "fetch --rebuild" in found.err
         scanned = site.run("scan", tree)
-        assert (scanned.code, BAD_PAGE in scanned.err) == (8, False)  # nobody reads the page again
+        # No scan reads the bad page again.
+        assert (scanned.code, BAD_PAGE in scanned.err) == (8, False)
         assert site.run("fetch").code == 0
         assert site.call("status", "--verify").code == 0
         assert site.call("scan", tree).code == 10
@@ -302,7 +303,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
 
 
 def test_a_rebuild_goes_on_from_nothing(world: Generations, client: Client) -> None:
-    """The unreadable files may be those of an unfinished build."""
+    """The unreadable files may also belong to an unfinished build."""
     world.simulator.files = dict(world.served[3])
     directory = client.settings.layout.lists / "baseline"
     manifest = client.manifest()

@@ -1,4 +1,4 @@
-"""A scan and a watch are killed together: the brake allows no action too many, and loses none."""
+"""Scans and a watch are killed at once: the brake allows no action too many, and loses none."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.kit import arguments, environment
 from tests.kit.depth import count_of
 
 LIMIT, FILES = 60, 200
-#: The number of rounds; in each, three programs run, and each is killed once.
+#: The number of rounds. In each round, three programs run, and each is killed once.
 ROUNDS = count_of(20, 6)
 
 
 def isolated(world: Braked) -> int:
-    """Return how many files of the entry are not in their place any more."""
+    """Return how many files of the entry are no longer in their place."""
     return FILES - sum(name.startswith("wrong") for name in world.left())
 
 
@@ -59,7 +59,8 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
         found = list(matches.find())
         taken = {match.path for match in found if match.id in kept}
         for match in found:
-            # A second record of a file that two programs found at once is closed: the other has it.
+            # If two programs found a file at once, the second record is closed, and the first one
+            # has the item.
             is_second = match.ended is MatchState.CLOSED and match.path in taken
             assert match.in_place or match.id in kept or is_second
     assert isolated(world) <= LIMIT
@@ -67,8 +68,7 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
     assert {name for name in world.left() if name.startswith("right")} == set()
     assert all(path.read_bytes() == WRONG for path in world.tree.iterdir())
     assert world.call("audit", "verify").code == 0
-    # Files that were removed at the moment of the kill; `quarantine verify` says how to finish
-    # these acts.
+    # Files that were being removed at the kill: `quarantine verify` says how to finish the action.
     for item in json.loads(world.call("quarantine", "verify", "--format", "json").out)["items"]:
         if item["attention"]:
             assert world.call("quarantine", "add", item["id"]).code == 0

@@ -1,4 +1,4 @@
-"""Workers or a scheduler that die, a stopped scan: each file ends once, with the right outcome."""
+"""Workers or a scheduler that die, or a stopped scan: each file has one right outcome."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.kit.cluster import LISTED, SharedCluster
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_NAMES", "LEAST_NAMES", "MOST_NAMES"):
         monkeypatch.setattr(backlog, name, 10)
-    # A worker that is started again gets work at the second look.
+    # The client looks often, and a restarted worker gets work at the second look.
     monkeypatch.setattr(crew, "POLL_S", 0.1)
 
 
@@ -59,7 +59,7 @@ def on_cluster(
     function: Callable[[str, bytes], bytes] = check,
     notices: list[str] | None = None,
 ) -> tuple[Iterator[Outcome | Progress], Summary]:
-    """Return a scan of a tree on a cluster that is about to begin, and its summary."""
+    """Return the run of a scan of a tree on a cluster, not yet begun, and its summary."""
     lists = cluster.lists()
     summary = Summary(lists=lists.states)
     executor = Dask(
@@ -82,7 +82,7 @@ def expected_of(cluster: SharedCluster, tree: Path) -> dict[str, Kind]:
 
 
 def once(outcomes: list[Outcome]) -> dict[str, Kind]:
-    """Return how each path has ended, and see that each has so once."""
+    """Return the outcome of each path, and check that each path has only one."""
     counted = collections.Counter(outcome.path for outcome in outcomes)
     assert set(counted.values()) == {1}
     return {outcome.path: outcome.kind for outcome in outcomes}
@@ -103,7 +103,7 @@ def test_workers_that_are_killed_at_random_change_nothing(
         if isinstance(item, Outcome):
             if len(outcomes) in moments:
                 pids = cluster.cluster.pids
-                if len(pids) > 1:  # a worker that is just being started cannot be chosen
+                if len(pids) > 1:  # a worker that is just starting cannot be chosen
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(chance.choice(pids), signal.SIGKILL)
             outcomes.append(item)
@@ -133,7 +133,7 @@ def test_a_batch_that_kills_three_workers_is_unread(
     unread = [outcome for outcome in outcomes if outcome.kind is Kind.UNREAD]
     assert {outcome.reason for outcome in unread} == {WORKER_DIED}
     assert str(tree / "7" / "deadly") in {outcome.path for outcome in unread}
-    # Only tasks that ran in the same worker may be lost together with it.
+    # Only tasks that ran in the killed worker may be lost with it.
     assert len(unread) <= 3 * 20
     assert {p: k for p, k in ended.items() if k is not Kind.UNREAD}.items() <= wanted.items()
     assert summary.exit_code is ExitCode.MATCH_ATTENTION
@@ -197,7 +197,7 @@ def test_without_any_worker_the_rest_is_unread(
                     os.kill(pid, signal.SIGKILL)
     assert once(outcomes).keys() == expected_of(cluster, tree).keys()
     if summary.counts[Kind.UNREAD]:
-        # Whether any of the first files matched depends on which came first.
+        # The exit code depends on whether one of the first files matched.
         assert summary.exit_code in {ExitCode.INCOMPLETE, ExitCode.MATCH_ATTENTION}
     else:
         assert summary.exit_code is ExitCode.MATCH
@@ -240,7 +240,7 @@ def test_a_worker_that_comes_later_and_has_other_lists_gets_nothing(
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that a process has started, and their own children."""
+    """Return the processes that a process has started, and all their descendants."""
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -251,7 +251,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def sparse_tree(directory: Path, count: int) -> Path:
-    """Return a tree of files that take hours to read."""
+    """Return a tree of sparse files that take hours to read."""
     tree = write_tree(directory / "t", {"listed": LISTED["e-1"]})
     for number in range(count):
         with (tree / f"sparse-{number}").open("wb") as out:
@@ -261,7 +261,7 @@ def sparse_tree(directory: Path, count: int) -> Path:
 
 @contextlib.contextmanager
 def scanning_at(where: str, state: Path, tree: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Scan files that take hours, until the end of the context."""
+    """Run a scan of files that take hours until the end of the context."""
     process = subprocess.Popen(
         arguments("--state-dir", state, "scan", "--sparse", "--executor", where, tree),
         env=environment(),
@@ -323,7 +323,7 @@ def test_workers_of_a_local_cluster_end_with_the_scan(
     with scanning_at("local-cluster:1", state, tree) as scanning:
         wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
         children = children_of(scanning.pid)
-        if of_group:  # as a terminal sends the signal
+        if of_group:  # a terminal sends the signal to the group
             os.killpg(scanning.pid, number)
         else:
             scanning.send_signal(number)

@@ -1,4 +1,4 @@
-"""Several processes use one state directory: one writes, the others read or are refused."""
+"""Several processes use one state directory: one writes; the others read, or are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = range(2 * GENERATIONS + 10)
 
 
 def run(state: Path, *arguments: str) -> tuple[int, str]:
-    """Run the command in this process; return exit code and stdout."""
+    """Run the command in this process, and return its exit code and stdout."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         code = command._run(["--state-dir", str(state), *arguments])
@@ -55,7 +55,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
             Client(tmp_path / "state", simulator, simulator.root).fetch()
         assert caught.value.exit_code is ExitCode.STATE
         assert "another hashclient is writing" in caught.value.message
-        # Readers do not wait for the lock; at this time there is no list yet to read.
+        # A reader does not wait for the lock, and fails because no list exists yet.
         assert run(tmp_path / "state", "scan", str(tmp_path))[0] == ExitCode.STATE
     finally:
         go_on.set()
@@ -68,7 +68,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
 
 @pytest.fixture
 def history(tmp_path: Path) -> tuple[Simulator, list[dict[str, bytes]], list[set[int]]]:
-    """A provider, the files of many generations, and the entries that each listed."""
+    """A provider, its files by generation, and the entries that each generation listed."""
     simulator = Simulator(tmp_path / "repo")
     served, listed = [], []
     present: set[int] = set()
@@ -123,11 +123,11 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     while status is None:
         done, raw = os.waitpid(writer, os.WNOHANG)
         status = os.waitstatus_to_exitcode(raw) if done else None
-        # First as a process that opens the index and asks it …
+        # First, this process opens the index and looks up entries.
         lists = client.open()
         generation = lists.states[0].generation
         assert numbers_in(lists, ALL) == listed[generation - 1]
-        # … and once as the command does.
+        # Second, the real command scans with the same index.
         exit_code, out = run(tmp_path / "state", *arguments)
         assert exit_code == ExitCode.MATCH
         *outcomes, summary = map(json.loads, out.splitlines())
@@ -147,7 +147,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
 
 @pytest.mark.slow
 def test_many_fetches_at_once_for_many_rounds(tmp_path: Path) -> None:
-    """Real processes: in each round one fetches, and the others fetch, too, or are refused."""
+    """In each round one real process fetches, and the others fetch as well or are refused."""
     with Site(tmp_path) as site:
         site.publish(csv([0]))
         assert site.call(*site.init_arguments()).code == 0

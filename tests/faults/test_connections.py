@@ -1,4 +1,4 @@
-"""How many connections a fetch makes, counted at a real server: each costs a TLS handshake."""
+"""The number of connections of a fetch, counted at a real server: each costs a TLS handshake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def site(tmp_path: Path) -> Iterator[HostileSite]:
 
 
 def chunked(body: bytes) -> Behaviour:
-    """Answer 404 with a body without a length."""
+    """Answer 404 with a body whose length is not announced."""
 
     def behave(connection: Connection, _request: Request) -> bool:
         chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)

@@ -1,8 +1,8 @@
 """A fetch that is killed, or whose disk fails, at each of its changes of the disk in turn.
 
-A generation switch makes some hundred changes: files made, written, synced, renamed, removed. In
-turn, each change is the last change before the kill, or the change that fails. The list must then
-be the whole old generation or the whole new one, and the next fetch must succeed and leave no other
+A switch of generations makes some hundred changes: files are made, written, synced, renamed,
+removed. In turn, each change is the last one before the kill, or the one that fails. The list must
+then be the complete old or new generation, and the next fetch must succeed and leave no other
 files.
 """
 
@@ -38,7 +38,7 @@ from tests.kit import edit_manifest
 from tests.kit.depth import changes, of_changes
 
 ALL = range(30)
-#: By generation: the listed entries. Generation 0 means that there is no list.
+#: The listed entries of each generation; generation 0 stands for no list.
 LISTED: dict[int, set[int]] = {0: set(), 3: set(range(15)), 4: set(range(1, 20)) - {7}}
 MOST = 400
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ class Crashing:
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_runs() -> Iterator[None]:
-    """Make a first fetch write several runs, so that there are runs to merge and to resume."""
+    """Let a fetch write small runs, so that it merges runs and can resume."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Room, "of", lambda _: Room(run_rows=5, merge_rows=7))
         patch.setattr(build, "DELTA_UNNOTED_S", 0.0)
@@ -77,7 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> Crashi
             assert client.numbers(ALL) == LISTED[3]
     simulator.withdraw("e-0", "e-7")
     simulator.publish(csv(range(15, 20)))
-    # As one generation: all changes since generation 3 come in one fetch.
+    # Generation 4 has all changes since generation 3 in one fetch.
     served[4] = dict(simulator.files)
     return Crashing(simulator, served, states, simulator.root)
 
@@ -92,7 +92,7 @@ class Step:
     directory: Path
 
     def client(self, name: str) -> Client:
-        """Return a client in a fresh copy of the old state."""
+        """Return a client in a new copy of the old state."""
         self.world.simulator.files = dict(self.world.served[self.new])
         self.world.simulator.requests.clear()
         state = self.directory / name
@@ -100,7 +100,7 @@ class Step:
         return Client(state, self.world.simulator, self.world.root)
 
     def check(self, client: Client) -> int:
-        """Check that exactly one generation is there, complete; return its number."""
+        """Check that the state has exactly one complete generation, and return its number."""
         manifest = client.manifest()
         if manifest is None:
             assert self.old == 0
@@ -126,7 +126,7 @@ def step(world: Crashing, tmp_path: Path, request: pytest.FixtureRequest) -> Ste
 
 
 def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
-    """The test proves something: the important calls are among the watched calls."""
+    """If the important calls were not watched, the other tests would prove nothing."""
     recorder = Recorder()
     client = step.client("recorded")
     with watched(recorder):
@@ -135,7 +135,8 @@ def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
     assert names >= {"create", "write", "fsync", "replace", "unlink"}
     assert 60 < len(recorder.calls) < MOST
     renames = [str(a) for name, a in recorder.calls if name == "replace"]
-    assert sum("/lists/" in path for path in renames) >= 4  # runs, merged run, manifest
+    # At least the runs, the merged run and the manifest.
+    assert sum("/lists/" in path for path in renames) >= 4
     assert sum("/trust/" in path for path in renames) >= 3
 
 
@@ -152,12 +153,12 @@ def test_every_file_of_a_list_is_on_the_disk_with_its_name_before_the_manifest(s
     switch = renames[-1]
     assert calls[switch - 1] == ("fsync", str(calls[switch][1]))
     assert calls[switch + 1] == ("fsync", str(folder))
-    # Runs are synced together, under their names, and then their names are synced.
+    # The runs are synced together under their names, and then the names are synced.
     runs = {("fsync", str(path)) for path in folder.iterdir() if path.name.startswith("run-")}
     assert runs and runs <= set(calls[:switch])
     last = max(n for n, call in enumerate(calls[:switch]) if call in runs)
     assert ("fsync", str(folder)) in calls[max(last, *renames[:-1]) : switch]
-    # No file is removed before the switch is durable.
+    # No file is removed before the switch to the new generation is synced.
     removed = [n for n, (name, a) in enumerate(calls) if name == "unlink" and str(folder) in str(a)]
     assert removed and min(removed) > switch + 1
 
@@ -179,7 +180,7 @@ def test_killed_before_each_change(step: Step) -> None:
         if status == 0:
             break
         assert number < MOST
-    # Builds differ and may make one write more or less, so only the ends are certain.
+    # Two builds may differ by one write, so only the first and the last result are certain.
     assert (seen[0], seen[-1], set(seen)) == (step.old, step.new, {step.old, step.new})
     assert number > 40
 
@@ -198,15 +199,15 @@ def test_disk_fails_at_each_change(step: Step, code: int) -> None:
         except HashclientError as caught:
             error = caught
             failures += 1
-        # If there was no error, the failed call was not important, for example the removal of an
-        # old run.
+        # Without an error, the failed call was not important: for example the removal of an old
+        # run.
         if error is not None:
             assert isinstance(error, StateError | AuditError)
             assert os.strerror(code) in error.message and error.message.isprintable()
         step.check(client)
         names = {p.name for p in client.settings.state_dir.rglob("*") if p.is_file()}
         temporary = {n for n in names if n.startswith((".tmp-", "tmp"))}
-        assert not temporary or code == errno.EIO  # if the removal itself fails
+        assert not temporary or code == errno.EIO  # the removal of a temporary file may itself fail
         step.check_recovers(client)
         if not fault.fired:
             break
@@ -240,7 +241,7 @@ def test_killed_fetch_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> N
 
 
 def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> None:
-    """A difference of several generations: sealed segments are not requested again."""
+    """In an update over several generations, sealed segments are not requested again either."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("killed")
     noted = False
@@ -264,7 +265,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
 
 
 def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
-    """A base that has drifted misleads a build that continues from it, but only once."""
+    """A changed base misleads a build that continues from it, but only once."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
     edit_manifest(client.settings.state_dir, "baseline", checksum="0" * 16)
@@ -274,7 +275,7 @@ def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_p
     assert client.leftovers() == set()
 
 
-# A state directory that is not writable
+# A state directory without write permission
 
 
 @dataclass
@@ -288,7 +289,7 @@ class Result:
 
 @pytest.fixture
 def read_only(world: Crashing, tmp_path: Path) -> Iterator[Path]:
-    """A state directory with generation 3 in which nothing can be made or changed."""
+    """A state directory with generation 3 in which no file can be made or changed."""
     state = tmp_path / "state"
     shutil.copytree(world.states[3], state, symlinks=True)
     client = Client(state, world.simulator, world.root)
@@ -305,7 +306,7 @@ def read_only(world: Crashing, tmp_path: Path) -> Iterator[Path]:
 
 
 def run_without_rights(tmp_path: Path, state: Path, *arguments: str) -> Result:
-    """Run the command in a child that may not write to `state`."""
+    """Run the command in a child process that may not write to `state`."""
     answer = tmp_path / "answer.json"
 
     def work() -> None:
@@ -349,7 +350,7 @@ def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
     assert before == {p: p.read_bytes() for p in read_only.rglob("*") if p.is_file()}
 
 
-# The real command, killed by the signal that it has asked for
+# The real command, killed by a signal to itself
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The owner of a tree exchanges names in it while root scans: nothing listed is passed over.
+"""A tree's owner exchanges names while root scans: no listed file is missed.
 
 A scan finds the listed file or does not end in 0, and no record names a place outside of the tree.
 """
@@ -33,8 +33,8 @@ OPTIONS = (
     ("--no-inventory", "--jobs", "2"),
     ("--jobs", "2"),
 )
-#: Files, links by their targets, and the names that are exchanged; without a second name, the first
-#: name is changed and changed back. `closed` is another directory.
+#: For each race: the files, the links by their targets, and two names that are exchanged. Without a
+#: second name, the first name is renamed and renamed back. `closed` is another directory.
 RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str]]] = {
     "two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d", "e")),
     "two files": ({"d/f": LISTED, "d/g": OTHER}, {}, ("d/f", "d/g")),
@@ -45,11 +45,12 @@ RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str
     "a directory in two": ({"d/x/f": LISTED, "e/o": OTHER}, {}, ("d/x", "e/x")),
     "files of two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d/f", "e/f")),
 }
-#: The same lines as in the other rounds; `make coverage` does not count them a second time, which
-#: would double the time of a round.
+#: These rounds run the same lines as the other rounds, so `make coverage` skips them, which would
+#: double the time of a round.
 UNMEASURED = (pytest.mark.slow, pytest.mark.no_cover)
-#: Rounds, other files, and pauses: with 300 files in each directory, workers are processes of their
-#: own; with rare moves, each directory comes to rest. These two take minutes for their 200 rounds.
+#: Rounds, other files, and pauses. With 300 files in each directory, workers are separate
+#: processes; with rare moves, each directory stops changing. These two take minutes for their 200
+#: rounds.
 SIZES = [
     pytest.param(4, 0, 50, id="few"),
     pytest.param(200, 0, 50, id="often", marks=pytest.mark.slow),
@@ -66,13 +67,13 @@ def ground() -> Iterator[Path]:
 
 @pytest.fixture
 def state() -> Iterator[State]:
-    """A state in memory: a scan of a few files waits for the disk more than for anything else."""
+    """A state in memory, because a scan of a few files waits mostly for the disk."""
     with fast_directory() as directory:
         yield State(directory, {"base": {"e-1": LISTED}}, sized=False)
 
 
 def tree_of(ground: Path, race: str, others: int) -> Path:
-    """Make the tree of a race, with so many other files in each directory."""
+    """Make the tree of a race, with `others` further files in each directory."""
     files, links, _ = RACES[race]
     tree = ground / "tree"
     places = {str(Path(name).parent) for name in files}
@@ -105,7 +106,7 @@ def test_a_listed_file_is_found_or_the_scan_is_not_clean(
         assert [m.path for m in matches.find() if not m.path.startswith(f"{tree}/")] == []
 
 
-#: The paths that a scan gets, and the names that are exchanged meanwhile.
+#: The PATHs of a scan, and the two names that are exchanged during the scan.
 GIVEN: Mapping[str, tuple[tuple[str, ...], tuple[str, str]]] = {
     "files": (("d/f", "e/f"), ("d/f", "e/f")),
     "files of exchanged directories": (("d/f", "e/f"), ("d", "e")),
@@ -121,7 +122,7 @@ GIVEN: Mapping[str, tuple[tuple[str, ...], tuple[str, str]]] = {
 def test_of_names_that_are_exchanged_none_stands_for_another(
     state: State, ground: Path, given: str, way: str, rounds: int, most_pause_us: int
 ) -> None:
-    """Several PATHs, or names in a list: each is read once, or the scan is not clean."""
+    """Each of several PATHs or listed names is read once, or the scan is not clean."""
     tree = tree_of(ground, "files of two directories", 0)
     paths = [tree / name for name in GIVEN[given][0]]
     if way == "--files-from":
@@ -161,7 +162,7 @@ def mounted(source: Path, place: Path) -> Iterator[None]:
 def test_what_is_mounted_elsewhere_in_the_tree_hides_no_exchange(
     state: State, ground: Path, race: str, rounds: int
 ) -> None:
-    """A bind mount has another inode than is listed: that does not count for all of its device."""
+    """A bind mount's inode differs from the listed one; other names of its device must count."""
     tree = tree_of(ground, race, 0)
     one, other = RACES[race][2]
     codes: Counter[int] = Counter()

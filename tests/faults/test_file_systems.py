@@ -1,7 +1,7 @@
-"""Wrong facts from real file systems: types, times and numbers that hide a listed file.
+"""False facts from real file systems: types, times and numbers that could hide a listed file.
 
-Prepared disks, snapshots, shared maps, automounts. Only root can mount; each test unmounts its file
-systems.
+The tests use prepared disks, snapshots, shared maps and automounts. Only root can mount, and each
+test unmounts its file systems.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.kit import Run, call, csv_of, environment, make_state, write_tree
 
 LISTED = b"listed"
 BENIGN = b"benign"
-#: Types of a file, as a directory has them (`DT_REG` and so on are other numbers on ext4).
+#: Types of files in an ext4 directory, whose numbers differ from `DT_REG` and so on.
 REGULAR, FOLDER, PIPE, LINK, UNKNOWN = 1, 2, 5, 7, 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,12 +58,12 @@ def scan(state: Path, *args: object) -> Run:
 
 
 def found(result: Run) -> dict[str, str]:
-    """Return how each input ended, by its name: its kind, or the reason why it is not checked."""
+    """Return the outcome of each input by name: its kind, or the reason why it was not checked."""
     return {Path(line["path"]).name: line.get("reason", line["type"]) for line in result.lines[:-1]}
 
 
 def ext4(image: Path, source: Path, types: Mapping[str, tuple[int, int]]) -> Path:
-    """Make an image of ext4 whose directory has other types for some names: (of old, new)."""
+    """Make an ext4 image whose directory claims other types: the old and new type of each name."""
     with image.open("wb") as stream:
         stream.truncate(16 << 20)
     tool("mkfs.ext4", "-q", "-O", "^metadata_csum", "-d", source, image)
@@ -76,7 +76,7 @@ def ext4(image: Path, source: Path, types: Mapping[str, tuple[int, int]]) -> Pat
     return image
 
 
-# Types of names in a directory.
+# Types of names in a directory
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_a_disk_that_calls_a_file_something_else_hides_nothing(
 
 @needs_mounts
 def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path: Path) -> None:
-    """The folder is alone, so that no other file decides: its content is not clean either."""
+    """The folder is alone in the result, so no other file decides, and it must not be clean."""
     source = write_tree(tmp_path / "source", {"d/c": LISTED, "beside": BENIGN})
     image = ext4(tmp_path / "image", source, {"d": (FOLDER, REGULAR)})
     with mounted("-o", "loop,ro", image, tmp_path / "m") as tree:
@@ -118,17 +118,18 @@ def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path
             assert result.code == 3
 
 
-# Automounts.
+# Automounts
 
 
 @contextlib.contextmanager
 def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
-    """Mount autofs at `where`, and a file system with `files` on its first use."""
+    """Mount autofs at `where`, which mounts a file system with `files` on its first use."""
     reading, writing = os.pipe()
     daemon = os.fork()
     if daemon == 0:
         try:
-            # Processes in the group of the daemon trigger no mount: it has a group of its own.
+            # Processes in the group of an autofs daemon trigger no mount, so this daemon gets its
+            # own group.
             os.setpgid(0, 0)
             options = f"fd={writing},pgrp={os.getpid()},minproto=5,maxproto=5,direct"
             number = _libc.mount(b"auto", os.fsencode(where), b"autofs", 0, options.encode())
@@ -167,7 +168,7 @@ def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
 
 @needs_mounts
 def test_an_automount_that_is_given_is_not_another_file_system(state: Path, tmp_path: Path) -> None:
-    """The automount appears when it is opened: only then its file system is known."""
+    """A given automount is mounted when it is opened, and only then is its file system known."""
     share = tmp_path / "share"
     share.mkdir()
     write_tree(tmp_path / "other", {"beside": BENIGN})
@@ -177,23 +178,23 @@ def test_an_automount_that_is_given_is_not_another_file_system(state: Path, tmp_
     assert result.code == 10
 
 
-# Memory of files.
+# Files that are mapped into memory
 
 
 def settle() -> None:
-    """Wait until the written files are older than the next files."""
+    """Wait until the written files are older than the files that follow."""
     time.sleep(0.02)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
 def test_a_store_through_a_map_of_memory_is_seen(state: Path) -> None:
-    """Files in memory are never written back: no store sets their times, however late it comes."""
+    """Files of tmpfs are never written back, so a store through a map never sets their times."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         path = Path(name, "f")
         path.write_bytes(BENIGN)
         with path.open("r+b") as stream, mmap.mmap(stream.fileno(), len(BENIGN)) as stored:
-            # The first store sets the times, because it brings the page into memory; the page stays
-            # from then on.
+            # The first store sets the times because it loads the page; later stores find the page
+            # in memory.
             stored[:] = BENIGN
             before = path.stat()
             settle()
@@ -205,7 +206,7 @@ def test_a_store_through_a_map_of_memory_is_seen(state: Path) -> None:
 
 @needs_mounts
 def test_another_disk_of_the_same_number_is_not_known(state: Path, tmp_path: Path) -> None:
-    """A tool made both disks and set all times, as for reproducible images."""
+    """A tool for reproducible images made both disks and set all times."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -226,7 +227,7 @@ def test_another_disk_of_the_same_number_is_not_known(state: Path, tmp_path: Pat
 
 
 def snapshot(source: Path, directory: Path, name: str) -> None:
-    """Make a snapshot of a subvolume of btrfs, without waiting for a process to start."""
+    """Make a snapshot of a btrfs subvolume with a system call, without starting a process."""
     source_fd, directory_fd = (os.open(path, os.O_RDONLY) for path in (source, directory))
     try:
         request = struct.pack("=qQQ4Q", source_fd, 0, 0, 0, 0, 0, 0) + name.encode()
@@ -240,7 +241,7 @@ def snapshot(source: Path, directory: Path, name: str) -> None:
 def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
     state: Path, tmp_path: Path
 ) -> None:
-    """A writer makes two snapshots within one tick of the clock, and replaces one by the other."""
+    """A writer makes two snapshots within one tick of the clock and exchanges them."""
     image = make_image(tmp_path / "image", "btrfs")
     with mounted("-o", "loop", image, tmp_path / "m") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
@@ -271,13 +272,13 @@ def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
             pytest.skip("the number of the device was not given again")
 
 
-# File systems that earlier scans have seen.
+# File systems that earlier scans have seen
 
 
 @pytest.mark.slow
 @needs_mounts
 def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_path: Path) -> None:
-    """The remembered mount cannot be compared: nobody knows whether the share is mounted."""
+    """The remembered mount cannot be compared, so the share may not be mounted."""
     beside = write_tree(tmp_path / "other", {"beside": BENIGN})
     share = tmp_path / "share"
     command = ["--state-dir", state, "scan", "--format", "jsonl", "--show-all", share, beside]

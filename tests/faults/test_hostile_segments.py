@@ -1,4 +1,4 @@
-"""Segments that would take much memory or time are refused before they can."""
+"""Segments that would need much memory or time are refused before they do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hashclient.lists import bounds
 from hashclient.lists.wire import Segment, add_schema, encode_segment, parse_withdraw_segment
 from tests.kit.run import ROOT
 
-#: The limits for a segment that breaks the format: far above the normal values.
+#: Limits for a segment that breaks the format, far above the normal values.
 MAX_SECONDS = 10
 MAX_MIB = 300
 #: Segments that take less than a second to make.
@@ -51,7 +51,7 @@ def test_a_hostile_segment_takes_little_memory_and_time(name: str, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_header_that_is_cut_or_changed_anywhere_is_never_more_than_refused() -> None:
-    """Each byte of page headers and footer, changed in three ways: refused, or the same rows."""
+    """Each byte of page headers and footer is changed in three ways: refused, or the same rows."""
     data, kind, entries = hostile_segments.row_groups(3)
     assert hostile_segments.decode(data, kind, entries) is None
     for place in range(len(data)):
@@ -63,7 +63,7 @@ def test_a_header_that_is_cut_or_changed_anywhere_is_never_more_than_refused() -
 
 @pytest.mark.slow
 def test_a_footer_that_contradicts_itself_is_never_more_than_refused() -> None:
-    """A wrong footer may be dangerous: pyarrow ends the process when asked about some columns."""
+    """With a contradictory footer, pyarrow may end the process when asked about some columns."""
     row = {"entry_id": "e-1", "md5": bytes(16), "category": "a"}
     data = encode_segment(pa.Table.from_pylist([row], add_schema()))
     assert hostile_segments.decode(data, "add", 1) is None
@@ -86,7 +86,7 @@ def test_pages_are_added_up_over_all_columns(monkeypatch: pytest.MonkeyPatch) ->
     row = {"entry_id": "e-1", "md5": bytes(16), "category": "a"}
     data = encode_segment(pa.Table.from_pylist([row], add_schema()))
     assert hostile_segments.decode(data, "add", 1) is None
-    # The longest page is the digest's: 16 bytes, and some that say that it is not null.
+    # The digest's page is the longest: 16 bytes, and some bytes that mark it as not null.
     monkeypatch.setattr(bounds, "MAX_DECODED_BYTES", 30)
     reason = hostile_segments.decode(data, "add", 1)
     assert reason == "segment s has pages of more than 30 bytes together"

@@ -1,8 +1,7 @@
-"""Kills and failing disks while pieces are compared, and rot is noted.
+"""Kills and failing disks while pieces of an index are compared, and rot is noted.
 
-The list can then be used, or it is damaged and says so; and the next fetches
-mend it. A run that has rotted is never forgotten once the damage was seen, or the damage is seen
-again.
+The list is then usable, or it is damaged and says so; the next fetches repair it. If the damage of
+a run was seen, it is noted, or the next comparison sees it again.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(world: Merging) -> No
 
 @pytest.mark.slow
 def test_killed_before_each_change_of_a_list_that_has_rotted(world: Merging) -> None:
-    """Damage that was seen is known from then on, or seen again."""
+    """Damage that was seen is noted, or the next fetch sees it again."""
     known = 0
     for number in changes(MOST):
         client = world.copy(f"k{number}", rot)
@@ -140,7 +139,7 @@ def test_a_disk_that_fails_while_an_index_is_compared(
             assert error is not None
             manifest = client.manifest()
             assert manifest is not None
-            if manifest.rotten is None:  # the damage was not noticed yet, or could not be noted
+            if manifest.rotten is None:  # the damage was not seen yet, or could not be noted
                 with pytest.raises(DamagedError):
                     client.fetch()
         client.fetch()

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM while lists are fetched or published, at moments all over the command.
+"""Ctrl-C and SIGTERM during a fetch or a publication, at many moments of the command.
 
-The command reports the interruption and ends with the code of the signal, without a traceback, and
-the state is as it was before or after: the same command goes on from there.
+The command reports the interruption and ends with the code of the signal, without a traceback. The
+state is as before or after the command, and a repeated command succeeds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from hashclient.core.errors import ExitCode
 from tests.kit import Run, Site, csv_of, environment
 from tests.kit.depth import count_of
 
-#: Runs the real command, and sends it a signal when it opens, renames or removes a file, imports a
-#: module or connects. The moments are counted once its handlers exist.
+#: A script that runs the real command and sends it a signal when it opens, renames or removes a
+#: file, imports a module or connects. Moments are counted from the point where the signal handlers
+#: exist.
 INTERRUPTED = """
 import os, sys
 number, moment = int(sys.argv.pop(1)), int(sys.argv.pop(1))
@@ -75,7 +76,7 @@ def interrupted(number: signal.Signals, moment: int, *args: object) -> Run:
 
 
 def moments_of(*args: object) -> Iterator[tuple[signal.Signals, int]]:
-    """Run a command whole, and yield signals and moments that are spread all over it."""
+    """Run a command to its end, and yield signals and moments that are spread over its run."""
     whole = interrupted(signal.SIGINT, 0, *args)
     assert whole.code == 0, whole
     total = int(whole.err.split("moments ")[-1])
@@ -88,7 +89,7 @@ def moments_of(*args: object) -> Iterator[tuple[signal.Signals, int]]:
 def check(number: signal.Signals, moment: int, done: Run) -> None:
     code, word = ENDS[number]
     assert "Traceback" not in done.err and "Exception" not in done.err, (moment, done)
-    # The signal may come when all work is done.
+    # If all work is done when the signal arrives, the exit code is 0.
     assert done.code in (0, code), (moment, done)
     if done.code:
         assert done.err.endswith(f"hashclient: {word}\n"), (moment, done)
@@ -133,7 +134,7 @@ def test_a_publication_that_is_interrupted_leaves_the_repository_whole(
         check(number, moment, done)
         ended += done.code != 0
         if done.code:
-            # The list is published already, or can be.
+            # The list was published before the signal, or the repeated command publishes it.
             again = site.call(*command)
             assert again.code in (0, ExitCode.USAGE), (moment, again)
             assert again.code == 0 or "already" in again.err, (moment, again)

@@ -25,8 +25,8 @@ from hashclient.matches.store import Matches
 from hashclient.system.text import counted
 from tests.kit import Run, call, csv_of, fast_directory, make_state, write_tree
 
-# An act that is interrupted before it closes a database or a directory leaves this to the end of
-# the process, which comes soon in a real run, but not in this test. Python 3.13 tells of databases.
+# An interrupted action may leave a database or a directory open until the process ends. A real run
+# ends soon, but this test process does not, and Python 3.13 warns of open databases.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed database:ResourceWarning", "ignore:unclosed scandir iterator:ResourceWarning"
 )
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def collect() -> Iterator[None]:
-    """Let errors of leftover objects appear in the test that has left them."""
+    """Let warnings about leftover objects appear in the test that has left them."""
     yield
     gc.collect()
 
@@ -51,8 +51,8 @@ kind = "package"
 directory = "{}"
 """
 
-#: The places where files are found, and outcomes recorded, acted on and written: modules, and
-#: functions of the run and of the code that writes its output.
+#: The modules and functions of the run in which files are found, and outcomes are recorded, acted
+#: on and written.
 MODULES = (
     "hashclient/scan/sources/trees.py",
     "hashclient/scan/sources/walk.py",
@@ -70,7 +70,7 @@ RUNS = ("hashclient/scan/run/pipeline.py", "hashclient/cli/run.py")
 class Interruption:
     """Sends SIGINT when the watched lines with these numbers are run.
 
-    These are the lines from the beginning of the walk on.
+    The watched lines begin with the walk.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Interruption:
         self.functions = functions
         self.begun = False
         self.lines = 0
-        #: A tool that traces the tests, for example coverage, goes on afterwards.
+        #: The former trace function, for example of coverage, which is restored afterwards.
         self._before = sys.gettrace()
 
     def __enter__(self) -> Interruption:
@@ -111,7 +111,7 @@ class Interruption:
 
 
 class Interrupted:
-    """A state directory in which nothing was found so far, and a tree in which all is listed."""
+    """A state directory in which nothing was found so far, and a tree of listed files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -129,13 +129,13 @@ class Interrupted:
         return call("--state-dir", self.state, *args)
 
     def scan(self, *at: int, **watched: Any) -> tuple[Run, int]:
-        """Scan, interrupted at lines `at`; return the result and how many lines were watched."""
+        """Scan, interrupted at lines `at`; return the result and the number of watched lines."""
         with Interruption(*at, **watched) as interruption:
             result = self.call("scan", self.tree)
         return result, interruption.lines
 
     def points(self, count: int) -> Iterator[int]:
-        """Return about `count` places to interrupt a scan at, from the first to the last."""
+        """Return about `count` places at which to interrupt a scan, from the first to the last."""
         self.begin()
         _, lines = self.scan()
         return iter(range(1, lines + 1, max(1, lines // count)))
@@ -144,7 +144,7 @@ class Interrupted:
         return [record.data for record in audit_log.read(self.state / "audit", event=event)]
 
     def check_told_once(self, result: Run, at: int) -> None:
-        """Check that output, record and log agree, and that none has an entry twice."""
+        """Check that output, record and log agree, and that each has every entry once."""
         told = Counter(
             line.split()[1] for line in result.out.splitlines() if line.startswith("match ")
         )
@@ -232,7 +232,7 @@ def test_signals_right_after_a_match_is_logged(
 
 @pytest.mark.slow
 def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupted) -> None:
-    """The output may be cut off then; record, log and exit code are not."""
+    """The second signal may cut off the output, but not the record, the log and the exit code."""
     codes = set()
     watched = {
         "modules": ("hashclient/scan/run/recorder.py",),
@@ -260,7 +260,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
 
 @pytest.mark.slow
 def test_unfinished_actions_are_done_later(world: Interrupted) -> None:
-    """After any interruption, in the end all files are quarantined and reported, each once."""
+    """After any interruption, later runs quarantine and report all files, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:
         config.write(POLICY.format(key, world.directory))

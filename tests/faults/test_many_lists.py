@@ -1,4 +1,4 @@
-"""Very many lists of a provider, and very many entries of a file: bounded, linear, and recorded."""
+"""Very many lists of a provider, or entries of a file: bounded, linear in time, and recorded."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from tests.attack_world import refused, roles_of
 from tests.kit.provider import digests_of
 from tests.kit.site import Site
 
-#: Processor time for a first fetch of all lists that a provider may have, one segment each.
+#: The limit of processor time for a first fetch of all lists that a provider may have, each of one
+#: segment.
 MAX_FETCH_S = 10
-#: A client asks for the next root, the timestamp, and snapshot and targets if they are new; then
-#: for role, index and segment of each list.
+#: The requests of a client: the next root, the timestamp, and the snapshot and targets if they are
+#: new; then the role, the index and the segment of each list.
 REQUESTS, REQUESTS_A_LIST = 4, 3
 DATA = b"benign"
 
 
 def publish_at_once(repo: Repository, contents: dict[str, bytes]) -> None:
-    """Publish new lists with one signature of the targets; single publications take a minute."""
+    """Publish new lists with one signature of the targets; singly it would take a minute."""
     with repo.changing():
         roles = repo.load()
         for name, content in contents.items():
@@ -57,7 +58,7 @@ def test_a_provider_with_more_lists_than_may_be_is_refused(
 
     simulator.edit("targets", add)
     refused(client, ExitCode.UNVERIFIED, "offers 257 lists, more than 256")
-    # Local lists stay in use; the others are one line together.
+    # Local lists stay in use, and all other lists are reported in one line.
     doubtful, here = expected_lists(client.settings, client.session.sealer())
     assert here.index is not None
     assert doubtful.name is None

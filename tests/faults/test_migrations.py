@@ -1,6 +1,6 @@
-"""State that was really used is migrated by an invented step, which changes files of each kind.
+"""A state that was really used is migrated by an invented step that changes files of each kind.
 
-The step is killed before each change of the disk, and done with a disk that fails at each.
+The step is killed before each change of the disk, and run on a disk that fails at each change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST = 200
 
 @pytest.fixture(scope="session")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with a `state` that was really used, and `officer.key`."""
+    """Return a directory with a really used state in `state`, and the key `officer.key`."""
     with pytest.MonkeyPatch.context() as patch:
         return use(tmp_path_factory.mktemp("used"), patch).parent
 
@@ -58,7 +58,7 @@ def on(layout: Layout, *args: object) -> Run:
 
 
 def check_all(layout: Layout) -> None:
-    """Check that all parts of the state can be used, and that its log goes on."""
+    """Check that all parts of the state can be used, and that its log continues."""
     files = layout.root.parent / "files"
     files.mkdir()
     for name, data in LISTED.items():
@@ -87,7 +87,7 @@ def check_all(layout: Layout) -> None:
     officer = layout.root.parent / "officer.key"
     how = ("--identity", officer, "--reason", "test", "--output", back, "--force")
     restored = on(layout, "quarantine", "restore", item["id"], *how)
-    assert restored.code in {0, 3}, restored  # 3: an attribute that this disk does not keep
+    assert restored.code in {0, 3}, restored  # 3: this disk cannot keep an attribute
     assert back.read_bytes() == LISTED["taken.bin"]
     report = json.loads(on(layout, "report", "status", "--format", "json").out)
     assert [entry["state"] for entry in report["reports"]] == ["prepared"]
@@ -104,11 +104,11 @@ def taking(layout: Layout, act: Act) -> None:
 
 
 def contents(layout: Layout) -> dict[str, bytes]:
-    """Return the content of a state directory; for a database, its rows: bytes may differ."""
+    """Return the content of a state directory; for a database its rows, as bytes may differ."""
     found = {}
     for path in sorted(layout.root.rglob("*")):
         name = path.relative_to(layout.root).as_posix()
-        # A killed writer's unfinished files are swept by the next that writes to that folder.
+        # Unfinished files of a killed writer are removed by the next writer of the folder.
         if not path.is_file() or name.endswith(("-wal", "-shm", "-journal")) or "/.tmp-" in name:
             continue
         if path.suffix == ".db":
@@ -127,7 +127,7 @@ def some_files(layout: Layout) -> Iterator[Path]:
 
 
 def change_some(layout: Layout) -> None:
-    """Change files of each kind in a way that would break if it was done twice."""
+    """Change files of each kind; a second run of the change would fail or be visible."""
     for path in layout.reports.glob("r-*/report.json"):
         document = json.loads(path.read_bytes())
         assert "added" not in document
@@ -147,14 +147,14 @@ STEP = Step(NEXT, "9.9.9", some_files, change_some)
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this be a later release, whose state has one more version."""
+    """Let the program be a later release, whose state has one version more."""
     monkeypatch.setattr(migrate, "STEPS", (*TODAY, STEP))
     monkeypatch.setattr(migrate, "CURRENT", NEXT)
     monkeypatch.setattr(migrate, "READABLE", NEXT)
 
 
 def go_on(layout: Layout, after: dict[str, bytes]) -> None:
-    """Check that any command finishes the migration, and that the next writer tidies up."""
+    """Check that any command finishes the migration, and that the next writer removes leftovers."""
     check_state(layout)
     now = contents(layout)
     assert {name: now[name] for name in after} == after
@@ -173,7 +173,7 @@ def before(tmp_path: Path, unpacked: Unpack) -> dict[str, bytes]:
 @pytest.fixture
 def after(tmp_path: Path, unpacked: Unpack, later: None) -> dict[str, bytes]:
     layout = unpacked(tmp_path / "after")
-    check_state(layout)  # what every command does first
+    check_state(layout)  # every command calls this first
     assert read_version(layout) == Version(NEXT, "9.9.9")
     return contents(layout)
 
@@ -200,11 +200,11 @@ def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
         if ended == 0:
             break
     assert 20 < number < MOST
-    assert backups > of_changes(5)  # the kill came while the backup was needed
+    assert backups > of_changes(5)  # the kill happened while the backup was needed
 
 
 def fail_in_the_middle(layout: Layout) -> StateError:
-    """Let a step fail after it has changed everything; return the message."""
+    """Let a step fail after it has changed all files, and return the message."""
 
     def change(layout: Layout) -> None:
         change_some(layout)

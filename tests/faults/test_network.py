@@ -1,6 +1,6 @@
 """Attacks by a hostile or broken network on a fetch, one test each.
 
-The server is real and misbehaves on loopback; if the attack is slowness, limits are short.
+A real server on loopback misbehaves; if the attack is slowness, time limits are short.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hashclient.core.errors import (
 from hashclient.net.client import Access, HttpStatusError, Limits, RefusedError, Transport
 
 TOKEN = "t0ken-that-must-not-leak"
-#: Answers that are not slow have time, however busy the machine is.
+#: Answers that are not slow have enough time even on a busy machine.
 PATIENT = Limits(base_s=60, stall_s=60, min_rate=1e6, attempts=3)
 SHORT = Limits(base_s=2, stall_s=0.5, min_rate=1e6, attempts=3)
 CAP = 1000
@@ -61,7 +61,7 @@ def token_file(tmp_path: Path) -> Path:
 def opened(
     url: str, limits: Limits = PATIENT, waits: list[float] | None = None, **settings: Any
 ) -> Iterator[Transport]:
-    """A transport that does not really wait between attempts."""
+    """Yield a transport that notes the pauses between attempts instead of waiting."""
     extra = {name: settings.pop(name) for name in ("resolve", "now") if name in settings}
     access = Access(url, allow_http=url.startswith("http:"), **settings)
     recorded = [] if waits is None else waits
@@ -74,7 +74,7 @@ def opened(
 def failure(
     server: HostileServer, limits: Limits = PATIENT, cap: int = CAP, **settings: Any
 ) -> HashclientError:
-    """Fetch /x from the server and return how that fails."""
+    """Fetch /x from the server, and return the error."""
     with (
         opened(server.origin, limits, **settings) as transport,
         pytest.raises(HashclientError) as caught,
@@ -83,7 +83,7 @@ def failure(
     return caught.value
 
 
-# Slowness
+# Slow servers
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
 def test_a_body_below_the_minimum_rate_meets_the_deadline_it_was_given(
     server: HostileServer,
 ) -> None:
-    """For each byte, the body gets a hundredth of a second in this test."""
+    """In this test, the body gets a hundredth of a second for each byte."""
     server.on("/x", hostile.dripped(head(200, [("Content-Length", "300")]), b"x" * 300))
     with (
         opened(server.origin, replace(SHORT, attempts=1)) as transport,
@@ -287,7 +287,7 @@ def test_a_body_without_length_cut_on_the_wire_is_no_body(authority: Authority) 
             assert transport.get(f"{server.origin}/x", CAP) == b"hello"
 
 
-# Redirects, statuses
+# Redirects and statuses
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304])
@@ -384,7 +384,7 @@ def test_waits_add_up_to_no_more_than_the_patience(server: HostileServer) -> Non
     assert waits == [50.0, 50.0]
 
 
-# No connection
+# Servers without a connection
 
 
 def test_a_closed_port_is_unreachable() -> None:

@@ -1,7 +1,7 @@
 """Attacks by a hostile or broken network on the real `hashclient fetch`, one test each.
 
 Each command ends with the right exit code and says what is wrong. The earlier lists do not change
-by a byte and can be used; no secret is in its output or files.
+by a byte and can be used, and no secret is in the output or the files.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def fetched(
     tmp_path_factory: pytest.TempPathFactory, authority: Authority
 ) -> Iterator[HostileSite]:
-    """A client that has fetched the list from a provider that was honest until now."""
+    """A client that has fetched the list from a provider that was honest so far."""
     with HostileSite(tmp_path_factory.mktemp("site"), authority) as site:
         token = site.secret_file(next(iter(site.secrets)))
         assert site.run(*site.init_arguments("--token-file", token)).code == 0
-        # The client gives up soon, but not too soon for a machine that is busy.
+        # The client gives up soon, but late enough for a busy machine.
         site.settle(timeout_s=5.0, attempts=2)
         assert site.run("fetch").code == 0
         yield site
@@ -46,7 +46,7 @@ def fetched(
 
 @pytest.fixture
 def site(fetched: HostileSite) -> Iterator[HostileSite]:
-    """The same client; after the test, its settings are restored."""
+    """The client of `fetched`; after the test, its settings are restored."""
     config, context, server = fetched.config.read_text(), fetched.server._context, fetched.server
     server.requests.clear()
     yield fetched
@@ -56,7 +56,7 @@ def site(fetched: HostileSite) -> Iterator[HostileSite]:
 
 
 def attacked(site: HostileSite, code: int, message: str) -> Run:
-    """Fetch under attack; check the exit code, the message, and that nothing has changed."""
+    """Fetch under attack, and check the exit code, the message, and that nothing has changed."""
     before = site.kept()
     result = site.run("fetch")
     assert result.code == code, result.err

@@ -62,19 +62,19 @@ def test_an_attacker_exchanges_names_and_cannot_reach_a_victim(ground: Path) -> 
 
 
 def exchanged(scene: Scene, put: str) -> tuple[Victim, Step]:
-    """Return a victim, and the step that puts it in the place of the listed file."""
+    """Return a victim, and the step that puts the victim in the place of the listed file."""
     victim = scene.victim
     if put == "link":
         return victim, exchange(scene.directory, scene.trap)
     if put == "directory":
-        # In a directory of the attacker's, root has made a directory that is closed to others.
+        # Root has made a directory that is closed to others within a directory of the attacker.
         victim = Victim(scene.tree / "closed" / "f", LISTED)
         return victim, exchange(scene.directory, victim.path.parent)
     other = scene.tree / "other"
     if put == "link for the file":
         attack_once(link(other, victim.path))
     else:
-        # Not every system keeps a user from making a hard link.
+        # Some systems forbid a hard link to another user's file.
         os.link(victim.path, other)
         victim.look()
     return victim, exchange(scene.directory / "f", other)
@@ -93,7 +93,7 @@ def test_only_the_file_that_was_read_is_taken(
     put: str,
     seam: tuple[object, str],
 ) -> None:
-    """The exchange comes after the read, before the record, before the action, or during it."""
+    """The exchange happens after the read, before the record, before the action, or during it."""
     scene = Scene(ground, tmp_path)
     victim, step = exchanged(scene, put)
     where, name = seam
@@ -101,22 +101,22 @@ def test_only_the_file_that_was_read_is_taken(
     own = (scene.directory / "f").stat().st_ino
 
     def attacked(*args: Any, **kwargs: Any) -> Any:
-        if attacks and args[-1]:  # something was read
+        if attacks and args[-1]:  # a file was read
             attack_once(attacks.pop())
         return real(*args, **kwargs)
 
     monkeypatch.setattr(where, name, attacked)
     done = scene.state.scan("--quarantine", scene.directory)
-    # A name of another file that was moved there during the scan is found at the end of the scan
-    # and read: it is removed like any name of a listed file, and the file keeps its other name.
+    # A name that was moved into a listed directory during the scan is found at the end of the scan
+    # and read. It is removed like any name of a listed file, and the file keeps its other name.
     later = {victim.path.stat().st_ino} if put == "hard link" else set[int]()
     assert not attacks and done.summary["match"] == 1 + len(later)
     if put == "directory":
-        attack_once(step)  # back
+        attack_once(step)  # exchange the directories back
     assert victim.path.read_bytes() == LISTED if later else victim.is_untouched()
     room = scene.state.path / "quarantine"
     taken = {load_item(room, match_id).origin.inode for match_id in item_ids(room)} - later
-    if where is isolate:  # which holds the file and its directory by then
+    if where is isolate:  # at this step, the file and its directory are open
         assert taken <= {own}
     else:
         assert not taken
@@ -150,12 +150,12 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
         done = scene.state.call("quarantine", "add", match_id)
         assert done.code == ExitCode.INCOMPLETE, done
     if put == "directory":
-        attack_once(step)  # back
+        attack_once(step)  # exchange the directories back
     assert victim.is_untouched()
     room = scene.state.path / "quarantine"
     assert item_ids(room) == ([match_id] if act == "resume" else [])
     with Matches(scene.state.path) as matches:
-        # The new file is no link: the sealed file is gone from the place, and the message says so.
+        # If the new file is no link, the sealed file has left the place, and the record says so.
         assert matches.get(match_id).in_place == ((act, put) != ("resume", "link for the file"))
 
 
@@ -165,7 +165,7 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
 def test_a_link_of_others_that_root_names_takes_nothing_away(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, is_changed_back: bool
 ) -> None:
-    """Root follows the link and the match is recorded; but a user's link does not choose a file."""
+    """Root follows the link and the match is recorded, but a user's link does not choose a file."""
     scene = Scene(ground, tmp_path)
     attack_once(exchange(scene.directory, scene.trap))
     path: Path = scene.directory if given == "directory" else scene.directory / "f"
@@ -203,7 +203,7 @@ def restore(scene: Scene, match_id: str, *more: object) -> Run:
 
 
 def taken(scene: Scene) -> str:
-    """Scan, isolate the listed file, and return its id."""
+    """Scan, isolate the listed file, and return the id of its match."""
     (match_id,) = (line["id"] for line in scene.state.scan(scene.directory).lines[:-1])
     assert scene.state.call("quarantine", "add", match_id).code == 0
     return str(match_id)
@@ -226,7 +226,7 @@ def test_a_file_is_restored_only_to_the_directory_that_it_was_taken_from(
     if put == "link":
         by_name = restore(scene, match_id, "--output", scene.directory / "f")
         assert by_name.code == ExitCode.USAGE and "a link leads to it" in by_name.err
-    attack_once(step)  # back
+    attack_once(step)  # exchange the directories back
     assert victim.is_untouched()
     assert restore(scene, match_id).code == 0
     assert (scene.directory / "f").read_bytes() == LISTED
@@ -283,7 +283,7 @@ def test_set_id_bits_come_back_to_where_they_were_and_not_to_a_directory_of_othe
 def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_unnamed_files: bool
 ) -> None:
-    """With a name from the start, as on some file systems, the copy may even get another's name."""
+    """On some file systems the copy has a name from the start, and may even get another name."""
     scene = Scene(ground, tmp_path)
     match_id = taken(scene)
     file, new = scene.directory / "f", scene.directory / NEW_NAME.format(match_id)
@@ -320,7 +320,7 @@ def test_names_that_somebody_has_planted_lead_nowhere(
     planted = scene.directory / name.format(match_id)
 
     def plant() -> None:
-        if kind == "hard link":  # some systems do not let a user make a hard link
+        if kind == "hard link":  # some systems forbid a user to make a hard link
             os.link(scene.victim.path, planted)
             scene.victim.look()
         else:
@@ -333,7 +333,7 @@ def test_names_that_somebody_has_planted_lead_nowhere(
 
     def is_untouched() -> bool:
         if kind == "hard link" and scene.victim.path.stat().st_nlink == 1:
-            os.link(scene.victim.path, planted)  # a name in the attacker's directory may go
+            os.link(scene.victim.path, planted)  # a name in the attacker's directory may be removed
         return scene.victim.is_untouched()
 
     plant()

@@ -1,7 +1,7 @@
-"""Races against the owner of a tree, who exchanges a directory with a link while root acts there.
+"""Races against a tree's owner, who exchanges a directory with a link while root acts.
 
-`test_other_users` tests the same at the known instant; here the instant is not known, and there are
-many rounds.
+`test_other_users` tests the same exchanges at a known instant. In this file the instant is unknown,
+and there are many rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.kit.scene import LISTED, Scene
 
 pytestmark = needs_root
 
-#: The rounds of a race in a quick run, and in a full run; and the files of each round.
+#: The rounds of a race in a quick run and in a full run, and the number of files of each round.
 FEW, MANY, BATCH = 4, 200, 20
 
 rounds_of_a_race = pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def race(
     act: Callable[[str], None],
     prepare: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Scan files, prepare each, and act on each while the attacker is at work."""
+    """Scan files, prepare each file, and act on each while the attacker exchanges names."""
     while rounds > 0:
         count = min(BATCH, rounds)
         scene.fill(count)
@@ -81,7 +81,7 @@ def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, put: str) 
 @rounds_of_a_race
 @pytest.mark.parametrize("put", ["link", "directory"])
 def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) -> None:
-    """The attacker's files have other content by then: only the listed file has the content."""
+    """The attacker has put other content into the files: only the listed file has this content."""
     scene = Scene(ground, tmp_path)
     scene.lay_traps(rounds, put)
     scene.fill(rounds)
@@ -107,7 +107,7 @@ def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) 
 @rounds_of_a_race
 @pytest.mark.parametrize("named", [False, True])
 def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> None:
-    """The victim's directory has no file with this name, but might get a file."""
+    """The victim's directory has no file with this name, but an attack could create one."""
     scene = Scene(ground, tmp_path, tombstone="gone")
 
     def act(match_id: str) -> None:
@@ -125,7 +125,7 @@ def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> No
 @pytest.mark.slow
 @rounds_of_a_race
 def test_sealing_again_and_destroying(ground: Path, tmp_path: Path, rounds: int) -> None:
-    """Both acts work on the sealed copy: the place with the tombstone stays as it is."""
+    """Both actions change only the sealed copy; the place with the tombstone stays as it is."""
     scene = Scene(ground, tmp_path, tombstone="gone")
     other = call("quarantine", "keygen", "--output", tmp_path / "other.key", "--format", "json")
     recipient = json.loads(other.out)["public_key"]
@@ -173,7 +173,7 @@ def test_a_watch_takes_no_file_from_outside_of_its_tree(
         if len(told) == rounds:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    # Everything is scanned again and again besides.
+    # In addition, the whole tree is scanned again and again.
     watch = Watch(
         Client(scene.state.path),
         [str(scene.tree)],

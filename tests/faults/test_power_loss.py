@@ -1,7 +1,7 @@
 """A power loss: data that were not synced may be lost, and no later step needs these data.
 
 No machine is switched off. The tests record each change of the disk, and at each important moment
-they find out what a disk that honours syncs could still lose.
+they compute what a disk that honours syncs could still lose.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from hashclient.system.layout import MANIFEST_NAME, RESTORED_NAME
 from hashclient.trust.tuf import Trust
 from tests.attack_world import Generations
 
-#: A program that needs a lock makes its file again. SQLite syncs its database by itself, unseen.
+#: Files that may be lost: a program makes its lock file again, and SQLite syncs its database
+#: itself, which the tests do not see.
 UNIMPORTANT = ("lock", "matches.db")
 
 
@@ -43,7 +44,7 @@ class Moment:
         self.lingering: list[set[str]] = []
 
     def __call__(self, name: str, argument: object) -> None:
-        """Look at the disk if this is the chosen change."""
+        """Compute what may be lost if this is the chosen change."""
         path = str(argument)
         if isinstance(argument, int):
             path = str(Path(f"/proc/self/fd/{argument}").readlink())
@@ -57,7 +58,7 @@ class Moment:
         return {p for p in self.disk.volatile() if not p.endswith(UNIMPORTANT)}
 
     def back(self) -> set[str]:
-        """Return the paths that may come back, except for temporary files."""
+        """Return the removed paths that may reappear, except for temporary files."""
         return {p for p in self.disk.lingering() if "/.tmp-" not in p}
 
 
@@ -94,12 +95,12 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     with watched(act):
         client.fetch()
     state = client.settings.state_dir.relative_to(tmp_path).as_posix()
-    # Only the metadata of the list's own role may wait. The files that it signs were verified, and
-    # the snapshot, which is on the disk, says which version may come next.
+    # Only the metadata of the list's own role may be synced late. The files that it signs were
+    # verified, and the synced snapshot says which version may come next.
     late = f"{state}/trust/main/metadata/"
     (before,) = switch.volatile
     assert {p for p in before if not p.startswith((late + "baseline", f"{state}/lists/"))} == set()
-    # The manifest does not name runs that were merged: the merged runs are removed afterwards.
+    # The manifest does not name the runs that were merged, which are removed afterwards.
     (manifest,) = (
         p
         for p in before
@@ -109,13 +110,13 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     (told,) = log.volatile
     audit = {f"{state}/audit/log.jsonl"} if is_first else set()
     assert {p for p in told if not p.startswith(late + "baseline")} == audit
-    # In the end all files are on the disk, and so are the directories that were made.
+    # At the end, all files and the directories that were made are synced.
     assert log.now() == set()
     assert (client.settings.layout.lists / "baseline" / MANIFEST_NAME).exists()
 
 
 def test_metadata_is_on_the_disk_once_it_is_trusted(world: Generations, tmp_path: Path) -> None:
-    """A refresh that a power loss undoes would let the provider, or a thief, go back."""
+    """If a power loss undid a refresh, the provider or a thief could offer older metadata."""
     directory = tmp_path / "trust"
     disk = Unsynced(tmp_path)
     with watched(disk):
@@ -132,7 +133,7 @@ def test_metadata_is_on_the_disk_once_it_is_trusted(world: Generations, tmp_path
 
 
 def writes_public_key(name: str, path: str) -> bool:
-    """Return whether `key.pub` gets its name."""
+    """Return whether the call gives `key.pub` its name."""
     return name == "replace" and b"PUBLIC KEY" in Path(path).read_bytes()
 
 
@@ -142,7 +143,7 @@ def test_the_log_is_on_the_disk_before_its_public_key_says_that_there_was_one(
 ) -> None:
     directory = tmp_path / "state" / "audit"
     log = AuditLog(directory, clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
-    if key_is_there:  # the key of a command that was killed before it had written a record
+    if key_is_there:  # the key of a command that was killed before it wrote a record
         log.append([Event("match", {})])
         for name in ("log.jsonl", "key.pub"):
             (directory / name).unlink()
@@ -168,7 +169,7 @@ def test_a_durable_record_is_on_the_disk(tmp_path: Path) -> None:
 def test_a_closed_file_has_its_name_for_good_before_the_next_takes_that_of_the_log(
     tmp_path: Path,
 ) -> None:
-    """Otherwise the disk could keep only the second change: the closed file would have no name."""
+    """Otherwise the disk could keep only the second change, and lose the closed file's name."""
     log = AuditLog(tmp_path / "audit", clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
     log.append([Event("match", {})])
     moment = Moment(tmp_path, lambda name, path: name == "rename" and path.endswith("/.tmp-log"))
@@ -182,7 +183,7 @@ def test_a_closed_file_has_its_name_for_good_before_the_next_takes_that_of_the_l
 
 
 def taken_scene(tmp_path: Path, **config: object) -> tuple[Ward, Path, Match]:
-    """Return a quarantine, a file that matched, and its match."""
+    """Return a quarantine, a file that matched, and the match."""
     ward = Ward(tmp_path, **config)
     file = tmp_path / "share" / "file.bin"
     file.parent.mkdir()
@@ -199,14 +200,15 @@ def test_a_sealed_copy_is_on_the_disk_before_the_file_goes(
     moment = Moment(tmp_path, lambda name, path: name == "unlink" and path == private)
     with watched(moment):
         assert ward.take(match).detail == "quarantined"
-    assert moment.volatile == [{f"share/{private}"}]  # the name that is removed
+    # Only the name that is removed next is volatile.
+    assert moment.volatile == [{f"share/{private}"}]
     assert moment.now() == set()
     assert moment.back() == set()
     assert file.exists() == (tombstone is not None)
 
 
 def test_an_act_that_goes_on_syncs_the_place_where_nothing_is_left(tmp_path: Path) -> None:
-    """The file was moved aside, and its name was used again: the old name does not come back."""
+    """The old name of the file that was moved aside must not reappear, although it was reused."""
     ward, file, match = taken_scene(tmp_path)
 
     def stop(name: str, argument: object) -> None:
@@ -233,7 +235,7 @@ def test_a_file_that_is_given_back_is_on_the_disk_before_its_copy_goes(
         monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
     folder = ward.evidence(match).parent
     new_note = f"{folder.parent}/.tmp-"
-    # First the restoring is noted, then the folder is removed.
+    # First the restoration is noted, then the folder is removed.
     moment = Moment(
         tmp_path,
         lambda name, path: (
@@ -275,7 +277,7 @@ def test_a_file_from_an_interrupted_restoration_is_synced_by_the_next(tmp_path: 
 def test_a_file_is_synced_before_it_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page that is not on the disk yet stays in memory, and would be read from there."""
+    """A page that is not on the disk yet would be read from memory."""
     ward, _, match = taken_scene(tmp_path)
     calls: list[str] = []
 
@@ -307,7 +309,7 @@ def test_a_purged_file_does_not_come_back(tmp_path: Path) -> None:
     moment = Moment(tmp_path, writes_to_log)
     with watched(moment):
         assert ward.purge(match).done
-    assert len(moment.lingering) == 2  # the intent to destroy it, and the destruction
+    assert len(moment.lingering) == 2  # the intent to destroy the item, and the destruction
     assert moment.lingering[1] == set()
     assert moment.back() == set()
     assert not ward.evidence(match).exists()

@@ -1,6 +1,6 @@
 """When the inventory may believe a file: changes without a new time, media that look alike.
 
-The file systems are real, so only root can run this test. Times are real, days are set.
+The file systems are real, so only root can run these tests. Times are real, and days are set.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.kit import Run, call, csv_of, is_python_for_all, make_state, write_tr
 LISTED = b"listed"
 BENIGN = b"benign"
 DAYS = cache.REREAD_DAYS
-#: A file of an account that nobody has.
+#: The number of an account that does not exist.
 NOBODY = 65_534
 
 pytestmark = needs_mounts
@@ -71,7 +71,7 @@ def scan(state: Path, tree: Path, *args: object) -> Run:
 
 
 def settle(tree: Path) -> None:
-    """Wait for the next tick of the clock of files, so that each change has a time of its own."""
+    """Wait for the next tick of the file system's clock, so that each change gets another time."""
     probe = tree.parent / "probe"
     probe.write_bytes(b"")
     first = probe.stat().st_ctime_ns
@@ -80,7 +80,7 @@ def settle(tree: Path) -> None:
 
 
 def rests_on(result: Run) -> tuple[int, int, int]:
-    """Return how many files were read, known unchanged, and among these only believed so."""
+    """Return the numbers of files that were read, known unchanged, and only believed unchanged."""
     summary = result.summary
     return summary["files_read"], summary["known_unchanged"], summary["believed_unchanged"]
 
@@ -93,7 +93,7 @@ def times(path: Path) -> tuple[int, int, int]:
 def codes_of_days(
     state: Path, tree: Path, set_day: Callable[[int], None], first: int
 ) -> list[int | None]:
-    """Scan each day until all believed files have been read again; return the exit codes."""
+    """Scan each day until all believed files have been read again, and return the exit codes."""
     codes: list[int | None] = []
     for day in range(first, first + DAYS + 1):
         set_day(day)
@@ -101,7 +101,7 @@ def codes_of_days(
     return codes
 
 
-# Writers.
+# Writers
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_store_through_a_map_made_later_shows(state: Path, tmp_path: Path, kin
 
 
 def test_a_map_of_memory_that_is_made_later_is_seen(state: Path, tmp_path: Path) -> None:
-    """Read from first, its pages are writable, and no store sets a time."""
+    """If a map is read first, its page becomes writable, and a store sets no time."""
     with disk(tmp_path, "tmpfs") as tree:
         path = tree / "f"
         path.write_bytes(BENIGN)
@@ -169,7 +169,7 @@ def test_a_file_that_is_open_for_writing_is_not_remembered(
 def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease is over by then: a later record has another time."""
+    """The lease has ended before the record is made, so a later record has another time."""
     maps: list[Map] = []
 
     read = os.readv
@@ -180,7 +180,7 @@ def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
             maps[0].store(BENIGN)
         return read(fd, buffers)
 
-    # A lease is not kept while a long file is read; this file counts as long.
+    # No lease is kept while a long file is read; with this limit, the file counts as long.
     monkeypatch.setattr(reading, "HELD_BYTES", 0)
     with disk(tmp_path, "ext4") as tree:
         (tree / "f").write_bytes(BENIGN)
@@ -207,7 +207,7 @@ def test_a_proven_file_does_not_age(
     assert "1 known unchanged\n" in result.out + result.err
 
 
-# Believed files.
+# Believed files
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_believed_files_are_counted_and_read_again_within_days(
             read, known, believed = rests_on(scan(state, tree))
             assert read + known == DAYS and known == believed
             shares.append(read)
-        # Each file is read once in so many days, and no day pays for all.
+        # Each file is read once in `DAYS` days, and the reads are spread over the days.
         assert shares == shares[:DAYS] * 3
         assert sum(shares[:DAYS]) == DAYS
         assert max(shares) < DAYS / 2
@@ -265,7 +265,7 @@ def test_for_how_long_is_a_matter_of_the_configuration(
 
 
 def exchange(tree: Path) -> None:
-    """Exchange the contents of `a` and `b` on xfs, whose times stay."""
+    """Exchange the contents of `a` and `b` on xfs, which keeps their times."""
     a, b = (os.open(tree / name, os.O_RDWR) for name in ("a", "b"))
     for fd in (a, b):
         os.fdatasync(fd)
@@ -302,7 +302,7 @@ def test_contents_that_are_exchanged_on_xfs_are_read_within_days(
 def test_a_map_through_overlay_proves_nothing(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
-    """The map belongs to the file below: the scanned file is not open for writing."""
+    """The map belongs to the file in the lower layer, so the scanned file has no writer."""
     with disk(tmp_path, "ext4") as below:
         layers = [below / name for name in ("lower", "upper", "work")]
         for layer in layers:
@@ -327,7 +327,7 @@ def test_a_map_through_overlay_proves_nothing(
 
 
 def as_nobody(work: Callable[[], object]) -> object:
-    """Call a function in a process of another account, without capabilities; return its result."""
+    """Call a function in a process of another account without capabilities; return its result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -348,7 +348,7 @@ def as_nobody(work: Callable[[], object]) -> object:
 def test_another_s_file_without_the_capability_is_believed(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
-    """The file is root's; its own ones an account can prove."""
+    """The file belongs to root; an account can only prove files of its own."""
     with tempfile.TemporaryDirectory() as name, disk(tmp_path, "ext4") as tree:
         Path(name).chmod(0o755)
         theirs = Path(shutil.copytree(state, Path(name, "state")))
@@ -375,7 +375,7 @@ def test_another_s_file_without_the_capability_is_believed(
 
 
 def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
-    """The account that scans has only CAP_LEASE besides reading, and no other capability."""
+    """The account that scans has only CAP_LEASE, besides permission to read."""
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv")
     if not is_python_for_all():
@@ -401,11 +401,11 @@ def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
     assert told == ["True", "None"]
 
 
-# The identity of file systems.
+# The identity of file systems
 
 
 def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Path) -> None:
-    """This works even if one medium has the UUID of the other, and each status is the same."""
+    """This works even if both media have the same UUID and each status is the same."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -427,7 +427,7 @@ def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Pa
 
 
 class BuiltIn(Facts):
-    """The identities of this machine, as if all disks were built in."""
+    """Identities as on this machine if all disks were built in."""
 
     def disk_name(self, path: Path) -> bytes | None:
         return b""
@@ -454,7 +454,7 @@ def test_a_disk_that_is_built_in_is_known_when_it_is_mounted_again(
     one, other = found[True]
     assert one is not None and other is not None and one.number == other.number
     assert (one.proves, one.is_local) == (kind != "xfs", True)
-    # On a loop device the identity is different each time.
+    # On a loop device, each mount gets another identity.
     loops = found[False]
     assert None not in loops and len({one, *loops}) == 3
 
@@ -472,7 +472,7 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
 
 
 def test_a_snapshot_is_another_file_system_than_its_source(tmp_path: Path) -> None:
-    """This holds for a built-in disk, too, whichever snapshot replaces the other."""
+    """This also holds for a built-in disk, whichever snapshot replaces the other."""
     with disk(tmp_path, "btrfs") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
         tool("btrfs", "subvolume", "snapshot", top / "sub", top / "one")
@@ -489,7 +489,7 @@ def test_a_snapshot_is_another_file_system_than_its_source(tmp_path: Path) -> No
 def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers of subvolumes are given again after a mount, and snapshots have times of before."""
+    """Numbers of subvolumes are reused after a mount, and snapshots keep earlier times."""
     monkeypatch.setattr(identity, "_disk_name", lambda _: b"")
     image = make_image(tmp_path / "image", "btrfs")
 
@@ -505,8 +505,8 @@ def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
         for _ in range(20):  # until both subvolumes have changed within one tick of the clock
             for path, content in contents.items():
                 (path / "f").unlink(missing_ok=True)
-                # The test does not use `open`, which asks for the status: a later change would get
-                # a finer time.
+                # The test does not use `open`, which calls `stat`: a later change would then get a
+                # finer time.
                 fd = os.open(path / "f", os.O_WRONLY | os.O_CREAT)
                 os.write(fd, content)
                 os.utime(fd, ns=(0, 0))
@@ -529,7 +529,7 @@ def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
 def test_where_mounts_have_no_number_of_their_own_nothing_is_remembered(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux before 6.8."""
+    """This is so on Linux before 6.8."""
     monkeypatch.setattr(identity, "_statx", lambda: None)
     with disk(tmp_path, "ext4") as tree:
         (tree / "f").write_bytes(BENIGN)

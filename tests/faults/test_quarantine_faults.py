@@ -1,4 +1,4 @@
-"""The quarantine is killed, fails and is raced at each of its changes of the disk.
+"""The quarantine is killed, fails, or loses a race at each of its changes of the disk.
 
 In each case, the file is in its place or its sealed copy is complete, and messages about it are
 true. The next command finishes the work, and no file of another user is lost.
@@ -38,7 +38,7 @@ from tests.kit.depth import changes, of_changes
 
 CONTENT = b"benign " * 20_000
 INNOCENT = b"somebody else's"
-#: More changes than any act makes.
+#: An upper bound for the changes of one action.
 MOST = 200
 IS_ROOT = os.geteuid() == 0
 
@@ -46,7 +46,7 @@ root_only = pytest.mark.skipif(not IS_ROOT, reason="only root can mount")
 
 
 class Scene:
-    """One match whose file lies in `share/`, in a copy of a state that is ready for it."""
+    """One match whose file is in `share/`, in a copy of a state that is ready for it."""
 
     def __init__(self, directory: Path, **config: object) -> None:
         self.ward = Ward(directory, **config)
@@ -59,14 +59,14 @@ class Scene:
         self.private = self.share / PRIVATE_NAME.format(self.match.id)
 
     def is_in_place(self) -> bool:
-        """Return whether the file is in its place, if under the private name for a moment."""
+        """Return whether the content is in its place, perhaps under the private name."""
         return any(
             path.is_file() and not path.is_symlink() and path.read_bytes() == CONTENT
             for path in (self.file, self.private)
         )
 
     def is_sealed(self) -> bool:
-        """Return whether there is a sealed copy with the id; if so, the copy is complete."""
+        """Return whether a sealed copy has the id, and check that the copy is complete."""
         if self.match.id not in self.ward.names():
             return False
         assert self.ward.opened(self.match) == CONTENT
@@ -81,7 +81,7 @@ class Scene:
             assert not self.ward.get(self.match).in_place
 
     def check_taken(self, *names: str) -> None:
-        """Check that the state is as after an act without any disturbance."""
+        """Check that the state is as after an undisturbed isolation."""
         assert self.is_sealed()
         assert {p.name for p in self.share.iterdir()} == set(names)
         assert self.ward.names() == {self.match.id}
@@ -94,7 +94,7 @@ class Scene:
 def scenes(
     directory: Path, prepare: Callable[[Scene], object] = lambda _scene: None, **config: object
 ) -> Iterator[tuple[int, Scene]]:
-    """Yield the same scene again and again, with the number of the change that is to fail."""
+    """Yield the same scene again and again, with the number of the change that should fail."""
     place, kept = directory / "scene", directory / "kept"
     place.mkdir()
     scene = Scene(place, **config)
@@ -103,7 +103,8 @@ def scenes(
     for number in changes(MOST):
         shutil.copytree(kept, place, symlinks=True)
         if scene.file.exists():
-            scene.ward.match(scene.file)  # a copy is another file: a scan has read the copy
+            # The copied file has another inode, so it is recorded again.
+            scene.ward.match(scene.file)
         yield number, scene
         shutil.rmtree(place)
     raise AssertionError("there is no end to it")
@@ -116,17 +117,18 @@ def fast() -> Iterator[Path]:
 
 
 def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
-    """The test proves something: the important calls are among the watched calls."""
+    """If the important calls were not watched, the other tests would prove nothing."""
     scene = Scene(tmp_path, tombstone="gone")
     recorder = Recorder()
     with watched(recorder):
         scene.ward.take(scene.match)
     names = [name for name, _ in recorder.calls]
     assert {"mkdir", "create", "write", "fsync", "rename", "unlink", "replace"} <= set(names)
-    assert names.count("rename") == 3  # the folder, the file that is moved aside, the tombstone
+    # For the folder, the file that is moved aside, and the tombstone.
+    assert names.count("rename") == 3
     assert 20 < len(names) < MOST
     scene.check_taken("file.bin")
-    # The sealed copy and its folders are on the disk before the file goes.
+    # The sealed copy and its folders are synced before the file is removed.
     gone = recorder.calls.index(("unlink", scene.private.name))
     synced = [str(path) for name, path in recorder.calls[:gone] if name == "fsync"]
     quarantine = str(scene.ward.settings.layout.quarantine)
@@ -212,7 +214,7 @@ def test_a_failure_at_any_change_loses_nothing(fast: Path, code: int) -> None:
             assert taken.sealed == scene.is_sealed()
             assert taken.taken or scene.file.read_bytes() == CONTENT
             assert taken.taken == (not scene.ward.get(scene.match).in_place)
-        # For example, a tombstone that could not be written is not written later.
+        # Example: a tombstone that could not be written is not written later.
         assert scene.ward.take(scene.match).taken
         scene.check_taken(*(["file.bin"] if scene.file.exists() else []))
         if not fail.fired:
@@ -262,7 +264,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         def act(_name: str, _argument: object, scene: Scene = scene) -> None:
             nonlocal left, swapped
             left -= 1
-            # Once the file is moved aside, there is no file to exchange any more.
+            # Once the file has been moved aside, it cannot be exchanged any more.
             if left == 0 and scene.file.exists() and not scene.private.exists():
                 swapped = True
                 swap(scene)
@@ -280,7 +282,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         )
         assert not scene.private.exists()
         if swapped and swap not in {swap_directory, remove}:
-            # Only the sealed file may be missing at its new place.
+            # Except after these exchanges, the outcome asks for a person and nothing is taken.
             assert taken.attention
             assert not taken.taken
         assert taken.taken <= scene.is_sealed()
@@ -313,7 +315,7 @@ def test_after_a_swap_the_next_act_settles_it(
 
 
 def test_a_directory_that_is_another_one_settles_nothing(tmp_path: Path) -> None:
-    """A file system may be unmounted: then the file exists, but cannot be seen."""
+    """A file system may be unmounted: the file then exists but cannot be seen."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     scene.share.rename(tmp_path / "unmounted")
@@ -332,7 +334,7 @@ def test_a_directory_that_is_another_one_settles_nothing(tmp_path: Path) -> None
 def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
     tmp_path: Path,
 ) -> None:
-    """The directories at the top of two file systems of one kind have the same inode."""
+    """The top directories of two file systems of one kind have the same inode."""
     scene = Scene(tmp_path)
     disk = tmp_path / "disk"
     file = disk / "file.bin"
@@ -354,7 +356,7 @@ def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
 
 @root_only
 def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path) -> None:
-    """For each name in the directory, the kernel says that there is no file with this name."""
+    """For each name in the directory, the kernel says that no file has this name."""
     scene = Scene(tmp_path)
     image = disks.make_image(tmp_path / "image", "ext4", *disks.Vault.OPTIONS)
     with disks.mounted("-o", "loop", image, tmp_path / "disk") as disk:
@@ -374,7 +376,7 @@ def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ELOOP, errno.EISDIR])
 def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: int) -> None:
-    """A file system may then give any error; and without /proc, no file can be opened."""
+    """A file system may return any error, and without /proc no file can be opened."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     real_open = os.open
@@ -398,7 +400,7 @@ def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: i
 def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    """Somebody moves the file away while an act looks, and back before it has decided."""
+    """Somebody moves the file away during the look of an action, and back before its decision."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     aside = tmp_path / "aside"
@@ -437,7 +439,7 @@ def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
 
 
 def fail_removal(scene: Scene, code: int = errno.EBUSY) -> Taken:
-    """Isolate, and fail when the name is moved aside."""
+    """Isolate, with an error when the name is moved aside."""
 
     def act(name: str, argument: object) -> None:
         if name == "rename" and argument == scene.file.name:
@@ -513,7 +515,7 @@ def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
 def test_a_file_unreadable_when_an_act_resumes_is_not_taken_for_gone(
     tmp_path: Path, code: int, call: str, is_aside: bool
 ) -> None:
-    """It may be the same file: a file in its place must never be called quarantined."""
+    """It may be the matching file, and a file in its place must never be called quarantined."""
     scene = Scene(tmp_path)
     fail_removal(scene)
     there = scene.file
@@ -648,7 +650,7 @@ def test_a_tombstone_that_is_there_already_is_ours(
 
     with monkeypatch.context() as patch:
         patch.setattr(scene.ward.audit, "append", append)
-        # This is as after a kill before the record of matches is written.
+        # The record of matches is not written, as after a kill.
         patch.setattr(Matches, "change_all", lambda *_args, **_kwargs: None)
         with pytest.raises(AuditError):
             scene.ward.take(scene.match)
@@ -716,7 +718,7 @@ def test_a_copy_under_a_lost_seal_key_is_made_again(tmp_path: Path) -> None:
     scene.ward.sealer = Sealer(b"\1" * 32)
     with pytest.raises(StateError, match="sealed with another key"):
         scene.ward.take(scene.match)
-    assert scene.ward.match(scene.file).id == scene.match.id  # scanned again
+    assert scene.ward.match(scene.file).id == scene.match.id  # the file is scanned again
     assert scene.ward.take(scene.match).detail == "quarantined"
     scene.check_taken()
     after = scene.ward.item(scene.match)
@@ -778,11 +780,11 @@ def test_a_copy_is_made_again_where_names_cannot_be_exchanged(
 
 
 def nothing(*_arguments: object, **_more: object) -> None:
-    """Say that a name was changed, and change none."""
+    """Report success of a rename, and change no name."""
 
 
 def both(directory: int, name: str, other: str) -> None:
-    """Give a file another name, and leave it its old one."""
+    """Give a file another name, and keep its old name as well."""
     os.link(name, other, src_dir_fd=directory, dst_dir_fd=directory)
 
 
@@ -793,7 +795,7 @@ def both(directory: int, name: str, other: str) -> None:
 def test_a_file_system_that_only_says_that_it_removes_a_name_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lie: Callable[..., None]
 ) -> None:
-    """A server of FUSE, say, or two directories joined that both have the file."""
+    """Examples are a FUSE server, and two joined directories that both have the file."""
     scene = Scene(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(name, lie)
@@ -815,7 +817,7 @@ def test_a_quarantine_whose_folders_are_not_renamed_removes_no_file(
     scene = Scene(tmp_path)
 
     def rename(folder: Path, name: Path) -> None:
-        """Leave the folder its temporary name, and give it another one or not."""
+        """Keep the folder's temporary name; the new name leads to it or to another folder."""
         name.symlink_to(folder) if keeps else name.mkdir()
 
     with monkeypatch.context() as patch:
@@ -885,7 +887,7 @@ def test_a_kill_while_a_name_is_aside_and_taken_again(tmp_path: Path, aside: byt
     assert scene.file.read_bytes() == b"a third"
 
 
-# --- giving back and destroying ----------------------------------------------------------
+# --- restoring and destroying -------------------------------------------------------------
 
 
 def take_and_withdraw(scene: Scene) -> None:
@@ -996,7 +998,7 @@ def test_a_failure_while_a_file_is_given_back_loses_nothing(fast: Path, code: in
 def test_no_plain_text_stays_where_giving_back_fails(
     fast: Path, named: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under whatever name: a file that is begun and not finished is removed at once."""
+    """An unfinished file is removed at once, whatever its name."""
     if named:
         monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
     failures = 0
@@ -1006,7 +1008,7 @@ def test_no_plain_text_stays_where_giving_back_fails(
         def act(name: str, argument: object, scene: Scene = scene) -> None:
             nonlocal left
             left -= 1
-            # All of these tests rely on the removal of leftovers.
+            # The removal of leftovers must not fail, because the tests rely on it.
             if left == 0 and (name, argument) != ("unlink", f"{scene.private.name}.new"):
                 raise error
 
@@ -1066,7 +1068,7 @@ def test_an_item_is_destroyed_only_after_it_is_logged(
 
 @contextlib.contextmanager
 def mounted(path: Path, *options: str) -> Iterator[Path]:
-    """Mount a file system on `path`, which is made; skip the test if mounts are not allowed."""
+    """Mount a file system on `path`, which is made; skip the test if mounting is not allowed."""
     path.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *options, path], capture_output=True, check=False)
     if done.returncode != 0:
@@ -1082,7 +1084,7 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
-    if not foreseen:  # as if another program fills the disk meanwhile
+    if not foreseen:  # another program fills the disk meanwhile
         monkeypatch.setattr(isolate, "check_space", lambda _room, _size: None)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:
         scene = Scene(small)
@@ -1156,6 +1158,6 @@ def test_an_immutable_file_stays_and_is_sealed(tmp_path: Path) -> None:
     assert taken.detail == (
         "sealed, but still in place: the file is immutable (`chattr -i` makes it mutable)"
     )
-    # `chattr` has changed the file's own times, not its content.
+    # `chattr` has changed the times of the file, but not its content.
     assert scene.ward.take(scene.match).detail == "quarantined"
     scene.check_taken()

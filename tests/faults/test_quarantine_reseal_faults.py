@@ -1,7 +1,7 @@
-"""Sealing and isolating, each ended at each of its changes of the disk in turn.
+"""Sealing to other keys and isolating, interrupted at each change of the disk in turn.
 
-The item is sealed to the old recipients or to the new ones. It is complete, with its own document;
-and `quarantine add --all` finishes a killed act, without a scan.
+The item is sealed to either the old or the new recipients, and is complete with its document.
+`quarantine add --all` finishes a killed action without a scan.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hashclient.system.layout import MATCHES_NAME
 from tests.kit import call, fast_directory
 from tests.kit.depth import changes, of_changes
 
-#: More changes than any act makes.
+#: An upper bound for the changes of one action.
 MOST = 200
 
 
@@ -69,7 +69,7 @@ class Scene:
         return found
 
     def check(self) -> str:
-        """Check that the kept copy is complete, old or new; return which."""
+        """Check that the kept copy is complete, and return whether it is the old or the new one."""
         (opener,) = self.openers()
         (recipient,) = self.ward.item(self.match).recipients
         assert recipient == {"old": self.ward.public, "new": self.public}[opener]
@@ -92,7 +92,7 @@ def scenes(directory: Path, *, taken: bool) -> Iterator[tuple[int, Scene]]:
     place.rename(kept)
     for number in changes(MOST):
         shutil.copytree(kept, place)
-        if not taken:  # the copy is the file that was read
+        if not taken:  # record the inodes of the copied file, as if a scan had read it
             inodes = (scene.file.parent.stat().st_ino, scene.file.stat().st_ino)
             with contextlib.closing(sqlite3.connect(scene.ward.state / MATCHES_NAME)) as db, db:
                 db.execute("UPDATE match SET directory_inode = ?, inode = ?", inodes)
@@ -118,7 +118,7 @@ def test_an_item_is_old_or_new_at_any_instant(fast: Path, code: int | None) -> N
 
             def fail(name: str, argument: object, failing: FailAt = failing) -> None:
                 if not (isinstance(argument, int) and stat.S_ISFIFO(os.fstat(argument).st_mode)):
-                    failing(name, argument)  # a pipe is on no disk
+                    failing(name, argument)  # writing to a pipe does not change the disk
 
             with contextlib.suppress(StateError, AuditError), watched(fail):
                 scene.reseal()
@@ -127,7 +127,7 @@ def test_an_item_is_old_or_new_at_any_instant(fast: Path, code: int | None) -> N
         assert ("resealed" in scene.ward.events()) or seen[-1] == "old"
         scene.reseal()
         assert scene.check() == "new"
-        # The lock is taken by the next act, which removes what the kill has left.
+        # The next action takes the lock and removes what the kill has left.
         scene.ward.hold(scene.match)
         assert scene.ward.names() == {scene.match.id}
         if is_over:
@@ -180,7 +180,7 @@ def test_an_old_copy_that_cannot_be_removed_is_not_called_removed(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
-    """From any instant, by the real command, and without a scan."""
+    """The real command finishes the isolation after a kill at any instant, without a scan."""
     stages = set()
     for number, scene in scenes(fast, taken=False):
         config = f'[quarantine]\nrecipients = ["{scene.ward.public}"]\n'
@@ -215,7 +215,7 @@ def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
 def test_a_removal_whose_entry_was_withdrawn_is_finished_by_add_all(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     number = 1
-    while True:  # killed when the record said that the file is removed, but the document did not
+    while True:  # stop when the record has the removal of the file but the document does not
 
         def act(number: int = number) -> None:
             with watched(kill_at(number)):

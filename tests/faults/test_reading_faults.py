@@ -1,4 +1,4 @@
-"""Files that cannot be read to their end, and false sizes: real FUSE, sysfs, a rotten block.
+"""Files that fail on reading, and false sizes: real FUSE, sysfs, and a rotten block.
 
 A file that was not read to its end is unread; unreliable sizes are not used.
 """
@@ -21,10 +21,10 @@ from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache import cache
 from tests.kit import Run, call, csv_of, make_state, write_tree
 
-#: More than a read of a FUSE server gives here, less than the buffer holds.
+#: More bytes than one read of a FUSE server returns, and fewer than the buffer's size.
 LONG = bytes(range(256)) * 800
 LISTED = {"e-1": b"listed", "e-2": LONG, "e-3": LONG[:102_400]}
-#: Somebody else than root, for whom tests run.
+#: A user other than root, who runs the tests.
 STRANGER = 4321
 
 needs_fuse = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
@@ -54,7 +54,7 @@ def scan(state: Path, *args: object, use_inventory: bool = False) -> Run:
 
 
 def found(result: Run) -> dict[str, str]:
-    """Return how each input ended, by its name: its kind, or the reason why it is unread."""
+    """Return the outcome of each input by its name: its kind, or the reason why it is unread."""
     return {Path(line["path"]).name: line.get("reason", line["type"]) for line in result.lines[:-1]}
 
 
@@ -65,7 +65,7 @@ def fuse(directory: Path, files: Mapping[str, File], user_id: int = 0) -> Iterat
         yield where
 
 
-# The end of a file.
+# The end of a file
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_short_read_is_not_the_end_of_a_file(state: Path, tmp_path: Path, user
 def test_a_container_is_known_however_few_bytes_come_at_a_time(
     state: Path, tmp_path: Path, gives: int
 ) -> None:
-    """The container is recognised by its first bytes, and by those at its end, far behind them."""
+    """The container is recognised by its first bytes and by bytes at its end."""
     small = archives.zip_of({"a": b"listed"})
     kinds = {"gz": archives.gzip_of(b"listed"), "zip": small}
     if gives > 1:
@@ -101,7 +101,7 @@ def test_a_container_is_known_however_few_bytes_come_at_a_time(
 @needs_fuse
 @pytest.mark.parametrize("user_id", [0, STRANGER])
 def test_a_file_that_fails_on_the_way_is_unread(state: Path, tmp_path: Path, user_id: int) -> None:
-    """The bytes before are an entry's content in one case, and no verdict about the file."""
+    """The bytes before the failure may be an entry's content, but they decide nothing."""
     places = (0, 1, 65_536, 102_400, len(LONG) - 1)
     files = {str(n): File(LONG, fails_at=n) for n in places}
     with fuse(tmp_path / "m", files, user_id) as tree:
@@ -112,7 +112,7 @@ def test_a_file_that_fails_on_the_way_is_unread(state: Path, tmp_path: Path, use
 
 @needs_fuse
 def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """The file is not what its status says, so nothing is known about it."""
+    """The file does not agree with its status, so nothing is known about it."""
     files = {
         f"{n}-{gives}": File(LONG, fails_at=n, error=0, gives=gives)
         for n in (0, 1, 102_400, len(LONG) - 1)
@@ -126,7 +126,7 @@ def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path)
 
 @needs_fuse
 def test_a_file_that_goes_on_beyond_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """Its first bytes are those of an entry of that size; a read may give only these bytes."""
+    """The first bytes are an entry's content of that size, and a read may return only these."""
     sizes = (None, 102_400, 65_536, 1000)
     files = {str(gives): File(LONG, claims=102_400, gives=gives) for gives in sizes}
     with fuse(tmp_path / "m", files) as tree:
@@ -137,7 +137,7 @@ def test_a_file_that_goes_on_beyond_its_size_is_unread(state: Path, tmp_path: Pa
 
 @pytest.fixture
 def rotten(tmp_path: Path) -> Iterator[Path]:
-    """A directory on btrfs with a file `f`, which holds `LONG` but for a block that is rotten."""
+    """A btrfs directory with a file `f`, which has the content `LONG` and one rotten block."""
     if os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None:
         pytest.skip("needs root and mkfs.btrfs")
     image, where = tmp_path / "image", tmp_path / "btrfs"
@@ -157,7 +157,8 @@ def rotten(tmp_path: Path) -> Iterator[Path]:
     (where / "g").write_bytes(b"listed")
     subprocess.run(["umount", where], check=True)
     with image.open("r+b") as stream:
-        # A MiB at a time; the data begins at a block, so the mark is never cut.
+        # The image is read in steps of 1 MiB; the data starts at a block, so no step cuts the
+        # searched bytes.
         for start in range(0, 128 << 20, 1 << 20):
             stream.seek(start)
             place = stream.read(1 << 20).find(mark)
@@ -186,7 +187,7 @@ def test_a_rotten_block_leaves_a_file_unread(state: Path, rotten: Path) -> None:
     assert result.code == 11
 
 
-# Sizes that nothing guarantees.
+# Sizes that nothing guarantees
 
 
 @pytest.mark.slow
@@ -195,7 +196,7 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
     claims = (0, 1, 5, 7, 4096, 1 << 20)
     files = {f"f{n}": File(b"listed", claims=n) for n in claims}
     files |= {f"g{n}": File(b"benign", claims=n) for n in claims}
-    # The file is not treated as a hole either, whatever size it claims.
+    # The file is also not treated as a hole, whatever size it claims.
     files["f-hole"] = File(b"listed", claims=1 << 40, blocks=0)
     with fuse(tmp_path / "m", files, STRANGER) as tree:
         for result in (scan(sized, tree), scan(sized, *(tree / name for name in files))):
@@ -207,7 +208,7 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
 def test_a_size_is_believed_where_the_one_who_scans_has_mounted_it(
     sized: Path, tmp_path: Path
 ) -> None:
-    """Even there 0 may mean that the size is not known."""
+    """Even on a mount of the scanning user, the size 0 may mean that the size is unknown."""
     files = {"a": File(b"benign, long"), "b": File(b"listed"), "zero": File(b"listed", claims=0)}
     with fuse(tmp_path / "m", files) as tree:
         result = scan(sized, tree)
@@ -228,10 +229,10 @@ def test_a_stranger_s_file_system_may_be_a_single_file(sized: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("first", "then", "expected"),
     [
-        # The user's own mount is not trusted either: a server has the times that it likes.
+        # A mount of the scanning user is not trusted for times, because a server can invent them.
         (0, 0, "match"),
         (STRANGER, STRANGER, "match"),
-        # Neither the content read from another user's mount nor any record of it counts.
+        # Content that was read from another user's mount does not count, and is not remembered.
         (STRANGER, 0, "match"),
         (0, STRANGER, "match"),
     ],
@@ -244,7 +245,7 @@ def test_facts_from_a_foreign_file_system_do_not_make_a_file_known(
     then: int,
     expected: str,
 ) -> None:
-    """The same device, inode, size and times, but other content: nothing was remembered."""
+    """Device, inode, size and times are equal, but the content differs and was not remembered."""
     for name in ("FRESH_NS", "FRESH_PROVEN_NS"):
         monkeypatch.setattr(cache, name, 0)
     own = Path(shutil.copytree(unsized, tmp_path / "state"))
@@ -258,7 +259,7 @@ def test_facts_from_a_foreign_file_system_do_not_make_a_file_known(
 
 
 def sysfs_file() -> Path:
-    """Return a file of sysfs that holds less than its size says."""
+    """Return a file of sysfs that has fewer bytes than its size says."""
     for name in ("/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/uevent_seqnum"):
         path = Path(name)
         with contextlib.suppress(OSError):

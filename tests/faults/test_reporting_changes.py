@@ -1,7 +1,7 @@
-"""Reports while the world changes: matches, files, the configuration and who may send.
+"""Reports during changes of matches, files, the configuration or the person who sends.
 
-A report is prepared, or half sent, when something about it changes. Withdrawn matches are not
-reported, a begun report is ended at the service, and all states shown are true.
+The change happens when a report is prepared or half sent. Withdrawn matches are not reported, a
+begun report is ended at the service, and all displayed states are true.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_a_file_quarantined_while_a_report_is_open_waits_for_the_key(
     assert sent.error is None and "waits" in sent.detail
     assert sent.report.problem is not None
     assert sent.report.problem.exit_code == ExitCode.INCOMPLETE
-    # Meanwhile no report stays open at the service.
+    # Until the key is given, no report stays open at the service.
     assert service.states() == ["retracted"]
     (sent,) = desk.send_due(identities=desk.identities())
     assert sent.error is None
@@ -159,7 +159,7 @@ def test_retracting_what_may_be_finished_and_is_unknown_there(
 def test_a_destination_that_is_something_else_now(
     desk: Desk, service: ReportingService, report: Report, call: str
 ) -> None:
-    """A report that is open at a service is not retracted by an act on a directory."""
+    """A report that is open at a service is not retracted at a directory of the same name."""
     service.fail(call, Fault(reset="before"))
     desk.send_due()
     to = desk.settings.config.report.to
@@ -216,7 +216,7 @@ def test_a_finished_report_is_not_called_unsent_after_the_log_broke(
 
 
 def test_two_services_under_one_name(desk: Desk, service: ReportingService, report: Report) -> None:
-    """A report that another service does not know is begun again there, or waits for a person."""
+    """A report that the other service does not know is started again, or waits for a person."""
     service.fail("upload", Fault(code=1000))
     desk.send_due()
     (desk.directory / "second").mkdir()

@@ -1,7 +1,7 @@
-"""Reports and failures on the way: broken connections, kills, full disks, two at once.
+"""Reports and failures in between: broken connections, kills, full disks, two commands at once.
 
-In the end the service has exactly one finished report for each of ours. Only reports whose id never
-arrived on this machine are left open at the service, and they expire there.
+In the end the service has exactly one finished report for each report on this machine. Only reports
+whose id never arrived on this machine stay open at the service, where they expire.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from tests.kit import fast_directory
 from tests.kit.depth import changes, of_changes
 
 CALLS = ("submit", "upload", "fileinfo", "finish")
-#: No attempt changes the disk so often.
+#: An upper bound for the changes of the disk in one attempt.
 MOST = 300
 
 
 @pytest.fixture
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Desk, ReportingService]]:
-    """A desk and a service that it waits for, as long as the parameter says; else for long."""
+    """A desk and a service; the parameter is the timeout in seconds, otherwise it is long."""
     timeout_s = getattr(request, "param", 60.0)
     with fast_directory() as directory, desk_and_service(directory, timeout_s=timeout_s) as made:
         yield made
@@ -75,7 +75,7 @@ def report(desk: Desk) -> Report:
 
 
 def each_change(desk: Desk) -> Iterator[int]:
-    """Count the changes of the disk at which something may happen, each time from the same start.
+    """Count up the changes of the disk at which an event may happen, each time from the same state.
 
     The caller stops at the first number that no change reaches.
     """
@@ -91,7 +91,7 @@ def each_change(desk: Desk) -> Iterator[int]:
 
 
 def send_until_done(desk: Desk, report: Report) -> Report:
-    """Send like cron, until the report is finished."""
+    """Send as cron does, until the report is finished."""
     for _ in range(5):
         for sent in desk.send_due():
             if sent.error is None:
@@ -102,7 +102,7 @@ def send_until_done(desk: Desk, report: Report) -> Report:
 
 
 def check_one_finished(desk: Desk, service: ReportingService, report: Report) -> None:
-    """Check that the report is at the service once, complete, and no other report is left open."""
+    """Check that the service has the complete report once, and no other report is open."""
     finished = service.finished
     assert [f.data for f in finished.files.values()] == [A, B][: len(report.matches)]
     assert all(f.details is not None for f in finished.files.values())
@@ -131,7 +131,7 @@ def test_a_line_that_is_cut_at_any_call(
     (sent,) = desk.send_due()
     assert isinstance(sent.error, UnreachableError)
     assert sent.report.remote.in_doubt == ("open" if call == "submit" else call)
-    assert desk.send_due() == []  # the report is not due at once
+    assert desk.send_due() == []  # the report is not due immediately
     done = send_until_done(desk, report)
     assert done.state is State.ACKNOWLEDGED
     check_one_finished(desk, service, report)
@@ -239,7 +239,7 @@ def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
                 desk.send_due()
 
         status = in_child(work)
-        # A reader of the directory sees no package, or a whole package.
+        # Whoever reads the directory sees no package, or a complete one.
         shown = [path for path in desk.out.iterdir() if not path.name.startswith(".")]
         for path in shown:
             assert verify_package(path).evidence == 1
@@ -318,7 +318,7 @@ def test_two_at_once(desk: Desk, service: ReportingService, report: Report) -> N
             desk.send_due()
         refused.append(caught.value)
 
-    # In the middle of the first attempt's upload.
+    # The second command starts during the upload of the first attempt.
     service.fail("upload", Fault(hook=second))
     (sent,) = desk.send_due()
     assert sent.error is None
@@ -350,7 +350,7 @@ def test_a_report_in_doubt_at_finish_and_unknown_there_needs_a_person(
     assert isinstance(sent.error, StateError) and "--again" in (sent.error.hint or "")
     assert sent.report.remote.in_doubt is Call.FINISH
     assert service.reports == {}
-    # The person has asked the recipient, and begins the report again.
+    # The person has asked the recipient, and starts the report again.
     sent = desk.send(report, again=True)
     assert sent.error is None
     assert len(sent.report.remote.past) == 1
@@ -514,7 +514,7 @@ def test_a_report_that_somebody_else_has_finished_waits_for_a_person(
         assert isinstance(sent.error, StateError) and "finished" in sent.error.message
         desk.wait(days=2)
     assert service.requests.count("upload") == 2
-    # The person has asked the recipient whether the files are there.
+    # The person has asked the recipient whether the files have arrived.
     sent = desk.send(report, again=True) if again else desk.retract(report)
     assert sent.report.state is State.ACKNOWLEDGED
     assert [len(r.files) for r in service.reports.values()] == ([1, 2] if again else [1])
@@ -549,10 +549,10 @@ def remove(desk: Desk) -> None:
 def test_a_file_that_changes_is_not_sent(
     desk: Desk, service: ReportingService, report: Report, do: Callable[[Desk], None]
 ) -> None:
-    # After the first file has come, and the report was opened.
+    # The change happens after the report was opened and the first file arrived.
     service.fail("upload", Fault(hook=lambda: do(desk)))
     (sent,) = desk.send_due()
-    # The report is retracted, the match is set apart, and the rest is reported.
+    # The open report is retracted, the changed match is set apart, and the rest is reported.
     assert sent.error is None and sent.report.matches == report.matches[:1]
     assert service.states() == ["retracted", "finished"]
     assert [[f.data for f in r.files.values()] for r in service.reports.values()] == [[A], [A]]
@@ -563,7 +563,7 @@ def test_a_file_that_changes_is_not_sent(
     (sent,) = desk.send_due()
     assert isinstance(sent.error, StateError) and sent.report.id == waiting.id
     assert "open" not in service.states()
-    # Settled, the match is left out, and nothing is left to report.
+    # The settled match is left out, so nothing is left to report.
     with desk.record() as record:
         record.change(report.matches[1], MatchState.CLOSED, desk.now(), {})
     done = desk.send(waiting)
@@ -573,7 +573,7 @@ def test_a_file_that_changes_is_not_sent(
 def test_a_file_swapped_after_it_was_proven_is_not_sent(
     desk: Desk, service: ReportingService, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The opened and proven file is sent, whatever file is at its path by then."""
+    """The file that was opened and proven is sent, whatever file has its path now."""
     from hashclient.quarantine import evidence
     from hashclient.quarantine.evidence import Proven
 
@@ -602,7 +602,7 @@ def test_retracted_while_open_at_the_service(
     assert isinstance(sent.error, UnreachableError)
     assert sent.report.is_open
     desk.wait(days=2)
-    # The retraction was decided: cron finishes it.
+    # The retraction was decided before the kill, and cron finishes it.
     (sent,) = desk.send_due()
     assert sent.error is None and sent.report.state is State.RETRACTED
     assert service.states() == ["retracted"]
@@ -663,7 +663,7 @@ def test_one_report_that_fails_keeps_no_other_back(
     (desk.outbox.folder(report.id) / "report.json").write_text("{")
     other = desk.find("c", b"third")
     with pytest.raises(StateError, match="damaged"):
-        # A damaged report may hold any match.
+        # A damaged report may contain any match.
         desk.prepare(other, to="hotline")
     second = desk.prepare(other, to="hotline", again=True)
     with desk.sender() as sender:

@@ -1,7 +1,7 @@
 """Retracted reports: files that were due for destruction are not due any more.
 
-An acknowledged report begins the time for which files are kept in quarantine. A retraction ends
-this time, at once and in each order in which a kill or a failure may come.
+The acknowledgement of a report starts the time after which quarantined files are destroyed. A
+retraction stops this time at once, in each order of kills and failures.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def match(desk: Desk) -> Match:
 
 @pytest.fixture
 def acknowledged(desk: Desk, match: Match) -> Report:
-    """Return a report that was handed over and confirmed, so long ago that the file is due."""
+    """Return an acknowledged report that is so old that its file is due for destruction."""
     report = desk.prepare(match)
     assert desk.send(report).error is None
     desk.acknowledge(report)
@@ -85,7 +85,7 @@ def test_a_retraction_ends_retention(desk: Desk, match: Match, acknowledged: Rep
         "matches": [match.id],
     }
     assert desk.story(match)[-2:] == ["report-retracting", "report-retracted"]
-    # The match may be reported again, and the time begins with that report.
+    # The match may be reported again, and the time starts with that report's acknowledgement.
     again = desk.prepare(match)
     desk.send(again)
     assert desk.get(match).state is MatchState.REPORTED and kept(desk, match)
@@ -124,7 +124,7 @@ def test_of_two_reports_that_name_a_file_the_other_one_stands(
     desk.acknowledge(other)
     desk.wait(days=1)
     desk.retract(acknowledged)
-    # The time counts from the acknowledgement that is in force.
+    # The time counts from the acknowledgement that is valid.
     assert desk.get(match).state is MatchState.ACKNOWLEDGED
     due = desk.due(match)
     assert not due.is_due and due.at is not None and (due.at - desk.now()).days == 29
@@ -230,7 +230,7 @@ def test_a_report_that_a_policy_wanted_is_wanted_again_when_the_file_is_found_ag
 
 
 def each_change(desk: Desk) -> Iterator[int]:
-    """Count the changes of the disk, each time from the same start; the taker stops."""
+    """Count up the changes of the disk, each time from the same state; the caller stops."""
     start = desk.directory / "start"
     start.mkdir()
     places = (desk.settings.state_dir, desk.out)
@@ -265,7 +265,7 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
         report = desk.outbox.get(acknowledged.id)
         due, state = desk.due(match).is_due, desk.get(match).state
         seen.add((report.state, report.is_retracting, state))
-        # Either no item was reopened yet, or no item is due.
+        # Items are due until the retraction has reopened the matches.
         begun = "matches-reopened" in desk.events() and state is not MatchState.ACKNOWLEDGED
         assert due == (not begun)
         if report.retraction is not None:
@@ -277,7 +277,7 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
             with pytest.raises(UsageError, match=r"is acknowledged|being retracted"):
                 desk.acknowledge(report)
         if not note.exists():
-            # The person who was interrupted retracts it again.
+            # The person whose command was interrupted retracts the report again.
             assert desk.retract(acknowledged, "second").error is None
         assert reason_of(desk, acknowledged) == ("second" if report.retraction is None else "first")
         assert kept(desk, match)
@@ -337,7 +337,7 @@ def test_without_the_log_nothing_is_taken_back(
 def test_an_acknowledgement_that_was_not_recorded_is_not_recorded_later(
     desk: Desk, match: Match
 ) -> None:
-    """The state is as after a kill between the report's own record and the record of matches."""
+    """The state is that after a kill between the report's own record and the record of matches."""
     report = desk.prepare(match)
     desk.send(report)
     with mock.patch.object(desk.outbox, "settle", lambda report, _record: report):
@@ -387,7 +387,7 @@ def test_taking_back_what_was_handed_over_is_tried_again_after_a_pause(
     assert sent.error is not None
     assert (sent.report.state, sent.report.is_retracting) == (State.ACKNOWLEDGED, True)
     assert kept(desk, match)
-    # A person has to act, so the timer need not fail every quarter of an hour.
+    # A person must act, so the timer does not try, and fail, every quarter of an hour.
     assert desk.send_due() == []
     desk.settings.config.report.to["police"] = police
     desk.wait(days=2)

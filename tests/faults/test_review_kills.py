@@ -1,4 +1,4 @@
-"""Reviews, and reports that leave without a review, killed at each change of the disk."""
+"""Reviews, and reports that are sent without a review, killed at each change of the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def desk() -> Iterator[Desk]:
 
 
 def killed(desk: Desk, act: Callable[[], object]) -> Iterator[bool]:
-    """Do `act` from the same state, killed one change later each time; yield whether it was."""
+    """Do `act` from the same state, killed one change later each time; yield if it was killed."""
     for number in each_change(desk):
 
         def work(number: int = number) -> None:
@@ -43,7 +43,7 @@ def test_a_review_is_logged_wherever_it_is_noted(desk: Desk) -> None:
         noted = "confirmed" in desk.story(match)
         assert logged or not noted
         assert is_killed or (logged and noted)
-        # The same review given again counts once.
+        # If the same review is given again, it counts once.
         assert desk.review(match, verdict=Verdict.CONFIRMED) == [Verdict.CONFIRMED]
 
 
@@ -55,7 +55,7 @@ def test_nothing_leaves_without_a_review_before_that_is_logged(desk: Desk) -> No
         there = [path for path in desk.out.iterdir() if not path.name.startswith(".")]
         decided = desk.outbox.get(report.id).unreviewed is not None
         assert (logged or not decided) and (decided or not there)
-        # A timer goes on if a person has decided, and in no other case.
+        # A timer sends the report if a person has decided so, and in no other case.
         desk.send_due()
         state = desk.outbox.get(report.id).state
         assert state is (State.SUBMITTED if decided else State.PREPARED)

@@ -36,7 +36,7 @@ from tests.kit import (
 )
 
 LISTED = b"listed"
-#: Too long to be read before the test is over.
+#: The size of a file that takes longer to read than the test runs.
 ENDLESS_BYTES = 1 << 42
 
 
@@ -70,7 +70,7 @@ def sparse(path: Path, size: int) -> Path:
 
 @contextlib.contextmanager
 def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
-    """Start a scan in a session of its own; none of its processes is left at the end."""
+    """Start a scan in a new session, and check at the end that no process of it is left."""
     options = ("--no-inventory", "--sparse")
     with started("--state-dir", state, "scan", "--format", "jsonl", *options, *args) as process:
         yield process
@@ -93,7 +93,7 @@ def workers_reading(session: int, name: str) -> set[int]:
     return found
 
 
-# Files and directories.
+# Files and directories
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_p
     ]
     for path in directories:
         path.chmod(0o700)
-    # `status` only wants a provider in the configuration.
+    # `status` exits with 2 because no provider is configured.
     assert [result.code for result in results] == [11, 9, 9, 2]
     assert f"match     {tree}/f" in results[0].out
     assert all("audit" in result.err for result in results[:3])
@@ -170,7 +170,7 @@ def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: 
 def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     state: Path, tmp_path: Path, jobs: str
 ) -> None:
-    """The file costs nothing to make, and would take most of an hour to read."""
+    """The file takes no room on the disk, but reading it would take most of an hour."""
     tree = write_tree(tmp_path / "t", {f"d/{n}": b"clean" for n in range(TASK_NAMES)})
     (tree / "d" / "0").write_bytes(LISTED)
     holes = [sparse(tree / name, size) for name, size in (("a", 1 << 40), ("b/c", 2**30 + 1))]
@@ -232,7 +232,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_memory_stays_flat(state: Path, fast: Path) -> None:
-    """Ten times the files, in one directory; the peak is that of every process of a scan."""
+    """The peak covers all processes of a scan, with ten times the files in one directory."""
     small, large = fast / "small", fast / "large"
     for tree, count in ((small, 2_000), (large, 20_000)):
         tree.mkdir()
@@ -249,10 +249,10 @@ def test_memory_stays_flat(state: Path, fast: Path) -> None:
             one.returncode = os.waitstatus_to_exitcode(status)
         assert one.returncode == 0
         peaks.append(usage.ru_maxrss)
-    assert abs(peaks[1] - peaks[0]) < 4_000  # kB
+    assert abs(peaks[1] - peaks[0]) < 4_000  # in kB
 
 
-# Processes.
+# Processes
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
         assert process.stdout is not None
         first = process.stdout.readline()
         wait_until(lambda: bool(workers_reading(process.pid, "endless")), process.pid)
-        # A terminal does the same: all processes of the group get the signal.
+        # A terminal sends the signal to all processes of the group, too.
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
     result = checked(Run(process.returncode, first + out, err))
@@ -311,7 +311,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
 def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     state: Path, tmp_path: Path
 ) -> None:
-    """The workers have just been started: they end as well, without a message."""
+    """The workers have just been started, and also end without a message."""
     endless = sparse(tmp_path / "endless", ENDLESS_BYTES)
     with running(state, "--jobs", "32", endless) as process:
         wait_until(lambda: len(members(process.pid)) > 4, process.pid)
@@ -369,7 +369,7 @@ def test_a_scan_that_is_killed_leaves_no_workers(state: Path, tmp_path: Path) ->
         wait_until(lambda: members(process.pid) == set(), process.pid)
 
 
-# State.
+# State
 
 
 def damaged(path: Path, how: str) -> None:

@@ -26,7 +26,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
-    """Ask for each entry on its own; note the entries that were answered as found; count them."""
+    """Ask for each entry separately; note the entries that were found, and count them."""
     before = len(answered)
     for name in names:
         with contextlib.suppress(OSError):
@@ -48,7 +48,8 @@ def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Pat
         ]
         for thread in threads:
             thread.start()
-        # At most so often: on a busy machine, a process may need longer to serve than it may live.
+        # The number of kills is limited, because on a busy machine a process may be killed before
+        # it serves.
         for _ in range(40):
             if not any(thread.is_alive() for thread in threads):
                 break
@@ -58,7 +59,7 @@ def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Pat
                     os.kill(pid, signal.SIGKILL)
         for thread in threads:
             thread.join()
-        # In the end the daemon serves.
+        # After the kills, the daemon serves again.
         wait_until(lambda: len(daemon.workers()) == 2, daemon.process.pid)
         wait_until(lambda: ask(daemon, names[:4], answered) == 4, daemon.process.pid)
     result = run("--state-dir", state, "matches", "--format", "jsonl")
@@ -77,7 +78,7 @@ def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_listed_content_is_never_answered_as_clean(state: Path, tmp_path: Path) -> None:
-    """Streams, archives and open files, of several clients in sessions, while all is killed."""
+    """Several clients send streams, archives and open files while all processes are killed."""
     rng = random.Random(7)
     paths = write_tree(tmp_path / "t", ENTRIES)
     answered: set[str] = set()
@@ -135,7 +136,7 @@ def test_listed_content_is_never_answered_as_clean(state: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None:
-    """No file may be larger than the limit: a write fails in the middle of a stream."""
+    """No file may exceed the limit, so a write fails in the middle of a stream."""
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (36 << 20, 36 << 20))
@@ -145,7 +146,7 @@ def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None
     small = instream(zip_of({"x": ENTRIES["e-1"]}))
     found = b"stream: Hashclient.base.e-1 FOUND\0"
     with serving(state, tmp_path / "run", "--jobs", 1, preexec_fn=small_files) as daemon:
-        for _ in range(2):  # the room of the first stream is given back
+        for _ in range(2):  # the second stream can use the room of the first
             (answer,) = daemon.ask(instream(big)).split(b"\0")[:-1]
             assert answer == b"stream: Heuristics.Limits.Exceeded.Hashclient.Unread FOUND"
             assert daemon.ask(small) == found
@@ -157,7 +158,7 @@ def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None
 def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     state: Path, tmp_path: Path
 ) -> None:
-    # The record of matches is replaced by a directory, so nothing can be written to it.
+    # A directory replaces the record of matches, so that nothing can be written to it.
     (state / "matches.db").mkdir()
     with serving(state, tmp_path / "run", "--metrics", "127.0.0.1:0") as daemon:
         for _ in range(2):

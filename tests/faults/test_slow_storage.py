@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 LISTED = b"listed"
 DELAY_S = 0.005
-#: Files of the tree, and a directory for each of so many files.
+#: The number of files in the tree, and the number of files in each directory.
 COUNT, OF_ONE = 120, 12
 
 
@@ -86,7 +86,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
         few = scan(state, "--jobs", "2", "--sort", where)
     assert result.outcomes == few.outcomes == expected(where)
     assert result.code == few.code == 10
-    # Two workers and a walk would have three requests at most.
+    # Two workers and a walk alone would make at most three requests at once.
     assert at_once > 8
 
 
@@ -94,7 +94,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
 def test_few_files_of_one_directory_are_not_read_one_after_the_other(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
-    """For so few files, one process would be used on fast storage."""
+    """On fast storage, so few files would be read by one process."""
     files = {f"f{n}": File(b"clean %d" % n, direct_io=False) for n in range(80)}
     (tmp_path / "m").mkdir()
     with mounted(tmp_path / "m", files, pace=Pace(4 * DELAY_S, 1, True, str(counts))) as where:
@@ -107,17 +107,18 @@ def test_few_files_of_one_directory_are_not_read_one_after_the_other(
 def test_a_file_needs_no_more_requests_than_it_has_to(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
-    """One request each to find, open, read, check and close the file, and a few for its batch."""
+    """A file needs one request each to find, open, read, check and close it; a batch some more."""
     with slow(tmp_path / "m", Pace(DELAY_S, 60, types=True, counts=str(counts))) as where:
         assert scan(state, where).code == 10
     asked = requests_of(counts)
     matches = sum(file.content == LISTED for file in tree().values())
-    # A match is read again, for the other digests of its entry, and once more for its place.
+    # A match is read again for the other digests of its entry, and looked up once more for its
+    # place.
     extra = 4 * matches
     assert asked["open"] <= COUNT + extra
     assert asked["read"] <= COUNT + extra
     assert asked["flush"] <= COUNT + extra
-    # One status after the read: only this shows that the file has not changed.
+    # One `stat` after the read is needed, because only it shows that the file has not changed.
     assert asked["getattr"] <= 1.2 * COUNT + extra
     assert asked["lookup"] <= 1.2 * COUNT + extra
     batches = asked["opendir"] - COUNT // OF_ONE - 1
@@ -134,7 +135,8 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
         scanning(state, where) as process,
     ):
         wait_until(lambda: len(members(process.pid)) > 10, process.pid)
-        # The victim is neither the first worker nor the nursery, which have the lowest numbers.
+        # The killed process is neither the first worker nor the nursery, which have the lowest
+        # numbers.
         os.kill(max(members(process.pid)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
     result = checked(Run(process.returncode, out, err))
@@ -150,7 +152,7 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
 def test_a_server_that_never_answers_does_not_keep_a_scan_from_ending(
     state: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Nothing can end a worker that waits for the server; the scan ends without it."""
+    """No signal can end a worker that waits for the server, so the scan ends without it."""
     where = tmp_path / "m"
     pace = Pace(DELAY_S, 1, types=True, stuck_at="f5")
     with slow(where, pace), scanning(state, where, HASHCLIENT_DEBUG="") as process:

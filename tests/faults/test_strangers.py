@@ -43,7 +43,7 @@ from tests.kit.attacker import (
 
 pytestmark = needs_root
 
-#: A race is run a few times, and in slow runs 200 times, a quarter in each of four tests.
+#: A race has a few rounds, and in slow runs 200 rounds, a quarter in each of four tests.
 rounds = pytest.mark.parametrize(
     "rounds", [5, *(pytest.param(50, marks=pytest.mark.slow, id=f"50-{n}") for n in range(4))]
 )
@@ -59,12 +59,12 @@ _urandom = os.urandom
 
 
 def guessable(count: int) -> bytes:
-    """Return zeros for the names of temporary files, which are made of eight bytes."""
+    """Return zeros for the names of temporary files, which are made from eight random bytes."""
     return bytes(count) if count == 8 else _urandom(count)
 
 
 def until_seen(is_so: Callable[[], bool]) -> None:
-    """Wait until an attack is under way: the test looks at the files that the attack changes."""
+    """Wait until an attack has an effect that the test can see."""
     until = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < until, "the attack does not succeed"
@@ -106,10 +106,10 @@ LISTED = b"a benign file that the list names"
 
 
 class Outputs:
-    """A state of root's, and a directory of another user that root writes an output into."""
+    """A state of root, and a directory of another user into which root writes an output."""
 
     def __init__(self, ground: Path) -> None:
-        """Make both, and a file of root's that nobody else may touch."""
+        """Make the state and the directory, and a file of root that nobody else may change."""
         (ground / "home").mkdir(mode=0o700)
         self.state = State(ground / "home", {"base": {"e": LISTED}}, {"a": LISTED, "b": b"other"})
         self.victim = Victim(ground / "closed" / "out", b"root's")
@@ -117,7 +117,7 @@ class Outputs:
         self.out = self.theirs / "out"
 
     def write(self, kind: str) -> int:
-        """Let root write an output of a kind; return the exit code."""
+        """Let root write an output of a kind, and return the exit code."""
         words = {
             "scan": ("scan", "--output", self.out, self.state.tree),
             "status": ("status", "--output", self.out),
@@ -178,11 +178,11 @@ def test_an_output_is_never_written_through_a_link_that_is_exchanged(
     assert codes <= {0, 2, 8, 10}
 
 
-# Packages and drafts, which are made in directories of other users
+# Packages and drafts that root writes into directories of other users
 
 
 def their_link(path: Path, target: Path) -> None:
-    """Make a link of the attacker's, without starting another process."""
+    """Make a link that belongs to the attacker, without starting a process."""
     path.symlink_to(target)
     os.chown(path, attacker.ATTACKER, attacker.ATTACKER, follow_symlinks=False)
 
@@ -202,7 +202,7 @@ def clear(directory: Path, *, keep: str = "") -> None:
 def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
     ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int, is_sealed: bool
 ) -> None:
-    """The temporary name, which the attacker knows, is exchanged with a link."""
+    """The attacker knows the temporary name, and exchanges it with a link."""
     key = write_identity(ground / "recipient.key", datetime(2026, 1, 31, tzinfo=UTC))
     table = f'[report.to.sealed]\nkind = "package"\ndirectory = "{ground}/desk/out"\n'
     desk = Desk(ground / "desk", f'{table}recipients = ["{key}"]\n')
@@ -224,7 +224,7 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
             verify_package(desk.out / package, opener=opener_of(identities))
         clear(desk.out, keep=package)
         their_link(desk.out / "link", victim.path.parent)
-    # Each of the attempts may have been refused; without the attacker, one succeeds.
+    # All attempts may have been refused; without the attacker, the next one succeeds.
     calm = desk.prepare(desk.find("calm", A), to="sealed" if is_sealed else "police")
     assert desk.send(calm).error is None
 
@@ -233,7 +233,7 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
 def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(
     ground: Path, name: str
 ) -> None:
-    """Its owner could not remove the directory, but may rename it within their own directory."""
+    """The directory's owner could not remove it, but may rename it within their directory."""
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     victim = Victim(desk.out / "closed" / "file", b"root's")
@@ -249,7 +249,7 @@ def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(
 
 
 def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(ground: Path) -> None:
-    """The record names a package that was about to appear, but the name has another file."""
+    """The record names a package that should appear, but a pipe has the name."""
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     report = desk.prepare(desk.find("a", A))
@@ -289,12 +289,12 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
         assert victim.is_untouched(), number
         clear(theirs)
         their_link(theirs / "link", victim.path.parent)
-    # Each of the attempts may have been refused; without the attacker, one succeeds.
+    # All attempts may have been refused; without the attacker, the next one succeeds.
     repo.publish(csv(range(3)), draft=theirs / "calm", list_keys=keys)
     load_draft(theirs / "calm")
 
 
-# Bundles and copies that are fetched
+# Bundles and copies that root fetches from
 
 
 @pytest.mark.slow
@@ -342,7 +342,7 @@ def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
 
 
 def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> None:
-    """They may have exchanged the way since the key was read: another key would be lost."""
+    """Others may have exchanged the path since the key was read; another key would be lost."""
     closed = give_tree(ground / "theirs", {"x": b""}) / "closed"
     closed.mkdir(mode=0o700)
     make_pair(closed / "key.pem", closed / "key.pub", None)
@@ -357,7 +357,7 @@ def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> No
 def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_else(
     ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    """Its name, or its temporary name, is a link; the package is missing, or is a link."""
+    """The name or temporary name of the note is a link; the package is missing or is a link."""
     desk = Desk(ground / "desk")
     victim = Victim(ground / "closed" / "file", b"root's")
     give_tree(desk.out, {})
@@ -397,7 +397,7 @@ def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_
 def test_a_pipe_of_another_user_as_an_input_is_not_waited_for(
     ground: Path, words: tuple[str, ...], code: int
 ) -> None:
-    """The same holds if the pipe replaces a file that root has named."""
+    """The pipe may also replace a file that root has named."""
     scene = Outputs(ground)
     assert scene.state.scan(scene.state.tree).code == 10
     attack_once(make_fifo(scene.theirs / "pipe"))

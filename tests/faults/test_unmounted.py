@@ -1,6 +1,6 @@
 """Shares that are not mounted: an empty mount point is unread, not clean.
 
-Real mounts, which only root can make; each ends with its test.
+The mounts are real, which only root can make; each test unmounts its own.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def unread(result: Run) -> dict[str, str]:
 
 @pytest.mark.parametrize("given", ["share", "above"])
 def test_a_share_that_is_not_mounted_is_missed(state: Path, srv: Path, given: str) -> None:
-    """Given as a PATH, or met on the way; until it is back, or given up."""
+    """A given or walked mount point is missed until it is mounted again or given up."""
     share = srv / "share"
     paths = [srv / "beside", share] if given == "share" else [srv]
-    assert scan(state, *paths).code == 0  # nothing is known yet, as for a scan that is the first
+    assert scan(state, *paths).code == 0  # as at the first scan, no file system is known yet
     with mounted(share, {"f": LISTED, "sub/g": b"x"}):
         assert scan(state, *paths).code == 10
     for _ in range(2):
@@ -117,12 +117,12 @@ def test_files_skipped_by_request_are_not_gone(state: Path, srv: Path) -> None:
         ["--exclude", f"{share}"],
     ):
         assert scan(state, *options, srv).code == 0, options
-    # A PATH that was given is not skipped by request.
+    # A PATH that the user gives is not skipped by the option.
     assert scan(state, "--one-file-system", srv, share).code == 3
 
 
 def test_a_file_in_the_mount_point_of_a_missing_share_is_scanned(state: Path, srv: Path) -> None:
-    """For example, a file in the mount point may say that the share is missing."""
+    """Example: a file in the mount point says that the share is missing."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}):
         assert scan(state, srv).code == 0
@@ -133,7 +133,7 @@ def test_a_file_in_the_mount_point_of_a_missing_share_is_scanned(state: Path, sr
 
 
 def test_a_directory_within_a_share(state: Path, srv: Path) -> None:
-    """A directory of the same name below the mount point is another directory."""
+    """A directory of the same name below the mount point is not the directory of the share."""
     data = srv / "share/data"
     data.mkdir()
     with mounted(srv / "share", {"data/f": b"x"}):
@@ -159,7 +159,7 @@ def test_an_empty_directory_on_the_right_file_system_is_as_ever(state: Path, srv
 
 
 def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
-    """An empty file system may be a mistake; a file system with files replaces the old one."""
+    """An empty file system may be a mistake; one with files replaces the old file system."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}, "one"):
         assert scan(state, srv).code == 0
@@ -176,7 +176,7 @@ def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
 
 
 def test_a_bind_mount_of_the_same_file_system(state: Path, srv: Path, tmp_path: Path) -> None:
-    """In this case no device changes at the mount point."""
+    """With such a bind mount, the device does not change at the mount point."""
     behind = write_tree(tmp_path / "behind", {"f": b"x"})
     mount("--bind", behind, srv / "share")
     assert scan(state, srv).code == 0
@@ -184,7 +184,7 @@ def test_a_bind_mount_of_the_same_file_system(state: Path, srv: Path, tmp_path: 
     assert unread(scan(state, srv)) == {
         f"{srv}/share": f"not mounted: a file system was here ({kind_of(srv)})"
     }
-    # A bind mount in a unit's own namespace is the same files for others, without a mount.
+    # In another mount namespace, the same files are visible without the bind mount.
     (srv / "share/f").write_bytes(b"x")
     assert scan(state, srv).code == 0
 
@@ -205,7 +205,7 @@ def attach(image: Path) -> str:
 
 
 def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> None:
-    """The disk is recognised by what stays the same: an empty disk does not count as another."""
+    """The disk is recognised by lasting facts, and an empty disk is not taken for another disk."""
     image, share = tmp_path / "image", srv / "share"
     with image.open("wb") as stream:
         stream.truncate(4 << 20)
@@ -247,7 +247,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path, srv: Path) -> None:
 
 
 def test_a_link_to_a_share(state: Path, srv: Path) -> None:
-    """A PATH that is a link is recognised by its target."""
+    """If a PATH is a link, the mount is remembered by the target of the link."""
     (srv / "link").symlink_to("share")
     with mounted(srv / "share", {"f": b"x"}):
         assert scan(state, srv / "share").code == 0
@@ -256,7 +256,7 @@ def test_a_link_to_a_share(state: Path, srv: Path) -> None:
 
 
 def test_state_that_cannot_be_written(state: Path, srv: Path) -> None:
-    """Remembered mounts are used; a warning alone says that none can be added."""
+    """Remembered mounts are still used, and a warning says that no mount can be added."""
     with mounted(srv / "share", {"f": b"x"}):
         assert scan(state, srv).code == 0
     (srv / "other").mkdir()
