@@ -33,7 +33,7 @@ def site(tmp_path: Path, authority: Authority) -> Iterator[HostileSite]:
 
 
 def way_in(site: HostileSite, *options: object, env: Mapping[str, str] | None = None) -> None:
-    """Pin and fetch by a way in; then the provider closes the way, and a message says so."""
+    """Pin and fetch with an access; then the provider refuses the access, and a message says so."""
     for arguments in (site.init_arguments(*options, "--attempts", 2), ["fetch"]):
         result = site.run(*arguments, env=env)
         assert result.code == 0, result.err
@@ -105,7 +105,7 @@ def test_a_client_certificate(tmp_path: Path, authority: Authority, files: str) 
 
 
 class Login:
-    """A token endpoint that gives out one token after the other."""
+    """A token endpoint that issues one token after the other."""
 
     def __init__(self, site: HostileSite, server: HostileServer) -> None:
         self.site = site
@@ -153,7 +153,7 @@ def test_oauth_client_credentials(
     for arguments in (site.init_arguments(*options), ["fetch"]):
         result = site.run(*arguments, env=env)
         assert result.code == 0, result.err
-    # One token a run: a token is kept in memory and nowhere else.
+    # Each run gets a new token, because a token is kept only in memory.
     assert endpoint.given == 2
     endpoint.honest = False
     refused = site.run("fetch", env=env)

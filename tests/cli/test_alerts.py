@@ -175,7 +175,7 @@ def test_a_webhook_gets_the_alert_signed_over_tls(
 
 @pytest.mark.slow
 def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Path) -> None:
-    """Each event has its own cause: scans, fetches, lists, an exception, damage, fleets."""
+    """Each event has another cause: scans, fetches, lists, an exception, damage, fleets."""
     listed = {"base": {"right": b"listed", "wrong": b"benign"}, "old": {"o-1": b"old"}}
     state = State(tmp_path, listed, {"a": b"listed", "b": b"benign", "c": b"benign"})
     (place := tmp_path / "fleet").mkdir()
@@ -191,7 +191,7 @@ def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Pa
         server.on("/hook", reply(status=204))
         hook = f"{server.origin}/hook"
         configure(state, receivers.replace("HOOK", hook).replace("SMTP", box.address))
-        assert state.scan().code == 11  # `b` and `c` are held
+        assert state.scan().code == 11  # the matches of `b` and `c` are held
         until = f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}"
         words = ("base/right", "--until", until, "--reason", "ticket 4711")
         assert state.call("exceptions", "add", *words).code == 0
@@ -222,7 +222,7 @@ def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Pa
         assert [s for s in subjects if meaning.one in s or meaning.many in s], kind
 
 
-#: Each answer of the server, and words of the warning about it.
+#: Each answer of the server, and a text of the warning about the answer.
 MISBEHAVIOUR: Mapping[str, tuple[Behaviour, str]] = {
     "500": (reply(status=500), "500"),
     "404": (reply(status=404), "404"),
@@ -236,7 +236,7 @@ MISBEHAVIOUR: Mapping[str, tuple[Behaviour, str]] = {
     "endless": (endless(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"), "HTTP|answer|time"),
 }
 NO_END = {"silence", "half a line", "byte by byte", "endless"}
-#: Whatever follows a status of success.
+#: Bodies that follow a status of success.
 ENDINGS: Mapping[str, Behaviour] = {
     "long": reply(b"x" * 100_000),
     "byte by byte": dripped(head(200)),
@@ -260,7 +260,7 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
     name: str,
 ) -> None:
     behaviour, says = MISBEHAVIOUR[name]
-    # A busy machine may be slow; only a receiver that has no end is waited for.
+    # A busy machine may be slow, so only an endless answer gets a short time limit.
     monkeypatch.setattr(outbox, "RUN_S", 2.0 if name in NO_END else 60.0)
     with HostileServer(context) as server:
         server.on("/hook", behaviour)
@@ -275,7 +275,7 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
         found = json.loads(listed.out)
         assert [w["to"] for w in found["waiting"]] == [["webhook"]]
         assert found["receivers"][0]["attempts"] == 1
-        # The next run leaves the receiver alone for a while.
+        # After the failure, the next run does not contact the receiver for a while.
         quiet = state.scan()
         assert (quiet.code, quiet.err) == (10, "")
         assert len(server.requests) == 1
@@ -290,7 +290,7 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
 @pytest.mark.sampled
 @pytest.mark.parametrize("name", ENDINGS)
 def test_whatever_follows_a_success_it_has_arrived(state: State, name: str) -> None:
-    with HostileServer() as server:  # plain http, on loopback
+    with HostileServer() as server:  # plain HTTP on loopback
         server.on("/hook", ENDINGS[name])
         to_webhook(state, server)
         assert state.scan().err == ""
@@ -315,7 +315,7 @@ def test_a_server_that_never_begins_tls_holds_nothing_up(
         to_webhook(state, server, authority)
         began = time.monotonic()
         assert state.scan().code == 10
-        assert time.monotonic() - began < MAX_WAIT_S  # then the server gives up
+        assert time.monotonic() - began < MAX_WAIT_S  # the command gives up before this time
 
 
 @pytest.mark.parametrize("login", [False, True])
@@ -502,7 +502,7 @@ def test_long_running_commands_say_it_while_they_run(
         "watch": ("watch", "--settle", "1", state.tree),
         "serve": ("serve", "--jobs", "1", "--bind", f"unix:{state.directory}/socket"),
     }[command]
-    # The rest between two looks is long for a test.
+    # Two looks at changes are usually too far apart for a test.
     script = (
         "import sys; from hashclient.system import beside; beside._REST_S = 0.1;"
         " from hashclient.cli.main import main; main(sys.argv[1:])"
@@ -525,7 +525,7 @@ def test_long_running_commands_say_it_while_they_run(
         finally:
             running.terminate()
             running.wait(60)
-    # The program may have ended before the first notification was noted as arrived.
+    # If the program ended before it noted the first delivery, the same alert arrives twice.
     assert [*{d["id"]: d["text"] for d in documents(inbox)}.values()] == ["1 new match: base"]
 
 

@@ -1,4 +1,4 @@
-"""`scan --all-digests`: entries whose digests are of different files."""
+"""`scan --all-digests`: entries whose digests belong to different files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from hashclient.core.kinds import Algorithm
 from tests.kit import Run, call, csv_of, make_state, remember_at_once, run, write_tree
 
-ONE, OTHER = b"file A", b"file B"  # of one size
+ONE, OTHER = b"file A", b"file B"  # the two contents have one size
 
 
 def entry(name: str, digests: Mapping[Algorithm, bytes], size: int | None) -> str:
-    """Return an entry with, of each algorithm, the digest of some content."""
+    """Return an entry with the digest of a content for each of the algorithms."""
     cells = [
         hashlib.new(a.label, digests[a]).hexdigest() if a in digests else "" for a in Algorithm
     ]
@@ -29,7 +29,7 @@ def state_of(directory: Path, *entries: str) -> Path:
 
 
 def mixed(size: int | None = len(ONE)) -> str:
-    """Return an entry whose MD5 is of another file than its other digests."""
+    """Return an entry whose MD5 belongs to another file than its other digests."""
     digests = {Algorithm.MD5: ONE, Algorithm.SHA1: OTHER, Algorithm.SHA256: OTHER}
     return entry("mixed", digests, size)
 
@@ -39,7 +39,7 @@ def scan(state: Path, *args: object) -> Run:
 
 
 def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -> Run:
-    """Look up what md5sum or hashdeep say of the files in a tree."""
+    """Look up the digests of the files in a tree, as md5sum or hashdeep would print them."""
     rows = [",".join([*(a.label for a in algorithms), *(["size"] if sized else [])])]
     for path in sorted(tree.iterdir()):
         data = path.read_bytes()
@@ -51,7 +51,7 @@ def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -
 
 
 def test_one_file_has_one_verdict(tmp_path: Path) -> None:
-    """The cheapest digest is SHA-1, and says nothing of the file that the MD5 is of."""
+    """SHA-1, the cheapest digest, does not find the file that the MD5 belongs to."""
     state = state_of(tmp_path, mixed())
     tree = write_tree(tmp_path / "t", {"a": ONE})
     assert scan(state, tree).code == 0
@@ -63,7 +63,7 @@ def test_one_file_has_one_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_it_says_what_a_lookup_of_all_digests_says(tmp_path: Path, jobs: int) -> None:
-    """The entries are of all kinds: mixed or complete, with a size or without; all have a SHA-1."""
+    """The entries are mixed or complete, with a size or without, and all have a SHA-1."""
     chance = random.Random(jobs)
     contents = [b"content %02d" % n for n in range(30)]
     entries = []
@@ -95,7 +95,7 @@ def test_the_cache_does_not_stand_for_digests_that_it_does_not_have(
     again = scan(state, "--all-digests", tree)
     assert (again.code, again.outcomes) == (3, first.outcomes)
     assert again.summary["files_read"] == 0
-    # A record with all digests also serves a list that needs fewer.
+    # A record with all digests also serves a list that needs fewer digests.
     assert scan(state, tree).summary["known_unchanged"] == 2
 
 

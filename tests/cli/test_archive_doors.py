@@ -1,7 +1,7 @@
-"""Archives and mail as other programs open them: they have one verdict, by every door.
+"""Archives and mail as other programs open them: each door gives the same verdict.
 
 Each of `ROWS` is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar
-extract without an error, or a mail whose listed member programs for mail extract.
+extract without an error, or a mail whose listed member mail programs extract.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ QUICK = (
 
 
 def samples() -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents of files for all doors: of each kind some, as odd as they come."""
+    """Yield names and contents of files for all doors: some of each kind, drawn at random."""
     yield from ROWS.items()
     for kind in KINDS.values():
         for number in range(4):
@@ -146,7 +146,7 @@ def found(state: Path, *args: object) -> set[str]:
 @pytest.mark.sampled
 @pytest.mark.parametrize("sized", [True, False], ids=["with sizes", "without sizes"])
 def test_a_scan_finds_a_listed_member_in_each(tree: Path, tmp_path: Path, *, sized: bool) -> None:
-    """Files of a size that no entry has are searched for marks; others are read as well."""
+    """Files whose size no entry has are searched for magic bytes; other files are read as well."""
     state = make_state(tmp_path, {"base": csv_of({"e-1": LISTED}, sized=sized)})
     assert found(state, tree) == set(ROWS)
 
@@ -164,7 +164,7 @@ def test_a_stream_finds_a_listed_member(world: World, tmp_path: Path, name: str)
 def test_each_file_has_one_verdict_by_every_door(
     world: World, tmp_path_factory: pytest.TempPathFactory, door: str
 ) -> None:
-    """`python -m fixtures.differential --corpus DIR --doors` does the same with files of others."""
+    """`python -m fixtures.differential --corpus DIR --doors` tests other files in the same way."""
     names, contents = zip(*samples(), strict=True)
     numbered = {str(number): content for number, content in enumerate(contents)}
     folder = write_tree(tmp_path_factory.mktemp("samples"), numbered)
@@ -180,7 +180,7 @@ def test_each_file_has_one_verdict_by_every_door(
 def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier version found no mark in these files, and noted this under another bit."""
+    """An earlier version saw no container in these files, and noted this under another number."""
     remember_at_once(monkeypatch, tmp_path)
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     state.let_time_pass()

@@ -190,7 +190,7 @@ def test_rotate_goes_on_in_another_file(world: Logged) -> None:
 
 
 def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: Logged) -> None:
-    """Only a checkpoint proves the removal: a kill may have come before the next file was begun."""
+    """Only a checkpoint proves the removal, because a kill could also leave no next file."""
     world.output("rotate")
     assert "if another file followed" not in world.output("verify")
     (world.directory / "log-000001.jsonl").rename(world.directory / "log.jsonl")

@@ -1,4 +1,4 @@
-"""The brake: matches of one entry above the limit are held, until a person releases them."""
+"""The brake: matches of one entry above the limit are held until a person releases them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00
 
 
 class Braked(State):
-    """A tree with many files of the entry `wrong`, and few of `right`."""
+    """A tree with many files of the entry `wrong`, and a few of `right`."""
 
     def __init__(self, directory: Path, wrong: int = 8, *, limit: int = 3) -> None:
         files = {f"wrong-{number:04}": WRONG for number in range(wrong)}
@@ -298,7 +298,7 @@ def test_a_withdrawal_ends_held_matches_by_itself(world: Braked) -> None:
 
 
 def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked) -> None:
-    """A person who plants copies of one entry holds back no file of another entry."""
+    """Whoever plants copies of one entry must not cause files of another entry to be held."""
     world.scan()
     world.add({"second": WRONG}, "other")
     world.scan()
@@ -309,14 +309,14 @@ def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked)
 def test_an_archive_counts_once_and_another_member_of_it_is_not_held_back(
     tmp_path: Path,
 ) -> None:
-    """Who puts a file of a full entry beside another one into an archive hides nothing by that."""
+    """A file of a held entry in an archive must not protect another listed file beside it."""
     world = Braked(tmp_path, wrong=0)
     for number in range(5):
         (world.tree / f"two-{number}.zip").write_bytes(zip_of({"a": WRONG, "b": WRONG}))
     result = world.scan()
     assert result.code == 11
     assert world.counts() == {"quarantined": 5, "held": 2}
-    assert result.lines[-1]["held"] == 4  # members: each of them is an outcome
+    assert result.lines[-1]["held"] == 4  # each of the members is an outcome
     (world.tree / "both.zip").write_bytes(zip_of({"a": WRONG, "b": RIGHT}))
     world.scan()
     assert "both.zip" not in world.left()

@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["nobody reads it", "a full disk"])
 def broken(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
-    """A descriptor that cannot be written to, and the reason."""
+    """A descriptor to which writing fails, and the reason of the failure."""
     if request.param == "a full disk":
         why = "cannot write the output: No space left on device"
         fd = os.open("/dev/full", os.O_WRONLY)

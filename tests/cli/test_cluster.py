@@ -1,4 +1,4 @@
-"""`scan --executor`: other machines check the files, and the answer is that of one machine."""
+"""`scan --executor`: other machines check the files, with the same answer as one machine."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def scan(state: Path, *args: object, **kwargs: object) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)  # type: ignore[arg-type]
 
 
-#: Values that differ between runs. Which matches are read twice depends on the earlier files.
+#: Fields that differ between runs: which matches are read twice depends on the earlier files.
 VARYING = {"id", "first_seen", "last_seen", "elapsed_s", "started", "bytes_read"}
 
 
 def told(result: Run) -> list[str]:
-    """Return each line without what differs from run to run, in order."""
+    """Return each line of the output without the fields of `VARYING`, in order."""
     lines = [
         {name: value for name, value in line.items() if name not in VARYING}
         for line in result.lines
@@ -78,7 +78,7 @@ def told(result: Run) -> list[str]:
 
 
 def outcomes(result: Run) -> list[str]:
-    """Return the same without the summary."""
+    """Return the lines of `told` without the summary."""
     return [line for line in told(result) if "'type': 'summary'" not in line]
 
 
@@ -116,7 +116,7 @@ def test_matches_are_recorded_and_logged_by_the_client_alone(
     assert len(found.out.splitlines()) == 3
     assert run("--state-dir", state, "audit", "verify").code == 0
     assert sorted(path.name for path in cluster.state.iterdir()) == before
-    # A removed file is gone, by the listings of the workers.
+    # A removed file is reported as gone, from the listings of the workers.
     (tree / "a" / "listed").unlink()
     assert scan(state, "--executor", cluster.url, tree).summary["gone"] == 1
 
@@ -133,7 +133,7 @@ def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path
 def test_a_cluster_on_this_machine_remembers_files_as_soon_as_processes_do(
     cluster: SharedCluster, tmp_path: Path
 ) -> None:
-    """A file is proven unchanged by a lease, and remembered when it is a second old."""
+    """A file that a lease proves unchanged is remembered when it is a second old."""
     tree = make_tree(tmp_path)
     made_ns = time.time_ns()
     wait_until(lambda: time.time_ns() > made_ns + 1_100_000_000, os.getpid())
@@ -235,7 +235,7 @@ def test_an_unchanged_file_is_not_read_again(
     again, there = scanned(), scanned("--executor", cluster.url)
     assert there == again
     assert there["known_unchanged"] > 240
-    # A changed file is read.
+    # The one file that has changed is read.
     (tree / "many" / "3" / "7").write_bytes(b"FILE 3 7")
     assert scanned("--executor", cluster.url)["files_read"] == again["files_read"] + 1
     everything = scanned("--executor", cluster.url, "--no-inventory")

@@ -1,4 +1,4 @@
-"""Completion: a shell gets the ids and names in the state directory of the command."""
+"""Completion: a shell gets the ids and names in the command's state directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LISTED = b"listed one"
 
 
 def offered(*words: object, env: dict[str, str] | None = None) -> list[str]:
-    """Return what bash would be offered for the last of `words`."""
+    """Return the completions of bash for the last of `words`."""
     given = ["hashclient", *map(str, words)]
     variables = {
         "_HASHCLIENT_COMPLETE": "bash_complete",

@@ -1,7 +1,7 @@
-"""Containers in unusual forms, as other programs read them: what one extracts is not clean.
+"""Containers in unusual forms: content that another program extracts is never clean.
 
-`python -m fixtures.differential KIND` shows what differs. Programs that are not installed are
-skipped by name; recipes of earlier differences are checked without them.
+`python -m fixtures.differential KIND` shows the differences. Programs that are not installed are
+skipped by name, and recipes of earlier differences are checked without them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def missing_of(kind: str) -> set[str]:
 
 
 def name_missing(kind: str) -> None:
-    """Say which programs were not asked: the rest of the test has passed."""
+    """Skip with the names of the programs that were not asked; the rest of the test has passed."""
     if missing := missing_of(kind):
         pytest.skip(f"passed without these, which are not here: {', '.join(sorted(missing))}")
 
@@ -42,7 +42,7 @@ def name_missing(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_program_extracts_what_is_written_as_usual(kind: str) -> None:
-    """A program that is called in a wrong way would never find a fault of ours."""
+    """A program that is called in a wrong way would never find a fault of this project."""
     chosen = KINDS[kind]
     recipes: list[Recipe] = [{"as": form} for form in FORMS] if chosen.always else [{}]
     missing = missing_of(kind)
@@ -62,7 +62,7 @@ def test_a_tree_is_read_that_is_deeper_than_python_calls_functions() -> None:
 
 
 def recipes_found_once() -> Iterator[tuple[str, Recipe, str]]:
-    """Yield kinds, recipes, and the expected verdict of each."""
+    """Yield the kind and the recipe of each earlier difference, and the expected verdict."""
     for line in Path(compare.__file__).with_name("recipes.jsonl").read_text().splitlines():
         row = json.loads(line)
         yield row["kind"], row["recipe"], row["expected"]
@@ -112,7 +112,7 @@ def test_a_member_of_a_file_of_others_is_found_or_the_reason_is_named() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_clean_that_a_program_extracts(comparison: Comparison, kind: str) -> None:
-    """Hardly any content that two programs extract is unread; `make check-deep` tries 20,000."""
+    """Content that two programs extract is rarely unread; `make check-deep` tries 20,000."""
     chosen, number = KINDS[kind], 500
     found = comparison.differences(chosen, [chosen.draw(f"1 {each}") for each in range(number)])
     assert not [each.line() for each in found if not each.is_named]

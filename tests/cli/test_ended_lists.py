@@ -1,4 +1,4 @@
-"""`provider list end`: clients drop the list and withdraw its matches, and nobody else's."""
+"""`provider list end`: clients drop the list and withdraw its matches, but no other matches."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_an_ended_name_is_not_used_again_and_status_shows_it(site: Site, tmp_pat
     assert "\n\nended: basline\n" in shown.out
     found = json.loads(call("provider", "status", repo, "--format", "json").out)
     assert found["ended_lists"] == ["basline"]
-    # The repository can still be used: later signed and renewed metadata say the same.
+    # Publishing and renewing still work, and the new metadata still names the list as ended.
     assert call("provider", "publish", repo, "--list", "baseline", path).code == 0
     assert call("provider", "renew", repo).code == 0
     assert site.repository.status().ended == ("basline",)
@@ -212,7 +212,7 @@ def test_a_member_that_is_malformed_is_refused(
 
 
 def test_a_list_of_another_provider_is_not_dropped(simulator: Simulator, tmp_path: Path) -> None:
-    """The provider that has ended a list is configured with the name of another's list, too."""
+    """The provider that ended a list is also configured with the name of another's list."""
     other = Simulator(tmp_path / "another")
     other.publish(csv(range(3)), "other")
     other.publish(csv(range(3, 6)), "theirs")

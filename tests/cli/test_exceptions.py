@@ -1,4 +1,4 @@
-"""Exceptions: what a person sets aside is counted and named, acted upon by nobody, comes back."""
+"""Exceptions: matches that a person excepts are counted and named, but not acted upon."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Ruled(State):
         return self.call("exceptions", *args)
 
     def add(self, *args: object, **_: object) -> str:  # type: ignore[override]
-        """Make an exception and return its id."""
+        """Make an exception, and return its id."""
         result = self.exceptions("add", *args, *REASON, "--format", "json")
         assert result.code == 0, result
         return str(json.loads(result.out)["exception"]["id"])
@@ -66,7 +66,7 @@ def world(tmp_path: Path) -> Ruled:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Let the clock show another time than it does."""
+    """Set the clock of the program to another time."""
 
     def set_to(after: timedelta) -> None:
         monkeypatch.setattr(App, "now", staticmethod(lambda: datetime.now(UTC) + after))
@@ -95,7 +95,7 @@ def test_every_format_names_the_exception_and_counts(world: Ruled, name: str) ->
     ruling = world.add("base/wrong")
     result = world.call("scan", "--format", name, world.tree)
     assert result.code == 0
-    assert result.out.count(ruling) >= 3  # with each file, and with the count
+    assert result.out.count(ruling) >= 3  # the id is shown with each file and with the count
     if name != "jsonl":
         assert "none matches besides 2 excepted matches" in result.out or name in ("ecs", "sarif")
 
@@ -168,7 +168,7 @@ def test_a_release_passes_over_what_was_excepted_meanwhile(world: Ruled) -> None
     world.scan()
     ruling = world.add("base/wrong")
     world.exceptions("remove", ruling, *REASON)
-    world.scan()  # held again
+    world.scan()  # both matches are held again
     layout, sealer = Layout(world.path), load_sealer(world.path, None, {})
     world.add("base/wrong", "--below", "/nowhere")
     (kept,) = load_book(layout, sealer).rulings
@@ -226,7 +226,7 @@ def test_an_exception_of_a_file_does_not_cover_an_entry_that_comes_later(world: 
 
 
 def test_another_file_with_the_same_md5_is_no_part_of_an_exception(tmp_path: Path) -> None:
-    """The entry has an MD5 only: which file was meant is known by the SHA-256 alone."""
+    """The entry has only an MD5, so the SHA-256 of the exception says which file was meant."""
     world = Ruled(tmp_path, algorithms=[Algorithm.MD5])
     world.add("--file", world.tree / "wrong-2")
     assert world.scan().code == 0
@@ -320,7 +320,7 @@ def test_a_file_whose_path_became_a_link_to_the_place_is_not_below_it(tmp_path: 
     whole = Seen(None, None, status.st_dev, status.st_ino)
     read.unlink()
     read.symlink_to(place / "wrong")
-    # The recorded match has the number of the device; a match of another machine lacks the number.
+    # The recorded match has the number of the device, but a match of another machine lacks it.
     for seen in (whole, msgspec.structs.replace(whole, device=None), None):
         outcome = Outcome(Kind.MATCH, str(read), seen=seen)
         assert not is_below(outcome, str(place))
@@ -385,7 +385,7 @@ def test_it_ends_with_the_withdrawal_of_the_entry_and_does_not_come_back_with_an
     world.client.fetch()
     assert world.scan().code == 0
     assert world.obstacles() == ["base/wrong is not on the list any more"]
-    # The same id for another content: the ruling was not about this content.
+    # The provider uses the id again for other content, which the exception does not cover.
     world.provider.add({"wrong": RIGHT + b"!"}, "base")
     world.client.fetch()
     (world.tree / "new").write_bytes(RIGHT + b"!")
@@ -442,7 +442,7 @@ def test_exceptions_of_another_key_are_refused(world: Ruled) -> None:
 
 
 def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
-    """The file is written first: a state that knows of an earlier file takes the new file."""
+    """The file is written first; if the state has the hash of the earlier file, the new one counts."""
     state = (world.path / "state.json").read_bytes()
     world.add("base/wrong")
     (world.path / "state.json").write_bytes(state)

@@ -1,4 +1,4 @@
-"""One exception through every door for content: the same answer, and each is counted."""
+"""One exception through every door for content: the answers are equal, and each is counted."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def of_bucket(world: State, tmp_path: Path, *options: str) -> Run:
     site = buckets.Site()
     try:
         bucket = site.bucket(**{"docs/wrong": WRONG})
-        # Threads of its library stay out of this process.
+        # This runs in another process, because the threads of the object library outlive the scan.
         words = ("scan", "--format", "jsonl", *options, bucket.uri)
         return world.run(*words, env=site.environment)
     finally:
@@ -110,7 +110,7 @@ def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, 
         assert result.lines[0]["type"] == "match"
 
 
-#: Neither a digest of a store nor a digest that is looked up identifies a file.
+#: A store's digest or a looked-up digest does not identify a file.
 BY_CONTENT = [p for p in _doors if p.values[0] != "lookup"]
 
 
@@ -174,7 +174,7 @@ def test_a_daemon_records_an_excepted_container_beside_its_listed_member(tmp_pat
 def asked_after_exception(
     world: State, daemon: Daemon, *, seconds: int
 ) -> tuple[datetime, Run, bytes]:
-    """Make an exception that ends soon, and ask; return its end, both results."""
+    """Make an exception that ends soon, and ask; return its end and both results."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     words = ("exceptions", "add", "base/wrong", *REASON, "--until", until.isoformat())
     return until, world.call(*words), daemon.ask(instream(WRONG))
@@ -186,7 +186,7 @@ def test_an_exception_ends_while_a_daemon_runs_and_the_next_answer_is_found(
 ) -> None:
     with serving(world.path, tmp_path / "run") as daemon:
         until, made, answer = asked_after_exception(world, daemon, seconds=2)
-        if datetime.now(UTC) >= until:  # a slow machine: the exception has ended
+        if datetime.now(UTC) >= until:  # on a slow machine, the exception has ended
             until, made, answer = asked_after_exception(world, daemon, seconds=40)
         assert (made.code, answer) == (0, CLEAN)
         wait_until(lambda: datetime.now(UTC) > until, daemon.process.pid)

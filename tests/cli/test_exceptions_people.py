@@ -1,4 +1,4 @@
-"""Two persons make an exception if the configuration says so: until then it covers nothing."""
+"""If two persons must agree on an exception, it covers nothing until the second has agreed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def world(tmp_path: Path) -> Ruled:
 
 @pytest.fixture
 def as_(monkeypatch: pytest.MonkeyPatch) -> As:
-    """Let another person run the commands; alice does until then."""
+    """Return a function that sets who runs the commands; alice does at first."""
 
     def become(name: str) -> None:
         monkeypatch.setattr("hashclient.session.current_operator", lambda: name)
@@ -175,7 +175,7 @@ def test_an_approval_after_the_entry_has_changed_says_that_nothing_is_covered(
 def test_an_approval_that_is_edited_in_counts_for_nothing(world: Ruled, as_: As) -> None:
     world.add("base/wrong")
     data = world.file.read_bytes()
-    assert data.count(b",true,") == 1  # whether it waits
+    assert data.count(b",true,") == 1  # this field says whether the exception waits
     world.file.write_bytes(data.replace(b",true,", b",false,"))
     result = world.scan()
     assert (result.code, result.lines[-1]["match"]) == (11, 2)

@@ -31,7 +31,7 @@ def trusting(**keys: str) -> str:
 
 
 class Pair:
-    """The machine that decides, and a second machine, which trusts the key of the first."""
+    """The machine that decides, and a second machine that trusts the key of the first."""
 
     def __init__(self, directory: Path) -> None:
         self.hub, self.server = (Ruled(directory / name) for name in ("hub", "server"))
@@ -199,7 +199,7 @@ def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_noth
     pair.export()
     older = pair.file.read_bytes()
     pair.take()
-    # An exception that was removed here does not come back with the same file.
+    # If an exception was removed on this machine, a second import of the file does not restore it.
     pair.server.exceptions("remove", ruling, *REASON)
     again = pair.take()
     assert (again.code, "was imported before" in again.err) == (0, True)
@@ -211,7 +211,7 @@ def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_noth
     assert done.code == 6
     assert "the exceptions of hub are of version 1, which is older than version 2" in done.err
     assert not listed(pair.server) and pair.server.scan().code == 10
-    # It does not come back either after all exceptions were removed.
+    # A second import does not restore the exception after all exceptions were removed, either.
     pair.server.exceptions("remove", "--all", *REASON)
     assert pair.take(write(pair, older)).code == 6
 
@@ -300,7 +300,7 @@ def test_an_entry_that_is_not_here_is_said_and_the_rest_is_taken(pair: Pair) -> 
     assert done.code == 0
     assert f"{missing}  no more: base/later was not here when it was imported" in done.out
     assert pair.server.scan().code == 0
-    # Once the entry is here, the same file makes the exception.
+    # Once this machine has the entry, the same file makes the exception.
     (pair.server.tree / "later").write_bytes(b"listed there only")
     list_on(pair.server, later=b"listed there only")
     assert pair.server.scan().code == 10

@@ -28,7 +28,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 class Peer:
-    """A client of the site, with a state of its own."""
+    """A client of the site with its own state directory."""
 
     def __init__(self, site: Site, directory: Path, name: str) -> None:
         self.site, self.name = site, name
@@ -67,7 +67,7 @@ class Peer:
 
 
 def provider(site: Site, *words: Any, code: int = 0) -> Run:
-    """Run a command on the repository: the words before it, and those after it."""
+    """Run a command on the repository, with words before and after its path."""
     count = 2 if words[0] == "client" else 1
     done = call("provider", *words[:count], site.repository.directory, *words[count:])
     assert done.code == code, done.err
@@ -151,12 +151,12 @@ def test_what_several_clients_reject_is_proposed_once_each_counts(
     both = entries(provider(site, "feedback", two.output, "--format", "json"))
     assert (both["e-1"]["rejected"], both["e-1"]["clients"]) == (2, 2)
     assert both["e-1"]["proposed"] and both["e-2"]["proposed"]
-    # The same file again does not count, even under another name.
+    # A file that was counted does not count again, even under another name.
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(one.output.read_bytes())
     again = provider(site, "feedback", one.output, copy, "--format", "json", code=2)
     assert again.err.count("is counted already") == 2 and entries(again) == both
-    # A later file of a client replaces the one before, and does not add to it.
+    # A later file of a client replaces its earlier file, and does not add to it.
     two.review("c", "--confirmed", "as-listed")
     older = two.output.read_bytes()
     two.write()
@@ -165,7 +165,7 @@ def test_what_several_clients_reject_is_proposed_once_each_counts(
     assert later["e-1"]["proposed"] and not later["e-2"]["proposed"]
     copy.write_bytes(older)
     assert "is counted already" in provider(site, "feedback", copy, code=2).err
-    # A proposed entry can be withdrawn, and is not proposed after that.
+    # Once a proposed entry is withdrawn, it is no longer proposed.
     ids = tmp_path / "ids.txt"
     words = ("--list", "baseline", "--output", ids)
     said = provider(site, "feedback", *words)
@@ -199,7 +199,7 @@ def test_what_is_not_for_this_repository_or_of_nobody_is_refused(
     peer.let_in()
     edited = tmp_path / "edited.jsonl"
     edited.write_bytes(peer.output.read_bytes().replace(b'"rejected":1', b'"rejected":9'))
-    # A refused file keeps no other file from counting.
+    # If one file is refused, the other files still count.
     both = provider(site, "feedback", edited, peer.output, "--format", "json", code=6)
     assert "signature" in both.err and entries(both)["e-1"]["rejected"] == 1
     with Site(tmp_path / "elsewhere") as other:

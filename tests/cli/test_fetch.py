@@ -54,7 +54,8 @@ def listed(tmp_path: Path) -> Path:
 @pytest.fixture
 def unreachable(own: Path) -> Iterator[Path]:
     """A state directory whose provider does not answer."""
-    with socket.socket() as bound:  # bound and not listening: nobody else can have the port
+    # Bound but not listening, so that no other process can get the port.
+    with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         config = own / "config.toml"
         port = bound.getsockname()[1]
@@ -140,7 +141,7 @@ def test_quiet_says_nothing_of_success_but_the_result(site: Site, own: Path) -> 
 
 @pytest.mark.slow
 def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> None:
-    # A scan uses the lists that are on disk, and says so.
+    # A scan uses the lists that are on the disk, and says so.
     scan = run("--state-dir", unreachable, "scan", "--fetch", listed)
     assert scan.code == 11
     assert "warning: " in scan.err
@@ -148,7 +149,7 @@ def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> Non
     assert "hint: " in scan.err
     clean = run("--state-dir", unreachable, "scan", "--fetch", unreachable / "config.toml")
     assert clean.code == 4
-    # Without the option, the scan does not even try.
+    # Without `--fetch`, the scan does not contact the provider.
     assert run("--state-dir", unreachable, "scan", unreachable / "config.toml").code == 0
 
 
@@ -237,7 +238,7 @@ def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
         result = site.run("fetch", state=own)
         assert result.code == 8
         assert "another hashclient is writing" in result.err
-        # Readers do not wait, either.
+        # Readers do not wait for the lock either.
         assert site.run("status", state=own).code == 0
 
 
@@ -307,7 +308,7 @@ MAIN = "[providers.main]\n"
 
 
 def away(config: Path) -> None:
-    """Configure a provider besides, first by its name, that cannot be reached."""
+    """Configure a second, unreachable provider whose name is first in the alphabet."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -329,21 +330,21 @@ def edited(config: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path) -> None:
-    """A script that continues after a 4 must not continue after a worse failure beside it."""
+    """A script that continues after exit code 4 must not continue after a worse failure as well."""
     config = own / "config.toml"
     away(config)
     result = site.call("fetch", state=own)
     assert (result.code, "cannot reach" in result.err or "refused" in result.err) == (4, True)
-    # The other provider offers one list fewer than it should.
+    # The second provider offers one list fewer than the configuration names.
     edited(config, MAIN, f'{MAIN}lists = ["baseline", "local", "x"]\n')
     nothing = listed.parent / "none"
     for args, word in ((("fetch",), "error"), (("scan", "--fetch", nothing), "warning")):
         result = site.call(*args, state=own)
         assert result.code == 6
-        # A scan goes on; the code of a fetch is that of the failure.
+        # A scan continues, but the exit code of a fetch is that of the failure.
         assert f"hashclient: {word}: provider main does not offer list x\n" in result.err
         assert result.err.count("127.0.0.1") == 1
-    # The other provider refuses every client.
+    # The second provider refuses every client.
     token = listed.parent / "token"
     token.write_text("wrong")
     token.chmod(0o600)
@@ -400,7 +401,7 @@ def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:
 def test_no_listed_digest_rests_anywhere(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """Raw or in hexadecimal, in the state directory, in temporary files or in any output."""
+    """No digest is written to the state directory, temporary files or output, in any form."""
     data = {f"e-{n}": f"listed {n}".encode() for n in range(300)}
     digests = [bytes.fromhex(digest) for content in data.values() for digest in digests_of(content)]
     temporary = tmp_path / "tmp"
@@ -428,7 +429,7 @@ def test_no_listed_digest_rests_anywhere(
             result = site.run(*args, env=environ)
             assert result.code in {0, 10}
             said += result.out + result.err
-        # A lookup of a listed digest shows this digest again, and no other command shows a digest.
+        # Only a lookup of a listed digest shows the digest; no other command shows a digest.
         assert site.run("lookup", digests_of(data["e-9"])[1], env=environ).code == 10
         site.publish(csv_of({"e-x": b"one more"}))
         digests += [bytes.fromhex(digest) for digest in digests_of(b"one more")]
@@ -442,5 +443,5 @@ def test_no_listed_digest_rests_anywhere(
         assert digest not in everything
         assert digest[:16] not in everything
         assert digest.hex().encode() not in lowered
-    # The search finds the text that is there, so it would find secrets.
+    # The search finds a text that is known to be there, so it would find a secret.
     assert os.fsencode(tree) in everything

@@ -41,7 +41,7 @@ def test_a_list_that_is_here_is_fetched_though_lists_does_not_name_it(site: Site
     assert (
         shown.code == 0 and shown.out.count("`lists` of its provider does not name this list") == 1
     )
-    # Now the list is given up.
+    # The user gives the list up by removing its folder.
     shutil.rmtree(folder)
     fetched = site.call("fetch")
     assert (fetched.code, fetched.err) == (0, "") and "second" not in fetched.out
@@ -63,7 +63,7 @@ def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
     assert site.call("scan", site.repository.root_file).code == 8
     fetched = site.call("fetch")
     assert fetched.code == 0 and "list third: new -> generation 1" in fetched.out
-    # The list was not in use before.
+    # No index of the list existed before, so the message does not call it in use.
     said = f"list third has a folder here, so it is kept up to date {NOT_NAMED}"
     assert said in fetched.err and "in use" not in fetched.err
     assert site.call("scan", site.repository.root_file).code == 0
@@ -75,11 +75,11 @@ def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
 def test_a_damaged_list_of_a_provider_that_was_removed_is_not_replaced(
     site: Site, left: str, damaged: bytes | None
 ) -> None:
-    """The remaining metadata says that the provider offered this list, or could have."""
+    """The remaining metadata says that the provider offered this list, or could have done so."""
     trust, lists = site.state / "trust", site.state / "lists"
     targets = trust / "removed" / "metadata" / "targets.json"
     if left == "manifest":
-        # The folder of trust is gone; another list of the provider is here and whole.
+        # The folder of trust is missing, and another list of the provider is intact.
         edit_manifest(site.state, "baseline", provider="removed")
     else:
         shutil.copytree(trust / "main", trust / "removed")

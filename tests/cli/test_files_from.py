@@ -26,7 +26,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Run:
-    """Scan in this process."""
+    """Run a scan in this process."""
     with contextlib.chdir(cwd or state), from_pipe(stdin):
         return call("--state-dir", state, *SCAN, *args)
 

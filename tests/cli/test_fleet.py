@@ -1,4 +1,4 @@
-"""`status --publish` and `fleet`: machines publish their status, and one place judges all."""
+"""`status --publish` and `fleet`: machines publish their status, and one machine judges all."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def only(place: Path) -> Path:
     return path
 
 
-# Publishing
+# Publishing the status
 
 
 def test_a_status_is_published_signed_and_numbered(world: State, place: Path) -> None:
@@ -104,7 +104,7 @@ def test_fetch_and_scan_publish_where_the_configuration_says(world: State, place
     assert world.scan().code == 10
     document = verify_status(only(place).read_bytes()).document
     assert (document.counter, document.interval_s, document.open_matches) == (1, 7200, 1)
-    assert world.call("fetch").code != 0  # the root is another root
+    assert world.call("fetch").code != 0  # the root of the provider is another root
     assert verify_status(only(place).read_bytes()).document.counter == 2
 
 
@@ -170,7 +170,7 @@ def test_a_link_in_the_place_of_a_document_is_replaced_and_not_followed(
 
 @pytest.mark.slow
 def test_sixty_kills_leave_whole_documents_and_rising_numbers(world: State, place: Path) -> None:
-    """At each change of the disk, again and again."""
+    """The command is killed at each change of the disk, again and again."""
     world.call("status", "--publish", place)
     path, last, kills, changes = only(place), 1, 0, 0
     while kills < 60:
@@ -196,11 +196,11 @@ def test_sixty_kills_leave_whole_documents_and_rising_numbers(world: State, plac
     assert world.call("audit", "verify", "--against", place).code == 0
 
 
-# Fleet
+# Judging the fleet
 
 
 class Yard:
-    """Machines that have published somewhere, and the collector that shows them."""
+    """Machines that have published their status to a place, and the collector that reads it."""
 
     def __init__(self, directory: Path, count: int) -> None:
         self.place = directory / "fleet"
@@ -283,7 +283,7 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
     yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
-    # A young generation hides no older generation, whatever its machine says.
+    # A machine with an older generation is behind, whatever it says about a younger generation.
     yard.put(yard.boxes[1], 7, 102, lists=(newer,))
     assert yard.states() == {"web-2": "behind"}
 
@@ -310,11 +310,12 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     assert yard.show().code == 0
     yard.put(yard.boxes[1], 6, 40)
     assert yard.states() == {"web-1": "rolled-back"}
-    assert yard.states() == {"web-1": "rolled-back"}  # the finding stays
+    assert yard.states() == {"web-1": "rolled-back"}  # the finding is kept
     assert yard.show().code == 9
-    yard.put(yard.boxes[1], 7, 101)  # it also stays when the machine has come past its last number
+    # The finding is kept when the machine has passed its highest number.
+    yard.put(yard.boxes[1], 7, 101)
     assert yard.states() == {"web-1": "rolled-back"}
-    yard.put(yard.boxes[1])  # it also stays with the machine's earlier document
+    yard.put(yard.boxes[1])  # the finding is kept with the machine's earlier document
     assert yard.states() == {"web-1": "rolled-back"}
     box = yard.boxes[1]
     assert call("--state-dir", yard.state, "fleet", "trust", box.name, box.public).code == 0
@@ -436,7 +437,7 @@ def test_nothing_at_all_is_not_well(yard: Yard) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["place", "roster", "known", "configuration"])
 def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, what: str) -> None:
-    """An old page would look as if all were well."""
+    """Otherwise an old page would look as if all machines were well."""
     for output_format in ("table", "jsonl", "csv", "prometheus", "html"):
         assert yard.show("--format", output_format, "-o", yard.state / output_format).code == 0
     match what:
@@ -462,7 +463,7 @@ def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, wha
 
 
 def test_hostile_files_are_named_and_hold_nothing_up(yard: Yard) -> None:
-    """The files are of any size, depth and kind, and have names that must not reach a terminal."""
+    """The files have any size, depth and kind, and names that must not reach a terminal."""
     good = yard.put(Box(0))
     with (yard.place / "huge.jsonl").open("wb") as stream:
         stream.truncate(1 << 30)
@@ -546,7 +547,7 @@ def test_every_format_has_every_machine(yard: Yard, tmp_path: Path) -> None:
 
 # A thousand machines
 
-#: The numbers of the machines, named by what the test does to them.
+#: The numbers of the machines, named by what the test does to each group.
 FORGED, REPLAYED, SILENT, ROLLED, TWIN = (
     range(3),
     range(3, 8),
@@ -558,7 +559,7 @@ EXPECTED = {"forged": 3, "missing": 3, "replayed": 5, "silent": 7, "rolled-back"
 
 
 def before_and_after(yard: Yard) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Return all documents when all is well, and when some are not what they should be."""
+    """Return all documents when all machines are well, and when some documents are faulty."""
     old = dict(yard.file(box, made=yard.now - 3 * HOUR) for box in yard.boxes)
     new = {}
     for number, box in enumerate(yard.boxes):
@@ -581,7 +582,7 @@ def before_and_after(yard: Yard) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 def check(yard: Yard, shown: Run) -> None:
-    """Check that each machine with a problem is named, and that none of these counts as well."""
+    """Check that each machine with a problem is named, and that none of them counts as well."""
     assert shown.code == 9
     states: dict[str, list[str]] = {}
     for line in shown.lines:
@@ -603,7 +604,7 @@ def check(yard: Yard, shown: Run) -> None:
     assert {word: set(states[word]) for word in names} == names
     assert set(states["forged"]) == {yard.boxes[n].machine().file_name for n in FORGED}
     numbers = [int(name.removeprefix("web-")) for name in states["well"]]
-    assert numbers == sorted(numbers)  # web-2 comes before web-10
+    assert numbers == sorted(numbers)  # web-2 precedes web-10
     assert not set(states["well"]) & {name for of_word in names.values() for name in of_word}
 
 
@@ -613,7 +614,7 @@ def test_a_thousand_documents_are_judged_in_time_and_memory(tmp_path: Path) -> N
     old, new = before_and_after(yard)
     for name, data in old.items():
         (yard.place / name).write_bytes(data)
-    assert yard.show().code == 3  # the silent machines
+    assert yard.show().code == 3  # because of the silent machines
     for name, data in new.items():
         (yard.place / name).write_bytes(data)
     words = ("--state-dir", yard.state, "fleet", "show", yard.place, "--roster", yard.roster)
@@ -645,7 +646,7 @@ def test_the_same_in_a_bucket(tmp_path: Path, site: Site) -> None:
     for name, data in old.items():
         bucket.put(f"machines/{name}", data)
     assert run(*words, env=site.environment).code == 3
-    # Documents of machines that stay well may stay unchanged, because putting them is slow.
+    # Documents of healthy machines may stay unchanged, because putting documents is slow.
     for name, data in itertools.islice(new.items(), 19):
         bucket.put(f"machines/{name}", data)
     shown, _, peak_kb = measured(*words, "--format", "jsonl", env=site.environment)
@@ -738,7 +739,7 @@ def test_the_clients_of_google_and_azure_publish_and_show(
         site.answer = lambda _request: None
 
 
-# Checkpoints that are kept elsewhere
+# Checkpoints that are kept on another machine
 
 
 def test_the_log_is_verified_against_what_was_published(world: State, place: Path) -> None:
@@ -766,7 +767,7 @@ def test_a_log_that_was_cut_or_replaced_does_not_pass(world: State, place: Path)
     lines = log.read_bytes().splitlines(keepends=True)
     signed = [n for n, line in enumerate(lines) if b'"sig"' in line]
     log.write_bytes(b"".join(lines[: signed[-2] + 1]))
-    assert world.call("audit", "verify").code == 0  # alone, the log is intact
+    assert world.call("audit", "verify").code == 0  # without the checkpoint, the log seems intact
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "missing: the log ends at line" in done.err
     world.scan()  # the log is long enough again, but has other records

@@ -1,4 +1,4 @@
-"""Every format from the commands that speak it: whole reports of real runs."""
+"""Every format, from the commands that write it: complete reports of real runs."""
 
 from __future__ import annotations
 

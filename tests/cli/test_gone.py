@@ -1,4 +1,4 @@
-"""Matches whose files are gone: when a scan may say so."""
+"""Matches whose files are gone: when a scan may report this."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILE = "sub/deep/a"
 
 
 def story(state: State) -> list[str]:
-    """Return what happened to the one match."""
+    """Return the history of the only match."""
     (line,) = state.call("matches", "--format", "jsonl").lines
     return state.story(line["id"])
 
@@ -39,7 +39,7 @@ def state_with_file(directory: Path) -> State:
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    """A scan has found the listed file of this state."""
+    """A state whose listed file was found by a scan."""
     state = state_with_file(tmp_path)
     assert state.scan().code == 10
     return state
@@ -95,7 +95,7 @@ def test_a_moved_file_that_a_link_leads_to_is_not_gone(state: State, moved: str)
     (state.tree / moved).symlink_to(state.tree.parent / "moved")
     state.scan()
     assert state.states() == {"sub/deep/a": "found"}
-    # A scan that follows the link continues the same match, at the place of the file.
+    # A scan that follows the link continues the match at the real path of the file.
     state.scan("--follow-symlinks", state.tree)
     (path,) = state.states()
     assert path.startswith(str(state.tree.parent / "moved")) and story(state) == ["found"]
@@ -189,7 +189,8 @@ def test_too_much_trouble_says_nothing(state: State, monkeypatch: pytest.MonkeyP
     (state.tree / FILE).unlink()
     monkeypatch.setattr(trees, "MAX_COVERED", 1)
     link = state.tree / "link"
-    link.symlink_to(f"{'x' * 300}")  # a name that no file system accepts: unread
+    # The name is too long for any file system, so the path is unread.
+    link.symlink_to(f"{'x' * 300}")
     state.scan("--follow-symlinks", state.tree)
     assert state.states() == {"sub/deep/a": "found"}
     link.unlink()

@@ -1,4 +1,4 @@
-"""Matches on file systems that take each other's place under one name: no file is gone."""
+"""Matches on file systems that replace each other under one device name: no file is gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = needs_mounts
 def test_another_disk_under_the_name_of_the_device_has_lost_nothing(
     tmp_path: Path, kind: str
 ) -> None:
-    """For example, one USB stick after the other is `/dev/sdb1`."""
+    """Example: one USB stick after the other is `/dev/sdb1`."""
     state = state_with_file(tmp_path)
     one, two = (make_image(tmp_path / name, kind) for name in ("one", "two"))
     place = state.tree / "stick"
@@ -54,7 +54,7 @@ def test_another_folder_mounted_over_it_has_lost_nothing(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "deep/a"])
 def test_a_folder_that_is_encrypted_and_locked_has_lost_nothing(tmp_path: Path, name: str) -> None:
-    """For each name in the folder, the kernel says that there is no file with this name."""
+    """For each name in the folder, the kernel says that no file has this name."""
     state = state_with_file(tmp_path)
     disk = make_image(tmp_path / "disk", "ext4", *Vault.OPTIONS)
     with mounted("-o", "loop", disk, state.tree / "disk") as place:

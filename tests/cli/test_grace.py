@@ -29,7 +29,7 @@ class Expired(State):
         self.listed = write_tree(directory / "listed", {"a": b"benign", "b": LISTED["e-1"]})
 
     def expire(self, hours: float, grace_hours: float | None) -> None:
-        """Let `base` have expired so many hours ago."""
+        """Let `base` have expired this number of hours ago."""
         expires = (NOW - timedelta(hours=hours)).isoformat()
         edit_manifest(self.path, "base", expires=expires)
         edit_manifest(self.path, "fresh", expires=(NOW + timedelta(days=1)).isoformat())

@@ -1,4 +1,4 @@
-"""A provider written from docs/format.md alone, and the real client: the document is enough."""
+"""A provider written from docs/format.md only, and the real client: the document suffices."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Files(http.server.SimpleHTTPRequestHandler):
         super().do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class World:
-    """The provider behind HTTPS on loopback, contents that it lists, and a client's state."""
+    """The provider behind HTTPS on loopback, the contents for its lists, and a client's state."""
 
     def __init__(self, directory: Path, writer: Writer) -> None:
         self.directory = directory
@@ -88,12 +88,12 @@ class World:
         )
 
     def found(self) -> set[int]:
-        """Fetch the published lists; return the numbers of the contents that a scan finds then."""
+        """Publish and fetch the lists, and return the numbers of the contents that a scan finds."""
         self.provider.publish()
         fetched = self.call("fetch")
         assert (fetched.code, fetched.err) == (0, ""), fetched.err
         scanned = self.call("scan", "--format", "jsonl", self.share)
-        assert scanned.code == 10, scanned.err  # a match, and no problem with a list
+        assert scanned.code == 10, scanned.err  # a match was found, and no list has a problem
         return {int(p.rpartition("-")[2]) for p, k in scanned.outcomes.items() if k == "match"}
 
 
@@ -113,17 +113,17 @@ def test_a_provider_written_from_the_document_works(world: World) -> None:
     pinned = world.init()
     assert pinned.code == 0, pinned.err
     assert world.found() == {0, 1, 2}
-    # Another list, with a key of another kind; entries without some of the digests; a withdrawal.
+    # The second list has another kind of key, entries that lack some digests, and a withdrawal.
     provider.add_list("other", CryptoSigner.generate_ecdsa())
     provider.change("other", added=[(*rows[3][:2], None, None, None, "x", None)])
     provider.change("baseline", ["e-1"], [(rows[4][0], None, None, *rows[4][3:])])
     assert world.found() == {0, 2, 3, 4}
-    # To change an entry: withdrawn and added in one generation, under its id.
+    # An entry is changed by a withdrawal and an addition under its id in one generation.
     provider.change("baseline", ["e-0"], [("e-0", *rows[5][1:])])
     assert world.found() == {2, 3, 4, 5}
     provider.consolidate("baseline")
     assert world.found() == {2, 3, 4, 5}
-    # All keys are replaced; then another generation.
+    # All keys are replaced, and another generation follows.
     for role in ("root", "targets", "snapshot", "timestamp", "baseline", "other"):
         provider.rotate(role, CryptoSigner.generate_ecdsa())
     assert world.found() == {2, 3, 4, 5}

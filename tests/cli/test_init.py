@@ -1,4 +1,4 @@
-"""`hashclient init`: it pins nothing that does not work, and never repeats a secret."""
+"""`hashclient init`: it pins only what works, and never repeats a secret."""
 
 from __future__ import annotations
 
@@ -242,7 +242,8 @@ def test_addresses_that_are_refused(site: Site, tmp_path: Path, url: str, code: 
 @pytest.mark.slow
 def test_nobody_answers(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with socket.socket() as bound:  # bound and not listening: nobody else can have the port
+    # Bound but not listening, so that no other process can get the port.
+    with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         arguments = site.init_arguments()
         arguments[1] = f"https://127.0.0.1:{bound.getsockname()[1]}/"
@@ -307,7 +308,7 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
 
 @pytest.mark.slow
 def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
-    """Private files are private, too, and public files are readable by others."""
+    """With any umask, private files stay private, and public files stay readable by others."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"
     out.mkdir(parents=True)
@@ -332,7 +333,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
     assert modes["etc/hashclient/config.toml"] == modes["out/report.txt"] == 0o644
     private = [name for name in modes if name.startswith(("var/state", "repo/keys", "out/officer"))]
     assert len(private) > 10
-    # A library makes this file by itself, inside a private directory.
+    # SQLite creates this file itself, inside a private directory.
     assert {name for name in private if modes[name] & 0o077} <= {
         "var/state/trust/main/metadata/root_history"
     }
@@ -341,7 +342,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
 def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
-    """The configuration must not be a device that never ends, nor a pipe that nobody writes to."""
+    """The configuration must not be an endless device, nor a pipe that nobody writes to."""
     path = tmp_path / what
     if what == "pipe":
         os.mkfifo(path)

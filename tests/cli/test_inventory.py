@@ -1,4 +1,4 @@
-"""A second scan: the files that it reads again, those that it does not, and the same verdict."""
+"""A second scan: which files it reads again, and that its verdict is the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.kit import (
 )
 
 SHA1_ONLY = (Algorithm.SHA1,)
-#: The command in a process of its own, as it is with files that are old enough to be known.
+#: A script that runs the command as if all files were old enough to be remembered.
 REMEMBERS_AT_ONCE = """
 from hashclient.scan.cache import cache
 cache.FRESH_NS = cache.FRESH_PROVEN_NS = 0
@@ -48,7 +48,7 @@ FILES = {f"d{n % 3}/f{n}": content(n) for n in range(12)}
 
 
 class Known(State):
-    """A tree of files, and a list whose entries have no size: so every file is worth reading."""
+    """A tree, and a list whose entries have no size, so that every file must be read."""
 
     def __init__(self, directory: Path) -> None:
         entries = {"base": {"e-0": content(0)}}
@@ -70,7 +70,7 @@ class Known(State):
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Known:
-    # Tests do not wait until what they wrote is old enough to be known.
+    # Tests do not wait until the files that they wrote are old enough to be remembered.
     remember_at_once(monkeypatch, tmp_path)
     return Known(tmp_path)
 
@@ -127,7 +127,7 @@ def test_digests_that_are_missing_are_computed_once_for_the_files_that_need_them
     world: Known,
 ) -> None:
     world.scan()
-    # All digests of this entry must agree, and for its file only one digest is known.
+    # All digests of this entry must agree, but only one digest of its file is remembered.
     world.add({"e-5": content(5)}, algorithms=tuple(Algorithm))
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "f5"}, (1, len(content(5))))
@@ -140,7 +140,7 @@ def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: Kno
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f5"}, 12)
     assert reads(world.scan()) == (0, 0)
-    # Files that were known before are still known.
+    # Files that were known before the list was removed are still known.
     shutil.rmtree(world.path / "lists" / "other")
     assert reads(world.scan()) == (0, 0)
 
@@ -207,7 +207,7 @@ def test_links_to_a_known_file_are_known(world: Known) -> None:
     world.scan()
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "link"}, (0, 0))
-    # The file is changed through the name under which the scan does not know it.
+    # The file is changed through a name under which the scan does not know it.
     world.file(0).write_bytes(content(1))
     assert matches(world.scan()) == set()
 
@@ -232,8 +232,7 @@ def test_an_inode_that_is_used_again_is_seen(world: Known) -> None:
         path.write_bytes(content(0))
     found = world.scan()
     assert matches(found) == {"f0", *(path.name for path in new)}
-    # If the file system used no inode a second time, the test has shown nothing; ours use them
-    # again.
+    # If no inode was used a second time, the test proves nothing; common file systems reuse inodes.
     if not inodes & {path.stat().st_ino for path in new}:
         pytest.skip("no inode was used again")
 
@@ -250,7 +249,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(
 def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file changes between reading and noting; the note has the status at the reading."""
+    """The file changes between reading and noting, and the note has the status at the reading."""
     original = records.records_of
 
     def change(statuses: Sequence[os.stat_result]) -> records.Records:
@@ -331,7 +330,7 @@ def test_where_nothing_can_be_written_the_verdict_is_the_same(world: Known) -> N
         env=UNMEASURED,
         preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )
-    # An audit log that cannot be written needs attention.
+    # An audit log that cannot be written gives exit code 11.
     assert (result.code, matches(result)) == (11, {"f0"})
     assert result.err.count("cannot use the inventory") <= 1
 
@@ -438,7 +437,7 @@ def test_no_digest_is_in_it(world: Known) -> None:
     for body in FILES.values():
         for digest in digests_of(body):
             assert digest.encode() not in data.lower()
-            # A tag is made of the first 16 bytes.
+            # A tag is computed from the first 16 bytes of a digest.
             assert bytes.fromhex(digest)[:16] not in data
 
 

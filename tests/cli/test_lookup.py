@@ -91,7 +91,7 @@ def test_the_real_command_and_its_input(state: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
-    """Another process may set a shared pipe not to block; later lines are looked up as well."""
+    """Another process may set a shared pipe to non-blocking; later lines are still looked up."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     command = arguments("--state-dir", state, "lookup", "--format", "jsonl", "--from", "-")
@@ -100,7 +100,7 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
     ) as process:
         os.close(reading)
         os.write(writing, f"{CLEAN[0]}\n".encode())
-        # The command has taken these bytes, and waits for more.
+        # The command has read these bytes, and waits for more.
         wait_until(lambda: pending(writing) == 0, process.pid)
         wait_until(lambda: is_asleep(process.pid) or process.poll() is not None, process.pid)
         with contextlib.suppress(BrokenPipeError):
@@ -112,17 +112,17 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
 
 
 def pending(pipe: int) -> int:
-    """Return how many bytes of a pipe nobody has read."""
+    """Return how many bytes of a pipe are unread."""
     count = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, count)
     return count[0]
 
 
 def is_asleep(pid: int) -> bool:
-    """Return whether all threads of a process wait for something."""
+    """Return whether all threads of a process are asleep."""
     states = []
     for task in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
+        with contextlib.suppress(OSError):  # the process or thread has ended meanwhile
             states.append(task.read_text().rpartition(")")[2].split()[0])
     return set(states) == {"S"}
 
@@ -176,7 +176,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         "match",
         "conflict",
         "conflict",
-        "clean",  # the digest of an entry that has another size
+        "clean",  # the digest of an entry with another size
         "match",
         "clean",
         "match",
@@ -305,7 +305,7 @@ def test_long_files_are_judged_while_they_are_read(
     assert result.code == 10
     assert [line["path"] for line in result.lines if "path" in line] == rows
     assert (result.summary["match"], result.summary["clean"]) == (4, 496)
-    # Rows before a wrong line still count.
+    # Rows that precede a wrong line still count.
     path.write_text("".join(f"{row}\n" for row in [*rows[:400], "wrong", *rows[400:]]))
     result = lookup_jsonl(state, "--from", path)
     assert result.code == 11

@@ -13,7 +13,7 @@ from hashclient.index.reader import RunSet
 from tests.kit import Run, call, csv_of, digests_of, make_state, run
 
 MD5, SHA1, SHA256 = Algorithm
-#: Listed by all digests, and by one alone: with its size, and without.
+#: Entries with all digests, and entries with only one: with a size, and without.
 WHOLE = {f"w-{n}": b"listed wholly, %d" % n for n in range(5)}
 BY_SHA256 = b"listed by its SHA-256"
 CLEAN = b"listed nowhere"
@@ -96,7 +96,7 @@ def test_gaps_are_accepted_when_asked_for(state: Path) -> None:
     (gap,) = end.data["gaps"]
     assert (gap["list"], gap["algorithms"], gap["rows"]) == ("other", ["md5"], 1)
     assert (end.data["gaps_accepted"], end.data["exit_code"]) == (True, 0)
-    # A match is not accepted as a gap, and neither is any other fault.
+    # `--accept-gaps` accepts neither a match nor any other fault.
     assert look_up(state, "--accept-gaps", digests_of(BY_SHA256)[2]).code == 10
     env = {"HASHCLIENT_LOOKUP_ACCEPT_GAPS": "1"}
     assert run("--state-dir", state, "lookup", md5, env=env).code == 0
@@ -126,7 +126,7 @@ def test_a_withdrawn_entry_is_no_gap(tmp_path: Path) -> None:
 
 
 def test_many_rows_of_several_kinds(tmp_path: Path) -> None:
-    """Each list and each set of kinds has its own sentence, and each row is counted once."""
+    """Each list and each set of kinds has its own message, and each row is counted once."""
     by_md5 = csv_of({"m-1": b"x", "m-2": b"y"}, algorithms=(MD5,), sized=False)
     state = state_of(tmp_path, sized=False, weak=by_md5)
     path = tmp_path / "rows.csv"

@@ -1,4 +1,4 @@
-"""The program as a whole: help, version, unknown commands, signals, and bugs that stay quiet."""
+"""The program as a whole: help, version, unknown commands, signals, errors without traceback."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_odd_places(path: str) -> None:
 def test_no_configuration_or_code_is_read_from_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("frob = ")
     (tmp_path / "hashclient.py").write_text("raise SystemExit(99)")
-    # The module is started from elsewhere here, as the installed program is.
+    # The module is loaded from its own directory, as in an installed program.
     code = "import sys; sys.path.remove(''); from hashclient.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--state-dir", tmp_path / "state", "scan", "."],
@@ -208,8 +208,9 @@ def test_a_bug_is_reported_without_its_insides_unless_asked(
     assert "Traceback" in capsys.readouterr().err
 
 
-#: The program, in which a signal comes while a module is loaded: of the command line, a command,
-#: a library. The signal comes within `exec`, where Python would end itself by SIGINT.
+#: A script that runs the program and sends it a signal while a module is loaded: of the command
+#: line, of a command, or of a library. The signal is sent within `exec`, where SIGINT would end
+#: Python itself.
 SIGNALLED = """
 import os, sys
 number, name = int(sys.argv[1]), sys.argv[2]
@@ -270,7 +271,7 @@ def test_a_sigint_ignored_in_the_background_stays_ignored(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """This test uses a command that waits for its input."""
+    """The tested command waits for its input."""
     assert run("provider", "init", tmp_path / "repo").code == 0
     read, write = os.pipe()
     process = subprocess.Popen(
@@ -322,8 +323,9 @@ def test_a_signal_ends_a_command_whose_output_nobody_reads(
 
 
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
-#: Modules that open containers or fetch, modules that numpy loads only for unique values, modules
-#: that read any form of a key, and modules for matches, rulings, clusters and threads.
+#: Modules that these commands must not load: modules that open containers or fetch, that numpy
+#: loads only for unique values, that read any form of a key, and modules for matches, rulings,
+#: clusters and threads.
 IN_VAIN = {
     "cryptography.hazmat.primitives.serialization",
     *("numpy.ma", "queue", "random", "secrets", "socket", "subprocess", "email.header"),
@@ -446,7 +448,7 @@ def test_memory_that_runs_out_is_no_bug(
 
 
 def named(path: tuple[str, ...]) -> click.Command:
-    """Return a command by its path."""
+    """Return the command with this path."""
     command: click.Command = cli
     for name in path:
         assert isinstance(command, click.Group)
@@ -457,7 +459,7 @@ def named(path: tuple[str, ...]) -> click.Command:
 
 
 def test_every_option_that_takes_a_time_takes_it_in_the_same_spellings() -> None:
-    """`matches --since` refused what `audit show --since` took, and what `matches` itself shows."""
+    """Once, `matches --since` refused times that `audit show --since` and `matches` itself use."""
     found = {
         f"{' '.join(path)} {parameter.opts[0]}": parameter.type
         for path in all_commands(cli)
@@ -484,7 +486,7 @@ def test_lookup_claims_to_compute_no_digest() -> None:
     assert "computed digests" in call("scan", "--help").out
 
 
-#: Beyond what 64 bits hold, and far beyond what any library counts.
+#: A number that exceeds 64 bits, and any count of a library.
 HUGE = "99999999999999999999"
 
 
@@ -500,7 +502,7 @@ HUGE = "99999999999999999999"
     ],
 )
 def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str) -> None:
-    """For each option for a number, the message names the allowed numbers; none causes a crash."""
+    """The message for each option names the allowed numbers, and no number causes a crash."""
     parameter = next(p for p in named(command).params if option in p.opts)
     kind = parameter.type
     assert isinstance(kind, click.IntRange | click.FloatRange)
@@ -510,7 +512,7 @@ def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str)
     assert " number from " in result.err or " number above " in result.err
 
 
-#: Commands that look for parts of the state; a directory that they cannot enter is not a bug, and
+#: Commands that search for parts of the state. A directory that they cannot enter is not a bug, and
 #: does not count as empty.
 LOOKING = (
     ("inventory", "stats"),

@@ -1,4 +1,4 @@
-"""`matches`: what scans have found, by the real command."""
+"""`matches`: the recorded matches of scans, by the real command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENTS = {"e-1": b"the first of them", "e-2": b"the second, and a longer one"}
 
 
 def listed(state: State, *args: object) -> list[tuple[str, str]]:
-    """Return name and state of the matches that are listed."""
+    """Return the name and state of each listed match."""
     result = state.call("matches", "--format", "jsonl", *args)
     assert (result.code, result.err) == (0, "")
     return [(Path(line["path"]).name, line["state"]) for line in result.lines]
@@ -43,7 +43,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
         result = state.call("matches", "--format", output_format)
         assert (result.code, result.out) == (0, "")
         assert result.err == "no scan has found anything yet\n"
-    # A command that only reads makes no file: the scan of another user could not write to the file.
+    # A reading command makes no file, because the scan of another user could not write to it.
     assert not (state.path / "matches.db").exists()
     state.ids()
     assert state.call("matches", "--state", "purged").err == "no match is in that state\n"
@@ -61,8 +61,7 @@ def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
         f"found         {state.tree}/a  [{ids['a']}]  base e-1 {why}",
         f"found         {state.tree}/sub/b  [{ids['b']}]  base e-2 {why}",
     ]
-    # The same files found again are the same matches, even if the scan reached them by another
-    # path.
+    # Files that are found again keep their matches, even if the scan reached them by another path.
     assert state.ids() == ids
     os.utime(state.tree / "a")
     assert state.ids() == ids
@@ -200,7 +199,7 @@ def test_a_damaged_record_is_said_to_be_damaged(state: State) -> None:
 
 def test_matches_are_chosen_by_path_list_and_time(state: State) -> None:
     state.ids()
-    # A name that begins like a folder's name is not below the folder.
+    # The folder `sub2` is not below the folder `sub`, although its name begins with `sub`.
     (state.tree / "sub2").mkdir()
     (state.tree / "sub2/x").write_bytes(CONTENTS["e-1"])
     state.ids()
@@ -277,7 +276,7 @@ def test_the_list_has_a_name_of_its_own_with_the_same_options(state: State, tmp_
     output = tmp_path / "list"
     assert state.call("matches", "list", "--output", output).code == 0
     assert output.read_text() == state.call("matches").out
-    # The old output is never left behind.
+    # An old output is never left in place.
     refused = state.call("matches", "list", "--output", output, "--state", "lost")
     assert refused.code == 2 and "lost" in output.read_text()
     assert state.call("matches", "--format", "jsonl", "list").code == 2

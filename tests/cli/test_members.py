@@ -91,7 +91,7 @@ def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
 
 @pytest.mark.slow
 def test_a_member_of_which_one_digest_agrees_is_a_conflict(tmp_path: Path) -> None:
-    """The other digests of the member are computed, even if all sizes ask for the same digests."""
+    """The member's other digests are computed, even if entries of all sizes need the same one."""
     md5, _, sha256 = digests_of(b"another file")
     sha1 = digests_of(LISTED)[1]  # the digest that is computed first
     rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},{sha1},{sha256},synthetic\n"
@@ -187,7 +187,7 @@ def test_a_broken_member_is_unread_and_never_clean(state: Path, tmp_path: Path) 
     (line, summary) = result.lines
     assert (result.code, line["type"], line["members"]) == (3, "unread", ["broken"])
     assert line["reason"].startswith("damaged: ")
-    # The bytes of the broken member up to the error are an input of their own.
+    # The bytes of the broken member up to the error count as another input.
     assert (summary["inputs"], summary["unread"], summary["clean"]) == (4, 1, 3)
 
 
@@ -278,7 +278,7 @@ def test_a_listed_container_is_a_match_besides(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_size_rule_still_looks_inside(sized: Path, tmp_path: Path) -> None:
-    """No entry has the size of the container, and the container must be opened anyway."""
+    """No entry has the size of the container, but the container must be opened anyway."""
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED, "b": BENIGN})
     result = scan(sized, tree)
     assert (result.code, len(result.outcomes)) == (10, 1)
@@ -396,7 +396,7 @@ def test_a_file_of_passwords_that_is_not_there(state: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path) -> None:
-    """An invalid library with this name is found before the real library."""
+    """The loader finds an invalid library of this name before the real library."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / libarchive.LIBRARY).write_bytes(b"no library")
     tree = write_tree(tmp_path / "t", {"a.lz": b"LZIP\x01\x0c" + bytes(26)})
@@ -423,7 +423,7 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
     said = {"sender": "a@example.org", "recipients": ["b@example.org"]}
     assert result.lines[0]["mail"] == said
-    for _ in range(2):  # the same file is the same mail
+    for _ in range(2):  # the same file is recorded as the same mail
         assert scan(state, tree).code == 10
         shown = run("--state-dir", state, "matches", "show", result.lines[0]["id"]).out
         assert shown.count("mail: a@example.org b@example.org") == 1
@@ -433,7 +433,7 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
 def test_the_record_says_which_mail_of_a_mailbox_or_an_archive_it_was(
     state: Path, tmp_path: Path
 ) -> None:
-    """The record has the outermost mail, which a mail server knows, and no attached mail."""
+    """The record has the outermost mail, which a mail server knows, and not an attached mail."""
 
     def mail(number: int, inner: bytes) -> bytes:
         letter = EmailMessage()
@@ -509,7 +509,7 @@ def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
 def test_after_many_matches_an_archive_of_a_size_of_no_entry_is_opened_all_the_same(
     tmp_path: Path,
 ) -> None:
-    """Files are not looked at before they are opened there: most have to be read anyway."""
+    """Where most files must be read, they are opened without an earlier look at their sizes."""
     contents = {f"e-{n:04d}": b"listed %06d" % n for n in range(1100)}
     state = make_state(tmp_path / "site", {"base": csv_of(contents)})
     tree = write_tree(tmp_path / "t", {f"a/{n:04d}": b"listed %06d" % n for n in range(1100)})

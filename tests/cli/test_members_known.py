@@ -1,4 +1,4 @@
-"""Unchanged archives: they are not opened again, but are checked against new entries."""
+"""Unchanged archives are not opened again, but are checked against new entries."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
     world: Archives,
 ) -> None:
-    """The same holds if no entry has the size: the file may have become a container."""
+    """Even if no entry has the file's size, a record must say that the file is no container."""
     world.scan()
     (world.tree / "plain").rename(world.tree.parent / "plain")
     archives = world.scan().summary
@@ -82,7 +82,8 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     assert more == {
         "ruled_out_by_size": 0,
         "known_unchanged": 1,
-        "believed_unchanged": int(world.sized),  # only a lease proves that the file has not changed
+        # A file with a size is only believed, as no lease proved it unchanged.
+        "believed_unchanged": int(world.sized),
     }
 
 
@@ -144,7 +145,7 @@ def test_claims_that_are_to_be_verified_are_read(
 
 
 def encrypted(data: bytes) -> bytes:
-    """Return a zip whose members are all said to be encrypted."""
+    """Return a zip whose headers say that all members are encrypted."""
     changed = bytearray(data)
     for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = changed.find(mark)
@@ -181,7 +182,7 @@ def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
 
 
 def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
-    """No entry has its size; its beginning is a tar's, and the rest would take hours."""
+    """No entry has its size; its beginning is that of a tar, and reading it would take hours."""
     import os
     import tarfile
 

@@ -1,4 +1,4 @@
-"""The real command and two addresses of one provider, each with a credential of its own."""
+"""The real command and two addresses of one provider, each with its own credential."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECOND = "0ther-t0ken-of-the-mirror"
 
 
 class Mirrored(HostileSite):
-    """A site with a mirror, which wants another token."""
+    """A site with a mirror that needs another token."""
 
     def __enter__(self) -> Mirrored:
         token = self.secret_file(next(iter(self.secrets)))
@@ -38,7 +38,7 @@ class Mirrored(HostileSite):
         self.mirror.close()
 
     def serve(self, answer: object = None) -> None:
-        """Serve the published files from both mirrors."""
+        """Serve the published files from both addresses."""
         super().serve()
         if not hasattr(self, "mirror"):
             self.mirror = HostileServer(server_context(self.authority.issue("mirror")))
@@ -49,7 +49,7 @@ class Mirrored(HostileSite):
         return call("--state-dir", self.state, *args)
 
     def check_credentials(self) -> None:
-        """Check that no server has seen the credential for the other server."""
+        """Check that no server has received the credential for the other server."""
         for server, wanted in (
             (self.server, self.authorization),
             (self.mirror, f"Bearer {SECOND}"),

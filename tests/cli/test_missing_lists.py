@@ -1,4 +1,4 @@
-"""An expected list that is missing: no scan, lookup or status ends in 0 without it."""
+"""An expected list is missing: no scan, lookup or status ends in 0 without it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CODES = {"scan clean": 8, "scan listed": 11, "lookup clean": 8, "lookup listed":
 
 
 def assert_missing(asked: dict[str, Run], name: str, said: str) -> None:
-    """One list is missing and the other is used: no command ends in 0, and a match is reported."""
+    """Check that one list is missing and the other is used: no code 0, and matches are reported."""
     assert {way: result.code for way, result in asked.items()} == {way: CODES[way] for way in asked}
     for way, result in asked.items():
         told = result.out if way == "status" else result.err
@@ -181,7 +181,7 @@ def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> 
 
 @pytest.mark.slow
 def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
-    (state / "lists").chmod(0o100)  # somebody who knew the names could open these files
+    (state / "lists").chmod(0o100)  # whoever knows the names could still open these files
     try:
         asked = ask(state, tmp_path, unprivileged=True)
     finally:
@@ -203,7 +203,7 @@ def test_no_list_is_here_at_all(state: Path, tmp_path: Path, there: bool) -> Non
 
 @pytest.mark.slow
 def test_a_first_fetch_that_failed_is_not_forgotten(tmp_path: Path) -> None:
-    """A mirror that gives one list and holds the other back hides nothing."""
+    """A mirror that serves one list and withholds the other hides nothing."""
     simulator = Simulator(tmp_path / "provider")
     simulator.publish(csv_of({"b-1": IN_BASE}), "base")
     simulator.publish(csv_of({"o-1": IN_OTHER}), "other")
@@ -236,7 +236,7 @@ def test_one_list_alone_was_fetched(tmp_path: Path) -> None:
 
 def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) -> None:
     (state / "config.toml").write_text(CONFIG + 'lists = ["base"]\n')
-    # A list in the state directory still counts, until its folder is removed.
+    # A list in the state directory counts until its folder is removed.
     remove_manifest(state / "lists" / "other")
     asked = ask(state, tmp_path)
     assert_missing(asked, "other", "no manifest")
@@ -250,13 +250,13 @@ def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) ->
 def test_another_configuration_than_it_was_fetched_with(
     state: Path, tmp_path: Path, configuration: str | None
 ) -> None:
-    """A list is still expected if the configuration is missing, or does not name its provider."""
+    """A list is expected even if the configuration is missing or does not name its provider."""
     if configuration is None:
         (state / "config.toml").unlink()
     else:
         (state / "config.toml").write_text(configuration)
     whole = {way: result for way, result in ask(state, tmp_path).items() if way != "status"}
-    # Without a configuration, intact lists in the state directory are used as always.
+    # Without a configuration, intact lists in the state directory are still used.
     ours = configuration != SECOND_GIVES_BASE
     assert [result.code for result in whole.values()] == ([0, 10, 0, 10] if ours else [8, 11] * 2)
     remove_folder(state / "lists" / "other")
@@ -282,7 +282,7 @@ def test_a_trusted_provider_without_configuration_counts_until_given_up(
     assert_missing(asked(), "third", "never (been )?fetched")
     path.write_bytes(b"{")
     assert_missing(asked(), "provider second", "is damaged")
-    # This is the state after `init`, and before the first `fetch`.
+    # The state is that after `init` and before the first `fetch`.
     shutil.rmtree(path.parent)
     assert [result.code for result in asked().values()] == [0, 10, 0, 10, 0][: len(ways)]
 
@@ -323,7 +323,7 @@ def test_the_expected_lists_are_not_known(
 ) -> None:
     change(state / METADATA / "targets.json")
     assert_missing(ask(state, tmp_path), "provider main", said)
-    # If the configuration names the lists, nobody has to know which other lists are offered.
+    # If the configuration names the lists, it does not matter which other lists are offered.
     (state / "config.toml").write_text(CONFIG + 'lists = ["base", "other"]\n')
     assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
 
@@ -332,7 +332,7 @@ def test_the_expected_lists_are_not_known(
 def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metadata(
     state: Path, tmp_path: Path, name: str
 ) -> None:
-    """No scan verifies the metadata; but the key authenticates the note in the other list."""
+    """No scan verifies the metadata, but the key authenticates a note in the other list."""
     path = state / METADATA / "targets.json"
     document = json.loads(path.read_bytes())
     roles = document["signed"]["delegations"]["roles"]
@@ -343,7 +343,7 @@ def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metada
     asked = ask(state, tmp_path)
     assert all(asked[way].code in {8, 11} for way in asked), {w: r.code for w, r in asked.items()}
     assert f"list {name} has never been fetched" in asked["scan clean"].err
-    # With a configuration that no longer names the list, scans work without the list.
+    # If the configuration no longer names the list, scans work without it.
     (other,) = {"base", "other"} - {name}
     (state / "config.toml").write_text(CONFIG + f'lists = ["{other}"]\n')
     assert call("--state-dir", state, "lookup", CLEAN).code == 0
@@ -414,7 +414,7 @@ def test_the_log_names_what_was_not_asked(state: Path, tmp_path: Path) -> None:
 
 
 def test_files_and_folders_that_are_no_list_are_ignored(state: Path, tmp_path: Path) -> None:
-    """A file system or a file manager makes entries there that are nobody's list."""
+    """A file system or a file manager creates entries that are not lists."""
     for name in ("lost+found", ".snapshot"):
         (state / "lists" / name).mkdir()
     (state / "lists" / "notes").write_text("")

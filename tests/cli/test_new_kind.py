@@ -27,7 +27,8 @@ FILES = {
     "setup.exe": program_of(b"TOY!1" + LISTED),
     "too-short": b"TO",
 }
-#: A digit behind the mark says how many members of one length follow.
+#: A module for a toy container: a digit behind the magic bytes is the number of members of one
+#: length.
 MODULE = f"""
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Member
@@ -56,7 +57,8 @@ ROW = """OPENED = (
         most_members=2,
     ),
 """
-#: Scans a tree once, and says which files were looked at again although their tags are known.
+#: A script that scans a tree once, and prints the files that were opened although their tags are
+#: known.
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
@@ -119,17 +121,18 @@ def test_a_kind_is_one_module_and_one_row_and_what_it_may_touch_is_looked_at_aga
     assert looked == ["a.toy", "begins-alike", "many.toy", "setup.exe"]
     assert lines[-1]["files_read"] == 0
     toys = ["a.toy", "many.toy", "setup.exe"]
-    assert scan(state, package.parent)[1] == toys  # with a match, each is opened each time
-    # Where the kind is unknown, nothing is said of it; the records of before may be there still.
+    # If a member matches, each container is opened each time.
+    assert scan(state, package.parent)[1] == toys
+    # A version that does not know the kind may still have the records of the other version.
     code, looked, _ = scan(state)
     assert code == 0 and set(looked) <= set(toys)
-    # A toy does not hide the archive behind it.
+    # The archive behind a toy container is opened, too.
     write_tree(state.tree, {"both": b"TOY!1" + LISTED + zip_of({"in zip": LISTED})})
     both = of(scan(state, package.parent)[2], "match", "both")
     assert [line["members"] for line in both] == [["0"], ["in zip"]]
 
 
 def of(lines: list[dict[str, Any]], kind: str, name: str = "") -> list[dict[str, Any]]:
-    """Return the lines of a type, of the files whose paths end so."""
+    """Return the lines of a type for the files whose paths end with a text."""
     named = ((line.get("container") or line.get("path") or "", line) for line in lines)
     return [line for path, line in named if line["type"] == kind and path.endswith(name)]

@@ -40,7 +40,7 @@ def state(site: Site, tmp_path: Path) -> Path:
 
 
 def notice(site: Site, command: str, *words: object) -> str:
-    """Publish, update or cancel a notice; return the id of the notice."""
+    """Publish, update or cancel a notice, and return its id."""
     repo = site.repository.directory
     done = call("provider", "notice", command, repo, *words, "--format", "json")
     assert done.code == 0, done.err
@@ -212,12 +212,12 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     assert shown.code == 8
     missing = "notices of provider main are not here; run `hashclient fetch`\n"
     assert missing in shown.out
-    # If notices are unknown, no command says that there are no notices.
+    # While notices are unknown, no command says that there are no notices.
     for args in ((), ("list", "--show-all"), ("acknowledge", "n-1"), ("show", "n-1")):
         said = site.call("notices", *args, state=state)
         assert (said.code, "provider main are not here" in said.err) == (8, True), args
-    # A version that knows no notices leaves this state: it causes no alarm, unless the
-    # configuration asks for an alarm.
+    # An old version that knows no notices leaves this state. It causes no alarm unless the
+    # configuration asks for one.
     (state / "trust" / "main" / "metadata" / "notices.json").unlink()
     shown = site.call("status", state=state)
     assert shown.code == 0 and missing in shown.out
@@ -260,7 +260,7 @@ def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) ->
     assert "list baseline: new -> generation 1" in fetched.out
     assert f"hashclient: error: notice {first}: " in fetched.err
     assert "more notices of this provider" not in fetched.err
-    # A notice that could not be read may be as severe as any.
+    # A notice that could not be read may have the highest severity.
     allowed_from(state, "extreme")
     others = ids(site.call("notices", "list", "--format", "json", state=state))
     site.call("notices", "acknowledge", *others, state=state)
@@ -338,7 +338,7 @@ def test_words_that_mean_nothing_are_refused(site: Site, state: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_a_thousand_notices_cost_little(site: Site, state: Path) -> None:
-    """Reading a thousand for a status takes less than 50 ms."""
+    """Reading a thousand notices for a status takes less than 50 ms."""
     publish(site)
     layout = Layout(state)
     site.call("fetch", state=state)

@@ -1,4 +1,4 @@
-"""The whole way without a network: exported on one machine, fetched on another."""
+"""All steps without a network: a list is exported on one machine and fetched on another."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_network_that_comes_later_goes_on(tmp_path: Path) -> None:
         online = site.call("fetch")
         assert online.out.startswith("list baseline: generation 1 -> generation 2, 1 added")
         assert not [line for line in site.requests if "g000001" in line]
-        # The earlier bundle is older now.
+        # The earlier bundle has an older generation by now.
         older = site.call("fetch", "--from", bundle)
         assert older.code == 6
         shown = site.call("status")

@@ -52,7 +52,7 @@ def test_verbose_stands_anywhere_and_each_line_comes_once(state: Path, tree: Pat
         logged
     )
     assert len(set(both)) == len(both) and set(before) <= {*both, *before}
-    # `-q` is stronger than `-v`, whatever the order of the options.
+    # `-q` overrides `-v`, whatever the order of the options.
     assert call("--state-dir", state, "-q", "scan", "-v", tree).err == ""
     assert call("--state-dir", state, "-v", "scan", "-q", tree).err == ""
 

@@ -61,7 +61,7 @@ def files(state: Path) -> Path:
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    """Return the file that `--output` names: it holds the output of an earlier run."""
+    """Return the file that `--output` names, with the output of an earlier run in it."""
     path = tmp_path / "report"
     path.write_text(YESTERDAY)
     return path
@@ -73,9 +73,10 @@ def read(report: Path, name: str) -> Report:
     return TABLE[name].read(text)
 
 
-# Failures that happen before the first line of output.
+# Failures before the first line of output
 
-#: Words before the command, words after its `--output`, variables, exit code.
+#: For each failure: the words before the command, the words after its `--output`, variables, and
+#: the exit code.
 FAILURES: dict[str, tuple[list[str], list[str], dict[str, str], int]] = {
     "a configuration that is missing": (["--config", "/nowhere/x.toml"], ["."], {}, 2),
     "a broken configuration": (["--config", "broken.toml"], ["."], {}, 2),
@@ -176,8 +177,8 @@ def test_the_list_of_matches_is_in_the_file_that_a_variable_names(
     monkeypatch.setenv(f"{prefix}_FORMAT", "csv")
     done = call("--state-dir", state, *words)
     assert (done.code, done.out) == (0, "") and report.read_text() == listed.out != ""
-    # The file of a variable that an option outranks stays unchanged, and so does the file of
-    # another command.
+    # A variable's file stays unchanged if an option overrides it, and so does another command's
+    # file.
     report.write_text(YESTERDAY)
     other = report.with_name("other")
     assert call("--state-dir", state, *words, "--output", other).code == 0
@@ -240,7 +241,7 @@ def test_killed_before_the_configuration_is_read(state: Path, report: Path) -> N
     assert report.read_text() == ""
 
 
-# Runs that do not fail.
+# Runs that do not fail
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_completion_leaves_the_old_one(state: Path, report: Path) -> None:
     assert report.read_text() == YESTERDAY
 
 
-# Kinds of FILE.
+# Kinds of files for `--output`
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -292,7 +293,7 @@ def test_devices(state: Path, files: Path, tmp_path: Path) -> None:
     for device in ("/dev/null", "/dev/full"):
         failed = call("--state-dir", tmp_path / "new", "scan", "--output", device, files)
         assert failed.code == 8
-        assert "no list" in failed.err  # what went wrong first
+        assert "no list" in failed.err  # the first problem is reported
     assert call("--state-dir", state, "scan", "--output", "/dev/null", files).code == 10
 
 
@@ -314,7 +315,7 @@ def test_a_directory_is_refused(state: Path, files: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("how", ["itself", "a link", "another name", "another path", "behind --"])
 def test_an_input_is_never_emptied(state: Path, tmp_path: Path, how: str) -> None:
-    """An emptied input would pass as clean."""
+    """An input that was emptied would count as clean."""
     path = tmp_path / "listed"
     path.write_bytes(LISTED)
     (tmp_path / "link").symlink_to(path)
@@ -366,12 +367,12 @@ def test_a_report_may_lie_in_the_tree(state: Path, tmp_path: Path) -> None:
         (tree / "listed").write_bytes(LISTED)
 
 
-# Full disks, and other programs that write.
+# Full disks, and other programs that write
 
 
 @contextlib.contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Simulate a full disk; the disk of the state directory is full as well."""
+    """Simulate a full disk for the output and for the state directory."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -386,7 +387,7 @@ def looks_complete(text: str, name: str) -> bool:
     try:
         return TABLE[name].read(text).exit_code is not None
     except (AssertionError, LookupError, ValueError):
-        return False  # the output is not even a document
+        return False  # the output cannot be parsed at all
 
 
 @pytest.mark.slow
@@ -434,7 +435,7 @@ def test_a_sort_for_which_there_is_no_room_says_so(
     paths: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The report names the error at any exit code: an empty file would say nothing."""
+    """The report names the error at any exit code, because an empty file would look clean."""
 
     def add(*_: object) -> NoReturn:
         raise OutputError("cannot sort the outcomes: database or disk is full")
@@ -462,7 +463,7 @@ def test_of_two_runs_one_writes(state: Path, tmp_path: Path, report: Path) -> No
     first = subprocess.Popen(
         arguments(*words, "--from", pipe), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    with pipe.open("w") as stream:  # the first run has opened it
+    with pipe.open("w") as stream:  # the first run has opened the pipe
         second = call(*words, "0" * 32)
         assert second.code == 8
         assert "another run is writing to the output" in second.err
@@ -478,7 +479,7 @@ def test_of_two_runs_one_writes(state: Path, tmp_path: Path, report: Path) -> No
 
 @contextlib.contextmanager
 def locked_by_a_stranger(path: Path, *, shared: bool, orphaned: bool) -> Iterator[None]:
-    """Hold a lock on a file as another account that may only read it."""
+    """Lock a file as another account that may only read the file."""
     code = f"""
 import fcntl, os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
@@ -500,7 +501,7 @@ sys.stdin.read()
             process.wait(timeout=60)
         yield
         process.stdin.close()
-        process.stdout.read()  # the process that holds the lock ends
+        process.stdout.read()  # wait until the process with the lock ends
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
@@ -520,7 +521,7 @@ def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
         with locked_by_a_stranger(report, shared=shared, orphaned=orphaned):
             assert call(*words).code == ExitCode.MATCH
             assert read(report, "text").exit_code == ExitCode.MATCH
-            report.chmod(0o666)  # every account with write access may be another run
+            report.chmod(0o666)  # another run may belong to any account that may write
             refused = call(*words)
             assert refused.code == ExitCode.STATE
             assert "another run is writing to the output" in refused.err
@@ -528,7 +529,7 @@ def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
         assert call(*words).code == ExitCode.MATCH
 
 
-# `status`, whose file is replaced in one step.
+# `status`, which replaces its output in one step
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A FILE that is renamed during a scan, and SIGHUP: both halves; no outcome is lost."""
+"""An output that is renamed during a scan, and SIGHUP: both files together have all outcomes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Scan:
             return made
 
         self._patch.setattr("hashclient.formats.registry.formatter", formatter)
-        # Outcomes that are written together go into one file.
+        # Outcomes that are written together go to one file, so each portion has one outcome.
         self._patch.setattr("hashclient.scan.run.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")
@@ -126,7 +126,7 @@ def test_before_anything_was_written_and_before_the_end(scan: Scan, name: str) -
 def test_a_trap_of_another_user_is_not_written_to_when_it_is_opened_again(
     scan: Scan, tmp_path: Path, trap: str
 ) -> None:
-    """The rest is in the file as renamed, and the command says so."""
+    """The rest is in the renamed file, and the command says so."""
     with attacker.open_ground() as ground:
         theirs = attacker.give_tree(ground / "theirs", {})
         victim = Victim(ground / "closed" / "file", b"root's")
@@ -234,12 +234,12 @@ def test_of_stdout_the_signal_means_what_it_meant(state: Path) -> None:
         assert run.wait(60) == -signal.SIGHUP
 
 
-#: More than a pipe holds: who has written it knows that it is being read.
+#: More bytes than a pipe buffers: once they are written, a process is reading the pipe.
 ENDLESS = b"not on it " * 20_000
 
 
 def begun(state: Path, report: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Start a scan of stdin and of a listed file; it is reading stdin when this returns."""
+    """Start a scan of stdin and of a listed file, and return when it reads stdin."""
     words = ("--state-dir", state, "scan", "--output", report, "-", state.parent / "files" / "a")
     command = arguments(*words)
     run = subprocess.Popen(command, stdin=-1, env=environment(**UNMEASURED), **options)
@@ -267,7 +267,7 @@ def test_the_real_command_opens_it_again(state: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ignored_signals_stay_ignored(state: Path, tmp_path: Path) -> None:
-    """nohup starts programs in this way."""
+    """nohup starts programs with SIGHUP ignored."""
     report, renamed = tmp_path / "report", tmp_path / "report.1"
     with begun(
         *(state, report),

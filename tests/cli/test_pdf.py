@@ -1,4 +1,4 @@
-"""PDF with its extra and without: opened, or counted, and looked at again once it is there."""
+"""PDF with its extra and without: opened, or counted, and opened again once it is installed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ print(json.dumps([run.code, [json.loads(line) for line in run.out.splitlines()]]
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with all packages that are installed here, but for pikepdf."""
+    """Return a directory with all installed packages except pikepdf."""
     directory = tmp_path_factory.mktemp("packages")
     for home in dict.fromkeys(path for path in sys.path if path.endswith("-packages")):
         for path in Path(home).iterdir():
@@ -54,7 +54,7 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scan(state: State, *packages: Path) -> tuple[int, dict[str, list[list[str]]], dict[str, Any]]:
-    """Scan with these packages; return the exit code, members that match by file, the summary."""
+    """Scan with these packages; return the exit code, the matching members by file, the summary."""
     paths = ":".join(map(str, (Path(hashclient.__file__).parents[1], *packages)))
     given = [paths, str(state.directory), str(state.path), str(state.tree)]
     boot = f"import sys; sys.path[:0] = sys.argv[1].split(':')\n{PROGRAM}"

@@ -30,7 +30,7 @@ def on(layout: Layout, *args: object) -> Run:
 def test_a_pipe_in_place_of_a_database_holds_nobody_up(layout: Layout, suffix: str) -> None:
     files = layout.root.parent / "files"
     assert on(layout, "scan", files).code == 10
-    # Files as new as these are not stored in the inventory, so the scan has not made the inventory.
+    # The files are too new for the inventory, so the scan has not created it.
     Inventory(layout.root, load_sealer(layout.root, None, {}).key_id, write=True).close()
     for path in (layout.matches, layout.inventory):
         if suffix:
@@ -44,7 +44,7 @@ def test_a_pipe_in_place_of_a_database_holds_nobody_up(layout: Layout, suffix: s
         result = on(layout, *args)
         assert result.code == 8, (args, result)
         assert "not a regular file" in result.out + result.err
-    # A scan shows its match, and says that it could not be recorded.
+    # A scan shows its match, and says that the match could not be recorded.
     found = on(layout, "scan", "--format", "jsonl", files)
     assert found.code == 11
     assert "not a regular file" in found.err

@@ -1,4 +1,4 @@
-"""The poison guard: the lists that a fetch refuses, the state after it, and options for it."""
+"""The poison guard: the lists that a fetch refuses, the state afterwards, and options for it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def init(site: Site, *options: str | Path) -> Run:
 
 
 def set_aside_at_most(site: Site, most: int) -> None:
-    """Let so many entries of a list be set aside."""
+    """Set how many entries of a list may be set aside."""
     config = site.state / "config.toml"
     table = "[providers.main]\n"
     assert table in config.read_text()
@@ -84,7 +84,7 @@ def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_
             assert "hint: nothing was changed; tell the provider" in result.err
             told = (result.out + result.err).lower()
             assert not any(digest in told for digest in EMPTY.values())
-        # Accepting churn accepts no poison.
+        # `--accept-churn` accepts no poison.
         assert fetch(site, "--accept-churn").code == 6
         assert scan_codes(site, tmp_path, 3, 30) == {3: 10, 30: 0}
         (tmp_path / "empty").touch()
@@ -102,7 +102,7 @@ def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Pa
         site.publish(f"entry_id,md5\np-0,{EMPTY[Algorithm.MD5]}\np-1,{'ab' * 16}\n".encode())
         assert fetch(site).code == 6
         site.repository.withdraw("baseline", ["p-0"])
-        # This is so for a client that had the list before the mistake, and for a new client.
+        # This holds for a client that had the list before the mistake, and for a new client.
         for state in site.state, tmp_path / "new":
             if state != site.state:
                 assert call("--state-dir", state, *site.init_arguments()).code == 0
@@ -128,7 +128,7 @@ def test_the_empty_file_cannot_be_published(site: Site, tmp_path: Path) -> None:
 
 
 def make_good(directory: Path, kind: str) -> Path:
-    """Make a file that calls file 20 known to be good."""
+    """Make a file of known good digests that names file 20."""
     path = directory / f"good-{kind}"
     md5, sha1, sha256 = (d.hex() for d in digests_of(20).values())
     if kind == "sums":
@@ -160,7 +160,7 @@ def test_a_list_with_a_known_good_file_is_refused(site: Site, tmp_path: Path, ki
         assert not any(d.hex() in result.err for d in digests_of(20).values())
         assert fetch(site, "--accept-churn").code == 6
         assert scan_codes(site, tmp_path, 3, 21) == {3: 10, 21: 0}
-        # Once the operator has mended the file, the same generation is taken.
+        # Once the operator has corrected the file, the same generation is accepted.
         good.unlink()
         good.write_text("")
         assert fetch(site).code == 0
@@ -193,8 +193,8 @@ def test_what_is_refused_is_shown_until_something_is_taken(site: Site, tmp_path:
         assert fetch(site).code == 0
         shown = command(site, "status")
         assert (shown.code, "warning" in shown.out) == (0, False)
-    # If the provider cannot be reached, a message says so, and no earlier failure is shown before
-    # the list is stale.
+    # If the provider cannot be reached, a message says so; `status` names the failure, but does not
+    # warn before the list is stale.
     assert fetch(site).code == 4
     shown = command(site, "status")
     assert (shown.code, "the last update failed at" in shown.out) == (0, True)
@@ -223,7 +223,7 @@ def test_an_entry_that_is_known_to_be_good_is_excepted_whenever_it_was_added(
             "known_good",
             [{"list": "baseline", "entry": "e-2"}],
         )
-        # A new entry, and the rest of its generation is used.
+        # The good entries of a generation are used although another one is set aside.
         site.publish(csv([30, 31]))
         assert "2 entries are known to be good, by known_good, and excepted" in fetch(site).err
         assert scan_codes(site, tmp_path, 2, 30, 31) == {2: 0, 30: 0, 31: 10}
@@ -236,7 +236,7 @@ def test_an_entry_that_is_known_to_be_good_is_excepted_whenever_it_was_added(
             ("exception-added", "e-30"),
             ("exception-removed", "e-2"),
         ]
-        # Without the file, nothing is known to be good any more.
+        # With an empty file, no digest is known to be good any more.
         good.write_text("")
         assert fetch(site).err == ""
         assert command(site, "exceptions").out == ""
@@ -304,7 +304,7 @@ def test_a_kill_before_it_is_noted_leaves_no_exception_that_nothing_ends(
 def test_a_twin_by_md5_or_sha1_of_a_good_file_stays_in_force(
     site: Site, tmp_path: Path, weak: Algorithm
 ) -> None:
-    """Who makes a harmless file with the MD5 of a listed one takes nothing off a list."""
+    """Otherwise a harmless file with the MD5 of a listed file would disable the entry."""
     good = tmp_path / "good"
     good.write_text("".join(f"{digests_of(n)[weak].hex()}  x\n" for n in (2, 30)))
     with site:
@@ -334,10 +334,10 @@ def test_more_than_may_be_set_aside_refuse_the_generation_and_except_none(
         done = fetch(site)
         assert done.code == 6
         assert "the list holds files that are known to be good: e-10, e-11, e-12" in done.err
-        # Earlier exceptions stay.
+        # Earlier exceptions are kept.
         assert command(site, "exceptions").out == excepted
         assert scan_codes(site, tmp_path, 0, 12) == {0: 0, 12: 0}
-        # Entries that are withdrawn do not count any more.
+        # Entries that are withdrawn are no longer counted.
         site.repository.withdraw("baseline", ["e-0"])
         assert fetch(site).code == 0
         assert scan_codes(site, tmp_path, 3, 12) == {3: 0, 12: 0}
@@ -357,8 +357,7 @@ def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
         good.unlink()
         result = fetch(site)
         assert result.code == 2 and f"cannot read known_good file: {good}" in result.err
-        # Without a new generation there is no change to check: a broken file that is not needed
-        # delays no update.
+        # Without a new generation there is no change to check, so a broken file delays no update.
         make_good(tmp_path, "sums")
         assert fetch(site).code == 0
         good.unlink()
@@ -372,7 +371,7 @@ def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: P
         assert fetch(site).code == 0
         site.publish(csv(range(10, 15)))
         assert fetch(site).code == 0
-        # 8 of the 15 live entries change: 3 are withdrawn, 5 added, in two generations.
+        # Of the 15 live entries, 8 change in two generations: 3 are withdrawn and 5 added.
         site.repository.withdraw("baseline", ["e-0", "e-1", "e-2"])
         site.publish(csv(range(20, 25)))
         result = fetch(site)
@@ -402,7 +401,7 @@ def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
     site: Site, tmp_path: Path
 ) -> None:
-    """If segments were joined, the list is built again: the same number of other entries."""
+    """After a consolidation the list is built again, with the same number of other entries."""
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
         assert fetch(site).code == 0
@@ -414,7 +413,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         result = fetch(site)
         assert result.code == 6
         assert "generation 3 changes 18 of 10 entries, more than max_churn = 0.5" in result.err
-        # A rebuild does not read the local list, so it cannot count changes, and accepts no other
+        # A rebuild does not read the local list, so it cannot count changes, and refuses a new
         # generation.
         blind = fetch(site, "--rebuild")
         assert (blind.code, "is not known without reading" in blind.err) == (6, True)
@@ -424,7 +423,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         accepted = fetch(site, "--accept-churn")
         assert accepted.code == 0 and "built again" in accepted.out
         assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
-        # A list that stays the same has no change, however it is built.
+        # A rebuild of the same generation counts as no change.
         assert fetch(site, "--rebuild").code == 0
 
 

@@ -87,7 +87,7 @@ def test_the_policy_takes_away_what_it_says_and_nothing_else(world: Policies) ->
     # A match is recorded and logged before it is acted on.
     events = world.happened()
     assert events.index("match") < events.index("quarantine-sealed") < events.index("quarantined")
-    # The second scan finds the remaining files.
+    # The second scan finds only the remaining files.
     result = world.scan()
     assert set(acted(result)) == {"other"}
 
@@ -113,13 +113,13 @@ def test_without_recipients_nothing_is_scanned(world: Policies) -> None:
 def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: Policies) -> None:
     world.set_policy('[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
     for args in (["scan", world.tree], ["scan", "--policy-check", world.tree], ["status"]):
-        if args == ["status"]:  # `status` wants a provider
+        if args == ["status"]:  # `status` needs a configured provider
             world.set_policy(f'{PROVIDER}[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
         result = world.call(*args)
         assert (result.code, result.out) == (2, ""), result
         assert "a policy is about list bsae, which is not known here" in result.err
         assert "did you mean base?" in result.err and "base, local" in result.err
-    # A scan without actions needs no policy.
+    # A scan with `--no-actions` ignores a faulty policy.
     assert world.scan("--no-actions").code == 10
 
 
@@ -129,11 +129,11 @@ def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: Policies) -> Non
     result = world.scan()
     assert result.code == 11 and "soon" in result.err  # the list is missing, and a message says so
     assert "not known" not in result.err
-    # If it is not known which lists a provider offers, the rule cannot be judged.
+    # If the lists of a provider are unknown, a rule for such a list cannot be checked.
     world.set_policy(rule + PROVIDER.replace("main", "other"))
     result = world.scan()
     assert result.code == 11 and "a policy" not in result.err
-    # A list that is offered is known, even if it is not fetched.
+    # A list that the provider offers counts as known, even if it is not fetched.
     world.set_policy(rule.replace("soon", "local") + PROVIDER + 'lists = ["base"]\n')
     (world.path / "lists/local/manifest.json").unlink()
     assert "a policy" not in world.scan().err
@@ -204,7 +204,7 @@ def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: Policies) ->
     assert (report["state"], report["destination"]) == ("prepared", "police")
     assert f"report {report['id']} is prepared" in result.err
     assert "hashclient report submit" in result.err
-    # The files are gone; other scans add nothing.
+    # The files are gone, so another scan adds nothing.
     assert world.scan().code == 0
     assert len(world.reports()) == 1
 
@@ -240,7 +240,7 @@ def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
         world.scan()
     assert world.reports() == []
     assert world.left() == {"clean"}
-    # No file matches any more, and still the matches are reported.
+    # No file matches any more, but the earlier matches are reported.
     if next_command == "scan":
         assert world.scan().code == 0
     else:
@@ -263,7 +263,7 @@ def test_no_file_is_isolated_because_of_a_stale_list(world: Policies) -> None:
 
 
 def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path) -> None:
-    """A file is on two lists, and only the rule of the stale list wants it isolated."""
+    """A file is on two lists, and only the rule of the stale list asks for isolation."""
     world = Policies(tmp_path)
     both = {"base": csv_of({"e-1": WORST}), "local": csv_of({"e-2": WORST})}
     world.path = make_state(tmp_path / "second", both)
@@ -274,7 +274,7 @@ def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path)
     stale = ("quarantine", False, "not quarantined: its list is stale")
     assert acted(result) == {"worst": [stale]}
     assert world.left() == {"worst", "other", "clean"}
-    # `--quarantine` quarantines a match of any list that is fresh.
+    # `--quarantine` isolates a match of any fresh list.
     assert acted(world.scan("--quarantine"))["worst"][0][1] is True
 
 
@@ -289,7 +289,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     with monkeypatch.context() as patched:
         patched.setattr("hashclient.scan.run.actions.prepare_wanted", killed)
         world.scan()
-    # The destination was renamed meanwhile; another file is found, for the new destination.
+    # The destination was renamed, and another file is found for the new destination.
     config = world.path / "config.toml"
     config.write_text(config.read_text().replace("report.to.police", "report.to.second"))
     copy = write_tree(tmp_path / "more", {"again": WORST})
@@ -300,7 +300,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     assert (report["destination"], len(report["matches"])) == ("second", 1)  # type: ignore[arg-type]
     sent = world.call("report", "submit", "--all")
     assert sent.code == 2 and "handed over" in sent.out and "police" in sent.err
-    # This command is in the hint.
+    # The hint of the warning names this command.
     words = ("report", "prepare", "--all", "--to", "second")
     assert world.call(*words).code == 0
     sent = world.call("report", "submit", "--all")

@@ -46,7 +46,7 @@ ERASE = "\r\x1b[2K"
 
 
 def in_terminal(args: Sequence[object], *, stdout: int | None = None) -> tuple[int, str]:
-    """Run the command with stderr, and stdout if none is given, on a terminal 20 columns wide."""
+    """Run the command with stderr (and stdout, if not given) on a terminal of 20 columns."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         arguments(*args),
@@ -61,7 +61,7 @@ def in_terminal(args: Sequence[object], *, stdout: int | None = None) -> tuple[i
         while block := os.read(ours, 65536):
             shown += block
     except OSError:
-        pass  # the other end is closed: a terminal reports this by such an error
+        pass  # a terminal reports by this error that its other end is closed
     finally:
         os.close(ours)
     return process.wait(60), shown.decode()
@@ -84,7 +84,7 @@ def test_data_goes_to_stdout_as_it_is(scan: list[object], tmp_path: Path) -> Non
     assert code == 10
     assert [line["type"] for line in lines] == ["match", "summary"]
     assert "summary" not in shown
-    # On the terminal itself the output is the same: the terminal folds long lines.
+    # The output on a terminal is the same, and the terminal itself folds long lines.
     code, shown = in_terminal(scan)
     assert code == 10
     (line,) = (text for text in shown.split("\r\n") if '"type": "match"' in text)
@@ -98,7 +98,7 @@ class Terminal(io.StringIO):
         return True
 
     def __enter__(self) -> Self:
-        """Be stdout and stderr of this process."""
+        """Replace stdout and stderr of this process."""
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(contextlib.redirect_stdout(self))
         self._stack.enter_context(contextlib.redirect_stderr(self))
@@ -110,7 +110,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """A terminal 60 columns wide; every picture is drawn."""
+    """A terminal 60 columns wide on which every update is drawn."""
     monkeypatch.setattr(bars, "INTERVAL_S", -1.0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
@@ -133,7 +133,7 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
         summary.add(Outcome(Kind.MATCH, "b"))
         tick()
     shown = terminal.getvalue()
-    # The progress line is erased once, and the lines are whole.
+    # The progress line is erased once, and the lines of output are whole.
     assert "1 file, 0 match" in shown.split("a line")[0]
     assert f"{ERASE}a line\nanother\nhashclient: warning: something\nhint: a hint\n" in shown
     after = shown.split("hint: a hint\n")[1]
@@ -186,7 +186,7 @@ def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Pa
     large = bars._LargeFiles(reading)
     large.look(10.0)
     assert (large.shown, large.left_s) == (f"{path} 10 %", 0.0)
-    # 200 bytes in 4 seconds, and 700 are left.
+    # In 4 seconds, 200 bytes were read, and 700 bytes are left.
     reading[str(path)] = 300
     large.look(14.0)
     assert (large.shown, large.left_s) == (f"{path} 30 %", 14.0)
@@ -221,7 +221,7 @@ def test_the_share_and_the_time_left_are_shown_once_all_is_counted(
     assert "%" not in terminal.getvalue().split("1 file,")[0]
     assert "25 %, 0 s left, 2 files, 0 " in terminal.getvalue()
     assert "37 %, " in terminal.getvalue()
-    # There are more files than the scan counted: the share stays at 100 %.
+    # The scan found more files than were counted, so the share stays at 100 %.
     assert "100 %, 4 files" in terminal.getvalue()
 
 
@@ -246,7 +246,7 @@ def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
     before = open_files()
     with files_counted([str(tree), str(tmp_path / "none")], ScanOptions(("*.iso",))) as total:
         wait_until(lambda: total() is not None, 0)
-        # Counted are files, an excluded file, a link, and a path that does not exist.
+        # The count has the files, an excluded file, a link, and a path that does not exist.
         assert total() == 50 + 1 + 1 + 1
     assert open_files() == before
     with files_counted([], ScanOptions()) as total:
@@ -263,7 +263,7 @@ def test_files_that_cannot_be_counted_have_no_share(
         patch.setattr(os, "fork", fork)
         with files_counted([str(tmp_path)], ScanOptions()) as total:
             assert total() is None
-    # If the count of the files never ends, the scan ends anyway.
+    # If counting the files never ends, the scan still ends.
     with monkeypatch.context() as patch:
         patch.setattr(Trees, "batches", lambda _: iter(signal.pause, 0))
         with files_counted([str(tmp_path)], ScanOptions()) as total:

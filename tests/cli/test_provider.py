@@ -46,7 +46,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 
 def run(*args: str | Path, stdin: bytes | None = None) -> tuple[str, str]:
-    """Run a command that must succeed; return its two outputs."""
+    """Run a command that must succeed, and return its stdout and stderr."""
     result = CliRunner().invoke(cli, ["provider", *map(str, args)], input=stdin)
     if result.exception is not None:
         raise result.exception
@@ -178,7 +178,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(simulator: Simulator) -> None
 
 @contextlib.contextmanager
 def serve(repository: Repository, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], bytes]]:
-    """Run `serve` as a process of its own; yield it and the line with its address."""
+    """Run `serve` as a process, and yield the process and the line with its address."""
     command = [sys.executable, "-m", "hashclient", "provider", "serve"]
     with subprocess.Popen(
         [*command, str(repository.directory), *options],

@@ -1,4 +1,4 @@
-"""Exports of other bodies: published with their meaning, and looked up as they are."""
+"""Exports of other bodies: published with their meaning, and looked up without a conversion."""
 
 from __future__ import annotations
 
@@ -143,13 +143,13 @@ def test_a_dry_run_shows_each_row_that_cannot_be_used(repository: Path, tmp_path
     ]
     shown = [line for line in tried.err.splitlines() if line.startswith(f"  {path}:")]
     assert [line.split(":")[1] for line in shown] == [str(n) for n in range(22, 52)]
-    # If there is one bad row more than allowed, the message shows the allowed number.
+    # If one row more than allowed is bad, the message shows the allowed number.
     tried = publish(repository, "--dry-run", "--max-bad", "29", path)
     assert tried.code == 2
     assert tried.err.count(f"  {path}:") == 29
     assert "more than 29 rows cannot be used" in tried.err
     assert publish(repository, "--max-bad", "29", path).err.count(f"  {path}:") == 0
-    # With --replace, only a dry run skips rows, and it does not end with 0.
+    # With --replace, only a dry run skips rows, and its exit code is not 0.
     tried = publish(repository, "--replace", "--dry-run", "--max-bad", "30", path)
     assert tried.code == 2
     assert tried.err.count(f"  {path}:") == 30

@@ -59,7 +59,7 @@ def test_very_many_ids_are_one_generation(tmp_path: Path) -> None:
     path.write_text("".join(f"e-{n}\n" for n in range(count)))
     done = withdraw(simulator, "--from", path)
     assert done.out == f"list baseline: generation 2: {count} withdrawn, 0 live\n"
-    # The entries may come back, and get ids with the number of their generation.
+    # The entries may be published again, and then get ids with the number of their new generation.
     simulator.publish("\n".join(["entry_id,md5", *rows, ""]).encode())
     done = withdraw(simulator, "--generation", 3)
     assert done.out == f"list baseline: generation 4: {count} withdrawn, 0 live\n"
@@ -67,7 +67,7 @@ def test_very_many_ids_are_one_generation(tmp_path: Path) -> None:
 
 def test_all_that_a_generation_added_is_withdrawn_and_nothing_else(simulator: Simulator) -> None:
     simulator.withdraw("e-1", "e-11")
-    simulator.publish(csv([1]))  # again, in generation 4
+    simulator.publish(csv([1]))  # entry 1 is published again, in generation 4
     done = withdraw(simulator, "--generation", 1)
     assert done.out == "list baseline: generation 5: 9 withdrawn, 5 live\n"
     done = withdraw(simulator, "--generation", 2)

@@ -1,4 +1,4 @@
-"""Stores of Outlook by the command: attachments match, damage is unread, limits hold."""
+"""Stores of Outlook by the command: attachments match, damage is unread, limits apply."""
 
 from __future__ import annotations
 

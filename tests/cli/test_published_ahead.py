@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def publish_at(site: Site, moment: datetime) -> None:
-    """Publish metadata that name another time; sign all other metadata at the present time."""
+    """Publish metadata that names another time, and sign all other metadata at the present time."""
     clock = site.repository.files._clock
     site.repository.files._clock = lambda: moment
     site.publish(csv(range(3, 5)))
@@ -35,7 +35,7 @@ def publish_at(site: Site, moment: datetime) -> None:
 @pytest.mark.slow
 def test_a_list_that_is_published_in_the_future_is_reported(site: Site) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
-    for _ in range(2):  # also when nothing is new
+    for _ in range(2):  # the warning is repeated when nothing is new
         fetched = site.call("--quiet", "fetch")
         assert (fetched.code, fetched.err) == (0, f"hashclient: warning: {AHEAD}\n")
     fetched = site.call("fetch", "--format", "json")

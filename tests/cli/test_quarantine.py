@@ -34,7 +34,7 @@ class Desk(State):
         self.set(recipients=[self.public])
 
     def set(self, **values: object) -> None:
-        """Write `[quarantine]`; JSON's texts, lists and numbers are TOML's."""
+        """Write the table `[quarantine]`, with JSON's texts, lists and numbers, which are also TOML."""
         lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         self.configure("\n".join(["[quarantine]", *lines, ""]))
 
@@ -43,7 +43,7 @@ class Desk(State):
         return self.call("quarantine", *args)
 
     def items(self, *args: object) -> list[dict[str, Any]]:
-        """Run a command with `--format json`; return its items."""
+        """Run a command with `--format json`, and return its items."""
         items: list[dict[str, Any]] = json.loads(self.act(*args, "--format", "json").out)["items"]
         return items
 
@@ -109,7 +109,7 @@ def test_a_member_is_isolated_with_its_container_only_if_that_is_asked_for(desk:
     assert refused.code == ExitCode.USAGE
     assert f"isolated with everything in it: {path}" in refused.err
     assert "--with-container does that; it matched in " in refused.err
-    # If several files match, the others are isolated nevertheless.
+    # If one of several files fails, the others are isolated nevertheless.
     several = desk.act("add", "--all")
     assert several.code == ExitCode.USAGE and "--with-container" in several.err
     assert path.exists()
@@ -181,7 +181,7 @@ def test_items_that_were_restored_and_not_dropped_are_dropped_by_the_same_comman
 def test_one_failure_does_not_keep_the_others(desk: Desk) -> None:
     ids = desk.ids()
     two = desk.tree / "a/two.bin"
-    two.write_bytes(b"edited two")  # the edited file is as long as before
+    two.write_bytes(b"edited two")  # the edited file has its old length
     os.link(desk.tree / "b/three.bin", desk.tree / "b/name.bin")
     done = desk.act("add", ids["two.bin"], "bbbbbbbbbb", ids["one.bin"], ids["three.bin"])
     assert done.code == ExitCode.INCOMPLETE
@@ -396,11 +396,11 @@ def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
 
 
 def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
-    """The other text of the file stays, and a key that the file has already is not added again."""
+    """The other text of the file stays, and a key that is there already is not added again."""
     state = tmp_path / "state"
     state.mkdir()
     config = state / "config.toml"
-    # A policy may ask for quarantine before there is a key.
+    # A policy may ask for quarantine before a key is configured.
     text = '# Kept.\n[[policy]]\nactions = ["quarantine"]  # all\n'
     config.write_text(text)
     where = ("--state-dir", state, "quarantine")
@@ -457,10 +457,10 @@ def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Pat
     assert not key.exists()
 
 
-#: Contents of key files, none of a key that exists.
+#: Contents of key files; none of the keys exists.
 SECRETS = (
     "# created: today\n# public key: age1x\nAGE-SECRET-KEY-1TWC4QQQQTWC4",
-    "age-secret-key-1twc4qqqq",  # cut
+    "age-secret-key-1twc4qqqq",  # the key is cut short
     "-----BEGIN OPENSSH PRIVATE KEY-----\nTWC4QQ==\nTWC4=\n-----END OPENSSH PRIVATE KEY-----",
     "-----BEGIN PRIVATE KEY-----\nTWC4QQ==\n-----END PRIVATE KEY-----\n",
 )

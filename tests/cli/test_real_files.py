@@ -1,7 +1,7 @@
-"""Files of the kinds that other tests make by hand, here written by other programs.
+"""Files of the kinds that other tests make by hand, written here by real programs.
 
-Each file is counted by the name of its kind, or opened. A program that is not installed is left
-out.
+Each file is counted by the name of its kind, or opened. Files of programs that are not installed
+are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.kit import State
 
 LISTED = b"a listed file of some length\n" * 9
 SCRIPT = 'OutFile "setup.exe"\nSection\nSetOutPath $INSTDIR\nFile x.txt\nSectionEnd\n'
-#: By the name of the file: its kind, and the command that makes it from `x.txt`.
+#: For each file name: its kind, and the command that makes the file from `x.txt`.
 COUNTED = {
     "a.arj": ("arj", "arj a -y a.arj x.txt"),
     "a.lzo": ("lzop", "lzop x.txt -o a.lzo"),
@@ -45,7 +45,7 @@ OPENED = {
 
 
 def made(state: State, name: str, command: str) -> None:
-    """Have a program write a file into the tree that is scanned."""
+    """Let a program write a file into the tree that is scanned."""
     program = command.split(maxsplit=1)[0]
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not here")

@@ -23,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def flip_last_bytes(run: Path) -> None:
-    """Change the last section, which holds rows and tags, without changing the length."""
+    """Change the last section, which has rows and tags, without changing its length."""
     data = bytearray(run.read_bytes())
     for position in range(len(data) // 2, len(data)):
         data[position] ^= 0x55
@@ -78,7 +78,7 @@ def test_a_fetch_that_finds_rot_says_so_and_so_does_everybody(
     tree = write_tree(tmp_path / "tree", FILES)
     (run,) = folder.glob("run-*")
     flip_last_bytes(run)
-    # Nobody has noticed: the index opens.
+    # A fetch does not notice the damage, because the index can be opened.
     assert site.call("fetch").code == 0
     (folder / "checks.json").unlink()
     edit_manifest(site.state, "baseline", verified_at="2020-01-01T00:00:00Z")

@@ -152,7 +152,7 @@ def test_several_where_some_fail(desk: Desk, service: ReportingService) -> None:
     second = desk.prepare(desk.find("b", b"two"))
     service.fail("submit", Fault(status=401))
     given = command(desk, "report", "submit", "r-bbbbbbbbbb", first.id, second.id)
-    assert given.code == 5  # the highest of 2, 5 and 0
+    assert given.code == 5  # the highest of the codes 2, 5 and 0
     assert given.out.startswith(f"{second.id}  handed over")
     assert "dummy-password" not in given.out + given.err
 
@@ -310,7 +310,7 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_package_is_damaged(tmp_path: Path) -> None:
-    """However a package was cut or damaged, the answer is never that there is no package."""
+    """However a package was cut or damaged, the answer is never that no package exists."""
     members = [Member(name, 3, iter([b"abc"])) for name in ("README.txt", "document.json")]
     whole = b"".join(write_tar("hashclient-report-r-bbbbbbbbbb", members))
     cuts = {f"cut at {n}": whole[:n] for n in (0, 1, 11, 300, 512, 513, len(whole) - 1)}

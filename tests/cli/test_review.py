@@ -51,7 +51,7 @@ def test_what_a_policy_reports_waits_until_it_is_confirmed(tmp_path: Path) -> No
     )
     assert (done.code, done.err) == (0, "")
     assert done.out == f"{ids['a']}  {state.tree}/a  confirmed\n"
-    # The timer prepares and sends the confirmed matches, and no others.
+    # The timer prepares and sends only the confirmed matches.
     assert state.call("report", "submit", "--due").code == 0
     (package,) = (tmp_path / "out").iterdir()
     (match,) = json.loads((package / "document.json").read_text())["matches"]
@@ -259,7 +259,7 @@ def test_figures_of_a_time(tmp_path: Path) -> None:
         state.call("matches", "stats", "--to", "2020-01-01", "--format", "csv").out.count("\n") == 2
     )
     assert state.call("matches", "stats", "--from", "2999-01-01").code == 0
-    # The summary of the log shows the interval as exactly.
+    # The summary of the log has the same figures for the precision and its interval.
     summary = state.call("audit", "summary", "--format", "csv").out.splitlines()
     assert {f"precision,{n},{total[f'precision_{n}']}" for n in ("share", "low", "high")} <= {
         *summary
@@ -267,7 +267,8 @@ def test_figures_of_a_time(tmp_path: Path) -> None:
 
 
 def test_wilsons_interval_is_that_of_the_literature() -> None:
-    # R. G. Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I.
+    # The expected intervals are from R. G. Newcombe, Two-sided confidence intervals for the single
+    # proportion, 1998, table I.
     for good, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
         found = wilson(good, count)
         assert found is not None and (round(found.low, 4), round(found.high, 4)) == (low, high)

@@ -68,13 +68,13 @@ def listed(tmp_path: Path) -> Path:
 
 
 def scan(state: Path, *args: object, **kwargs: Any) -> Run:
-    """Scan in this process, unless the scan needs its own, for example for its environment."""
+    """Scan in this process, or in a new process if the scan needs its own environment."""
     command = ("--state-dir", state, "scan", *args)
     return run(*command, **kwargs) if kwargs else call(*command)
 
 
 def scan_jsonl(state: Path, *args: object, **kwargs: Any) -> Run:
-    """Scan, and check that every line keeps the contract."""
+    """Scan, and check that every line keeps the documented format."""
     result = scan(state, "--format", "jsonl", *args, **kwargs)
     assert result.out.isascii()
     for line in result.lines:
@@ -143,7 +143,7 @@ def test_all_and_show_digests(state: Path, listed: Path) -> None:
     }
     by_path = {line["path"]: line for line in result.lines[:-1]}
     assert list(by_path[f"{listed}/worse"]["digests"].values()) == digests_of(LISTED["e-2"])
-    # No list has the size of the file, so no digest was computed.
+    # No entry has the size of the file, so no digest was computed.
     assert "digests" not in by_path[f"{listed}/a"]
 
 
@@ -253,7 +253,7 @@ def test_an_audit_log_that_cannot_be_written(
     assert "audit" in result.err
 
 
-# Targets of the output.
+# Files for the output
 
 
 def test_output_goes_to_a_file(state: Path, listed: Path, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_output_that_cannot_be_written(
         assert "cannot write the output /dev/full: No space left" in result.err
         log = call("--state-dir", state, "audit", "show", "--format", "jsonl", "--limit", "4").out
         events = [json.loads(line)["event"] for line in log.splitlines()]
-        # The end is logged once, although the failure showed when it had been.
+        # The end is logged once, although the failure showed only after it was logged.
         assert events[-1] == "scan-end" != events[-2]
         return
     read, write = os.pipe()
@@ -386,7 +386,7 @@ def test_progress_is_drawn_on_a_terminal_and_only_there(state: Path, listed: Pat
     assert "\x1b" not in scan(state, listed).err
 
 
-# Options, environment, configuration.
+# Options, environment, configuration
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_flags_outrank_the_environment_which_outranks_the_file(
     from_flags = scan(own_state, "--exclude", "a", listed, env=env)
     assert from_flags.summary["match"] == 2
     assert scan(own_state, listed, env={"HASHCLIENT_SCAN_JOBS": "x"}).code == 2
-    # The same order counts for the places of state and configuration.
+    # The same precedence applies to the paths of the state and the configuration.
     env = {"HASHCLIENT_STATE_DIR": str(own_state)}
     assert run("scan", listed, env=env).summary["match"] == 1
     other = tmp_path / "other.toml"
@@ -515,7 +515,7 @@ def test_the_seal_key_has_to_be_the_one(own_state: Path, listed: Path, tmp_path:
     assert scan(own_state, listed, env=env).code == 10
 
 
-# The following options do the same work in other ways.
+# Options that do the same work in other ways
 
 
 @pytest.fixture(scope="module")
@@ -566,7 +566,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
     )
     sums = tmp_path / "known.hashdeep"
     sums.write_bytes(listing.stdout)
-    # Copies under other names match, a changed byte does not.
+    # Copies under other names match, but a changed file does not.
     copy = Path(shutil.copytree(tree, tmp_path / "copy"))
     for path in sorted(chosen)[:5]:
         moved = copy / Path(path).relative_to(tree)
@@ -587,7 +587,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
 
 @pytest.mark.slow
 def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
-    """The unreadable path may be anywhere in the arguments: it is unread, others are scanned."""
+    """The unreadable path may be anywhere in the arguments: only this path is unread."""
     tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
     (tree / "closed").chmod(0)
     (tree / "dir").chmod(0)
@@ -623,7 +623,7 @@ def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) 
 def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     own_state: Path, clean: Path, listed: Path, content: bytes | None
 ) -> None:
-    """The scan cannot notice that a share is not mounted; an empty directory proves nothing."""
+    """The scan cannot notice that a share is not mounted, and an empty directory proves nothing."""
     assert scan(own_state, clean).code == 0
     path = own_state / "mounts.json"
     if content is None:
@@ -634,7 +634,7 @@ def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     asked = scan_jsonl(own_state, clean)
     assert (asked.code, asked.summary["clean"]) == (8, 3)
     assert "mounts.json" in asked.err
-    # A damaged file is made again; a file of another version is not touched.
+    # A damaged file is replaced, but a file of another version is not changed.
     again = content in {b"{", b""}
     assert scan(own_state, clean).code == (0 if again else 8)
     path.write_bytes(b"{") if again else None

@@ -50,7 +50,7 @@ BIG = bytes(range(256)) * 9_000
 
 
 class Commands:
-    """One process that runs many commands: to start one takes longer than all these commands.
+    """One process that runs many commands, because a start takes longer than all of them.
 
     Threads of obstore stay in this process, and out of the processes that other tests fork.
     """
@@ -126,7 +126,7 @@ Scan = Callable[..., Run]
 
 @pytest.fixture
 def scan(commands: Commands, site: Site, state: Path) -> Scan:
-    """Return what runs a scan, and looks that it has told no secret."""
+    """Return a function that runs a scan and checks that the output has no secret."""
     return lambda *args, **env: _scan(commands, site, state, args, env)
 
 
@@ -245,8 +245,8 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     trusting(state, bucket.uri)
     result = scan("--no-members", bucket.uri)
     summary = result.summary
-    # A listed object is read before it is called a match. As a check, the first of the other
-    # objects is read, and then one in a thousand.
+    # A listed object is read before it is called a match. As a check of ETags, the first of the
+    # other objects is read, and then one in a thousand.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
     were_read = set(bucket.reads())
     assert were_read >= {"n0", "one"}
@@ -262,7 +262,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
 
 
 def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan: Scan) -> None:
-    """ETags of an encrypted bucket look like an MD5, but are not MD5s."""
+    """ETags of an encrypted bucket look like MD5s, but are not."""
     bucket = site.bucket(**{f"n{n}": b"%010d" % n for n in range(5)})
     trusting(state, bucket.uri)
     rows = [(f"n{n}", 10, f"{n}" * 32) for n in range(5)]
@@ -606,7 +606,7 @@ def test_a_report_has_the_uri_and_the_object_that_stays(
 
 
 def inventory(site: Site, bucket: Bucket, kind: str, rows: list[dict[str, Any]]) -> str:
-    """Publish a report as S3 Inventory does; return the URI of its manifest."""
+    """Publish a report in the form of S3 Inventory, and return the URI of its manifest."""
     reports = site.bucket()
     out = io.BytesIO()
     names = list(rows[0])
@@ -701,7 +701,7 @@ def test_any_table_of_keys_and_sizes_will_do(
     }, result.err
     assert reasons(result)[f"{bucket.uri}/long"] == "the report does not say how long it is"
     assert scan("--inventory-report", path).code == 2
-    # A table in a bucket is also possible.
+    # The table of objects may also be in a bucket.
     reports = site.bucket(**{path.name: path.read_bytes()})
     again = scan("--inventory-report", f"{reports.uri}/{path.name}", f"{bucket.uri}/")
     assert again.outcomes == result.outcomes
@@ -717,7 +717,7 @@ def test_a_report_that_is_a_pipe_keeps_nobody_waiting(
 
 
 def table_without_rows(*names: str) -> bytes:
-    """Return a Parquet file that has these columns, and no rows."""
+    """Return a Parquet file that has these columns and no rows."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({name: pa.nulls(0, pa.string()) for name in names}), sink)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
@@ -800,8 +800,8 @@ def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
 
 
 def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> None:
-    """The client is Google's; the server speaks the part that both protocols share."""
-    name = "bucketofgoogle"  # the server takes an escape in a name as text
+    """The client is Google's, and the server speaks the part that both protocols share."""
+    name = "bucketofgoogle"  # the server takes an escape in a name literally
     site.client.create_bucket(Bucket=name)
     for key, data in {"one": LISTED, "two": OTHER}.items():
         site.client.put_object(Bucket=name, Key=key, Body=data, ACL="public-read")
@@ -912,7 +912,7 @@ def test_a_container_that_is_known_is_not_read_again(
     for name in ("inputs", "clean", "members"):
         assert again.summary[name] == first.summary[name]
     assert again.summary["known_unchanged"] == 4
-    # Without a look into archives the object was read, too, and its record stays.
+    # A scan with `--no-members` also read the object, whose record is still valid.
     commands.run((*words, "--no-members", "--no-inventory"), site.environment)
     site.requests.clear()
     commands.run(words, site.environment)
@@ -938,13 +938,13 @@ def test_a_store_that_is_busy_is_asked_again(
     assert len(refused) > 1
 
 
-#: Keys that obstore cannot name, among others.
+#: Keys of which obstore cannot name some.
 UNNAMABLE = ["/lead", "a", "a//b", "a/x", "dir/", "up/../x", "x/./y", "z"]
 NAME = "no client can ask for a key like this"
 
 
 def azure_of(keys: list[str]) -> Callable[[Request], Answer]:
-    """Return a server like Azure's, with three objects a page; each object is `LISTED`."""
+    """Return a server like Azure's, with three objects a page, each with the content `LISTED`."""
 
     def answer(request: Request) -> Answer:
         _, path, query = request
@@ -1085,7 +1085,7 @@ def test_an_exact_listing_that_fails_is_incomplete(
 def test_no_other_answer_is_the_end_of_a_listing_of_google(
     site: Site, scan: Scan, page: bytes, recovers: bool
 ) -> None:
-    """obstore takes it for the last page; then the keys behind it would be lost."""
+    """obstore takes such an answer for the last page, and the keys behind it would be lost."""
 
     def answer(request: Request) -> Answer:
         if "continuation-token" in request[2] or ("start-after" in request[2] and not recovers):

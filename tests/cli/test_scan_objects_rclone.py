@@ -36,7 +36,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """Serve folders as buckets; return what a client has to have set."""
+    """Serve folders as buckets, and yield the environment variables of a client."""
     root = tmp_path_factory.mktemp("rclone")
     write_tree(root / "bucket", {"one": LISTED, "a b/ü+%": OTHER, "a b/big": BIG, **MANY})
     assert RCLONE is not None
@@ -59,7 +59,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, s
                 line = server.stderr.readline()
                 if not line and "unknown flag" in said:
                     pytest.skip("this rclone is too old to serve S3")
-                assert line, said  # it has ended
+                assert line, said  # otherwise the server has ended
                 said += line
             yield {
                 "AWS_ENDPOINT_URL": started[0],
@@ -93,7 +93,7 @@ def test_objects_are_listed_and_read(
 
 
 def test_a_part_that_comes_as_a_whole_is_not_read(state: Path, reached: Mapping[str, str]) -> None:
-    """This server answers with 200, although 206 would be right."""
+    """The server of rclone answers a range request with 200 instead of 206."""
     result = scan(state, reached, "--no-inventory", "s3://bucket/a b/big")
     (reason,) = (line["reason"] for line in result.lines if line["type"] == "unread")
     assert (reason, result.code) == (NO_RANGES, 3)

@@ -1,4 +1,4 @@
-"""The output of `scan`: its order, its amount, and what a terminal shows besides."""
+"""The output of `scan`: its order, its amount, and additional text on a terminal."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_file_of_names_is_not_named_as_checked(state: State, tmp_path: Path) -
 
 
 def test_an_empty_path_is_seen_among_those_of_the_scan(state: State) -> None:
-    """A shell makes an empty path of a variable that is not set."""
+    """A shell passes an empty path for a variable that is not set."""
     shown = state.call("scan", "").out
     assert "\nscan of '' by " in shown
     page = state.call("scan", "--format", "html", "").out
@@ -105,7 +105,7 @@ def test_a_working_directory_that_is_gone_is_no_reason_to_fail(
 
 
 def on_terminal(*args: object, both: bool = True, **env: str) -> tuple[str, str]:
-    """Run the command with stderr, and with `both` stdout, on a terminal; return what each got."""
+    """Run the command with stderr (and with `both` stdout) on a terminal; return both outputs."""
     ours, theirs = pty.openpty()
     done = subprocess.Popen(
         arguments(*args),

@@ -45,7 +45,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    options = ("--metrics", "127.0.0.1:0", "--paths", "any")  # some programs ask at the port
+    options = ("--metrics", "127.0.0.1:0", "--paths", "any")  # some client programs need a TCP port
     with serving(state, tmp_path_factory.mktemp("run"), *options) as daemon:
         yield daemon
 
@@ -124,7 +124,7 @@ def test_one_byte_at_a_time(daemon: Daemon, tree: Path, tcp: bool) -> None:
 def test_a_match_is_recorded_by_the_door_that_it_came_through(
     daemon: Daemon, state: Path, tree: Path
 ) -> None:
-    """The record has the socket and the client; a match is one record, however often it comes."""
+    """The record has the socket and the client; a repeated match stays one record."""
     fds = [open_for_reading(tree / "sub/b") for _ in range(2)]
     for fd in fds:
         assert daemon.ask(instream(LISTED)) == FOUND
@@ -217,7 +217,8 @@ def test_descriptors(daemon: Daemon, tree: Path) -> None:
             os.lseek(fd, 3, os.SEEK_SET)
             said = daemon.ask_descriptor(fd, form)
             assert said[:-1].endswith(answer)
-            assert os.lseek(fd, 0, os.SEEK_CUR) == 3  # shared with the client
+            # The daemon does not move the client's position.
+            assert os.lseek(fd, 0, os.SEEK_CUR) == 3
             os.close(fd)
 
 
@@ -373,7 +374,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                     daemon.process.pid,
                 )
                 assert daemon.ask(instream(b"new")) == b"stream: Hashclient.base.e-2 FOUND\0"
-                # A request that was begun with the former generation ends with it.
+                # A request that started with the former generation ends with it.
                 slow.sendall(b"ew" + bytes(4) + b"zEND\0")
                 assert everything(slow) == b"1: stream: OK\0"
 
@@ -492,7 +493,7 @@ def test_systemd_passes_sockets_and_is_notified(state: Path, tmp_path: Path) -> 
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))
     told.settimeout(60)
-    # The variable has to name the process itself, which only a shell that becomes it can tell.
+    # LISTEN_PID must be the number of the process, which only the shell that becomes it knows.
     script = 'export LISTEN_FDS=1 LISTEN_PID=$$ NOTIFY_SOCKET="$0"; exec "$@"'
     words = arguments("--state-dir", state, "serve", "--jobs", 1, "--format", "json")
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Programs that ask a clamd ask this daemon; a program that is not installed is skipped."""
+"""Programs for clamd work with this daemon; a program that is not installed is skipped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
 
 
 def clamdscan(directory: Path, configuration: str, *words: object) -> tuple[int, str]:
-    """Run clamdscan; return its exit code and its output."""
+    """Run clamdscan, and return its exit code and its output."""
     (directory / "clamd.conf").write_text(configuration)
     command = [CLAMDSCAN, "--config-file", directory / "clamd.conf", "--no-summary", *words]
     result = subprocess.run(
@@ -110,7 +110,7 @@ STREAMS = {
 
 @pytest.fixture(scope="module")
 def narrow(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon whose streams are short, and which says ERROR without a verdict."""
+    """A daemon with a low limit for streams that answers ERROR without a verdict."""
     options = ("--max-stream-mib", 1, "--no-verdict", "error")
     with serving(state, tmp_path_factory.mktemp("run"), *options) as daemon:
         yield daemon
@@ -118,7 +118,7 @@ def narrow(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
 
 @pytest.fixture(scope="module")
 def short(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon whose streams are short."""
+    """A daemon with a low limit for streams."""
     directory = tmp_path_factory.mktemp("run")
     with serving(state, directory, "--max-stream-mib", 1) as daemon:
         yield daemon
@@ -166,7 +166,7 @@ def test_aioclamd(short: Daemon, what: str) -> None:
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
-    """A client may send everything before it reads: its connection is not cut meanwhile."""
+    """A client may send everything before it reads, so its connection must not be closed early."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(instream(*[LONG[:1024]] * 3072))
         sock.shutdown(socket.SHUT_WR)
@@ -176,7 +176,7 @@ def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [b"SCAN", b"MULTISCAN"])
 def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: bytes) -> None:
-    """The client sends a path without an end, too, and waits."""
+    """The client sends a path without a terminator and waits."""
     tree = write_tree(tmp_path / "t", {"a": b"benign", "b": LISTED})
     for name, said in {"a": "OK", "b": f"{NAME} FOUND"}.items():
         with short.connect() as sock:
@@ -187,7 +187,7 @@ def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: by
 @pytest.mark.slow
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_clamscan_of_node(short: Daemon, tcp: bool) -> None:
-    """The client sends PING without an end and waits, and streams in chunks of 64 KiB."""
+    """The client sends PING without a terminator and waits, and streams in chunks of 64 KiB."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(b"PING")
         assert sock.recv(100) == b"PONG\n"

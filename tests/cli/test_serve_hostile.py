@@ -1,4 +1,4 @@
-"""A daemon with hostile clients, or with a removed state: no wrong answer, and it does not stop."""
+"""A daemon with hostile clients or a removed state: it answers rightly and does not stop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def daemon(state: Path, tmp_path: Path) -> Iterator[Daemon]:
 
 
 def send_descriptors(sock: socket.socket, data: bytes, *paths: Path) -> None:
-    """Send bytes and open files with them."""
+    """Send bytes together with open files."""
     fds = [open_for_reading(path) for path in paths]
     sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
     for fd in fds:
@@ -59,7 +59,7 @@ def value(daemon: Daemon, line: str) -> float:
 
 
 def is_found(daemon: Daemon, data: bytes) -> bool:
-    """Return whether a stream is found."""
+    """Return whether the daemon finds the listed content in a stream."""
     return b" FOUND" in daemon.ask(instream(data))
 
 
@@ -78,8 +78,8 @@ def test_a_descriptor_counts_for_the_command_that_it_came_with(
         sock.sendall(b"zIDSESSION\0zPING\0")
         assert sock.recv(100) == b"1: PONG\0"
         before = descriptors_of(pid)
-        # The descriptor comes with another command, together with others, before the command, or
-        # within a stream.
+        # The descriptor is sent with another command, with other descriptors, before the command,
+        # or within a stream.
         send_descriptors(sock, b"zPING\0", tree / "a")
         assert sock.recv(100) == b"2: PONG\0"
         sock.sendall(b"zFILDES\0x")
@@ -127,7 +127,7 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
         os.close(fd)
         path = os.fsencode(tree / "0/listed")
         assert daemon.ask(b"zSCAN %s\0" % path) == path + b": Hashclient.base.e-1 FOUND\0"
-        # At this time, the daemon has done little of the requested work.
+        # By now, the daemon has done only a little of the requested work.
         for sock in greedy:
             sock.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -189,7 +189,7 @@ def test_a_client_that_shut_down_its_sending_side_gets_the_answer(
 
 
 def is_taken(sock: socket.socket) -> bool:
-    """Return whether the other side has read all that was sent to it."""
+    """Return whether the daemon has read all bytes that were sent to it."""
     left = array.array("i", [0])
     fcntl.ioctl(sock, termios.TIOCOUTQ, left)
     return left[0] == 0
@@ -204,7 +204,7 @@ def is_taken(sock: socket.socket) -> bool:
 def test_a_path_that_comes_slowly_is_not_cut(
     daemon: Daemon, tmp_path: Path, tcp: bool, first: bytes, second: bytes
 ) -> None:
-    """Only a path that was written at once, to a local socket, is certain to be complete."""
+    """Only a path that was written at once to a local socket is certain to be complete."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
     with daemon.connect(tcp=tcp) as sock:
         sock.sendall(first)
@@ -251,7 +251,8 @@ def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -
         ):
             for number in range(count):
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-                sock.connect(daemon.unix)  # without a time limit, connecting waits for a free place
+                # Without a time limit, `connect` waits until the daemon accepts.
+                sock.connect(daemon.unix)
                 with contextlib.suppress(OSError):
                     sock.sendall((b"zINSTREAM\0", b"zIDSESSION\0", b"PIN", b"")[number % 4])
             wait_until(lambda: daemon.ask(instream(LISTED)) == FOUND, daemon.process.pid)
@@ -260,7 +261,7 @@ def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -
             def found() -> bool:
                 try:
                     return daemon.ask_descriptor(fd).endswith(b"e-1 FOUND\0")
-                except ConnectionError:  # the daemon had no place for one more connection
+                except ConnectionError:  # the daemon accepted no further connection
                     return False
 
             wait_until(found, daemon.process.pid)
@@ -309,7 +310,7 @@ def test_without_its_state_nothing_is_clean(state: Path, tmp_path: Path) -> None
         state.rename(tmp_path / "elsewhere")
         wait_until(lambda: daemon.ask(instream(b"benign")) == MISSING, daemon.process.pid)
         assert daemon.ask(instream(LISTED)) == FOUND
-        shutil.rmtree(state, ignore_errors=True)  # a record may have been begun there
+        shutil.rmtree(state, ignore_errors=True)  # the daemon may have begun a record in this path
         (tmp_path / "elsewhere").rename(state)
         wait_until(lambda: daemon.ask(instream(b"benign")) == CLEAN, daemon.process.pid)
 

@@ -1,4 +1,4 @@
-"""Containers that clients send: archives and mail are opened as by a scan."""
+"""Containers that clients send: archives and mail are opened as in a scan."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_an_archive_that_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None
 def test_an_archive_behind_other_bytes_is_never_clean(
     daemon: Daemon, state: Path, step: int
 ) -> None:
-    """A file of the same bytes is opened; of a long stream, its beginning decides what is kept."""
+    """As a file, the bytes are opened; in a long stream, the beginning decides what is kept."""
     rows = ((b"\1" * 100, FOUND), (b"\1" * 100_000, FOUND), (b"\1" * 2_000_000, UNREAD))
     for front, answer in rows[: 2 if step == 5 else 3]:
         data = front + HOLDERS["zip"]
@@ -145,7 +145,7 @@ SEALED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
 def test_a_path_is_answered_by_its_own_name(
     state: Path, tmp_path: Path, rule: str, said: bytes
 ) -> None:
-    """Clients look for the name that they asked about: they do not know a member's name."""
+    """Clients search the answer for their own path, and do not know the name of a member."""
     mixed = zipped({"a": LISTED, "b": LISTED, "c.zip": SEALED})
     tree = write_tree(tmp_path / "t", {"sealed": SEALED, "mixed": mixed})
     sealed, mixed_path = os.fsencode(tree / "sealed"), os.fsencode(tree / "mixed")
@@ -205,14 +205,15 @@ def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path
     shown = json.loads(run(*show, "--format", "json").out)
     steps = [s for s in shown["story"] if s["event"] != "in-member"]
     assert [s["event"] for s in steps] == ["found", *["seen-again"] * 5]
-    assert [s["mail"] for s in steps if "mail" in s] == [whole] * 2  # each hour, or start
+    # The facts are repeated each hour and at each start.
+    assert [s["mail"] for s in steps if "mail" in s] == [whole] * 2
     assert [s["message_ids"] for s in steps if "message_ids" in s] == [ids[1:10], ids[10:]] * 2
     assert "mail: 1@example.org a@example.org b@example.org" in run(*show).out
 
 
 @pytest.mark.slow
 def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
-    """The number of a descriptor is no path: no file at a path of this number is used."""
+    """The number of a descriptor is no path, and no file at such a path is used."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     path = write_tree(tmp_path / "t", {"a.zip": HOLDERS["zip"]}) / "a.zip"
     with serving(state, tmp_path / "run") as daemon:
@@ -234,9 +235,10 @@ def test_they_are_left_closed_where_that_is_asked_for(state: Path, tmp_path: Pat
 def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
     big = zipped({"a": os.urandom(40 << 20), "x": LISTED})
     with serving(state, tmp_path / "run", "--spool-mib", 0) as daemon:
-        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND  # memory suffices
+        # The memory is large enough for this stream.
+        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND
         assert daemon.ask(instream(big)) == UNREAD
-        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND  # and is there again
+        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND  # the memory is free again
     with serving(state, tmp_path / "run") as daemon:
         assert daemon.ask(instream(big)) == FOUND
     assert list((state / "spool").iterdir()) == []

@@ -20,8 +20,8 @@ from tests.kit import csv_of, make_state, wait_until, write_tree
 
 LISTED = b"listed one"
 FOUND = b"stream: Hashclient.base.e-1 FOUND\0"
-#: Gigabytes come out of this container, which takes long, and it is read to its end: no size is
-#: ruled out.
+#: This container unpacks to gigabytes, which takes long. Entries have no size, so it is read to its
+#: end.
 PIECE = gzip_of(bytes(16 << 20))
 SMALL = PIECE * 200
 LARGE = PIECE * (SMALL_BYTES // len(PIECE) + 1)
@@ -44,14 +44,14 @@ def opening(daemon: Daemon) -> list[int]:
 
 
 def seconds_of(pid: int) -> float:
-    """Return the processor time of a process; starting takes a tenth of a second."""
+    """Return the processor time of a process; its start takes a tenth of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
 def held_up(daemon: Daemon, container: bytes, threads: int) -> Iterator[None]:
-    """Have twice as many containers opened as there are threads, and stop the processes."""
+    """Let twice as many containers be opened as there are threads, and stop the processes."""
     with contextlib.ExitStack() as stack:
         for _ in range(2 * threads):
             sock = stack.enter_context(daemon.connect())
@@ -102,7 +102,7 @@ def test_small_containers_that_take_long_hold_up_no_files(daemon: Daemon, tree: 
 
 @pytest.mark.slow
 def test_a_process_that_opens_and_dies_is_no_verdict(daemon: Daemon) -> None:
-    """The daemon still opens containers afterwards: content can make the process die."""
+    """Content can make an opening process die; the daemon then still opens containers."""
     for _ in range(MAX_VAIN_STARTS):
         with daemon.connect() as sock:
             sock.sendall(instream(SMALL))
@@ -132,6 +132,6 @@ def test_no_container_is_opened_for_a_client_that_has_gone(
             os.close(fd)
         wait_until(lambda: bool(opening(daemon)), daemon.process.pid)
         (pid,) = opening(daemon)
-        os.kill(pid, signal.SIGSTOP)  # without the signal, the process would come to its end
+        os.kill(pid, signal.SIGSTOP)  # the stopped process does not finish its work
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), daemon.process.pid)
     assert daemon.ask(instream(zip_of({"x": LISTED}))) == FOUND

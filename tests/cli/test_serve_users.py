@@ -1,4 +1,4 @@
-"""A daemon of root that other users of the machine may ask: things that these users cannot do."""
+"""A daemon of root that other users may ask: it does nothing that these users cannot do."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def daemon(ground: Path) -> Iterator[Daemon]:
 
 
 def scan(daemon: Daemon, path: Path, **how: Any) -> bytes:
-    """Ask about a path; return the answer without the path."""
+    """Ask about a path, and return the answer without the path."""
     named = os.fsencode(path)
     said = daemon.ask(b"nCONTSCAN %s\n" % named, **{"uid": ATTACKER, **how})
     assert said.startswith(named)
@@ -119,7 +119,7 @@ def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: P
     assert scan(daemon, tree / "own") == NAME
     assert scan(daemon, tree / "sub") == b": OK\n"
     assert scan(daemon, tree) == b"/own" + NAME
-    # A file in the directory that is closed to the client has no verdict.
+    # A listed file that the client may not read has no verdict.
     (tree / "sub" / "roots").write_bytes(LISTED)
     (tree / "sub" / "roots").chmod(0o600)
     assert scan(daemon, tree / "sub").startswith(b"/roots" + NO_VERDICT + b"Unread")
@@ -128,7 +128,7 @@ def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: P
 def test_an_archive_of_a_client_is_opened_with_the_rights_of_the_daemon(
     ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the archive is opened with the rights of the client, not the program that reads it."""
+    """Only the archive is opened with the credentials of the client, not the opening program."""
     rights: list[bool] = []
     tree = give_tree(
         ground / "tree", {"a.zip": zip_of({"x": LISTED}), "b.zip": zip_of({"x": b"y"})}
@@ -219,7 +219,7 @@ def test_only_root_and_its_own_user_control_the_daemon(daemon: Daemon) -> None:
 
 
 def send_often(daemon: Daemon, count: int, data: bytes, **how: Any) -> None:
-    """Send a stream again and again in one session; each is found."""
+    """Send a listed stream again and again in one session."""
     with daemon.connect(uid=ATTACKER) as sock:
         sock.sendall(b"zIDSESSION\0")
         for start in range(0, count, 50):
@@ -266,7 +266,7 @@ def items_in(state: Path) -> int:
 
 @pytest.mark.slow
 def test_a_file_that_its_owner_makes_again_and_again_is_one_item(ground: Path) -> None:
-    """The match is found each time; at this path or another, the file is isolated once an hour."""
+    """The file is found each time, but isolated once an hour, at this path or another."""
     state = isolating(ground, {"e-1": LISTED})
     tree = give_tree(ground / "tree", {})
     with serving(state, ground / "run", "--socket-mode", "666", "--jobs", 1) as daemon:
@@ -299,7 +299,7 @@ def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_anoth
             with attacking(exchange(tree / "d", tree / "link")):
                 for _ in range(3):
                     scan(daemon, tree / "d" / "f")
-        # This part has no attack, to show what the policy does.
+        # Without an attack, the policy isolates the file.
         (place,) = (one for one in (tree / "d", tree / "link") if not one.is_symlink())
         give_tree(place, {"f": entries[f"e-{rounds}"]})
         scan(daemon, place / "f")
@@ -309,7 +309,7 @@ def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_anoth
 
 
 def trickle(socks: list[socket.socket], over: threading.Event) -> None:
-    """Send a byte of a command through each connection, and again; skip closed connections."""
+    """Send a byte of a command through each connection, repeatedly; skip closed connections."""
     while not over.wait(0.3):
         for sock in [*socks]:
             try:
@@ -328,7 +328,7 @@ def is_served(daemon: Daemon, uid: int) -> bool:
 
 @contextlib.contextmanager
 def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.socket]]:
-    """Let users hold `count` connections each, and send a byte through each now and then."""
+    """Let users keep `count` connections each, and send a byte through each now and then."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(daemon.connect(uid=uid)) for uid in uids for _ in range(count)]
@@ -348,7 +348,7 @@ def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.so
 def test_a_user_who_holds_connections_by_a_byte_now_and_then_keeps_nobody_out(
     ground: Path,
 ) -> None:
-    """The limit of a user prevents this; several users together have to give up a connection."""
+    """The share of a user prevents this; several users together have to give up a connection."""
     with (
         open_to_all(ground, "--max-connections", 20, "--command-time", "1h") as daemon,
         trickling(daemon, ATTACKER, count=40),
@@ -396,7 +396,7 @@ def test_a_user_who_fills_the_spool_leaves_a_part_for_others(ground: Path) -> No
 
 
 def bind_at(ground: Path, path: Path) -> tuple[int, str]:
-    """Let a daemon begin and end at a socket; return its exit code and its messages."""
+    """Start and end a daemon with a socket, and return its exit code and its messages."""
     words = ("--state-dir", ground / "state", "serve", "--jobs", 1, "--socket-mode", "666")
     with subprocess.Popen(
         arguments(*words, "--bind", f"unix:{path}"),
@@ -425,7 +425,7 @@ def test_no_socket_is_made_where_another_user_may_change_the_way(ground: Path) -
     (ground / "way").symlink_to(theirs)
     (sticky / "s.lock").touch()
     os.chown(sticky / "s.lock", ATTACKER, ATTACKER)
-    # Any user could make a missing directory in a sticky directory.
+    # Any user could create a missing directory in a sticky directory.
     missing = sticky / "missing"
     for place in (theirs, theirs / "roots", ground / "open", ground / "way", sticky, missing):
         code, said = bind_at(ground, place / "s")
@@ -442,7 +442,7 @@ def test_no_socket_is_made_where_another_user_may_change_the_way(ground: Path) -
 def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
     ground: Path, rounds: int
 ) -> None:
-    """The directory belongs to everybody, and each user may remove only their own names in it."""
+    """Everybody may write to the directory, but each user may remove only their own names."""
     victim = Victim(ground / "closed" / "f", LISTED)
     sticky = ground / "sticky"
     sticky.mkdir()
@@ -451,7 +451,8 @@ def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
     steps = []
     for name, target in (("s", victim.path), ("s.lock", new)):
         steps += [link(sticky / name, target), remove(sticky / name)]
-        steps += [remove(sticky / f"{name}.new-link")]  # where a link could replace no file
+        # The attacker's link stays under this name where it could not replace the file.
+        steps += [remove(sticky / f"{name}.new-link")]
     made = refused = 0
     with attacking(*steps) as attack:
         while made < rounds or not refused:
@@ -491,7 +492,8 @@ def test_nobody_learns_of_a_file_by_exchanging_what_leads_to_it(
     (tree / "link").symlink_to(victim.path.parent)
     asked, was_link = 0, set[bool]()
     with attacking(exchange(tree / "d", tree / "link")):
-        while asked < rounds or len(was_link) < 2:  # a busy machine may let the attacker wait
+        # On a busy machine, the attacker may exchange rarely.
+        while asked < rounds or len(was_link) < 2:
             was_link.add((tree / "d").is_symlink())
             assert not scan(daemon, tree / "d" / "f").endswith(NAME)
             assert NAME not in scan(daemon, tree / "d")

@@ -68,14 +68,14 @@ def test_the_directory_of_the_state_counts_and_what_is_above_it(state: State) ->
         refused = state.scan()
         assert (refused.code, f"chmod go-w {directory}" in refused.err) == (2, True)
         directory.chmod(before)
-    state.directory.chmod(0o1777)  # as /tmp is
+    state.directory.chmod(0o1777)  # /tmp has this mode
     assert state.scan().code == 10
 
 
 def test_a_private_group_may_write_and_another_may_not(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A umask of 002 gives these modes."""
+    """A umask of 002 leads to these modes."""
     for path in (state.directory, state.path, state.path / "config.toml"):
         path.chmod(path.stat().st_mode | 0o020)
     assert state.scan().code == 10
@@ -87,7 +87,7 @@ def test_a_private_group_may_write_and_another_may_not(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_group_of_the_system_that_nobody_is_in_may_write_on_the_way(state: State) -> None:
-    """An example is `staff`, which an older Debian lets write to /usr/local."""
+    """Example: the group `staff` may write to /usr/local on older Debian."""
     used = {user.pw_gid for user in pwd.getpwall()}
     empty = [g.gr_gid for g in grp.getgrall() if not g.gr_mem and g.gr_gid not in used]
     if not (system := [number for number in empty if number < 1000]):
@@ -136,7 +136,7 @@ def test_no_key_that_names_a_file_is_forgotten() -> None:
                 assert list(files_named({field.name: "x"})) == [("x", field.name)]
 
 
-# Of other users
+# Files of other users
 
 
 @needs_root
@@ -178,7 +178,7 @@ def test_a_state_directory_below_one_of_another_user_is_refused(
     assert f"could be changed by user nobody: {state.path}" in refused.err
     assert f", by {state.directory}\n" in refused.err
     assert state.call("--allow-shared", "scan", state.tree).code == 10
-    monkeypatch.setenv("SUDO_UID", str(ATTACKER))  # who is root anyway
+    monkeypatch.setenv("SUDO_UID", str(ATTACKER))  # the user who ran sudo could become root anyway
     assert state.scan().code == 10
     monkeypatch.setenv("SUDO_UID", "1")
     assert state.scan().code == 2
@@ -188,7 +188,7 @@ def test_a_state_directory_below_one_of_another_user_is_refused(
 def test_a_state_directory_that_others_could_make_first_is_refused(
     state: State, ground: Path
 ) -> None:
-    """The provider is asked before the directory is made; everybody can see its path."""
+    """Everybody can see its path and create it while `init` asks the provider."""
     sticky = ground / "sticky"
     sticky.mkdir()
     sticky.chmod(0o1777)

@@ -19,7 +19,7 @@ INT, TERM = SIGNALS
 
 
 def set_handlers() -> None:
-    """Set the handlers that the program has when a run begins."""
+    """Set the signal handlers of the program at the beginning of a run."""
     signal.signal(INT, signal.default_int_handler)
     signal.signal(TERM, on_sigterm)
 
@@ -32,7 +32,7 @@ def handlers() -> Iterator[None]:
 
 
 def ended(step: Callable[[], object]) -> str:
-    """Tell which signal a step was ended by."""
+    """Return the signal that ended a step."""
     try:
         step()
     except KeyboardInterrupt:
@@ -43,7 +43,7 @@ def ended(step: Callable[[], object]) -> str:
 
 
 def raise_in(context: Any, *numbers: signal.Signals) -> tuple[str, int]:
-    """Raise signals within a step; tell which one it was ended by, and how many were let wait."""
+    """Raise signals within a step; return the signal that ended it, and how many had to wait."""
     waited = 0
 
     def step() -> None:
@@ -66,7 +66,7 @@ def test_the_first_waits_and_the_second_does_not() -> None:
     with Signals() as signals:
         assert raise_in(signals.held(), INT) == ("SIGINT", 1)
         assert raise_in(signals.held(), INT, TERM, INT) == ("SIGTERM", 1)
-        assert raise_in(signals.held()) == ("nothing", 0)  # nothing is left over
+        assert raise_in(signals.held()) == ("nothing", 0)  # no signal is left from before
 
 
 def test_where_they_are_barred_all_wait() -> None:
@@ -145,7 +145,7 @@ def run_in_steps() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_whatever_line_it_comes_it_comes_once(number: signal.Signals) -> None:
-    """At entry, in a step, at exit: afterwards each signal has its earlier meaning again."""
+    """The signal comes at entry, in a step, or at exit; then each signal has its former handler."""
     for at in range(1, 1_000):
         set_handlers()
         raised = RaisedAt(number, at)
@@ -186,7 +186,7 @@ except (KeyboardInterrupt, Terminated) as interrupt:
 def test_a_signal_whose_exception_python_drops_comes_again(
     number: signal.Signals, name: str
 ) -> None:
-    """Python drops exceptions in callbacks of weak references, as imports have them."""
+    """Python drops exceptions in callbacks of weak references, which imports use."""
     words = [sys.executable, "-c", LOST, str(int(number))]
     run = subprocess.run(
         words, check=False, env=environment(), cwd=ROOT, capture_output=True, text=True

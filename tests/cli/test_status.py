@@ -70,7 +70,7 @@ def test_status_for_scripts(state: Path) -> None:
 
 
 def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) -> None:
-    """Entries without a kind of digest count against it, except entries that a size rules out."""
+    """An entry without a kind of digest lowers the share, unless its size rules it out."""
     rows = [
         f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n}"
         for n in range(20)
@@ -88,7 +88,7 @@ def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) 
     assert document["recognised_by"]["md5"] == 20 / 21
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     assert f'hashclient_list_recognised_ratio{{by="sha1",list="base"}} {8 / 21!r}\n' in metrics
-    # A lookup behaves as the status says.
+    # A lookup succeeds or fails as the status says.
     assert call("--state-dir", state, "lookup", "0" * 32).code == 3
     (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
     assert call("--state-dir", state, "lookup", "--from", state / "rows.csv").code == 0
@@ -310,8 +310,7 @@ def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "hashclient.prom"
     result = call("--state-dir", state, "status", "--format", "prometheus", "--output", missing)
-    # The same is true of any other --output that cannot be opened. A unit takes 8 for what the
-    # metrics tell.
+    # An --output that cannot be opened gives 2, because a unit takes 8 for a result of the metrics.
     assert result.code == 2
     assert "cannot open the output" in result.err
     assert "hint: choose another --output" in result.err
@@ -320,7 +319,7 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_pa
     args = ("status", "--format", "prometheus", "--output", closed / "hashclient.prom")
     result = run("--state-dir", state, *args, unprivileged=True)
     assert result.code == 2 and "Permission denied" in result.err
-    # A limit on the size of files plays the disk that is full.
+    # A limit on the size of files simulates a full disk.
     path = tmp_path / "hashclient.prom"
     path.write_text("old")
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100, 100))

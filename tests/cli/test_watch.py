@@ -34,7 +34,7 @@ TIMEOUT_S = 30
 
 
 class Watching:
-    """A running watch; its output is JSON lines."""
+    """A running watch, whose output is JSON lines."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -63,16 +63,16 @@ class Watching:
         return {self.next()["path"] for _ in range(count)}
 
     def quiet(self) -> bool:
-        """Return whether nothing more was told."""
+        """Return whether no further outcome was printed."""
         return self._lines.empty()
 
     def wait_for(self, text: str) -> None:
-        """Wait for something to be said on stderr."""
+        """Wait for a text on stderr."""
         while text not in self.said.get(timeout=TIMEOUT_S):
             pass
 
     def stop(self) -> int:
-        """Stop the watch and return its exit code."""
+        """Stop the watch, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_S)
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_written_moved_or_linked_is_found(
 
 @pytest.mark.slow
 def test_what_is_excluded_is_not_checked_when_it_changes(state: Path, tree: Path) -> None:
-    """A scan of everything leaves out the same."""
+    """A scan of the whole tree excludes the same files."""
     write_tree(tree, {"kept/x": b"benign", "cache/x": b"benign", "sub/tmp/x": b"benign"})
     with watching(state, tree, "--exclude", "tmp", "--exclude", f"{tree}/cache/*") as watch:
         for name in ("sub/tmp/listed", "cache/listed", "tmp", "kept/listed"):
@@ -197,11 +197,11 @@ def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tr
 
 @pytest.mark.slow
 def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
-    """So the last scan that `status` shows is a scan of everything."""
+    """The last scan that `status` shows is then a scan of the whole tree."""
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         assert watch.next()["path"] == str(tree / "x")
-        log = state / "audit/log.jsonl"  # a look that is stopped says so
+        log = state / "audit/log.jsonl"  # the log says that the look has ended
         wait_until(lambda: '"watch-look"' in log.read_text(), watch.process.pid)
         assert watch.stop() == 0
     events = [json.loads(line) for line in (state / "audit/log.jsonl").read_text().splitlines()]
@@ -219,7 +219,7 @@ def test_no_file_is_missed_when_the_event_queue_overflows(state: Path, tree: Pat
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with watching(state, tree) as watch:
         watch.process.send_signal(signal.SIGSTOP)
-        # Each file has two events at least.
+        # Each file causes two events at least.
         for number in range(limit // 2 + 100):
             fd = os.open(tree / f"f{number}", os.O_CREAT | os.O_WRONLY)
             if number % 2000 == 0 or number > limit // 2 + 97:
@@ -296,7 +296,7 @@ def test_a_file_system_mounted_below_the_root_is_checked(state: Path, tree: Path
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("nothing may be mounted here")
     command = arguments("--state-dir", state, "watch", "--format", "jsonl", tree)
-    # Both are in one namespace: the watch, and the script that mounts and writes there afterwards.
+    # The watch and the script that mounts share one mount namespace.
     script = (
         '"$@" & pid=$!; read line; mount -t tmpfs none "$0/sub"; printf "listed one" > "$0/sub/m";'
         ' read line; umount "$0/sub"; kill $pid; wait $pid'

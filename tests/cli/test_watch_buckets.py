@@ -1,4 +1,4 @@
-"""`watch` of buckets: each event is heeded at least once, each match is on record once."""
+"""`watch` of buckets: each event is processed at least once, each match is recorded once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fixtures import buckets
 from tests.kit import State, arguments, edit_manifest, environment
 
 LISTED = b"a file that is listed"
-#: The test reaches this limit only if it fails.
+#: The limit in seconds, which the test reaches only if it fails.
 TIMEOUT_S = 120
 
 
@@ -35,7 +35,7 @@ def zip_of(content: bytes) -> bytes:
 
 
 class World:
-    """A bucket whose events go to a queue, and a state directory."""
+    """A bucket whose events are sent to a queue, and a state directory."""
 
     def __init__(self, directory: Path) -> None:
         self.state = State(directory, {"base": {"e-1": LISTED}})
@@ -55,7 +55,7 @@ class World:
         policy = {"deadLetterTargetArn": self._arn(dead), "maxReceiveCount": 2}
         self.url = self.sqs.create_queue(
             QueueName=self.queue,
-            # Longer than a check takes on a busy machine.
+            # The time in seconds exceeds that of a check on a busy machine.
             Attributes={"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "120"},
         )["QueueUrl"]
         where = {"QueueArn": self._arn(self.url), "Events": ["s3:ObjectCreated:*"]}
@@ -73,7 +73,7 @@ class World:
         self.site.close()
 
     def set_queue(self, **attributes: str) -> None:
-        """Change the queue."""
+        """Change attributes of the queue."""
         self.sqs.set_queue_attributes(QueueUrl=self.url, Attributes=attributes)
 
     def count(self, url: str) -> int:
@@ -104,13 +104,13 @@ class World:
             process.communicate()
 
     def matches(self) -> list[str]:
-        """Return the paths on record."""
+        """Return the paths of the recorded matches."""
         found = self.state.call("matches", "--format", "jsonl")
         return sorted(line["path"] for line in found.lines)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     end = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < end
@@ -135,7 +135,7 @@ def test_a_new_object_is_checked_and_its_event_taken_back(world: World) -> None:
     world.bucket.delete("gone")
     with world.watching("--rescan-every", "1000h") as process:
         until(lambda: world.count(world.url) == 0)
-        assert process.poll() is None  # the watch goes on, however rarely it scans everything
+        assert process.poll() is None  # the watch continues, although it rarely scans everything
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0 and "Traceback" not in err
@@ -149,7 +149,7 @@ def test_a_new_object_is_checked_and_its_event_taken_back(world: World) -> None:
 def test_each_version_is_recorded_by_itself_and_once(world: World) -> None:
     world.bucket.keep_versions()
     versions = [world.bucket.put("a", LISTED) for _ in range(2)]
-    for version in versions * 2:  # the server omits the versions
+    for version in versions * 2:  # the server omits the versions in its events
         named = {
             "bucket": {"name": world.bucket.name},
             "object": {"key": "a", "versionId": version},
@@ -211,7 +211,7 @@ def test_while_a_list_is_stale_events_wait(world: World) -> None:
         for line in process.stderr:
             if "lists are stale" in line:
                 break
-        assert world.count(world.url) == 2  # including the message that announces events
+        assert world.count(world.url) == 2  # one of them is the message that announces events
 
 
 @pytest.mark.slow
@@ -232,7 +232,7 @@ def test_a_kill_at_any_moment_loses_no_event_and_records_no_match_twice(
 ) -> None:
     chance = random.Random(kills)
     keys = [f"k{number:03}" for number in range(10 * kills)]
-    # The events of a kill may come a third time: that is no failure of their objects.
+    # After a kill, events may be delivered a third time; this is no failure of their objects.
     world.set_queue(RedrivePolicy="", VisibilityTimeout="1")
     for first in range(0, len(keys), 10):
         for key in keys[first : first + 10]:

@@ -1,4 +1,4 @@
-"""The wheel: the same from the same tree; its man pages and completion work."""
+"""The wheel: the same tree gives the same wheel; its man pages and completion work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = "share/man/man1/", "share/man/man5/", "share/bash-completion/", "share/zs
 
 
 def tool(*args: str | Path, **variables: str) -> str:
-    """Run a command that has to succeed and return its output."""
+    """Run a command that has to succeed, and return its output."""
     done = subprocess.run(
         args,
         cwd=ROOT,
@@ -47,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prefix(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install into an empty prefix, beside whatever this Python has."""
+    """Install into an empty prefix, whatever packages this Python has."""
     prefix = tmp_path_factory.mktemp("prefix")
     options = ("--no-deps", "--no-index", "--ignore-installed", "--no-compile", "--quiet")
     tool(sys.executable, "-m", "pip", "install", *options, "--prefix", prefix, wheel)
@@ -90,7 +90,7 @@ def test_man_finds_the_pages(prefix: Path) -> None:
 
 
 def installed(prefix: Path) -> dict[str, str]:
-    """Return the variables with which the installed command is found, and its code."""
+    """Return the environment variables for the installed command, and its directory of code."""
     (packages,) = prefix.glob("lib/python*/site-packages")
     return {"PATH": f"{prefix / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(packages)}
 
@@ -133,7 +133,7 @@ def test_zsh_can_read_its_script(prefix: Path) -> None:
 
 
 def test_an_editable_install_needs_none_of_it(tmp_path: Path) -> None:
-    """pip asks the build backend for this install: it has to be quick, and generates no file."""
+    """pip asks the build backend for this install, which must be quick and generates no file."""
     program = "import sys; from hatchling.build import build_editable as b; print(b(sys.argv[1]))"
     name = tool(sys.executable, "-c", program, tmp_path).split()[-1]
     with zipfile.ZipFile(tmp_path / name) as archive:

@@ -1,4 +1,4 @@
-"""A withdrawal reaches back: to the paths that matched, in `fetch`, `status` and the audit log."""
+"""A withdrawal affects earlier matches: in `fetch`, `status` and the audit log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Withdrawals(State):
         self.configure(provider_table("main", self.client.settings.provider("main")))
 
     def quarantine(self, *names: str) -> dict[str, str]:
-        """Have the scan take files away; return the ids of their matches by name."""
+        """Isolate files by a scan, and return the ids of their matches by name."""
         self.officer = self.tree.with_name("officer.key")
         args = ("quarantine", "keygen", "--write-config", "--output", self.officer)
         assert self.call(*args).code == 0
@@ -57,7 +57,7 @@ class Withdrawals(State):
         return found
 
     def affected(self) -> list[tuple[str, str]]:
-        """Fetch, and return which matches are withdrawn now."""
+        """Fetch, and return the matches that are withdrawn by this fetch."""
         (fetched,) = self.client.fetch()
         return [(Path(match.path).name, hit.entry) for match, hit in fetched.affected]
 
@@ -90,7 +90,7 @@ def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: W
     assert {line["withdrawn_generation"] for line in found} == {2}
     assert {line["list"] for line in found} == {"baseline"}
     assert datetime.fromisoformat(found[0]["last_seen"]) <= before
-    # A scan does not match these files any more, and does not change the state of their matches.
+    # A scan no longer matches these files, and does not change the state of their matches.
     assert world.scan().summary["match"] == 4
     assert len(world.status()) == 2
 
@@ -113,7 +113,7 @@ def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) ->
 def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     world: Withdrawals, entry: int, list_name: str
 ) -> None:
-    """No scan finds the file any more; to restore it would put listed material back."""
+    """No scan can find the file in quarantine, and a restoration would put listed content back."""
     ids = world.quarantine("f1", "f4")
     world.provider.withdraw("e-1", "e-4")
     world.affected()
@@ -133,7 +133,7 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     result = world.call(*args, "--withdrawn")
     assert (result.code, len(result.out.splitlines())) == (0, 1)
     assert (world.tree / "f4").exists() and not (world.tree / "f1").exists()
-    # The entry can be withdrawn once more.
+    # The entry can be withdrawn again.
     if list_name == "baseline":
         world.provider.withdraw("e-1")
         assert world.affected() == [("f1", "e-1")]
@@ -141,8 +141,8 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
 
 
 def test_a_match_in_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
-    """All withdrawn entries are looked up, in the order in which they were found."""
-    world.scan(world.tree / "f2")  # stays in its place
+    """All withdrawn entries are looked up, in the order in which the matches were found."""
+    world.scan(world.tree / "f2")  # the file stays in its place
     ids = world.quarantine("f5", "f1", "f4")
     with Matches(world.path) as matches:
         order = [Path(match.path).name for match in matches.find()]
@@ -256,7 +256,7 @@ def test_after_a_fetch_that_dies_after_the_switch_withdrawals_are_noted(
     manifest = world.client.manifest()
     assert manifest is not None and manifest.generation == 2
     assert world.status() == []
-    # The list has not changed, and still the withdrawal is reported.
+    # The list has not changed, but the withdrawal is still reported.
     (fetched,) = world.client.fetch()
     assert not fetched.changed
     assert [hit.entry for _, hit in fetched.affected] == ["e-1"]
@@ -310,7 +310,7 @@ def test_withdrawn_entries_of_one_list_leave_those_of_others(world: Withdrawals)
     world.provider.withdraw("e-1", list_name="other")
     results = {f.list_name: f.affected for f in world.client.fetch()}
     assert [hit.list_name for _, hit in results["other"]] == ["other"] and not results["baseline"]
-    # The file is still on one list, so there is nothing to undo.
+    # The file is still on the other list, so no action has to be undone.
     assert world.status() == []
     world.provider.withdraw("e-1")
     world.client.fetch()

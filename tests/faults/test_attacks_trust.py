@@ -509,7 +509,7 @@ def test_delegation_that_is_not_for_one_list_alone(
 
 @pytest.mark.parametrize("role", ["snapshot", "root", "timestamp", "targets"])
 def test_a_key_id_that_is_no_text(client: Client, simulator: Simulator, role: str) -> None:
-    """Only ids that belong to a role are used as text, so an odd id among valid ones is harmless."""
+    """Only ids that belong to a role are used as text, so an odd id beside them is harmless."""
     simulator.edit("root", lambda root: root.roles[role].keyids.append(5))
     if role == "snapshot":
         refused(client, ExitCode.UNVERIFIED, "metadata is malformed")
