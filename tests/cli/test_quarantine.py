@@ -34,7 +34,7 @@ class Desk(State):
         self.set(recipients=[self.public])
 
     def set(self, **values: object) -> None:
-        """Write the table `[quarantine]`, with JSON's texts, lists and numbers, which are also TOML."""
+        """Write the table `[quarantine]`; JSON's texts, lists and numbers are valid TOML."""
         lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         self.configure("\n".join(["[quarantine]", *lines, ""]))
 
