@@ -155,8 +155,8 @@ def raise_silent(app: App, machines: Sequence[str]) -> None:
 def alerts_beside(app: App) -> list[Beside]:
     """Return the command that sends alerts while a long command runs, if receivers are configured.
 
-    The command runs soon after a record was added to the audit log. It also runs every ten minutes,
-    because alerts may become due without a new record.
+    The command runs soon after a record was added to the audit log. The command also runs every ten
+    minutes, because alerts may become due without a new record.
     """
     from hashclient.system.layout import LOG_NAME
 

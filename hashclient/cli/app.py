@@ -36,7 +36,7 @@ MOST_SHOWN = 10
 
 
 class App:
-    """One run of the program."""
+    """The settings, the session and the output streams of one run of hashclient."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class App:
         """The session of this run, which is made at the first use.
 
         Raises:
-            ConfigError: the configuration is wrong.
+            ConfigError: config.toml is not valid.
             StateError: this version of hashclient cannot use the state directory.
         """
         return self._session_of(self._load_settings())
@@ -108,7 +108,7 @@ class App:
 
     @staticmethod
     def now() -> datetime:
-        """Return the present time; commands pass this clock to other rooms."""
+        """Return the present time; commands pass this function as the clock to other rooms."""
         return datetime.now(UTC)
 
     def out(self, text: str) -> None:
@@ -197,7 +197,7 @@ def own_command(app: App, *words: str) -> list[str]:
     """Return the arguments that run the command `words` with the same state and configuration.
 
     Raises:
-        ConfigError: the configuration is wrong.
+        ConfigError: config.toml is not valid.
     """
     settings = app.settings
     start = [sys.executable, "-P", "-m", "hashclient", "-q", "--state-dir", str(settings.state_dir)]

@@ -213,7 +213,8 @@ def command(app: App, keep: Path | None) -> ExitCode:
     """
     if keep is not None:
         make_private_dir(keep)
-        # Other users must not write to this directory, because the demo runs a program in it.
+        # Other users must not write to the directory of --keep, because the demo runs a program in
+        # it.
         app.refuse_shared(keep, "directory")
         if any(keep.iterdir()):
             raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")

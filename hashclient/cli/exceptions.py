@@ -147,9 +147,9 @@ def prepare_exceptions(
 ) -> Callable[[Iterable[str]], bool]:
     """Return a function that makes and shows an exception for the file of each given match.
 
-    This function makes all checks that could refuse an exception, and changes nothing; the returned
-    function makes the exceptions. The returned function returns True if the exceptions count at
-    once, and False if they wait for a second person.
+    `prepare_exceptions` makes all checks that could refuse an exception, and changes nothing; the
+    returned function makes the exceptions. The returned function returns True if the exceptions
+    count at once, and False if they wait for a second person.
 
     Raises:
         UsageError: the SHA-256 of a match is not recorded, all entries of a match were withdrawn,

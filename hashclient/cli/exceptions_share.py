@@ -1,4 +1,4 @@
-"""Shows exceptions; `exceptions export` and `exceptions import` copy them to other machines."""
+"""Shows exceptions, and copies them to other machines (`exceptions export`, `import`)."""
 
 from __future__ import annotations
 

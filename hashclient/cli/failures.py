@@ -109,7 +109,7 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
 
 
 def reason_of(message: str, parameter: click.Parameter) -> str:
-    """Return why the value of a `parameter` is wrong; click's `message` says what is wrong."""
+    """Return why the value of a `parameter` is not valid, from click's `message`."""
     kind = parameter.type
     if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and (
         found := re.fullmatch(_NO_NUMBER, message)
@@ -143,7 +143,7 @@ def _number_of(kind: click.ParamType[object]) -> str:
 
 
 def _variable(error: click.BadParameter) -> str | None:
-    """Return the environment variable that has the wrong value; None if no variable has it."""
+    """Return the environment variable whose value caused the error; None if no variable did."""
     context, parameter = error.ctx, error.param
     if context is None or parameter is None or parameter.name is None:
         return None

@@ -142,9 +142,9 @@ def command(
 def fetch_and_show(app: App) -> ExitCode | None:
     """Fetch the lists for another command; return the exit code of the worst failure, or None.
 
-    After a failure, the other command continues with the present lists. A list that was sealed with
-    another key is built again. A cache of a CI system may restore such a list, if the key was made
-    after the cache.
+    If the fetch fails, the command that wanted the fetch continues with the present lists. A list
+    that was sealed with another key is built again. A cache of a CI system may restore such a list,
+    if the key was made after the cache.
     """
     from hashclient.index.manifest import OtherKeyError
 

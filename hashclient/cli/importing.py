@@ -134,7 +134,7 @@ def _rows(count: int, one: str = "", more: str = "") -> str:
 
 
 def open_files(names: tuple[str, ...], stdin: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    """Open and yield one file after the other; `-` means `stdin`.
+    """Open and yield the files in their order; the name `-` means `stdin`.
 
     Raises:
         UsageError: a file cannot be opened.

@@ -108,8 +108,7 @@ class _Process:
         if settings is not None and settings.config.alerts.receivers:
             from hashclient.cli.alerts import after_run
 
-            # The exit code of `fleet show` is about other machines, so it is no reason for an
-            # alert.
+            # The exit code of `fleet show` causes no alert, because it is about other machines.
             after_run(self.app, ExitCode.OK if self.name == "fleet" else exit_code)
 
 
@@ -139,7 +138,8 @@ class _LazyGroup(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError:
-            # The output file is prepared here, because its failure text names the command.
+            # The output file is prepared before the error is shown, because the text about the
+            # failure in the file names the command.
             for number, word in enumerate(given):
                 if (command := self.get_command(ctx, word)) is not None:
                     process = ctx.ensure_object(_Process)
@@ -287,7 +287,8 @@ def cli(
 ) -> None:
     """Resolve the global options. Users see the text `_HELP` instead of this docstring."""
     process = ctx.ensure_object(_Process)
-    # The process is protected here and not earlier, because `--version` needs no protection.
+    # The process is protected only after the options were parsed, because `--version` needs no
+    # protection.
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
     # The output file is prepared before the first step that can fail, so that it shows a failure.

@@ -82,7 +82,7 @@ choice_options = together(
 )
 
 
-#: The options of a list of matches.
+#: The options of `matches` and `matches list`.
 _list_options = together(
     choice_options,
     click.option(

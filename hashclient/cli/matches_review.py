@@ -1,4 +1,4 @@
-"""`matches review` records a person's decision; `matches release` acts on held matches."""
+"""`matches review` and `release`: record decisions of people, and act on held matches."""
 
 from __future__ import annotations
 

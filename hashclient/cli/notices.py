@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hashclient.notices.lifecycle import Standing
 
 
-#: The options of a list of notices.
+#: The options of `notices` and `notices list`.
 _list_options = together(
     click.option(
         "--show-all", is_flag=True, help="Also show notices that require no action any more."

@@ -4,8 +4,8 @@ A table in `docs/architecture.md` says what the name of each option means in eve
 
 `gathered` passes several options to a command as one value. `declared_options` makes an option for
 each field of a type. The options of a scan are fields with types, defaults and help in
-`hashclient/scan/values/options.py`. These types are named tuples and not msgspec structs, because
-the build that makes the man pages from the options has only click installed.
+`hashclient/scan/values/options.py`. The types of these options are named tuples and not msgspec
+structs, because the build that makes the man pages from the options has only click installed.
 
 A shell can complete ids of matches, reports and notices, and names of lists and roles. Completion
 reads the state directory that the command line before the cursor names. After an error, completion
@@ -286,8 +286,8 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     if default is True:
         return negative(flag, name, **attributes)
     if default is False:
-        # This attribute is set only for flags, because click turns some other options into flags
-        # even if the attribute is False.
+        # `is_flag` is set only for flags, because click turns some other options into flags even if
+        # `is_flag` is False.
         attributes["is_flag"] = True
     return click.option(f"--{flag}", multiple=default == (), **attributes)
 

@@ -125,8 +125,8 @@ def open_streams() -> None:
     written unchanged or escaped.
     """
     # A closed descriptor 0, 1 or 2 is opened on a device with a mode that makes reads or writes
-    # fail. Otherwise the next opened file would get this descriptor, and would become stdout, for
-    # example.
+    # fail. If a descriptor stayed closed, the next opened file would get this descriptor, and would
+    # become stdout, for example.
     for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(fd)
@@ -214,10 +214,10 @@ def end_soon(code: int) -> None:
 def end_now(code: int) -> NoReturn:
     """End the process with `code` at once; the caller has written all output.
 
-    This skips the work of Python at its end, which has no use here. Python would free each object
-    (a scan of one file would take 5 % longer) and would wait for each worker, even for a worker
-    that waits for a hanging server. Python may also end itself by SIGINT if an interruption came
-    while a module was being imported.
+    The process ends without the work that Python does at its end, because this work has no use.
+    Python would free each object (a scan of one file would take 5 % longer) and would wait for each
+    worker, even for a worker that waits for a hanging server. Python may also end itself by SIGINT
+    if an interruption came while a module was being imported.
     """
     sys.stderr.flush()
     os._exit(code)

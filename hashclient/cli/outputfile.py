@@ -354,7 +354,7 @@ def _text_stream(fd: int) -> TextIO:
 def _may_be_named(
     context: click.Context, name: str, command: click.Command, words: Sequence[str]
 ) -> bool:
-    """Return whether `--output` may be given; this saves parsing the arguments if it is not."""
+    """Return whether `--output` may be given; if not, the arguments need not be parsed twice."""
     option = next(one for one in command.params if one.name == "output")
     return (
         # A short flag is not looked for, because it may follow other short flags in one argument.
@@ -409,10 +409,11 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:
-    """Return whether a process that locks the file `status` may write to it, by /proc/locks.
+    """Return whether a user who locks the file with this `status` may write to the file.
 
-    Every user who can read a file can lock the file. Such a lock must not stop a run from replacing
-    an old output if the user cannot write to the file.
+    The users are found in /proc/locks. Every user who can read a file can lock the file. A lock
+    must not stop a run from replacing an old output if the user who took the lock cannot write to
+    the file.
     """
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True

@@ -81,7 +81,7 @@ def scan_progress(
     def line() -> RenderableType:
         nonlocal most
         # The number of bytes could decrease, because a file that changed while it was read is read
-        # again and counted again. So the largest number is shown.
+        # again and counted again. So the bar shows the largest number so far.
         most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
         now = time.monotonic()
         large.look(now)
@@ -243,8 +243,8 @@ _NUMBER_BYTES = 8
 def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callable[[], int | None]]:
     """Count the inputs at `paths` in another process; yield a function that returns their number.
 
-    The function returns None until all inputs are counted. It always returns None if counting fails
-    or `paths` is empty.
+    The function returns None until all inputs are counted. The function always returns None if
+    counting fails or `paths` is empty.
     """
     if not paths:
         yield lambda: None
@@ -284,7 +284,8 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
         os.close(ours)
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-            # This does not wait for a process that hangs in a file system that does not answer.
+            # WNOHANG prevents waiting for a counting process that hangs in a file system that does
+            # not answer.
             os.waitpid(pid, os.WNOHANG)
 
 

@@ -222,7 +222,7 @@ def _check_source(
     with_bundle: Sequence[object],
     with_files: Sequence[object],
 ) -> None:
-    """Check that either files or a bundle is given, with options that apply to it.
+    """Check that either files or a bundle is given, without options of the other kind.
 
     Raises:
         UsageError: the arguments contradict each other.

@@ -109,8 +109,8 @@ def add(
             with results.item(match_id):
                 match = record.get(match_id)
                 members = members_of(record.story(match_id)) if match.in_place else []
-                # A started isolation may be finished without `--with-container`, because its start
-                # was allowed.
+                # An isolation that was started with `--with-container` may be finished without this
+                # option.
                 if members and not with_container and match_id not in unfinished():
                     raise UsageError(
                         f"match {match_id} is in a container, which would be isolated with"

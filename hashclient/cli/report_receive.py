@@ -1,4 +1,4 @@
-"""`report receive`, `certificate` and `verify`: commands for answers and packages of others."""
+"""`report receive`, `certificate` and `verify`: commands for answers of bodies and packages."""
 
 from __future__ import annotations
 

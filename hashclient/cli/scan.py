@@ -219,7 +219,7 @@ def command(
     lists = load_lists(app)
     options = options._replace(
         executor=executor,
-        # With `--show-digests`, the inventory is not used, because it has tags instead of digests.
+        # With `--show-digests`, the inventory is not used, because the inventory has no digests.
         inventory=options.inventory and not written.show_digests,
         members=options.members and asked.reads,
         passwords=_passwords(passwords_file),
@@ -243,9 +243,9 @@ def command(
 
 
 def _fetch(app: App) -> ExitCode | None:
-    """Fetch the lists, and return the worst failure.
+    """Fetch the lists, and return the exit code of the worst failure.
 
-    `hashclient.cli.fetch` is imported here, because only a scan with `--fetch` needs it.
+    Only a scan with `--fetch` needs `hashclient.cli.fetch`, so the function imports this module.
     """
     from hashclient.cli.fetch import fetch_and_show
 

@@ -240,7 +240,7 @@ def _mode_of(text: str) -> int:
 
 
 def _beside(app: App, fetch_every: float | None) -> list[Beside]:
-    """Return the commands that run beside the daemon: one sends alerts, and one is `fetch`."""
+    """Return the commands that run beside the daemon: `alerts send` and `fetch`."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.system.beside import Beside
 

@@ -270,8 +270,8 @@ def percent(part: int, whole: int) -> str:
 
 def _age(age: timedelta) -> str:
     """Return an age as text, in the largest unit in which the number is at least 2."""
-    # This import is not at the top, because the build of the man pages imports this module without
-    # msgspec.
+    # The function imports `staleness`, because the build of the man pages imports this module
+    # without msgspec, which `staleness` needs.
     from hashclient.core.staleness import CLOCK_TOLERANCE
 
     if age < -CLOCK_TOLERANCE:

@@ -147,8 +147,8 @@ def difference(
     """Return the changes of a list from generation `first` to `last`, or to the newest generation.
 
     Raises:
-        UsageError: the list or a generation does not exist; a generation may have been joined with
-            other generations.
+        UsageError: the list or a generation does not exist, or a generation was joined with other
+            generations.
         StateError: the repository does not exist or is corrupt.
     """
     roles = _roles_with(repository, [list_name])

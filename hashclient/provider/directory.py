@@ -52,7 +52,7 @@ class RepositoryDirectory:
         operator: str | None = None,
         passphrases: Passphrases | None = None,
     ) -> None:
-        """Store the path; `Repository.create` makes the repository, other methods need it to exist.
+        """Store the path and the arguments; `Repository.create` makes the repository.
 
         `operator` is the name of the person that records in the log name; `passphrases` decrypt the
         keys.
@@ -120,7 +120,8 @@ class RepositoryDirectory:
         self.require()
         with own_hints("cannot read", self.directory):
             roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
-        # This record is written if a publication does not announce a more specific record.
+        # The record `repository-changed` is written if a change does not announce a more specific
+        # record.
         self.announce(roles, "repository-changed")
         return roles
 
@@ -149,7 +150,7 @@ class RepositoryDirectory:
         )
 
     def expiring(self) -> list[tuple[str, datetime, str | None]]:
-        """Return the roles that expire soon or have expired, each with its expiry and an advice.
+        """Return the roles that expire soon or have expired, each with its expiry and the advice.
 
         The advice says how the role can be signed. The advice is None if the keys of the role are
         on this machine, because `renew` is enough to sign such a role.
@@ -174,7 +175,7 @@ class RepositoryDirectory:
         """Yield the published roles for a change, while the repository is locked.
 
         Raises:
-            LockedError: another process holds the lock.
+            LockedError: another process has locked the repository.
             StateError: the repository does not exist or is corrupt, or the disk fails.
         """
         self.require()
@@ -186,7 +187,7 @@ class RepositoryDirectory:
         """Lock the repository for a change, and remove files that a killed change has left.
 
         Raises:
-            LockedError: another process holds the lock.
+            LockedError: another process has locked the repository.
             StateError: the disk fails.
         """
         busy = f"another process is changing {printable(self.directory)}"

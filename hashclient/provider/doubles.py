@@ -40,7 +40,7 @@ class NewDigests:
 
 
 class Doubles:
-    """Finds which new entries are doubles of entries of the list or of each other."""
+    """Finds new entries that are doubles of listed entries or of other new entries."""
 
     def __init__(self, new: NewDigests, count: int) -> None:
         """Look for doubles among the `count` entries in `new`."""

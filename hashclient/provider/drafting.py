@@ -302,10 +302,10 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return which of the roles snapshot and timestamp are taken from the draft.
 
-    If this machine has the keys of snapshot or timestamp, it signs a new version of these roles. So
-    the new version names the published files by their hashes, and the draft stays valid if another
-    change is published before the draft. The roles `kept` are always taken from the draft, because
-    they get other keys.
+    If this machine has the keys of snapshot or timestamp, it signs a new version of these roles.
+    The new versions of snapshot and timestamp name the published files by their hashes, and the
+    draft stays valid if another change is published before the draft. The roles `kept` are always
+    taken from the draft, because they get other keys.
 
     Raises:
         StateError: a role is not in the draft, and its keys are not on this machine.

@@ -49,8 +49,9 @@ _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestam
 class Policy(msgspec.Struct, frozen=True):
     """A group of keys, of which at least `threshold` have to sign a role.
 
-    If `may` is true, the keys are allowed to sign, but need not sign. These keys are about to be
-    replaced, and a client that does not have the new root yet verifies the role with these keys.
+    If `may` is true, the keys are allowed to sign, but need not sign. Keys with `may` are about to
+    be replaced, and a client that does not have the new root yet verifies the role with the old
+    keys.
     """
 
     keys: dict[str, Key]

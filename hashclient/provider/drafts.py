@@ -11,9 +11,9 @@ signed or is compared with a signed file.
 
 `load_draft` makes these checks, which need only the files of the draft:
 
-1. The metadata in `before/`, except the root, is signed correctly: lists and notices by the keys
-   that targets name, other roles by the keys that the root names. A person who signs the draft
-   compares the root with a root that the person knows.
+1. The metadata in `before/`, except the root, is signed correctly. The keys that targets name have
+   signed lists and notices, and the keys that the root names have signed targets, snapshot and
+   timestamp. A person who signs the draft compares the root with a root that the person knows.
 2. Each role in `roles/` is the next version of the role in `before/`. The fields that TUF does not
    define are equal in both versions of the role.
 3. A list keeps its published files, unless new files replace them. All new files are in the draft,

@@ -70,8 +70,8 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
        the signature.
     2. The file is for this repository: it names a root of this repository as the root that the
        client has pinned.
-    3. The file is not from the future. Otherwise no later file of the client would count until the
-       time of the file.
+    3. The file is not from the future. A file from the future would prevent that later files of the
+       client count.
     4. The file is newer than the client's last file.
 
     Raises:

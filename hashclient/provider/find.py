@@ -32,7 +32,7 @@ class Questions:
     """The ids and the rows with digests that the user asks about."""
 
     def __init__(self, ids: Sequence[str] = ()) -> None:
-        """Ask for the entries `ids`.
+        """Begin with a question for each of the `ids`.
 
         Raises:
             UsageError: a text does not have the form of an id.

@@ -202,7 +202,7 @@ def read_published(directory: Path) -> dict[str, Metadata[Any]]:
 
 
 def root_versions(directory: Path) -> list[int]:
-    """Return the versions of the roots in `directory`, in order; other files are ignored.
+    """Return the versions of the root files in `directory`, in ascending order.
 
     Raises:
         OSError: the directory cannot be read.

@@ -22,7 +22,7 @@ from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint32, Uin
 from hashclient.provider.entries import made_id
 from hashclient.provider.screen import Named
 
-#: A factor for hashes. It is odd, so that no two hashes have the same product modulo 2**64.
+#: A factor for hashes, which is odd so that no two hashes have the same product modulo 2**64.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _WIDTHS = {a: a.digest_bytes for a in Algorithm}
 

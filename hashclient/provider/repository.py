@@ -55,8 +55,8 @@ from hashclient.trust.provenance import MAX_TERMS_CHARS, is_terms
 
 #: The hint for a key that is on this machine but cannot be decrypted.
 OPEN_KEY = "give the passphrase of its key"
-#: The names of files that a killed `create` may leave. `clients.json` is missing here, because
-#: clients can be added only after `create`.
+#: The names of files that a killed `create` may leave. `clients.json` is not one of the names,
+#: because clients can be added only after `create`.
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
 
 _ONE_KEY = Keys()

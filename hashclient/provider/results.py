@@ -88,8 +88,8 @@ class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
 class Renewed(msgspec.Struct, frozen=True):
     """The roles that were `signed` again, and the due roles that were `skipped`.
 
-    A role is skipped if its keys are not on this machine. `wanting` has an advice for each skipped
-    role: the keys that are needed to sign the role.
+    A role is skipped if its keys are not on this machine. `wanting` has, for each skipped role, the
+    keys that are needed to sign the role.
     """
 
     signed: tuple[str, ...]

@@ -1,9 +1,9 @@
 """Leaves out rows that must not be published: digests of the empty file or of known good files.
 
 Clients refuse a list with a digest of the empty file, and a match of a known good file is a false
-alarm. These rows are skipped and counted like rows that cannot be used; if more rows are skipped
-than `Reading.max_bad` allows, nothing is published. Lists of known good files may be very long,
-because they are read once, batch by batch.
+alarm. Rows with digests of the empty file or of known good files are skipped and counted like rows
+that cannot be used; if more rows are skipped than `Reading.max_bad` allows, nothing is published.
+Lists of known good files may be very long, because they are read once, batch by batch.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return None if client.may(path) else HTTPStatus.FORBIDDEN
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a broken connection; other connections continue."""
+        """Log that a connection failed, and let all other connections continue."""
         self.log(f"{client_address[0]}: connection failed")
 
 

@@ -1,11 +1,11 @@
 """Writes the configuration of nginx or Apache that lets the clients of a repository fetch.
 
-The configuration contains hashes of tokens, but no token. It finds the client by the hash of the
-token in a request, and checks the expiry of the token and the lists that the client may fetch,
-without another process. The hashes are MD5: without extra modules, nginx and Apache cannot compute
-a SHA-256 of a header, but nginx can compute an MD5 with its module `secure_link`, which each nginx
-package contains, and Apache can compute an MD5 in expressions. A client without a token gets the
-status 401, a client with a token for other lists gets the status 403.
+The configuration contains hashes of tokens, but no token. The configuration finds the client by the
+hash of the token in a request, and checks the expiry of the token and the lists that the client may
+fetch, without another process. The hashes are MD5: without extra modules, nginx and Apache cannot
+compute a SHA-256 of a header, but nginx can compute an MD5 with its module `secure_link`, which
+each nginx package contains, and Apache can compute an MD5 in expressions. A client without a token
+gets the status 401, a client with a token for other lists gets the status 403.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _FOR_ALL = (
     rf"/+metadata/+(?:timestamp|[0-9]+\.(?:root|targets|snapshot|{NOTICES}))\.json$"
     rf"|/+targets/+{NOTICES}/"
 )
-#: A name that no list can have. It stands for paths that belong to no list and are not in
-#: `_FOR_ALL`, so that a client that may fetch only some lists cannot fetch these paths.
+#: A name that no list can have, used for paths that belong to no list and are not in `_FOR_ALL`. A
+#: client that may fetch only some lists cannot fetch these paths.
 _NO_LIST = "/"
 
 

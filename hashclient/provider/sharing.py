@@ -4,13 +4,13 @@ A republished list LIST has these files in the directory REPO/sources/LIST/:
 
     root.json       the other provider's root, as the user gave it; never replaced
     metadata/       the other provider's metadata, so that an older state is refused (`trust`)
-    source.json     the name of the list, the condition for its entries, ids that stay out
+    source.json     the name of the list, the condition for its entries, ids that are left out
 
 1. The bundle, or the copy of a public directory, is verified with the pinned root. The generation
    of the list must not be older than the last republished generation.
 2. All segments are verified and parsed. The number and the checksum of the listed entries have to
    agree with the index of the list.
-3. Entries that people withdrew from the list in this repository stay out, although the other
+3. Entries that people withdrew from the list in this repository are left out, although the other
    provider still lists these entries, until people add the entries again in this repository.
 4. The rest of the entries, if `where` chooses them, replace the entries of the list (`replace`).
 
@@ -97,7 +97,7 @@ class Share:
         self.source: Source | None = load_source(folder)
         self._root = _read(folder / "root.json") if self.source else None
         #: Set by `files`: the origins and terms of the other provider's list, and the number of
-        #: entries that stay out.
+        #: entries that are left out.
         self._provenance = Provenance()
         self.left_out = 0
 
@@ -260,7 +260,7 @@ def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
 
 
 def load_source(folder: Path) -> Source | None:
-    """Return the contents of `source.json`; None if the list republishes no other list.
+    """Return the contents of `source.json`; None if the list does not republish a list.
 
     Raises:
         StateError: the file cannot be read, is damaged, or was written by a newer version of

@@ -60,8 +60,8 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             feeder.join()
         said.seek(0)
         message = said.read().decode(errors="replace")
-    # If `age` ends early, writing to it raises BrokenPipeError. This error is ignored, because the
-    # message of `age` says why it ended.
+    # A BrokenPipeError means that `age` ended early. BrokenPipeError is ignored, because the
+    # message of `age` says why `age` ended.
     failures = [error for error in failures if not isinstance(error, BrokenPipeError)]
     if failures:
         raise failures[0]

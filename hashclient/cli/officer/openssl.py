@@ -17,7 +17,7 @@ from hashclient.system.text import printable
 def find_program(name: str) -> str:
     """Return the path of a program in a directory of the variable `PATH`.
 
-    Relative entries of `PATH` are ignored, because they are relative to the current directory, into
+    Relative directories in `PATH` are ignored, because they are below the current directory, into
     which somebody may have unpacked a package with a program of this name.
 
     Raises:
