@@ -1,1 +1,1 @@
-"""From paths or digests to recorded outcomes: reading, matching, recording, acting."""
+"""Scans: check files or digests against the lists, record the outcomes, and act on matches."""

@@ -56,8 +56,9 @@ _BLOCKS_AT_ONCE = 16
 #: through a memory map changes a page that the kernel has not written back yet. By default the
 #: kernel writes pages back after 30 seconds, and checks every 5 seconds.
 FRESH_NS = 60_000_000_000
-#: As `FRESH_NS`, for a record that has a proof. With a proof, a second change is unnoticed only
-#: within the same tick of the file system's clock, which takes at most 10 milliseconds.
+#: The same limit as `FRESH_NS`, for a file whose record has a proof. With a proof, a second change
+#: is unnoticed only within the same tick of the file system's clock, which takes at most 10
+#: milliseconds.
 FRESH_PROVEN_NS = 1_000_000_000
 #: Nanoseconds that are added to `FRESH_NS` if a ctime is in whole seconds. Some file systems store
 #: seconds only, and so show a change as older than it is.
@@ -125,8 +126,8 @@ class Inventory(Cache):
 
         Raises:
             StateError: the inventory cannot be opened, is damaged, or was written by a newer
-                hashclient. For reading, also: another key sealed the inventory, or an earlier
-                version wrote it.
+                hashclient. A reader also gets this error if another key sealed the inventory, or if
+                an earlier version wrote the inventory.
         """
         self._path = Layout(state_dir).inventory
         self._reread_days = reread_days
@@ -164,8 +165,8 @@ class Inventory(Cache):
         return version
 
     def _prepare(self, key_id: str) -> Meanings:
-        # A row takes about 20 KB, and is read faster from fewer, larger pages. This setting has no
-        # effect on an existing file.
+        # A row of the inventory takes about 20 KB, and is read faster from fewer, larger pages of
+        # SQLite. The page size has no effect on an existing database file.
         self._db.execute("PRAGMA page_size = 8192")
         # SQLite never waits for the disk, because workers would be idle meanwhile. A row that a
         # power failure damages or removes is treated as missing, and its files are read again.
@@ -193,10 +194,11 @@ class Inventory(Cache):
         self._db.close()
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return a record for each inode, maybe of another inode, and the blocks not seen today.
+        """Return one record for each inode, and the blocks that were not seen today.
 
-        The caller compares the inodes of the records. A block is seen when a scan finds a file of
-        the block. The mask of a record that is due is 0.
+        If an inode has no record, a record of another inode is returned in its place, so the caller
+        must compare the inodes. A block counts as seen on a day when a scan finds a file of the
+        block. The mask of a record that is due is 0.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -219,7 +221,7 @@ class Inventory(Cache):
         """Return the records of `inodes` that are not due, and the blocks not seen today.
 
         The records ascend by inode, as `inodes` must do. The file of a record may have changed
-        since.
+        since the record was made.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -271,8 +273,8 @@ class Inventory(Cache):
 
         `seen` are the blocks in which the scan has found files. `containers` are the members that
         were found inside files. All changes become visible in one transaction. A later record of an
-        inode replaces an earlier record. If the content of the file is the same, the later record
-        also gets the tags of the earlier record (`records.merged_records`).
+        inode replaces an earlier record. If the size and times of the file are unchanged, the later
+        record also gets the tags of the earlier record (`records.merged_records`).
 
         Raises:
             StateError: the inventory cannot be written.
@@ -332,7 +334,7 @@ class Inventory(Cache):
         with self._errors():
             before = self.stats().files
             for table in ("files", "containers"):
-                self._db.execute(f"DELETE FROM {table} WHERE seen_day < ?", (limit,))  # noqa: S608 - ours
+                self._db.execute(f"DELETE FROM {table} WHERE seen_day < ?", (limit,))  # noqa: S608 - constants
             self._db.execute("VACUUM")
             return before - self.stats().files
 

@@ -24,9 +24,9 @@ from hashclient.containers.unopened import NAMES
 from hashclient.scan.cache.records import RECORD, are_due, records_of
 from hashclient.scan.values.work import Container
 
-#: One member of a container. `size`: its length, or its claimed length if no tags are known.
-#: `mask`: the algorithms whose tags are known, or `NOT_OPENED`. `exact`: whether a claimed length
-#: cannot be wrong. `tags`: as in `records.RECORD`.
+#: One member of a container. `size`: the length of the member, or its claimed length if no tags are
+#: known. `mask`: the algorithms whose tags are known, or `NOT_OPENED`. `exact`: whether a claimed
+#: length cannot be wrong. `tags`: as in `records.RECORD`.
 MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<u8", (3, 2))])
 Inside = npt.NDArray[np.void]
 #: A container with more members than this is not kept, and so is opened by each scan.
@@ -35,7 +35,7 @@ MAX_KNOWN = 50_000
 #: another way, the number changes, and all containers are opened again.
 READS = meaning.READS
 #: This number in `mask` says that the file, or a member of the file, is of a kind that is not
-#: opened. `size` is then the index of the kind in `NAMES`.
+#: opened. If `mask` is `NOT_OPENED`, `size` is the index of the kind in `NAMES`.
 NOT_OPENED = 128
 
 TABLE = """
@@ -82,8 +82,8 @@ def unchanged(
 ) -> Iterator[tuple[int, Inside, bool]]:
     """Yield the members of each file whose status still equals its record.
 
-    A file is given by its index in `statuses`. A flag says whether the record of the file is
-    believed, and not proven.
+    Each yielded file is given by its index in `statuses`. The flag of a file says whether the
+    record of the file is believed, and not proven.
     """
     if not containers:
         return

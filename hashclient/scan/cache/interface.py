@@ -5,8 +5,8 @@
 - The record of a file is used only while the identity and the status of the file are unchanged; a
   believed record only until it is due.
 - A file that was not stored is not known.
-- A later record of a file replaces an earlier record; if the content is the same, the later record
-  also gets the tags of the earlier record.
+- A later record of a file replaces an earlier record; if the size and times are unchanged, the
+  later record also gets the tags of the earlier record.
 - If a record is lost, its file is read again: there is no other consequence.
 """
 
@@ -30,10 +30,11 @@ class Cache:
     """Records of files, found by file system and inode; `Inventory` is the cache on disk."""
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return a record for each inode, maybe of another inode, and the blocks not seen today.
+        """Return one record for each inode, and the blocks that were not seen today.
 
-        The caller compares the inodes of the records. A block is seen when a scan finds a file of
-        the block. The mask of a record that is due is 0.
+        If an inode has no record, a record of another inode is returned in its place, so the caller
+        must compare the inodes. A block counts as seen on a day when a scan finds a file of the
+        block. The mask of a record that is due is 0.
 
         Raises:
             StateError: the cache cannot be read.

@@ -2,9 +2,10 @@
 
 The inventory has a table of meanings. A meaning has a number, and the kinds of containers that a
 scan looked for (`containers.meaning`). The record of a file that is no container has the first byte
-of the file, and the number of the meaning at the time of the read. If kinds were added or changed
-since, only files that may be of these kinds are opened again. If the record has no number or an
-unknown number, the file is opened again. The tags of a record stay valid with any meaning.
+of the file, and the number of the meaning at the time of the read. If kinds of containers were
+added or changed since the read, only files that may be of these kinds are opened again. If the
+record has no number or an unknown number, the file is opened again. The tags of a record stay valid
+with any meaning.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Meanings:
         """Read the meanings from the database.
 
         `records` is the name of a table of records. With `records`, today's meaning is added to the
-        meanings. If no number is left for it, the table of records is emptied: its files are read
-        again.
+        meanings. If no number is left for today's meaning, the table of records is emptied, and the
+        files are read again.
         """
         if records:
             database.execute(_TABLE)
@@ -49,7 +50,7 @@ class Meanings:
         if records and not self.number:
             self.number = max(found, default=0) + 1
             if self.number > _MOST:
-                database.execute(f"DELETE FROM {records}")  # noqa: S608 - ours
+                database.execute(f"DELETE FROM {records}")  # noqa: S608 - not from users
                 database.execute("DELETE FROM meanings")
                 self.number, found = 1, {}
             row = self.number, kinds, _checksum(self.number, kinds)

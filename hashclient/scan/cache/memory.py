@@ -16,8 +16,8 @@ from hashclient.scan.values.work import Block, Container, Result
 from hashclient.system.files import is_there, state_error
 from hashclient.system.layout import Layout
 
-#: New records wait in memory until their bytes reach `LEARN_BYTES`, or until `LEARN_BLOCKS` blocks
-#: were seen. Then the records are written to the cache.
+#: New records wait in memory until they have `LEARN_BYTES` bytes, or until `LEARN_BLOCKS` blocks
+#: were seen; afterwards the records are written to the cache.
 LEARN_BYTES = 1 << 20
 LEARN_BLOCKS = 10_000
 

@@ -75,9 +75,9 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
     """Return which files must be read again by `day`, because their records have no proof.
 
-    In each period of `reread_days` days, each inode has a fixed day. The record of the inode is due
-    on the first of these days after the read. A record with a day in the future is due, because the
-    clock was wrong when the record was made.
+    In each period of `reread_days` days, each inode has a fixed day. The record of an inode is due
+    on the first such day of the inode after the read. A record with a day in the future is due,
+    because the clock was wrong when the record was made.
     """
     read = records["read_day"].astype(np.int64)
     if reread_days < 1 or not read.any():
@@ -92,7 +92,8 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
 
     `old` and `new` must be records of the same content. The tags of a proven earlier record are
     always added, because the content is still the same. The tags of a believed earlier record keep
-    their age. These tags are added only if they are not due, and only to a believed record.
+    their age. The tags of a believed earlier record are added only if the record is not due, and
+    only to a believed record.
     """
     proven = old["read_day"] == 0
     believed = ~proven & (new["read_day"] != 0)
@@ -101,9 +102,10 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
 
 
 def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
-    """Return for each inode the record at its place in `stored`, which ascends by inode.
+    """Return one record for each inode from `stored`, which ascends by inode.
 
-    The record may be that of another inode: the caller compares the inodes.
+    If an inode has no record, a record of another inode is returned in its place, so the caller
+    must compare the inodes.
     """
     if not len(stored):
         return np.zeros(len(inodes), RECORD)

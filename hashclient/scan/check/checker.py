@@ -1,6 +1,6 @@
 """The check of files: choose digests, compute them in one read, and judge each file.
 
-A `Checker` checks tasks of names. For each file:
+A `Checker` checks tasks of names. A `Checker` does these steps for each file:
 
 1. The size of the file shows which digests of entries can still match. If no digest can match, the
    file is not opened.
@@ -10,10 +10,10 @@ A `Checker` checks tasks of names. For each file:
 5. If one digest of the file hits, the other digests of the entry are computed too, because all
    digests must agree.
 
-Steps 1 and 2 are only for files with reliable size and times; the module `ruling_out` does these
-steps. With `Members`, containers are opened as well, and their members are checked. A file that the
-cache knows to be no container is not opened. A `Checker` does not depend on processes, so that both
-workers and tests can use it.
+Steps 1 and 2, which use the size and the cache, are only for files with reliable size and times;
+the module `ruling_out` does these steps. With `Members`, containers are opened as well, and their
+members are checked. A file that the cache knows to be no container is not opened. A `Checker` does
+not depend on processes, so that both workers and tests can use it.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class Checker:
         #: The containers of a task, each with its members as bytes.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
-        #: Whether most files that were read in the previous task have matched. In this case, the
-        #: other digests of entries are computed in the first read.
+        #: Whether most files that were read in the previous task have matched. If most files have
+        #: matched, the other digests of entries are computed in the first read.
         self._expects_hits = False
         #: Whether the status of a file is read before the file is opened. Without sizes and a
         #: cache, the status decides nothing.
@@ -185,7 +185,7 @@ class Checker:
                     directories.append(self._open_directory(group, result))
                 except OSError as error:
                     if directories and error.errno in NO_ROOM:
-                        # When the other directories are closed later, file descriptors are free for
+                        # When other directories are closed later, file descriptors are free to open
                         # this directory.
                         result.deferred.append(group)
                         continue
@@ -206,12 +206,13 @@ class Checker:
     def _open_directory(self, group: Group, result: Result) -> Directory:
         """Open the directory of a group, or list the directory that has replaced it.
 
-        Named files are looked for by their names in the other directory, and are unread if they are
-        missing. A directory that was created since the scan began is accepted as a replacement, as
-        if an editor had replaced a file. An older directory is accepted only if nobody but root and
-        the user of the scan can move directories to its place. If the other directory is not
-        accepted, or if another machine has listed the directory, the error is raised, because the
-        listed directory may still exist.
+        Named files are looked for by their names in the directory that has replaced the listed
+        directory, and are unread if they are missing. A directory that was created since the scan
+        began is accepted as a replacement, as if an editor had replaced a file. An older directory
+        is accepted as a replacement only if nobody but root and the user of the scan can move
+        directories to the place of the listed directory. A directory that is not accepted as a
+        replacement causes an error, because the listed directory may still exist; if another
+        machine has listed the directory, no replacement is accepted.
 
         Raises:
             OSError: the directory cannot be opened; `MovedError`: another directory is in its
@@ -242,8 +243,8 @@ class Checker:
         """Return whether the status of a directory's files is read before the files are opened.
 
         If most files hit, or if containers are opened, each file is opened anyway, and reading the
-        status first is only one more request. But a named file that was not listed may be of any
-        type.
+        status first is only one more request. The status of a named file that was not listed is
+        read first, because the file may be of any type.
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look
@@ -344,8 +345,8 @@ class Checker:
         elif isinstance(error, SetAside):
             set_aside(directory, name, error, result)
         elif inode and error.errno in GONE:
-            # The traceback of the error refers to this directory. This reference cycle would keep
-            # the lists mapped, so the traceback is removed.
+            # The traceback of the error is removed, because it refers to this directory: the
+            # reference cycle would keep the lists mapped.
             directory.missed.append((name, inode, error.with_traceback(None)))
         elif directory.looked or not self._may_look:
             refuse(directory, name, inode, error, result)
@@ -407,7 +408,7 @@ class Checker:
         found: Read,
         result: Result,
         ahead: OpenedAhead | None,
-        whole: bool,  # noqa: FBT001 - passed on
+        whole: bool,  # noqa: FBT001 - a value that the caller passes on
     ) -> bool:
         """Check the members of a file that may be a container; return whether it is a container.
 

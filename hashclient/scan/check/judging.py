@@ -1,8 +1,8 @@
 """Judge the files of a task: look up their tags together, then judge all files that hit.
 
-If a digest of a file hits, the other digests of the entry are computed from the file. This is done
-in the order of the directories. Afterwards all files that hit are judged at once, so that a match
-takes little more time than a clean file.
+If a digest of a file hits, the other digests of the entry are computed from the file. These digests
+are computed in the order of the directories of the files. Afterwards all files that hit are judged
+at once, so that a match takes little more time than a clean file.
 
 Files that were read are remembered (`learn`). A file is not remembered if a process had it open for
 writing while it was read, or if it changed so recently that another change may have the same time.
@@ -46,9 +46,9 @@ class Files(msgspec.Struct, gc=False):
     """The files of a task that wait to be judged: the columns of `Row`, and the tags of the files.
 
     `digests` begins with the digests of the plan, and may continue with digests of other algorithms
-    that entries have. The other digests are used only if an entry needs them, so that the outcome
-    of a file does not depend on earlier files. `known` are the records of files that the cache
-    knows, which were not read, by the index of the file.
+    that entries have. A digest that is not in the plan is used only if an entry needs it, so that
+    the outcome of a file does not depend on earlier files. `known` are the records of files that
+    the cache knows, by the index of the file; these files were not read.
     """
 
     records: Records
@@ -100,8 +100,8 @@ def files_of(judge: Judge, rows: Sequence[Row], known: Mapping[int, np.void]) ->
 def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> dict[int, Outcome]:
     """Return the outcomes of the files that are not clean, by the index of the file.
 
-    If further digests are computed, they and their tags are added to `files`. Files that were read
-    or known are counted in `result`.
+    If further digests are computed, the digests and their tags are added to `files`. Files that
+    were read or known are counted in `result`.
 
     Raises:
         StateError: an index cannot be read.
@@ -270,7 +270,7 @@ def _learned(
 
     `unwritable` is True if no process could write to the file, False if a process could, and None
     if this is unknown. `begins` are the first bytes of files that are no containers, and -1 for
-    other files. `files` contains the files if they were read; the records then have tags.
+    other files. `files` contains the files if they were read, so that their records get tags.
     """
     for identity, rows in by_file_system(statuses, identities):
         kept = np.ones(len(statuses), np.bool_)

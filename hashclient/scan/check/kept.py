@@ -79,8 +79,8 @@ class Kept:
     def finish(self, content: bytearray | memoryview | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if the stream is no container.
 
-        Only the end is known of a stream that was not kept. If this is the end of an archive, the
-        whole stream is taken from `content`; without `content`, `failure` is set.
+        Only the end is known of a stream that was not kept. If the end of such a stream is that of
+        an archive, the whole stream is taken from `content`; without `content`, `failure` is set.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)

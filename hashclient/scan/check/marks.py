@@ -34,8 +34,8 @@ class Marks:
 
     def __init__(self) -> None:
         """Begin before the first file."""
-        #: `may_be`: whether the last file may be a container. `begin`: its first byte, or -1 if
-        #: files are not examined.
+        #: `may_be`: whether the last file may be a container. `begin`: the first byte of the last
+        #: file, or -1 if files are not examined.
         self.may_be, self.begin = False, -1
         #: The length of the file, or None if it cannot be relied on; the caller sets it before the
         #: first bytes.
@@ -60,7 +60,7 @@ class Marks:
             if not self.may_be:
                 self._front, self.is_sure = bytes(data[: min(length, FRONT_BYTES)]), False
         else:
-            # If the file is longer than these bytes, `look_again` examines its end.
+            # If the file is longer than `length` bytes, `look_again` examines its end.
             self.may_be = self.size is None and ends_as_container(data, length, length)
 
     def look(self, fd: int, size: int) -> None:

@@ -99,8 +99,8 @@ class Opened(msgspec.Struct):
     #: The number of outcomes that are omitted, because they exceed `MAX_KEPT`.
     left_out: int = 0
     #: `columns`: the record of the members that were read, for a cache, in parts; no part is added
-    #: after `MAX_KNOWN` members. `exact_sizes`, `claimed_sizes`: the sizes of members that were not
-    #: read, which cannot or can be wrong.
+    #: after `MAX_KNOWN` members. `exact_sizes`, `claimed_sizes`: the sizes of the members that were
+    #: not read; only claimed sizes can be wrong.
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
     claimed_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
@@ -319,7 +319,7 @@ class Members:
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
         return opened
 
-    def _job(self, size: int, forced: bool) -> Job:  # noqa: FBT001 - a field
+    def _job(self, size: int, forced: bool) -> Job:  # noqa: FBT001 - the value of a field of `Job`
         from hashclient.containers.protocol import Job
 
         any_mask = mask_of(self._judge.plan(None))
@@ -458,7 +458,7 @@ def _names(path: str, chain: Chain, *, is_whole: bool = False) -> tuple[str, ...
     for number, raw in enumerate(chain, 1):
         name = os.fsdecode(raw)
         if not name and not (is_whole and number == len(chain)):
-            above = names[-1] if names else os.path.basename(path)  # noqa: PTH119 - any text
+            above = names[-1] if names else os.path.basename(path)  # noqa: PTH119 - also no path
             name = _stem(above)
         names.append(name)
     return tuple(names)

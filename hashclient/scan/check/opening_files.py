@@ -45,7 +45,7 @@ class Look(msgspec.Struct, gc=False):
     """A file that the cache or its size shows to be clean, but that may still be a container.
 
     - `status`: the status of the file.
-    - `is_known`: whether the cache shows this, and not the size.
+    - `is_known`: whether the cache, and not the size, shows the file to be clean.
     - `is_believed`: whether the record in the cache is only believed.
     """
 
@@ -66,8 +66,9 @@ class Directory(msgspec.Struct):
     - `looked`: whether the files that need not be opened were removed.
     - `refused`: files that could not be opened, and whose status was not read; perhaps these files
       need not be read.
-    - `missed`: files that do not have their listed names any more. Each has its listed name, its
-      inode (0 for any inode), and the error that makes it unread if it is not found again.
+    - `missed`: files that do not have their listed names any more. Each missed file has its listed
+      name, its inode (0 for any inode), and the error that makes the file unread if it is not found
+      again.
     """
 
     fd: int
@@ -112,7 +113,7 @@ def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
 def _staying(group: Group) -> Sequence[int]:
     """Return the inodes of a group that should still be in its directory, under any name.
 
-    A name that is listed twice was moved to another file while the directory was listed. One of the
+    A name that is listed twice was moved to another file while the directory was listed: one of the
     two files has the name later, but the other file may be in another directory.
     """
     names, inodes = group.names, group.inodes

@@ -1,10 +1,10 @@
 """Reading one open file to its end, and checking that it did not change meanwhile.
 
-A `Reader` knows which sizes can be relied on. It refuses files that would take much time without
-use, such as sparse and endless files. It returns digests, and a status that was the same before and
-after the read, but judges no file. If a file was not read completely, the reader raises an
-exception, and returns no digests. Limit: a read cannot be stopped while the kernel does not answer,
-for example when a FUSE server or a network file system hangs.
+A `Reader` knows which sizes can be relied on. The reader refuses files that would take much time
+without use, such as sparse and endless files. The reader returns digests, and a status that was the
+same before and after the read, but judges no file. If a file was not read completely, the reader
+raises an exception, and returns no digests. Limit: a read cannot be stopped while the kernel does
+not answer, for example when a FUSE server or a network file system hangs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ATTEMPTS = 3
 #: `SPARSE_BYTES` takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
-#: Limits for a file whose size cannot be relied on. The file is read up to `UNSIZED_BYTES`, or up
-#: to its claimed size, but at most `CLAIMED_BYTES`; and for at most `UNSIZED_S` seconds. Files with
-#: data in proc and sysfs end within some MiB. But `/proc/PID/pagemap` has 128 TB and exists for
-#: each thread, and a FUSE server may send bytes without end.
+#: Limits for a file whose size cannot be relied on. A file without a reliable size is read up to
+#: `UNSIZED_BYTES`, or up to its claimed size, but at most `CLAIMED_BYTES`, and for at most
+#: `UNSIZED_S` seconds. Files with data in proc and sysfs end within some MiB. `/proc/PID/pagemap`
+#: has 128 TB and exists for each thread, and a FUSE server may send bytes without end.
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
@@ -86,7 +86,7 @@ def no_file(mode: int) -> SetAside:
     return SetAside(Kind.SKIPPED, kind_of(mode))
 
 
-class OtherFile(Exception):  # noqa: N818 - no error
+class OtherFile(Exception):  # noqa: N818 - this exception is no error
     """A file has another inode than its directory has listed; `status` is that of this file."""
 
     def __init__(self, status: os.stat_result) -> None:
@@ -94,7 +94,7 @@ class OtherFile(Exception):  # noqa: N818 - no error
         self.status = status
 
 
-class Deferred(Exception):  # noqa: N818 - no error
+class Deferred(Exception):  # noqa: N818 - this exception is no error
     """A file is too long to be read in a task with other files."""
 
 
@@ -241,7 +241,7 @@ class Reader:
         return device
 
     def identities(self) -> dict[int, Identity | None]:
-        """Return the file systems of this task, or None for one whose files are not remembered."""
+        """Return this task's file systems by device; None if their files are not remembered."""
         return {number: device.identity for number, device in self.devices.items()}
 
     def refuse_sparse(self, status: os.stat_result) -> None:
@@ -260,10 +260,10 @@ class Reader:
     def read(self, fd: int, defer_bytes: int | None = None, inode: int = 0) -> Read:
         """Read a file that was just opened, if it has the inode `inode`, or `inode` is 0.
 
-        If size and times of the file can be relied on, the length is the size. Otherwise the file
-        is read up to `bound_of`. For a short file, the digests of the plan may be followed by the
-        digests of `spare` that are not in the plan. A file whose size no entry has is only examined
-        for marks.
+        If size and times of the file can be relied on, the length is the size. A file whose size
+        cannot be relied on is read up to `bound_of`. For a short file, the digests of the plan may
+        be followed by the digests of `spare` that are not in the plan. A file whose size no entry
+        has is only examined for marks.
 
         Raises:
             OtherFile: the file has another inode.
@@ -351,7 +351,7 @@ class Reader:
         plan: Plan,
         status: os.stat_result,
         size: int | None,
-        capped: bool,  # noqa: FBT001 - as for `digest_fd`
+        capped: bool,  # noqa: FBT001 - a parameter of `digest_fd`
         defer_bytes: int | None,
     ) -> tuple[list[bytes], int]:
         """Read a file that is long, or whose size or end is uncertain."""

@@ -1,9 +1,9 @@
 """Decides about files without reading them, by their size or their record in the cache.
 
 A file whose size no entry has is clean. A file is also clean if the cache knows it unchanged, and
-no entry has its tags. Both rules are only for files with reliable size and times. The cache is
-asked about the files of several directories at once. All other files must be read, or opened if
-they may be containers.
+no entry has its tags. Files are judged by their size or by the cache only if their size and times
+are reliable. The cache is asked about the files of several directories at once. All files that
+neither the size nor the cache shows to be clean must be read, or opened if they may be containers.
 """
 
 from __future__ import annotations

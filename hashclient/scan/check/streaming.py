@@ -37,7 +37,7 @@ class Stream:
         from hashclient.scan.check.kept import Kept
 
         yield Advance()  # show progress before the first wait
-        shown = f"stdin:{self._name}"  # the record of matches has the same name
+        shown = f"stdin:{self._name}"  # the record of matches uses the same name for the stream
         digester, buffer = StreamDigester(judge.plan(None)), new_buffer()
         with contextlib.ExitStack() as stack:
             kept = None

@@ -1,7 +1,7 @@
 """Where a scan checks files, as `--executor` names it: processes or a cluster.
 
-The forms are `processes`, `local-cluster:N` and `dask://HOST:PORT`. This module does not import
-Dask, so that a wrong address is refused before any process starts.
+The forms of `--executor` are `processes`, `local-cluster:N` and `dask://HOST:PORT`. This module
+does not import Dask, so that a wrong address is refused before any process starts.
 """
 
 from __future__ import annotations

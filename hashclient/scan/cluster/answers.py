@@ -1,8 +1,8 @@
 """Checks of the answers of workers against the batches that the workers got.
 
 The client trusts a worker, but the machine or the memory of a worker may fail. An answer that makes
-no sense must not end the scan, and an answer must not be about files of another batch. In both
-cases, the batch is lost.
+no sense must not end the scan, and an answer must not be about files of another batch. A batch is
+lost if its answer makes no sense, or is about other files.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def on_cluster(
         )
     settings = session.settings
     try:
-        base = os.fsencode(os.getcwd())  # noqa: PTH109 - any bytes
+        base = os.fsencode(os.getcwd())  # noqa: PTH109 - the path may be any bytes
     except OSError as error:
         raise UsageError("the current directory is gone", hint="change to another one") from error
     spec = Spec(

@@ -60,7 +60,7 @@ PARTS = 4
 class _Range(msgspec.Struct):
     """The keys after `after`, up to and including `until`, which one task lists.
 
-    None means that there is no bound.
+    `after` or `until` is None if there is no such bound.
     """
 
     after: bytes | None

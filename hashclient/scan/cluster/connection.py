@@ -1,9 +1,9 @@
 """The only module that uses Dask: a connection to a scheduler, or to a local cluster.
 
-Dask pickles what it sends, and runs what it receives. This is the only place where hashclient uses
-pickle. If other users could connect, TLS with certificates on both sides limits the risk. As far as
-a client can, this module turns off that Dask logs and stores data. It replaces the exceptions of
-Dask by exceptions of hashclient.
+Dask pickles what it sends, and runs what it receives. This module is the only place where
+hashclient uses pickle. TLS with certificates on both sides limits the risk if other users can
+connect to the cluster. As far as a client can, this module turns off that Dask logs and stores
+data. This module replaces the exceptions of Dask by exceptions of hashclient.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CALL_S = 150.0
 GOODBYE_S = 2.0
 
 #: Settings that turn off parts of Dask that take time in each process, or that show other users
-#: what runs there. With a scheduler and two idle workers, the settings reduce the CPU time from 66
-#: to 10 ms a second.
+#: what runs in the process. With a scheduler and two idle workers, the settings reduce the CPU time
+#: from 66 to 10 ms a second.
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "2s",
@@ -132,7 +132,7 @@ class Connection:
         """Wait for the answer of a call; return all new answers by the keys of their calls.
 
         An answer is None if no worker could compute it. If an answer is lost with its worker,
-        another worker computes it again, so that it comes later.
+        another worker computes the answer again, so that it comes later.
 
         Raises:
             GoneError: the scheduler has ended, or has forgotten the calls.

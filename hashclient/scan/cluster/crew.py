@@ -1,8 +1,8 @@
 """The workers of a cluster that may get batches, because they find the client's files and lists.
 
 A worker that was made ready reports to the scheduler a resource with the name of the scan, and each
-batch requires this resource. So a worker that comes later, or that was restarted, gets no batch
-before it passes the same check. All workers that are present at the start must pass the check. If a
+batch requires this resource. So a worker that joins later, or that was restarted, gets no batch
+before it was checked, too. All workers that are present at the start must pass the check. If a
 later worker fails the check, it is not used, and the user gets one notice.
 """
 

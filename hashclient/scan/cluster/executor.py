@@ -2,10 +2,10 @@
 
 Dask sends batches to free workers, and sends a batch again when its worker dies. If too many
 workers die during a batch, the batch is lost, and its files are unread. This module limits the
-number of batches that are sent and not answered. It also ensures that each batch ends once, because
-a result is taken from Dask only once. Workers list the trees and check the files; the caller
-records the outcomes and acts on them. If the scheduler is gone, all files that were not checked yet
-are unread.
+number of batches that are sent and not answered. This module also ensures that each batch ends
+once, because a result is taken from Dask only once. Workers list the trees and check the files; the
+caller records the outcomes and acts on them. If the scheduler is gone, all files that were not
+checked yet are unread.
 """
 
 from __future__ import annotations
@@ -277,8 +277,8 @@ class _Run:
             item = None if self._is_read else next(work, None)
             if item is None:
                 self._is_read = True
-                # Directories that are being listed may fill the batch. But if a worker has no work,
-                # the batch is sent as it is, so that the worker does not wait.
+                # Directories that are being listed may supply more files for the batch. If a worker
+                # has no work, the batch is sent as it is, so that the worker does not wait.
                 is_busy = len(self._jobs) >= self._jobs.slots
                 is_listing = any(isinstance(batch, ToList) for batch in self._jobs.batches)
                 return None if is_busy and is_listing else backlog.take_files()
@@ -331,7 +331,7 @@ class _Run:
         return [os.fsdecode(start.path) for start in listed.rest if start.is_border]
 
     def _cross(self, borders: Sequence[str]) -> None:
-        """Continue to list where other file systems begin, if all workers find the same ones."""
+        """List the file systems that begin in trees, if all workers find the same file systems."""
         wanted = []
         for path in borders:
             goes_on, outcome = self._trees.cross(path)

@@ -1,7 +1,7 @@
 """Batches that were sent to the workers of a cluster, and were not answered; each ends once.
 
-The number of these batches is limited. A batch that no worker can take any more is sent again. But
-a batch during which several workers have died is lost, so that no batch is sent for ever.
+The number of unanswered batches is limited. A batch that no worker can take any more is sent again.
+A batch during which several workers have died is lost, so that no batch is sent for ever.
 """
 
 from __future__ import annotations

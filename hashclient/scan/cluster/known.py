@@ -3,15 +3,15 @@
 1. A worker that lists a directory returns the inodes of the files, and the number of their file
    system (`system.identity`). For files that a user named, the client itself reads the inodes
    (`named`).
-2. With a batch, the client sends the records of these inodes from its inventory, unless a record is
-   due. A record contains times and tags, but never digests.
+2. With a batch, the client sends the records that its inventory has of the inodes in the batch,
+   unless a record is due. A record contains times and tags, but never digests.
 3. The worker reads the status of each file, as it would with an inventory of its own. A record is
    used only if the worker finds the same file system, inode, size and times. The results of the
    worker contain the new records.
 
 If the worker is on another machine, only network file systems and cluster file systems are used
-(`Shared`), because a local disk with the same UUID is only a copy. No record of these file systems
-is proven, because a lease on one machine proves nothing about another machine.
+(`Shared`), because a local disk with the same UUID is only a copy. No record of a network or
+cluster file system is proven, because a lease on one machine proves nothing about another machine.
 
 Limit: the members of containers are sent up to `MOST_MEMBER_BYTES` for each batch; further
 containers are opened again.
@@ -142,7 +142,7 @@ class Received(Cache):
         self._known = {one.file_system: one for one in known}
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return a record for each inode, maybe of another inode; no record is due."""
+        """Return one record for each inode, maybe that of another inode; no record is due."""
         known = self._known.get(file_system)
         return of_inodes(np.frombuffer(known.records if known else b"", RECORD), inodes), []
 

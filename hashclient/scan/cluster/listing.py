@@ -1,6 +1,6 @@
-"""The listing of directories on a cluster: a worker lists some, and returns the others.
+"""Directories on a cluster: a worker lists some directories, and returns the others unlisted.
 
-A worker walks the given directories and the directories below them. It stops when it has
+A worker walks the given directories and the directories below them. A worker stops when it has
 `LIST_NAMES` names, or after `LIST_S` seconds; any free worker gets the remaining directories. A
 worker never leaves the file system on which it began. Where another file system begins, the worker
 reports the path to the client, and the client lets all workers compare the path. Links are never
@@ -196,7 +196,7 @@ class ClusterTrees(Trees):
             if (objection := frontier.begin(tree, fd, status)) is not None:
                 self.coverage.note(objection)
                 self._found.append(objection)
-            # workers may see fewer files than the client only at these points
+            # workers may see fewer files than the client only at these mount points
             if self._mounts is not None:
                 self.points |= self._mounts.watched(tree, fd)
         finally:

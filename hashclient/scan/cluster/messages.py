@@ -257,9 +257,9 @@ class ToListRange(msgspec.Struct, frozen=True, array_like=True):
 class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
     """The pages of a range, as an Arrow stream of `key`, `size`, `etag` and `note`.
 
-    If `rest` is not None, the keys after `rest` were not listed. The rest can be divided at
-    `points`, which are between prefixes, in the order of keys. If the listing ended early, `ended`
-    is the reason.
+    If `rest` is not None, the keys after `rest` were not listed. The remaining keys can be divided
+    at `points`, which are between prefixes, in the order of keys. If the listing ended early,
+    `ended` is the reason.
     """
 
     pages: bytes

@@ -57,7 +57,7 @@ class NamedFiles:
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=group.follow)
             except OSError:
-                pass  # a worker reports the same error, or that it has another file
+                pass  # a worker finds the same error, or reports another file
             else:
                 sign = _sign_of(status)
                 if status.st_dev not in numbers:
@@ -85,7 +85,7 @@ def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]
 
 
 def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
-    """Return the files of a batch that client and worker see the same, and other outcomes.
+    """Return the files that client and worker see the same, and the outcomes of other files.
 
     Relative directories are below `base`. A file that is missing on both machines is kept, because
     the checker reports it with its reason.

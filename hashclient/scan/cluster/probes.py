@@ -2,7 +2,7 @@
 
 In each PATH, and wherever another file system begins below a PATH, the client writes a small file
 with a random token. The client removes the file when all workers have read it. If the client cannot
-write in the directory, the inode of the directory must be the same on every machine, and type,
+write in the directory, every machine must find the same inode of the directory, and the same type,
 inode, size and time of some of its entries. So an unmounted share on one machine, or another
 directory of the same name, is found before any file in the directory counts as checked.
 """
@@ -49,7 +49,7 @@ def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
         for probe in probes:
             if probe.name:
                 with contextlib.suppress(OSError):
-                    os.unlink(probe.directory + b"/" + probe.name)  # noqa: PTH108 - bytes
+                    os.unlink(probe.directory + b"/" + probe.name)  # noqa: PTH108 - raw bytes
 
 
 def _leave(directory: str) -> Probe:

@@ -277,7 +277,7 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     for old in dropped:
         old.close()
     # The present objects live long, so the garbage collector need not search them again. Garbage is
-    # collected before, because frozen garbage is never freed.
+    # collected before the objects are frozen, because frozen garbage is never freed.
     gc.collect()
     gc.freeze()
     collect_rarely()
@@ -398,7 +398,7 @@ def _is_large(task: Task) -> bool:
     if len(task) != 1 or len(task[0].names) != 1:
         return False
     try:
-        status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
+        status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - raw bytes
         return status.st_size >= LARGE_BYTES
     except OSError:
         return False  # the checker reports the error

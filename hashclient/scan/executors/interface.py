@@ -1,10 +1,11 @@
 """The interface of executors, which run the checking of batches in this or other processes.
 
 An executor also makes the source that lists the trees of a scan. The executor gets batches and
-outcomes, and a function that makes a checker. This function is called in the process that uses the
-checker. `tests/contract/test_executors.py` checks the contract for each executor:
+outcomes, and a function that makes a checker. The function that makes a checker is called in the
+process that uses the checker. `tests/contract/test_executors.py` checks the contract for each
+executor:
 
-- Every batch ends exactly once.
+- The check of every batch ends exactly once.
 - Every file of a batch that a worker lost is unread.
 - An outcome among the batches is yielded unchanged.
 - A `StateError` of a checker ends the run, after all earlier results.

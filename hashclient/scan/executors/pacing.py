@@ -6,8 +6,8 @@ during the run whether a worker runs, waits for a processor, or waits for someth
 
 Let f be the share of the time in which a worker runs, without the time in which it waits for a
 processor. Then n / f workers keep n processors busy. Because waits are uneven, waiting time is
-counted twice: n (2 / f - 1) workers are used. The number is limited to `MOST`, and by memory and by
-descriptors.
+counted twice: n (2 / f - 1) workers are used. The number of workers is limited to `MOST`, and by
+memory and by descriptors.
 
 All batches should take about the same time. If a name takes long, a worker gets few names at a
 time, so that all workers end at about the same time. If a name takes microseconds, a worker gets
@@ -37,8 +37,8 @@ FIRST_NAMES = 8
 #: The smallest number of names in a task, unless a name takes a second or longer: sending fewer
 #: names takes more time than checking them.
 FEW_NAMES = 4
-#: A task should take `BATCH_S` seconds. A task that would take more than `BATCH_SLACK` times as
-#: long is divided.
+#: A task should take `BATCH_S` seconds. A task that would take more than `BATCH_S` times
+#: `BATCH_SLACK` seconds is divided.
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
 #: If a task takes longer than this many seconds, the wait for the next task is negligible.

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 
 import msgspec
 
-# This module is imported before the fork, so that workers do not import it one by one.
+# `ciphers` is imported before the fork, so that workers do not import it one by one.
 from cryptography.hazmat.primitives import ciphers  # noqa: F401
 
 from hashclient.containers import sniffing  # noqa: F401 - also imported before the fork
@@ -185,8 +185,8 @@ class Pool:
     def _send(self, worker: _Worker, task: Task) -> bool:
         """Send a task to a worker; return False if the task is too long to wait at a busy worker.
 
-        A busy worker may be sending a long result. Then the parent and the worker would wait for
-        each other forever.
+        A busy worker may be sending a long result: if the parent sent a long task at the same time,
+        both would wait for each other forever.
         """
         message = encode_task(task)
         if worker.tasks and len(message) > MAX_AHEAD_BYTES:

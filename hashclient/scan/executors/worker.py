@@ -17,8 +17,8 @@ from hashclient.system.process import end_at_bad_pages, forget_exit_codes, is_de
 
 #: The number of bytes of a large file between two messages of progress.
 PROGRESS_BYTES = 32 << 20
-#: The signals that the parent handles. These signals are blocked around a fork, because otherwise
-#: the parent's handlers would run in the child until the child has set its own handlers.
+#: The signals that the parent handles. The signals in `SIGNALS` are blocked around a fork, because
+#: otherwise the parent's handlers would run in the child until the child has set its own handlers.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -40,7 +40,8 @@ def become_child(not_ours: Sequence[Connection | socket]) -> None:
     for end in not_ours:
         end.close()
     # Inherited objects live as long as the process, so the garbage collector need not search them
-    # again. With two workers and 40,000 small files, this saved 12 of 599 ms of CPU time in all.
+    # again. With two workers and 40,000 small files, freezing the objects saved 12 of 599 ms of CPU
+    # time in all.
     gc.freeze()
 
 

@@ -74,7 +74,7 @@ class ObjectMemory:
         """Return the records of objects, the members of containers, and the blocks not seen today.
 
         The members of a container are found by the index of the object in `objects`. A record with
-        mask 0 says that its object is not known. None says that no object is known.
+        mask 0 says that its object is not known. A result of None says that no object is known.
         """
         try:
             reader = None if self._place is None else self._place.reader()

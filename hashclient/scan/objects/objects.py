@@ -255,7 +255,7 @@ class _Bucket:
         every = request.all_versions
         is_plain = request.report is None and not every and self._uri.version is None
         if elsewhere is not None and self._store.scheme == "s3" and is_plain:
-            # if this fails, the listing by this process reports why
+            # the listing by this process reports the same error
             with contextlib.suppress(StoreError):
                 return elsewhere.bucket(self._uri, self._after, self._store.namespace)
         if request.report is None:
@@ -324,9 +324,10 @@ class _Bucket:
         return result
 
     def _outcome(self, wanted: Wanted) -> Outcome:
-        """Return the outcome of an object that no list has by the digest of its store.
+        """Return the outcome of an object that is, or seemed, clean by the digest of its store.
 
-        The object is unread if the content of another object has contradicted such a digest.
+        The object is unread if the content of another object has contradicted the digest of the
+        store.
         """
         bucket, evidence = self._store.text, EVIDENCE[self._store.scheme]
         if self._is_contradicted:

@@ -1,8 +1,8 @@
 """Objects that are clean by the digests of their store, and wait for the end of the run.
 
-If the content of one object contradicts such a digest, all waiting objects are unread. Millions of
-objects may wait, so they are written to a file without a name, and only their number is kept in
-memory.
+If the content of one object contradicts the digest of the store, all waiting objects are unread.
+Millions of objects may wait, so they are written to a file without a name, and only their number is
+kept in memory.
 """
 
 from __future__ import annotations

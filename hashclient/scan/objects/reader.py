@@ -250,8 +250,8 @@ class ObjectReader:
         front = head[:FRONT_BYTES] if is_front(found) else b""
         may_be_one = has_behind(front, size, read_at)
         kind = not_opened(found) or kind_by_end(end)
-        # A front, such as a program before an archive, is not opened, but the archive behind the
-        # front is opened. Opening the archive counts both.
+        # A front, which is a file that may have an archive behind it, is not opened; the archive
+        # is opened. The process that opens the archive counts the front and the archive.
         may_be_one = may_be_one and (not kind or is_front(found))
         return may_be_one, "" if may_be_one else kind
 

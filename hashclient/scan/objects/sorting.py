@@ -3,15 +3,15 @@
 1. An object that the listing marks as unreadable is unread.
 2. An object is clean if no entry has its size. An empty object is clean, too.
 3. An object is clean by its ETag if the ETags of the store are trusted, every entry of the object's
-   size has an MD5, and no entry has the ETag as its MD5. Nevertheless one such object in a thousand
-   is read, and so is the first such object of a run.
+   size has an MD5, and no entry has the ETag as its MD5. One in a thousand objects that are clean
+   by their ETags is read nevertheless, and so is the first such object of a run.
 4. The tags of an unchanged object that was read before are looked up.
 5. Any other object is read. If reading is off, the object is unread, and the reason says what is
    known of the object.
 
 If containers are opened, the beginning and the end of an object that is clean by rule 2 or 3 are
-read nevertheless. They are not read if the cache knows that the object is no container, or that no
-member of the object is listed.
+read nevertheless. The beginning and the end are not read if the cache knows that the object is no
+container, or that no member of the object is listed.
 
 S3 and Google use the MD5 of an object as its ETag if the object was uploaded in one request. An
 ETag is not an MD5 if it contains a dash, which shows an upload in parts, or if it has another
@@ -75,7 +75,8 @@ def _all_alike(etags: Any) -> Uint8 | None:
 
 def _of_hex(text: Uint8) -> Uint8 | None:
     """Return n digests as (n, 16) bytes; None if a character of `text` is not hexadecimal."""
-    # This expression is faster than a table. `fromhex` skips blanks, which the length shows.
+    # This expression is faster than a table. `fromhex` skips blanks; skipped blanks make the result
+    # too short.
     with contextlib.suppress(ValueError):
         raw = bytes.fromhex(text.tobytes().decode("latin-1"))
         if 2 * len(raw) == text.size:

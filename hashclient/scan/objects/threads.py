@@ -166,7 +166,7 @@ class Threads(Work):
                 if self._stopped:
                     return
             self._events.put(Page(None))
-        except BaseException as error:  # noqa: BLE001 - `next` raises it in place of a page
+        except BaseException as error:  # noqa: BLE001 - `next` raises the error instead
             self._events.put(error)
 
     def _read(self, reader: ObjectReader) -> None:
@@ -175,5 +175,5 @@ class Threads(Work):
                 self._events.put(reader.check(wanted))
         except StoppedError:
             return
-        except BaseException as error:  # noqa: BLE001 - `next` raises it in place of a result
+        except BaseException as error:  # noqa: BLE001 - `next` raises the error instead
             self._events.put(error)

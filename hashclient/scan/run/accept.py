@@ -1,9 +1,9 @@
 """Rules that accept for a limited time that certain content of containers cannot be read.
 
-A rule names paths, one reason and a last day. The rule turns an outcome that is unread for this
-reason into an outcome of the kind `ACCEPTED`, which is counted and logged separately. The rule does
-not change outcomes of content that was read, so a match stays a match. The functions of this module
-have no side effects.
+A rule names paths, one reason and a last day. The rule turns an outcome that is unread for the
+reason of the rule into an outcome of the kind `ACCEPTED`, which is counted and logged separately.
+The rule does not change outcomes of content that was read, so a match stays a match. The functions
+of this module have no side effects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ignoring_missing(outcome: Outcome) -> Outcome:
 
 
 def accepting(rules: Sequence[AcceptRule], today: date) -> Callable[[Outcome], Outcome]:
-    """Return a function that applies those `rules` to an outcome whose last day is not past."""
+    """Return a function that applies the `rules` whose last day has not passed to an outcome."""
     compiled = [
         (re.compile(fnmatch.translate(rule.path)), rule) for rule in rules if today <= rule.until
     ]

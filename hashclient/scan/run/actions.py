@@ -92,8 +92,9 @@ class Responder:
         #: The records of the matches in `_taken`, as they are after the isolation.
         self._refs: dict[str, MatchRef] = {}
         #: `_last_id`: the id of the match that was acted upon last in this batch. `_acted`: the
-        #: result of each action on the match. `_since`: the record of the match after the actions.
-        #: Members of one container have one match, so one action counts for all successive members.
+        #: result of each action on the match `_last_id`. `_since`: the record of the match
+        #: `_last_id` after the actions. Members of one container have one match, so one action
+        #: counts for all successive members.
         self._last_id: str | None = None
         self._acted: dict[Action, Acted] = {}
         self._since: MatchRef | None = None
@@ -103,7 +104,8 @@ class Responder:
     def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
         """Remove the held matches at the front of `ready`, which wait for a person, and yield them.
 
-        All these matches are yielded before the next action, because very many matches may be held.
+        All held matches at the front are yielded before the next action, because very many matches
+        may be held.
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
@@ -149,8 +151,8 @@ class Responder:
         """Begin a batch: note the reports that its outcomes want, and wait for the disk only once.
 
         When `respond` gets the first outcome of the batch whose file must be isolated, the files of
-        the batch are isolated together. If the notes fail, each outcome tries its note again, and
-        shows the failure.
+        the batch are isolated together. If a note cannot be written, `respond` tries again for each
+        outcome, and shows the failure.
         """
         self._noted.clear()
         self._taken.clear()
@@ -237,8 +239,8 @@ class Responder:
     def _take_from(self, first: Recorded, record: MatchRef, matches: Matches) -> None:
         """Isolate the file of a match, and the files of the following matches in the batch.
 
-        A match for which no note says that a report is wanted is not isolated before its turn,
-        because the note must be written first.
+        A match that wants a report is not isolated before its turn if the note of the report is
+        missing, because the note must be written first.
         """
         from hashclient.quarantine.store import AT_ONCE
 

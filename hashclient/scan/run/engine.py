@@ -1,7 +1,7 @@
 """The pipeline of a scan: a source lists inputs, an executor checks them, outcomes are yielded.
 
-This module connects the source and the executor, and keeps the summary up to date. It prints
-nothing. `start` chooses the executor, and makes all other parts.
+This module connects the source and the executor, and keeps the summary up to date. This module
+prints nothing. `start` chooses the executor, and makes all other parts.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from hashclient.scan.values.work import Advance, Result
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
 
-#: After the caller has shown the progress, the next time is at least this many times as long after
-#: as the showing took. So showing the progress takes at most a twentieth of the time.
+#: The pause after the caller has shown the progress is at least this many times as long as the
+#: showing took. So showing the progress takes at most a twentieth of the time.
 TICK_SHARE = 20
 
 
@@ -185,9 +185,9 @@ def scan(
             summary.elapsed_s = now - started
             if now >= due:
                 yield progress
-                # While `progress` was yielded, the caller has written records. If this took long,
-                # `progress` is yielded later next time, so that workers seldom wait for a slow
-                # disk.
+                # While `progress` was yielded, the caller has written records. If writing records
+                # took long, `progress` is yielded later next time, so that workers seldom wait for
+                # a slow disk.
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:

@@ -3,20 +3,21 @@
 A match is gone if all these conditions are true:
 
 1. The path of the match lies below a PATH of a scan that has ended regularly.
-2. The path is followed from this PATH to the file, directory by directory, and no directory on the
-   way is a symbolic link. The scan has listed each directory on the way: no directory was excluded,
-   could not be read, or was on another file system that the scan had to omit.
-3. The last directory on the way that exists is the directory of the file, or above it. It is the
-   same directory of the same file system as when the file matched, so that an unmounted share makes
-   no match gone. The names in the directory are readable: if the directory is encrypted, its key is
-   loaded.
+2. The path is followed from the PATH of the scan to the file, directory by directory, and no
+   directory on the way is a symbolic link. The scan has listed each directory on the way: no
+   directory was excluded, could not be read, or was on another file system that the scan had to
+   omit.
+3. The last directory on the way that exists is the directory of the file, or above it. This last
+   directory is the same directory of the same file system as when the file matched, so that an
+   unmounted share makes no match gone. The names in the directory are readable: if the directory is
+   encrypted, its key is loaded.
 4. The directory does not contain the name, or the name is no regular file. A link whose target
    exists proves nothing, because the file may have been moved, and its old path may still lead to
    it.
 
 If a scan does not find an open match below a PATH again, the scan looks at the name of the match,
-and opens each directory on the way once. If there are no such matches, the scan only needs one
-query of the record of matches.
+and opens each directory on the way once. If every open match below a PATH is found again, the scan
+only needs one query of the record of matches.
 """
 
 from __future__ import annotations
@@ -92,22 +93,22 @@ class _Way:
         if directory != self._directory:
             self.close()
             self._directory = directory
-            self._end = self._go(directory)  # 1, 2
+            self._end = self._go(directory)  # conditions 1 and 2
         end = self._end
         if end is None:
             return False
         if not end.rest:
-            if self._coverage.excludes(end.named, os.fsdecode(name)):  # 2
+            if self._coverage.excludes(end.named, os.fsdecode(name)):  # condition 2
                 return False
             try:
-                if not _is_away(name, end.fd):  # 4
+                if not _is_away(name, end.fd):  # condition 4
                     return False
             except OSError:
                 return False
         if self._standing is None:
             standing = grounds.standing_of(end.fd, end.rest) if shows_all_names(end.fd) else None
             self._standing = Place(self._real, standing)
-        return self._standing.is_at(one.standing)  # 3
+        return self._standing.is_at(one.standing)  # condition 3
 
     def _go(self, directory: bytes) -> _End | None:
         """Open the directories of a way that exist; return None if the scan has not covered it."""

@@ -89,9 +89,9 @@ class Observer:
 class FrontEnd(msgspec.Struct, frozen=True):
     """Connects a run to its front end, such as the command line; by default there is no front end.
 
-    `stops` contains the exceptions by which a signal ends the run early, with their exit codes. The
-    run then ends regularly, and only `summary.stopped` shows the signal. Any other exception is
-    raised in the caller.
+    `stops` contains the exceptions by which a signal ends the run early, with their exit codes. A
+    run that a signal ends early still ends regularly, and only `summary.stopped` shows the signal.
+    An exception that is not in `stops` is raised in the caller.
     """
 
     guard: Guard = msgspec.field(default_factory=Unguarded)
@@ -215,7 +215,7 @@ class Run(Iterator[Handled]):
     def give_up(self, error: BaseException) -> None:
         """End the run at once because of `error`; yield no more outcomes.
 
-        The matches until then are recorded, logged and counted.
+        The matches that were found before are recorded, logged and counted.
         """
         self._cause = error
         self._results.close()
@@ -309,8 +309,8 @@ class Run(Iterator[Handled]):
 
     def _keep(self) -> None:
         """Record and count the waiting outcomes, which are acted upon or yielded next."""
-        # All signals are delayed, because a second signal would cause these outcomes to be recorded
-        # and logged twice.
+        # All signals are delayed, because a second signal would cause the waiting outcomes to be
+        # recorded and logged twice.
         with self._guard.barred():
             if self._by_path:
                 # Workers end in any order, so the outcomes of each batch are sorted.
@@ -378,7 +378,7 @@ def _by_path_bytes(outcomes: Sequence[Outcome]) -> Callable[[Outcome], str | byt
 
 
 class Scan(Run):
-    """The outcomes of one scan: see `Run`. `progress` contains the numbers so far."""
+    """The outcomes of one scan: see `Run`. `progress` contains the counts of the scan so far."""
 
     _by_path = True
 

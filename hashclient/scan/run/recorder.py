@@ -1,7 +1,7 @@
 """Recording a run: its entries in the audit log, and its matches in the record of matches.
 
-A run shows its outcomes even if the log or the record cannot be written. The failure is shown once
-and counts in the exit code, and the run continues.
+A run shows its outcomes even if the log or the record cannot be written. A failure of the log or
+the record is shown once and counts in the exit code, and the run continues.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RunRecord:
         decision: Decision | None = None,
         brief: bool = False,
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` is called once for the log and the record.
+        """`command` is `scan` or `lookup`; `on_failure` is called once each if log or record fails.
 
         - `key_id` identifies the key that seals the tags of outcomes.
         - `places_of` returns the places of files; by default the paths of outcomes are used.
@@ -304,7 +304,7 @@ def _is_remembered(outcome: Outcome) -> bool:
 class MatchEvents:
     """Makes the log entries of matches and conflicts; most are made without a JSON encoder.
 
-    This is faster, because there may be very many matches.
+    A JSON encoder would take too long for very many matches.
     """
 
     def __init__(self) -> None:
@@ -357,7 +357,7 @@ def _data(recorded: Recorded) -> dict[str, Any]:
 
 
 def _member_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return the names of a member of a container, each cut so that a line of the log is enough."""
+    """Return the names of a member of a container, each cut to the length that the log allows."""
     if not outcome.members:
         return {}
     from hashclient.matches.recording import MAX_NAME_CHARS

@@ -42,7 +42,7 @@ SPOOL_BYTES = 4 << 30
 class Inputs(msgspec.Struct, frozen=True):
     """The inputs of a scan: a stream, `paths` of files and trees, sources, and objects.
 
-    The inputs are checked in this order.
+    The stream is checked first, then the paths, the sources and the objects.
     """
 
     paths: Sequence[str] = ()
@@ -64,7 +64,7 @@ def start_scan(
     lists: OpenLists | None = None,
     front: FrontEnd | None = None,
 ) -> Scan:
-    """Return a scan that has not begun, by default with the lists of the configuration.
+    """Return a scan that has not begun, by default with all lists of the session.
 
     Raises:
         UsageError: no input is given, or options contradict each other.

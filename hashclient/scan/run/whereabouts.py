@@ -2,9 +2,10 @@
 
 A file has one record, whichever of its paths a scan has used, and actions use the path without
 links. Each directory is opened once for each batch. The directory at the path must be the directory
-in which the file was read; behind a link, the file must be the file that was read. Otherwise the
-path of the scan is recorded, and the place is unknown, because somebody may have put a link or
-another directory in the path, so that other files would be recorded or acted upon.
+in which the file was read; behind a link, the file must be the file that was read. If another
+directory or file is found, the path of the scan is recorded, and the place is unknown, because
+somebody may have put a link or another directory in the path, so that other files would be recorded
+or acted upon.
 """
 
 from __future__ import annotations
@@ -102,13 +103,13 @@ def _is_link(path: str) -> bool:
     try:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:
-        # The path is too long for one call, or does not exist any more. The result does not matter,
-        # because isolation refuses links anyway.
+        # The path is too long for one call, or does not exist any more. The result of this function
+        # does not matter, because isolation refuses links anyway.
         return False
 
 
 def _plain(path: str) -> str:
-    return "/" + os.path.abspath(path).lstrip("/")  # noqa: PTH100 - links stay
+    return "/" + os.path.abspath(path).lstrip("/")  # noqa: PTH100 - keeps links
 
 
 def _open(path: str) -> int:

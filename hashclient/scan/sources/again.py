@@ -1,6 +1,6 @@
 """A second look, at the end of a scan, at directories that other users may write to.
 
-A walk lists one directory after the other. A user who may write to two of these directories can
+A walk lists one directory after the other. A user who may write to two directories of a tree can
 move a file from a directory that is not listed yet to a directory that was listed already. So for
 each directory that other users may write to, the walk notes the time of the directory's last
 change, and its entries. After all files are checked, the status of each noted directory is read
@@ -125,7 +125,7 @@ class Again:
         import tempfile  # imported here, because the import is slow and few walks need it
 
         try:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - `Again.close` closes the file
         # no directory for temporary files can be written to, so the notes stay in memory
         except FileNotFoundError:
             self._most_bytes = sys.maxsize
@@ -140,7 +140,8 @@ class Again:
     def found(self, lister: Lister) -> Iterator[Item | None]:
         """Yield items that were moved to directories after their listing.
 
-        None tells the caller to check the items until here before the next item.
+        A yielded None tells the caller to check all items that were yielded before it requests the
+        next item.
 
         Raises:
             OSError: the notes cannot be read or written.
@@ -231,7 +232,7 @@ def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
     """
     if size > MAX_PATH_BYTES:
         return None
-    status = os.stat(path)  # noqa: PTH116 - any bytes
+    status = os.stat(path)  # noqa: PTH116 - the path may be any bytes
     if not is_same(status, identity):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return status.st_ctime_ns

@@ -2,16 +2,16 @@
 
 A scan lists a directory, and opens the directory and its files later. The owner of the directory
 may exchange two names in the meantime, and exchange them back. So an opened file or directory is
-used only if it has the listed inode. Otherwise the parent directory is listed again, at one instant
-(`snapshot`), which shows where the listed inode is now (`where_now`). There are at most `ROUNDS`
-such attempts. A file that was replaced, for example by an editor that saves, is not missed, because
-the new file under its name is checked.
+used only if it has the listed inode. If the inode differs, the parent directory is listed again, at
+one instant (`snapshot`), which shows where the listed inode is now (`where_now`). A file or
+directory is looked for at most `ROUNDS` times. A file that was replaced, for example by an editor
+that saves, is not missed, because the new file under its name is checked.
 
-Limits: a file that was moved to another directory is not looked for. If an older file has its name
-now (`is_older`), the listed file is unread. If a new file has its name, the listed file was
-replaced. A server of a network file system, or a FUSE program, may change a directory while the
-kernel lists it. If a directory has more than a million names, any user may change it while it is
-listed.
+Limits: a file that was moved to another directory is not looked for. If an older file has the name
+of a listed file now (`is_older`), the listed file is unread. If a new file has the name of a listed
+file now, the listed file was replaced. A server of a network file system, or a FUSE program, may
+change a directory while the kernel lists it. If a directory has more than a million names, any user
+may change it while it is listed.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class MovedError(OSError):
 def lagging_ns() -> int:
     """Return a time that a later change precedes by at most `TICK_NS`.
 
-    The clock that gives files their times is late, by more than a tick if the machine was suspended
-    or busy.
+    The clock that gives files their times is late, by more than one tick if the kernel updates the
+    clock late.
     """
     return min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
 
@@ -164,7 +164,7 @@ def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, 
     try:
         raise failure
     finally:
-        del failure  # as in `open_listed`
+        del failure  # a reference cycle, as in `open_listed`
 
 
 def _open_beside(path: str, identity: Identity) -> int | None:
@@ -251,8 +251,9 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
     """Return whether an entry of an open directory was created before a time.
 
     A new file under the name of a listed file was saved in place of the listed file. An older file
-    was moved to the name, perhaps by exchanging two names, so the listed file may still exist. The
-    result is False if the file system does not record when a file was created.
+    under the name of a listed file was moved there, perhaps by exchanging two names, so the listed
+    file may still exist. The result is False if the file system does not record when a file was
+    created.
     """
     born = _born_ns(fd, name)
     return born is not None and born < since_ns - TICK_S * 1e9
@@ -277,8 +278,8 @@ def _born_ns(fd: int, name: str) -> int | None:
 def is_mounted_on(fd: int, name: str) -> bool:
     """Return whether something is mounted on a name in an open directory.
 
-    In this case, the directory shows the inode of the file that the mount hides, even if both are
-    on one file system.
+    If something is mounted on a name, the directory shows the inode of the file that the mount
+    hides, even if both are on one file system.
     """
     return _asked(fd, name, is_mount_root) or False
 
@@ -299,9 +300,9 @@ def inode_of(fd: int, name: str) -> int | None:
     """Return the inode of the file at a name, if its directory shows another inode for the name.
 
     Some file systems have different inode numbers for entries of directories and for files: FAT,
-    some FUSE file systems and some overlays. The result is None if the directory has changed
-    meanwhile, because two names may have been exchanged. The result is also None if something is
-    mounted on the name, because then only this name differs. The function waits for `TICK_S`.
+    some FUSE file systems and some overlays. `inode_of` returns None if the directory has changed
+    meanwhile, because two names may have been exchanged. `inode_of` also returns None if something
+    is mounted on the name, because then only this name differs. The function waits for `TICK_S`.
 
     Raises:
         OSError: the directory cannot be read.

@@ -62,8 +62,8 @@ class Frame(msgspec.Struct):
     - `names`, `inodes`: files that were read, but not yielded yet.
     - `rest`: other entries that were read, but not handled yet.
     - `count`: the number of entries that were read.
-    - `listed`: the inodes of these entries; empty if `count` exceeds `MOST_LISTED`. A second
-      listing removes inodes that have left the directory.
+    - `listed`: the inodes of the entries that were read; empty if `count` exceeds `MOST_LISTED`. A
+      second listing removes inodes that have left the directory.
     - `ahead`: the subdirectories that threads are reading already.
     - `later`: the subdirectories that threads may read.
     - `is_shared`: whether other users may write to the directory.
@@ -157,8 +157,8 @@ class Frame(msgspec.Struct):
             raise MovedError
         listed, now = set(itertools.chain.from_iterable(self.listed)), snapshot(self.fd)
         new = [entry for entry in now if entry[2] not in listed]
-        # An inode that is not in `now` has left the directory. If it returns, it was not renamed
-        # within the directory, so it is not kept in `listed`.
+        # An inode that is not in `now` has left the directory. An inode that left the directory and
+        # returns was not renamed within it, so the inode is not kept in `listed`.
         self.listed = [array("Q", listed.intersection([inode for _, _, inode in now]))]
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 

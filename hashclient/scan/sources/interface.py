@@ -1,8 +1,8 @@
 """The interface of sources, which list the inputs of a scan.
 
 A source runs in the process that distributes work. A source yields the names of inputs, in batches,
-and never opens an input; checkers do this. `tests/contract/test_sources.py` checks the contract for
-each source:
+and never opens an input; checkers open the inputs. `tests/contract/test_sources.py` checks the
+contract for each source:
 
 - Every input is named once, or has an outcome.
 - A directory that cannot be listed is unread.

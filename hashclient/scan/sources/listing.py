@@ -48,7 +48,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     others: list[Entry]
 
 
-#: The number of entries that are read at a time: at first, at most, and at most on slow storage.
+#: The number of entries that are read at a time: `FIRST_ENTRIES` at first, at most `MOST_ENTRIES`,
+#: and at most `SLOW_ENTRIES` on slow storage.
 FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
 #: A step of the walk is a wait if it takes longer than `STEP_S` seconds, plus `ENTRY_S` seconds for
 #: each entry.
@@ -62,8 +63,8 @@ SLOW_STEPS, MOST_STEPS = 3, 8
 OF_ONE, OF_ALL = 16, 64
 #: The number of names that are read ahead from one directory.
 NAMES_AHEAD = 512
-#: The share of this process's file descriptors that directories which are read ahead may use; each
-#: of these directories uses two descriptors.
+#: The share of the file descriptors of this process for directories that are read ahead; each such
+#: directory uses two descriptors.
 _DESCRIPTOR_SHARE = 0.125
 #: The number of entries of unknown type that one thread gets at a time.
 _SLICE = 4
@@ -74,7 +75,7 @@ def typed(entries: Sequence[os.DirEntry[str]]) -> Chunk:
     names: list[str] = []
     inodes: list[int] = []
     others: list[Entry] = []
-    # This loop takes most of the time of a listing, so it avoids function calls.
+    # This loop takes most of the time of a listing.
     for entry in entries:
         try:
             is_file = entry.is_file(follow_symlinks=False)
@@ -193,7 +194,7 @@ class Lister:
     def take(self, listing: Listing) -> tuple[Open, Iterator[Chunk]] | None:
         """Return a directory that was opened ahead, and its entries; the caller must close it.
 
-        None says that the thread could not open the directory: the caller must open it.
+        A result of None says that the thread could not open the directory: the caller must open it.
         """
         self._ahead.discard(listing)
         found = listing.found.get()
@@ -245,7 +246,7 @@ class Listing:
         """Open the directory and read its first names, in a thread."""
         try:
             self.found.put(self._begun())
-        except BaseException as error:  # noqa: BLE001 - `Lister.take` raises it
+        except BaseException as error:  # noqa: BLE001 - `Lister.take` raises the exception
             self.found.put(error)
 
     def _begun(self) -> tuple[Open, Iterator[Chunk]] | None:

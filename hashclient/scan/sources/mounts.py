@@ -43,7 +43,7 @@ from hashclient.system.text import path_fields, printable
 
 DAY_S = 86_400
 
-#: File systems of the kernel, whose files no scan needs.
+#: File systems of the kernel itself: no scan misses their files if they are not mounted.
 _PSEUDO = frozenset(
     {
         *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
@@ -89,8 +89,8 @@ class Mounts:
         #: The present mount points and the remembered directories, in ascending order.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
-        #: Why the file systems of earlier scans are unknown, or None. If they are unknown, no
-        #: missing file system can be noticed.
+        #: Why the file systems of earlier scans are unknown, or None. While the file systems of
+        #: earlier scans are unknown, no missing file system can be noticed.
         self.unknown: StateError | None = None
         #: Whether a file system of an earlier scan is missing.
         self.is_missing = False
@@ -118,7 +118,7 @@ class Mounts:
         return frozenset(found)
 
     def look(self, fd: int, *, given: bool) -> str | None:
-        """Note where an open directory is; return a reason if this differs from the last scan.
+        """Note where an open directory is; return why it differs from the last scan, or None.
 
         A directory that was `given` by the user is always remembered; another directory is
         remembered if it is a mount point.
@@ -158,9 +158,9 @@ class Mounts:
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
         """Return an identity of `rest` in an open directory; see `core.match.Place`.
 
-        Only names of a file system that no other file system can get are used. Otherwise all
-        matches on the old file system could seem to be gone. The result is None if there is no such
-        name.
+        Only names of a file system that no other file system can get are used. With other names,
+        all matches on the old file system could seem to be gone. The result is None if the file
+        system has no permanent name.
         """
         path, mount = real_path(fd), self._mount_of(fd)
         if path is None or mount is None:
@@ -247,18 +247,19 @@ class Mounts:
 
 
 def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
-    """Return why this is not the directory of the last scan, by the rules of the module."""
-    if _is_same(before, now):  # rule 1
+    """Return why a directory is not that of the last scan, by the rules of the module."""
+    if _is_same(before, now):  # rule 1 of the module
         return None
-    if now.kind == "autofs" or before.point == now.point == "/":  # rule 2, or the root
+    # rule 2 of the module, or the root
+    if now.kind == "autofs" or before.point == now.point == "/":
         return None
-    if now.point_bytes < before.point_bytes:  # rule 3
+    if now.point_bytes < before.point_bytes:  # rule 3 of the module
         if set(before.names) & set(now.names) and not is_empty():
             return None
         return f"not mounted: a file system was here ({printable(before.kind)})"
-    if is_empty():  # rule 4
+    if is_empty():  # rule 4 of the module
         return f"not mounted: another file system was here ({printable(before.kind)})"
-    return None  # rule 5
+    return None  # rule 5 of the module
 
 
 def _is_same(before: Record, now: Record) -> bool:
@@ -289,7 +290,7 @@ def _hash(kind: str, value: bytes) -> str:
 def real_path(fd: int) -> str | None:
     """Return the path of an open directory without links; None if it was removed or is unknown."""
     try:
-        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - the path may be any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None
     except OSError:
         return None
@@ -298,7 +299,7 @@ def real_path(fd: int) -> str | None:
 def _can_identify(fd: int) -> bool:
     """Return whether /proc shows the paths of open directories, and the mounts."""
     try:
-        os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
+        os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - the path may be any bytes
         for name in (f"fdinfo/{fd}", "mountinfo"):
             Path("/proc/self", name).read_bytes()
     except OSError:

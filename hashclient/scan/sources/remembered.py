@@ -23,7 +23,7 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import path_of, printable
 
 FORMAT = "hashclient-mounts/1"
-#: The most directories in the file. If there are more, directories that are no mount points are
+#: The most directories in the file. Beyond this number, directories that are no mount points are
 #: removed first, and then the directories that were not seen for the longest time.
 MAX_RECORDS = 4_096
 #: A directory with a path of more than this many bytes is not remembered.

@@ -42,8 +42,8 @@ class Coverage:
     def begin(self, tree: str) -> None:
         """Note that the walk covers the tree at a path."""
         if len(self.roots) < MAX_COVERED:
-            # A link in the path may have been exchanged, and lead nowhere. Then the tree is not
-            # covered, and no match in it is gone.
+            # A link in the path may have been exchanged, and lead nowhere. If the link leads
+            # nowhere, the tree is not covered, and no match in the tree is gone.
             with contextlib.suppress(OSError):
                 self.roots.append((tree, os.path.realpath(tree)))
 

@@ -53,8 +53,8 @@ from hashclient.scan.values.work import (
 from hashclient.system.identity import is_mount_root
 from hashclient.system.strangers import is_shared, trusted_users
 
-#: The most directories of the walk that are open at the same time. A directory further up is read
-#: to its end, and closed.
+#: The most directories of the walk that are open at the same time. Directories further up the tree
+#: are read to their end, and closed.
 OPEN_DEPTH = 32
 EXCLUDED = "excluded"
 #: Reasons why a link is skipped, by the error of reading the status of its target.
@@ -293,8 +293,8 @@ class Walk:
     ) -> Outcome | Start | None:
         """Put the directory at `path` on the stack, or return an outcome or a start instead.
 
-        - `frame`: the directory in which the directory was listed; None for the top directory of a
-          tree.
+        - `frame`: the parent directory in which the directory was listed; None for the top
+          directory of a tree.
         - `inode`: the inode that the directory had in `frame`; 0 if unknown.
         - `target`: for a link, the identity of the directory to which the link led.
         - `listing`: the directory as a thread has opened it ahead, if so.
@@ -325,7 +325,7 @@ class Walk:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(error))
             # wherever the directory is now, its new parent directory has changed
             if self._late is not None:
-                # it is also looked for where it was listed, in case it returns
+                # the directory is also looked for where it was listed, in case it returns
                 if self._again is not None:
                     self._again.lost.add(inode)
                 return None

@@ -1,9 +1,9 @@
 """The options of a scan, declared once for the command line, the configuration and programs.
 
-Each option is declared in this module, with its type, its default and its help. From this
-declaration, `cli/options` makes the flag of the option, its environment variable, its key in
-config.toml, and its text in the help, the man pages and the completion. This module imports only
-the standard library, because the build of the man pages reads the module.
+Each option is declared in this module, with its type, its default and its help. From the
+declaration of an option, `cli/options` makes the flag of the option, its environment variable, its
+key in config.toml, and its text in the help, the man pages and the completion. This module imports
+only the standard library, because the build of the man pages reads the module.
 """
 
 from typing import Annotated, NamedTuple
@@ -64,8 +64,8 @@ class ScanOptions(NamedTuple):
             " cheapest alone: finds entries whose digests are not of one file."
         ),
     ] = False
-    #: With 0, which only programs can give, all files are checked in the calling thread, and no
-    #: process is forked.
+    #: With 0 jobs, which only programs can give, all files are checked in the calling thread, and
+    #: no process is forked.
     jobs: Annotated[
         int | None,
         Flag(

@@ -88,13 +88,14 @@ class Group(NamedTuple):
 class Start(msgspec.Struct, frozen=True, array_like=True):
     """A directory to be listed, with all directories below it.
 
-    - `verified`: all workers of a cluster have compared the directory. Either the directory is a
-      PATH of the user, which may be a symbolic link, or another file system begins at the
-      directory.
+    - `verified`: all workers of a cluster have compared the directory. A verified directory is
+      either a PATH of the user, which may be a symbolic link, or a directory at which another file
+      system begins.
     - `is_root`: the directory is a PATH of the user.
     - `inode`: the listed inode of the directory; 0 if it is unknown, or differs between workers.
     - `above`: the inode of the parent directory; 0 if it is unknown, or differs between workers.
-    - `is_border`: a worker did not list the directory, because another file system begins there.
+    - `is_border`: a worker did not list the directory, because it is on another file system than
+      its parent.
     - `is_wide`: a worker did not list the directory, because one message cannot contain its names.
 
     If neither `is_border` nor `is_wide` is set, a worker may have left the directory for lack of
