@@ -1,10 +1,10 @@
 """Finds archives behind other bytes: in self-extractors, and behind pictures and documents.
 
 `sniffing` decides for which files a search for such archives is needed. This module searches all
-bytes of the file for the marks (`in_programs`) that kinds declare for this purpose. The expander of
-a kind decides whether an archive begins at a mark, and how long the archive is. An archive of a
-kind that is not opened is reported as not opened. This module does not search for zip, because the
-zip expander itself finds a zip behind other bytes.
+bytes of the file for the marks (`Kind.in_programs`) that show archives behind other bytes. The
+expander of a kind decides whether an archive begins at a mark, and how long the archive is. An
+archive of a kind that is not opened is reported as not opened. This module does not search for zip,
+because the zip expander itself finds a zip behind other bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Begun(Expander, Protocol):
     def length(self, data: Data) -> int:
         """Return the length of the archive at the beginning of `data`.
 
-        Return 0 if no archive begins there.
+        Return 0 if no archive begins at the beginning of `data`.
 
         If no field or checksum shows where the archive ends, return the length of all bytes.
         """

@@ -3,8 +3,8 @@
 The container process is started as a new program, and not forked, so that it does not inherit keys
 and lists in the worker's memory. The container process inherits one end of a socket pair and no
 other open file. If the container process dies, the file that it was opening is unread, and the
-worker continues with a new process. The messages of the container process are only used for the
-file that was sent to it, and only if their values are possible.
+worker continues with a new process. The worker uses the messages of the container process only for
+the file that it has sent, and only if the values in the messages are possible.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ MAX_VAIN_STARTS = 4
 #: The names of nested containers, the outermost container first.
 Chain = tuple[bytes, ...]
 
-#: Calls the given function, which starts the process, in a suitable thread: the kernel ends the
-#: process when the thread that started the process ends.
+#: Calls a function that starts the process, in a suitable thread: the kernel kills the process when
+#: the thread that started the process ends.
 Starting = Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]]
 
 _DIED = "the process that opened it has died"
@@ -109,9 +109,9 @@ class Cage:
             self._process = None
 
     def stop(self) -> None:
-        """Kill the process and start no other, from another thread.
+        """Kill the process, from another thread; no other process is started after this call.
 
-        A running `open` then fails soon.
+        A call of `open` that is running fails soon after this call.
         """
         self._is_stopped = True
         process = self._process

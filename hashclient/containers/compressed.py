@@ -187,7 +187,7 @@ def is_joined(rest: bytes) -> bool:
 class Gzip(_Compressed):
     """gzip: several streams may follow each other.
 
-    Zero bytes or other bytes may follow the streams.
+    After the last gzip stream, zero bytes or other bytes may follow.
     """
 
     name = "gzip"

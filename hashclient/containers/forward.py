@@ -80,7 +80,7 @@ class Buffered:
     def has_more_than(self, count: int) -> bool:
         """Return whether more than `count` bytes follow.
 
-        These bytes are buffered, not taken or copied.
+        The bytes are only read ahead into the buffer.
         """
         self._fill(count + 1)
         return len(self._buffer) - self._at > count

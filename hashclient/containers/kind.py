@@ -77,8 +77,8 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     is searched for near the end of each file, and in more bytes if the file begins with a front;
     the method `ends` of the expander then decides. `ends` are compared with the last bytes of a
     file. `in_programs` is searched for after and in programs; an archive begins `in_programs_at`
-    bytes before these bytes. The method `length` of the expander then decides whether an archive
-    begins there, and returns the length of the archive.
+    bytes before these bytes. The method `length` of the expander decides whether an archive begins
+    at a mark, and returns the length of the archive.
 
     At most `most_members` members are taken from one container, even if the configuration allows
     more. With `has_readings`, members of the container are read in several ways, and no member is

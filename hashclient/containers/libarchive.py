@@ -115,7 +115,7 @@ _CHARSETS = (
 def load_charsets() -> None:
     """Load the character set converters.
 
-    The C library reads them from files, which is impossible in the sandbox.
+    The C library reads the converters from files, which is impossible in the sandbox.
     """
     iconv_open = ctypes.CDLL(None).iconv_open
     iconv_open.argtypes, iconv_open.restype = (c_char_p, c_char_p), c_void_p
@@ -332,7 +332,7 @@ class Libarchive:
     ) -> None:
         """`formats` are libarchive's names of the formats.
 
-        By default, `name` is the only format.
+        If `formats` is empty, `name` is the only format.
         """
         self.name = name
         self.seeks = seeks

@@ -83,7 +83,7 @@ class Eml(Message):
     name = "eml"
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one; yield nothing if the header is not that of a mail."""
+        """Yield the parts one by one; yield no part if the header is not the header of a mail."""
         return _Walk(Lines(data)).members(_MAX_UNTOLD_BYTES)
 
 
@@ -109,7 +109,7 @@ class _Walk:
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
         """Yield all parts.
 
-        With `most`, only if the first `most` bytes contain the header of a mail.
+        With `most`, parts are only yielded if the first `most` bytes contain the header of a mail.
         """
         self._is_inner = most is None
         lines = self._lines
@@ -133,8 +133,8 @@ class _Walk:
         yield from self.parts()
         if 0 < len(whole) <= MAX_TEXT_BYTES:
             # For some programs, an empty first line ends an empty header, and all other lines are
-            # the text of the mail. This text is not opened as a mail again, because its members
-            # would otherwise double with each nesting.
+            # the text of the mail. The text after the empty line is not opened as a mail again,
+            # because its members would otherwise double with each nesting.
             name, text = self._next_name(b""), whole.removeprefix(b"\r").removeprefix(b"\n")
             yield from ([_held(name, each, NEVER)] for each in (text, *other_texts([text])))
 
@@ -174,9 +174,10 @@ class _Walk:
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
         """Yield other readings of the text before the first boundary.
 
-        Some clients see parts in this text.
+        Some mail clients find parts in the text before the first boundary.
 
-        If no part follows the boundary, this text is all text of the multipart.
+        If no part follows the first boundary, the text before this boundary is all text of the
+        multipart.
         """
         if not is_part:
             yield from self._as_one(level)
@@ -186,7 +187,7 @@ class _Walk:
             yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Yield a multipart as a single text, as mail clients do that find no part in it."""
+        """Yield a multipart as a single text; some mail clients find no parts in it."""
         name = self._next_name(level.fields.name)
         is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
         if level.text.is_too_much or is_lost:
@@ -239,7 +240,7 @@ class _Walk:
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
         """Begin a multipart.
 
-        Files that are encoded in the text before its first part are yielded.
+        Files that are encoded in the text before the first part of the multipart are yielded.
         """
         self._levels.append(_Level(fields))
         self._stack.append(Boundaries(fields.boundaries))
@@ -248,7 +249,7 @@ class _Walk:
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
         """Skip the text before or after the parts.
 
-        Yield the files that are encoded in this text.
+        The files that are encoded in the skipped text are yielded.
         """
         finder = FileFinder(is_old=self._lines.is_old)
         text = self._lines.body(self._stack, is_aside=True, is_whole=not level.is_met)

@@ -97,8 +97,8 @@ class Halves:
         if fields.is_multipart:
             self._delimiters = {b"\n--" + boundary: False for boundary in fields.boundaries}
         for delimiter in self._delimiters:
-            # This message's own parts are found as usual, so an earlier message with the same
-            # delimiter is no half.
+            # The parts of the present message are found in any case, so an earlier message with the
+            # same delimiter is no half.
             self._open.pop(delimiter, None)
         # Multiparts of a message within a message are not tracked, so such a message always counts
         # as a half.

@@ -182,9 +182,9 @@ class UuFinder:
 
     Carriage returns around lines are ignored.
 
-    For some programs, the first foreign line ends a file; for others, a line without bytes; and for
-    programs that require `end`, only `end`, and such programs skip lines of a wrong length. If
-    these programs decode different bytes, each result is a file.
+    Programs differ about the end of a file: the file ends at the first foreign line, or at a line
+    without bytes, or only at `end`; programs of the last group also skip lines of a wrong length.
+    If programs decode different bytes, each result is listed as a file.
     """
 
     def __init__(self, *, is_old: bool = False) -> None:

@@ -62,9 +62,9 @@ class Fields(msgspec.Struct, frozen=True):
 
     `kind` is the media type in lower case, or empty if the header has no type; `others` are further
     types. `encodings` are all encodings that a client may use; at least one. Some clients begin the
-    body within the header: `rest` is the end of the header from that line on. If `has_end` is
-    false, some clients begin the body after the next empty line. `is_disputed` means that the
-    header exceeds a limit, so that some of its fields were not kept.
+    body within the header; `rest` is the part of the header with which such clients begin the body.
+    If `has_end` is false, some clients begin the body after the next empty line. `is_disputed`
+    means that the header exceeds a limit, so that some of its fields were not kept.
     """
 
     kind: bytes
@@ -184,7 +184,7 @@ class Collector:
     def _has_room(self, line: bytes) -> bool:
         """Return whether a line can be kept.
 
-        If it cannot be kept, clients may read the header differently.
+        If a limit excludes the line, clients may read the header differently.
         """
         self._left -= len(line)
         self._is_cut |= self._left < 0

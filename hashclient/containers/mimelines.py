@@ -209,7 +209,7 @@ class Lines(Forward):
     ) -> Iterator[bytes]:
         """Yield the bytes of a body up to the next boundary of `stack`.
 
-        This boundary is then in `hit`.
+        After the last byte, `hit` is this boundary, or None at the end of the mail.
 
         The line end before a boundary belongs to the boundary, and not to the body. No client shows
         text outside of the parts (`is_aside`), so this text ends at each line that resembles a
@@ -301,7 +301,7 @@ class Lines(Forward):
     ) -> Hit | None:
         """Return the boundary that a line resembles, if this line ends the body.
 
-        Otherwise, note the line.
+        If the line does not end the body, the part is marked as doubtful.
 
         A line resembles a boundary if it begins with a boundary, in upper or lower case, because
         some clients compare no more than the beginning. A line also resembles a boundary if fields

@@ -140,7 +140,7 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
     """Yield the pictures of a workbook.
 
-    Their records are inside other records, in pieces of 8 kB.
+    The records of these pictures are inside other records, in pieces of 8 kB.
     """
     source, drawings, is_drawing = Forward(stream), Runs(stream), False
     while len(head := source.take(_BIFF.size)) == _BIFF.size:
@@ -163,7 +163,7 @@ def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
 def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
     """Yield an embedded file: in a package, names precede the file.
 
-    In other objects, only a length precedes the file.
+    In an embedded object that is no package, only a length precedes the file.
     """
     head = stream.read_at(0, _NATIVE_HEAD_BYTES)
     yield [_part(name, stream, 4, stream.size - 4)]

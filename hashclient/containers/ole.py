@@ -146,7 +146,7 @@ class _File:
     def _parts(self, start: int, size: int, most: int, *, is_short: bool) -> Iterator[Runs]:
         """Yield the bytes of a chain in parts of at least `most` bytes.
 
-        Only the last part may be shorter.
+        The last part of the chain may be shorter than `most` bytes.
 
         The chain is followed while parts are being read, because many streams may have the same
         chain.

@@ -54,5 +54,5 @@ class ZipWithPasswords:
 
 
 def zip_with(_name: str, passwords: tuple[bytes, ...]) -> Expander:
-    """Return the expander of zip archives: with passwords, if there are any."""
+    """Return the expander of zip archives, which tries `passwords` if there are any."""
     return ZipWithPasswords(passwords) if passwords else Zip()

@@ -201,7 +201,7 @@ class _File:
     def members(self, part: _Part) -> Iterator[list[Member]]:
         """Yield one stream as a member.
 
-        If its length is uncertain, yield a member for each length.
+        If the length of the stream is uncertain, yield a member for each possible length.
         """
         chunks = partial(self._chunks, part.number)
         yield [Member(part.name, None, is_exact=False, chunks=chunks)]
@@ -328,7 +328,7 @@ def _is_inside(value: Any) -> bool:
 def _numbers(files: Any) -> Iterator[tuple[int, int]]:
     """Yield the object numbers of all streams in a dictionary of files.
 
-    Its values are streams or lists of streams.
+    The values of such a dictionary are streams or lists of streams.
     """
     for value in files.values():
         for one in value if isinstance(value, _pdf.Array) else [value]:

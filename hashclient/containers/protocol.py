@@ -65,7 +65,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
     """The claimed sizes of the members of one directory.
 
-    `NO_CLAIM` for a member without a claimed size.
+    The size is `NO_CLAIM` for a member without a claimed size.
     """
 
     sizes: list[int]
@@ -74,7 +74,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
 class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
     """The answer to `Ask`: the algorithms to compute for each member, as a bit mask.
 
-    0 if no digest is needed.
+    The mask is 0 if no digest is needed.
     """
 
     masks: bytes

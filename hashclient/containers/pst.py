@@ -136,7 +136,9 @@ class _Walk:
                 is_whole = not is_names or not values.names_file()
                 must = kind in _AT_THE_TOP or node.number == _STORE or is_names
             is_whole = is_whole and (values.are_here or not must) and self._nodes.faults == faults
-            del values  # so that the properties of nodes at all depths are not in memory together
+            # The values are deleted, because the properties of nodes at all depths would otherwise
+            # be in memory together.
+            del values
         except struct.error:
             is_whole = False
         if not is_whole:

@@ -99,8 +99,8 @@ FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE}
 class Node(NamedTuple):
     """A node.
 
-    `data` is the block that leads to its bytes, and `below` is the block that leads to the nodes
-    below it.
+    `data` is the block that leads to the bytes of the node, and `below` is the block that leads to
+    the nodes below the node.
     """
 
     number: int
@@ -256,7 +256,7 @@ class Nodes:
     def blocks(self, number: int, above: int = 3) -> Iterator[int]:
         """Yield the numbers of the blocks that contain the bytes, in order.
 
-        `number` leads to them.
+        `number` is the block that leads to the bytes.
         """
         if not number & 2:
             yield number
@@ -275,7 +275,7 @@ class Nodes:
     def size(self, number: int) -> int | None:
         """Return the total length of the blocks.
 
-        Return None if the list of the blocks states another length.
+        Return None if the list of the blocks states another total length.
         """
         if not number & 2:
             return len(self.block(number)) if number else 0

@@ -56,7 +56,7 @@ class Registry:
     ) -> list[Expander]:
         """Return the expanders for bytes with the beginning `head` and the end `tail`.
 
-        If `read_at` is given, it reads at any offset of these bytes, which are `size` in number.
+        If `read_at` is given, it reads the bytes at any offset, and `size` is their number.
 
         If the beginning fits several kinds, the bytes are opened as each of these kinds. The end of
         the bytes also counts, unless the beginning shows a kind with `hides_end`.

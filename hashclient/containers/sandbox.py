@@ -6,8 +6,8 @@ seccomp allows only the few system calls that computing needs. Resource limits r
 the processor time and the number of open files. Descriptors that are open when the sandbox takes
 effect stay open. Neither the process nor its children can leave the sandbox.
 
-Limits: Landlock needs Linux 5.13; seccomp is used only on x86-64 and aarch64, whose system call
-    numbers are listed here.
+Limits: Landlock needs Linux 5.13; seccomp is only used on x86-64 and aarch64, because only their
+    system call numbers are in this module.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def kernel_locks() -> Locks:
 def die_with_parent(parent: int) -> None:
     """Let the kernel end this process when its parent ends.
 
-    Exit if the parent has already ended.
+    This process exits at once if the parent has already ended.
     """
     _libc().prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
     if os.getppid() != parent:

@@ -96,7 +96,7 @@ class SevenZip(Libarchive):
     def length(self, data: Data) -> int:
         """See `behind.Begun`.
 
-        The first header has a checksum, and states the end of the last header.
+        The first header of a 7z has a checksum, and states the end of the last header.
 
         If the first header contains zeros instead, 7-Zip searches for the last header at the end of
         the file.
@@ -175,7 +175,7 @@ def _steps(folder: Folder) -> list[Coder]:
 def _is_refused(folder: Folder) -> bool:
     """Return whether libarchive may refuse a folder.
 
-    Libarchive can unpack some of these folders.
+    The result may be True for a folder that libarchive can unpack.
     """
     if (steps := _steps(folder)) != folder.coders:
         return True
@@ -241,7 +241,7 @@ def _unpacked(data: Data, folder: Folder) -> Iterator[bytes]:
 def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
     """Undo filters with liblzma.
 
-    The bytes are wrapped in LZMA2, because liblzma requires a method.
+    The bytes are wrapped in LZMA2, because liblzma undoes filters only together with a method.
     """
     chain = [
         {"id": _FILTERS[method]} | ({"dist": properties[0] + 1} if method == _DELTA else {})

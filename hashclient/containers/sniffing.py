@@ -1,6 +1,6 @@
 """Decides by the first and last bytes of a file whether it may be a container.
 
-Fast enough for every file.
+The check is fast enough to be made for every file.
 
 The tables in this module are computed once, from the rows in `kinds`. The worker, which has lists
 and keys in memory, only compares marks, and the first lines of a possible mail. For some kinds, the
@@ -118,7 +118,7 @@ def _differ(rows: Iterable[_Row]) -> str:
 def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
     """Return a function that is true if any of `looks` is.
 
-    Kinds of text share the same function.
+    The kinds of text share one function, so the set may have a single element.
     """
     if len(looks) == 1:
         return looks.pop()
@@ -130,9 +130,9 @@ def looks_of(
 ) -> tuple[Callable[[Buffer, int, bool], Found], Callable[[Buffer, int], bool]]:
     """Return a function that finds the kinds for the beginning of a file, and a quick test.
 
-    The function takes a buffer, the number of bytes in the buffer that belong to the file, and
-    whether these bytes are the whole file. The quick test is called first, and rules out most files
-    that fit no kind.
+    The first function takes a buffer, the number of bytes in the buffer that belong to the file,
+    and whether these bytes are the whole file. The quick test is called first, and rules out most
+    files that fit no kind.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
     # Most bytes begin no mark and share one empty dictionary, which stays in the processor's cache.
@@ -201,7 +201,7 @@ look_at, fits_none = looks_of(KINDS)
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
     """Return the kinds that the first bytes of a file fit.
 
-    `is_all` says that these are all bytes.
+    `is_all` says that these bytes are the whole file.
     """
     data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
     return () if fits_none(padded(data), len(data)) else look_at(data, len(data), is_all)
@@ -261,7 +261,7 @@ def wants_more_head(size: int) -> bool:
 
 
 def wants_all_head(head: bytes | memoryview) -> bool:
-    """Return whether the first bytes are of a kind for which `HEAD_BYTES` are not enough."""
+    """Return whether a kind fits these first bytes for which `HEAD_BYTES` bytes are not enough."""
     return bytes(head[:HEAD_BYTES]).startswith(_LONG_BEGINS)
 
 
@@ -377,10 +377,10 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
 def kind_alone(size: int, read_at: ReadAt) -> str:
     """Return the kind of a file that is counted and in which nothing is opened.
 
-    Empty for other files.
+    Return an empty text for other files.
 
-    Such a file is not opened itself, and no archive is found behind it: `has_behind` searches the
-    same places as the registry.
+    The kind is only returned if the file itself is not opened and no archive is found behind it;
+    `has_behind` searches the same places as the registry.
     """
     head = read_at(0, ISO_HEAD_BYTES)
     found = look(head)

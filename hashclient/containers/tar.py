@@ -52,7 +52,7 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 class Area:
     """The bytes of one member, which are returned only once.
 
-    Bytes that were not read are skipped.
+    Bytes of the member that were not read are skipped by `finish`.
     """
 
     def __init__(self, source: Forward, size: int) -> None:
@@ -279,7 +279,8 @@ def _is_one_size(header_size: int, size: int) -> bool:
 def _bytes_follow(source: Forward) -> bool:
     """Return whether the next block is no header.
 
-    Some programs write the bytes of a linked file again.
+    If no header follows a link, its bytes follow, because some programs write the bytes of the
+    linked file again.
     """
     block = source.peek(BLOCK_BYTES)
     return bool(block) and block != _ZERO_BLOCK and not is_header(block)

@@ -88,8 +88,8 @@ def differs_from_sum(start: int) -> str:
     """Return a Python expression that is true if text without a checksum is in place of a header.
 
     The expression is a quick test, which is never true for `data` that `with_sum` matches. The
-    first two bytes of the field are compared elsewhere; in a text, three more bytes of a checksum
-    must follow.
+    first two bytes of the field are not compared, because the marks in `kinds` contain them; in a
+    text, three more bytes of a checksum must follow.
     """
     at, end = start + SUM_AT, start + BLOCK_BYTES
     others = " or ".join(f"data[{at + place}] not in {set(_SUM_BYTES[:-1])}" for place in (2, 3, 4))

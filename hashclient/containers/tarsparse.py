@@ -40,7 +40,7 @@ class Sparse:
     def __init__(self, size: int, pieces: list[tuple[int, int]] | None) -> None:
         """`size` is the length of the member, and `pieces` are (offset, length).
 
-        None means that the map precedes the bytes.
+        If `pieces` is None, the map precedes the bytes of the member.
         """
         self.size = size
         self._pieces = pieces

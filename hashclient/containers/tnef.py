@@ -52,7 +52,7 @@ class Tnef:
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the attachments one by one.
 
-        The caller reads each before it takes the next attachment.
+        The caller reads each attachment before it takes the next attachment.
         """
         source = Forward(data)
         source.skip(_HEAD_BYTES)

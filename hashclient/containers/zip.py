@@ -134,7 +134,7 @@ def _without_damaged(
 ) -> Iterator[list[Member] | Unlisted]:
     """Yield the members that can be read.
 
-    A damaged member ends before the damage, without an error.
+    The bytes of a damaged member end before the damage, without an error.
     """
     for part in found:
         if not isinstance(part, Unlisted):
@@ -158,7 +158,7 @@ def _before_damage(member: Member) -> Iterator[bytes]:
 
 
 def _is_elsewhere(detail: str) -> bool:
-    """Return whether the text of an error says that a member's bytes may be elsewhere."""
+    """Return whether the text of an error says that a member's bytes may be in another place."""
     return detail in ELSEWHERE or detail.startswith("compressed data: ")
 
 

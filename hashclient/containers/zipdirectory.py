@@ -43,8 +43,8 @@ Entry = tuple[int, int, int, int, int, int, bytes]
 class Directory(msgspec.Struct, frozen=True):
     """A directory of a zip.
 
-    It begins at `start`, ends at `claimed_end` by its end record, and ends at the latest at
-    `limit`, where the end record begins.
+    The directory begins at `start`, ends at `claimed_end` by its end record, and ends at the latest
+    at `limit`, where the end record begins.
 
     `base` is added to offsets: it is the length of other bytes before the archive. `count` is how
     many entries the end record claims, modulo `modulus`.
@@ -61,8 +61,8 @@ class Directory(msgspec.Struct, frozen=True):
 class End(msgspec.Struct, frozen=True):
     """An end record.
 
-    It begins at `start` (with its zip64 records), and `directories` are the directories that it may
-    mean.
+    The end record begins at `start` (with its zip64 records), and `directories` are the directories
+    that it may refer to.
     """
 
     start: int
@@ -164,7 +164,7 @@ def _places(
 class Entries:
     """The entries of one directory.
 
-    `end` and `count` are right after `windows` has yielded all entries.
+    The attributes `end` and `count` are only valid after `windows` has yielded all entries.
     """
 
     def __init__(self, data: Data, directory: Directory) -> None:
@@ -212,7 +212,7 @@ class Entries:
 def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
     """Return `values`.
 
-    Each value of 0xFFFFFFFF is replaced by the value in the zip64 extra field.
+    Each of the values that is 0xFFFFFFFF is replaced by the value in the zip64 extra field.
     """
     found = extra_field(extra, 1)
     if found is None:
@@ -238,7 +238,7 @@ def extra_field(extra: bytes, kind: int) -> bytes | None:
     return None
 
 
-#: Texts of errors that also occur if the bytes of an archive are elsewhere in a compound file.
+#: Texts of errors that also occur if the bytes of an archive are scattered in a compound file.
 NO_DIRECTORY = "no directory"
 NO_LOCAL_HEADER = "no local header where the directory says"
 MEMBER_CUT = "a member that is cut off"

@@ -48,7 +48,7 @@ _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
 #: `_MAX_TRIES`: how many marks without valid fields are tried; `_MAX_TRIED_BYTES`: how many bytes
-#: are decoded for them. More marks cannot occur by chance.
+#: are decoded for them. More than `_MAX_TRIES` marks cannot occur by chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
@@ -56,7 +56,7 @@ _MAX_TRIED_BYTES = 64 << 20
 class _Found(msgspec.Struct, frozen=True):
     """A local header, and the place of the member's bytes.
 
-    `packed` is None if their length is unknown.
+    `packed` is the length of the member's bytes, or None if this length is unknown.
     """
 
     offset: int
@@ -109,7 +109,7 @@ class Search:
     def _descriptor_bytes(self, found: _Found) -> int:
         """Return the length of the descriptor after a member of known length.
 
-        Return 0 if there is none.
+        Return 0 if the member has no descriptor.
         """
         assert found.packed is not None
         if not found.flags & HAS_DESCRIPTOR:
@@ -139,9 +139,9 @@ class Search:
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
         """Return the local header at `offset`, in a gap that ends at `end`.
 
-        Return None if it is no header.
+        Return None if no valid local header is at `offset`.
 
-        If a header is expected at this offset, it counts even if its fields are invalid.
+        With `is_expected`, a header at `offset` counts even if its fields are invalid.
         """
         block = self._data.read_at(offset, LOCAL_BYTES)
         if len(block) < LOCAL_BYTES:

@@ -101,7 +101,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 def by_directory(data: Data, entry: Entry) -> list[Member]:
     """Return the member that programs extract that use only the directory.
 
-    An empty list if they cannot.
+    Return an empty list if these programs cannot extract the member.
     """
     offset, packed, size, crc, flags, method, name = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
@@ -155,8 +155,8 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
 class Packed:
     """The bytes of a compressed member.
 
-    `position` is where the read has ended, `found` the checksum of the decoded bytes, and `count`
-    their number.
+    `position` is where the last read has ended, `found` is the checksum of the decoded bytes, and
+    `count` is the number of decoded bytes.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class Packed:
             if isinstance(found, Unlisted):
                 raise NotReadError(found.why, found.detail)
             yield from found[0].chunks()
-            return  # the bytes after the member look like another member
+            return  # libarchive takes the bytes after the member for another member
 
 
 def size_needed(method: int, flags: int, size: int) -> int | None:
@@ -290,7 +290,7 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
     """Return the first `count` bytes of a stored member.
 
-    If these are all bytes, their checksum is verified.
+    If the member has no more bytes, its checksum is verified.
 
     Raises:
         NotReadError: the file ends within the member, or the checksum is wrong.
@@ -307,7 +307,7 @@ def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
 def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     """Return the first `count` bytes of a deflated member.
 
-    If these are all bytes, they are verified.
+    If the member has no more bytes, its length and checksum are verified.
 
     Raises:
         NotReadError: the bytes are damaged.

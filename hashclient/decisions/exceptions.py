@@ -268,7 +268,7 @@ class Exceptions:
 def _stamp_of(path: Path) -> _Stamp:
     """Return a value that changes with each new rulings file.
 
-    It is called often, so it must be fast.
+    The function is called often, so it must be fast.
     """
     try:
         status = path.stat()

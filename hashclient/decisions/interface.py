@@ -3,7 +3,7 @@
 Every front end calls a **rule** as soon as an outcome is known, and before the outcome is counted,
 recorded or acted upon. The rule of `Exceptions` turns a match into an excepted match. A
 **decision** is made after the rule, in the transaction that records the matches
-(`matches/recording`). Because a decision is made in this transaction, the decision is recorded with
+(`matches/recording`). Because the transaction includes the decision, the decision is recorded with
 the match, and several scans that run at once share one limit.
 """
 

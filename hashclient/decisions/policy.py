@@ -18,7 +18,7 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.index.open_lists import known_lists
 from hashclient.system.text import nearest, printable
 
-#: Each set of actions, in the order in which the actions are done.
+#: For each set of actions: the actions in the order in which they are done.
 _IN_ORDER = {
     frozenset(actions): actions
     for length in range(len(Action) + 1)

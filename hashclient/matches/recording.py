@@ -192,7 +192,8 @@ class Recording(Permits):
     ) -> list[Row]:
         """Return the history steps for matches.
 
-        Each row has the match as it is now and as it was before.
+        Each element of `rows` has the match as it is now, its outcome, and the match as it was
+        before.
         """
         return [
             *(
@@ -251,7 +252,7 @@ class Recording(Permits):
     def _note_members(self, match_id: str, one: Found, time: str) -> None:
         """Record which members of a file matched, each once.
 
-        At most `MAX_MEMBERS_NOTED` members are recorded.
+        At most `MAX_MEMBERS_NOTED` members of one file are recorded.
         """
         query = "SELECT detail FROM step WHERE match = ? AND event = ?"
         noted = {detail for (detail,) in self._db.execute(query, (match_id, IN_MEMBER))}

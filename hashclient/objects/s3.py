@@ -4,8 +4,8 @@ botocore finds credentials, region and endpoint in the same places as AWS's own 
 variables, profiles, single sign-on, and roles of a machine. botocore can list and read every key,
 and can use versions, deletions and legal holds. For speed, this module requests each page of a
 listing by a URL that botocore has signed, and takes the columns out of the answer with regular
-expressions. This way costs a tenth of the time of botocore's parser. If the answer does not have
-the usual form of a page, botocore requests the page again, and reports the error.
+expressions. The regular expressions take a tenth of the time of botocore's parser. If the answer
+does not have the usual form of a page, botocore requests the page again, and reports the error.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Watches buckets: checks objects when events about them arrive.
 
-Listings, which run from time to time, find objects whose event was lost.
+Listings of the buckets, which run from time to time, find objects whose event was lost.
 
 Each object is checked by a `ContentChecker`: the outcome is recorded, logged and acted upon before
 the event is removed from its source. Therefore, if this process dies, the source sends the event
-again, and a match that is found again updates the same record. A listing of the bucket, which runs
-beside, finds objects whose event was lost.
+again, and a match that is found again updates the same record. The listings are commands `beside`,
+which run at the same time as the checks.
 """
 
 from __future__ import annotations

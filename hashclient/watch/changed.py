@@ -77,7 +77,7 @@ class ChangedFiles:
 def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
     """Return the inodes of the files at `paths`, all in one directory, by name.
 
-    Missing files are left out.
+    Files that do not exist any more are left out.
 
     If many names are wanted, the directory is listed, because a system call for the status of each
     name would take a fifth of the time of the file's check. An inode is 0 if the status of the file
