@@ -135,7 +135,7 @@ def after_run(app: App, exit_code: int) -> None:
             if attempt.error is not None:
                 _warn(app, attempt)
     except LockedError:
-        pass  # the run that has the lock, or the next run, sends these alerts
+        pass  # the run that has locked the outbox, or the next run, sends the alerts
     except HashclientError as error:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run

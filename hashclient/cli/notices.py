@@ -1,7 +1,7 @@
 """`notices`: lists, shows and acknowledges messages of providers.
 
-`fetch` and `status` also use functions of this module. Text from a provider is always escaped
-before it is shown.
+The commands `fetch`, `status` and `provider notice` also show notices with this module. Text from a
+provider is always escaped before it is shown.
 """
 
 from __future__ import annotations

@@ -223,9 +223,11 @@ class OutputFile:
         return self._stream
 
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
-        """Write into FILE that the command failed, unless FILE has a complete output already.
+        """Write into FILE that the command failed.
 
-        An error of writing is ignored, because the command already reports another error.
+        A complete output is kept. Outcomes from before the failure are also kept, if the missing
+        last line shows that the output is incomplete. An error of writing is ignored, because the
+        command already reports another error.
         """
         if self._path is None or self._is_whole:
             return
@@ -253,7 +255,7 @@ class OutputFile:
         self._path, self._inputs, self._is_begun = path, inputs, False
 
     def _write_failure(self, text: str) -> None:
-        """Replace the content of FILE by `text`; if FILE is a pipe, append `text`."""
+        """Replace the content of FILE by `text`, unless FILE is a pipe that got text already."""
         stream = self._stream
         assert stream is not None
         if self._is_begun:
@@ -357,7 +359,8 @@ def _may_be_named(
     """Return whether `--output` may be given; if not, the arguments need not be parsed twice."""
     option = next(one for one in command.params if one.name == "output")
     return (
-        # A short flag is not looked for, because it may follow other short flags in one argument.
+        # If the option has a short flag, the arguments are always parsed, because the short flag
+        # may follow other short flags in one argument.
         any(flag[1] != "-" or word.startswith(flag) for flag in option.opts for word in words)
         or option.value_from_envvar(context) is not None
         or "output" in (context.default_map or {}).get(name, {})

@@ -75,7 +75,7 @@ class Entries(msgspec.Struct):
     segments: list[NewSegment] = msgspec.field(default_factory=list)
     ids: list[Strings] = msgspec.field(default_factory=list)
     rows: int = 0
-    #: The number of the first row of each batch; `origins` has the file and the line numbers of
+    #: The number of the first row of each batch. `origins` has the file and the line numbers of
     #: each batch.
     starts: list[int] = msgspec.field(default_factory=list)
     #: Rows that have a digest of the empty file.

@@ -75,8 +75,8 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
     4. The file is newer than the client's last file.
 
     Raises:
-        VerificationError: rule 1, 2 or 3 is broken.
-        UsageError: rule 4 is broken.
+        VerificationError: the signature, the repository or the time is wrong (rules 1 to 3).
+        UsageError: the file is not newer than the client's last file (rule 4).
         StateError, AuditError: the feedback cannot be recorded; nothing was changed.
     """
     feedback, key = verify_feedback(data)

@@ -62,7 +62,7 @@ class Expiry:
     def __init__(self, clock: Clock, validity: Validity) -> None:
         self._clock = clock
         self._validity = validity
-        #: New signatures are valid at least until this time.
+        #: The time until which new signatures are valid at least; None for the usual validity.
         self._until: datetime | None = None
 
     def of(self, role: str) -> datetime:

@@ -47,8 +47,8 @@ def read_screened(
 def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
     """Yield batches without rows that have a digest of the empty file.
 
-    If `reading` allows no skipped row, these rows are not left out, and the publication refuses
-    them later with the name of the line.
+    If `reading` allows no skipped row, rows with a digest of the empty file are not left out, and
+    the publication is refused later with an error that names the line.
 
     Raises:
         UsageError: too many rows are skipped; also while iterating.
