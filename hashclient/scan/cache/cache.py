@@ -52,9 +52,9 @@ _BLOCK_BITS = 8
 #: memory.
 _BLOCKS_AT_ONCE = 16
 #: A file whose last change was less than this many nanoseconds before it was read is not recorded,
-#: if its record has no proof. Such a file may change again without a new time, because a write
-#: through a memory map changes a page that the kernel has not written back yet. By default the
-#: kernel writes pages back after 30 seconds, and checks every 5 seconds.
+#: if its record has no proof. A file that changed shortly before the read may change again without
+#: a new time, because a write through a memory map changes a page that the kernel has not written
+#: back yet. By default the kernel writes pages back after 30 seconds, and checks every 5 seconds.
 FRESH_NS = 60_000_000_000
 #: The same limit as `FRESH_NS`, for a file whose record has a proof. With a proof, a second change
 #: is unnoticed only within the same tick of the file system's clock, which takes at most 10

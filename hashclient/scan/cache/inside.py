@@ -34,8 +34,8 @@ MAX_KNOWN = 50_000
 #: The number of the present way to open containers. If a kind of container is added, or is read in
 #: another way, the number changes, and all containers are opened again.
 READS = meaning.READS
-#: This number in `mask` says that the file, or a member of the file, is of a kind that is not
-#: opened. If `mask` is `NOT_OPENED`, `size` is the index of the kind in `NAMES`.
+#: The value `NOT_OPENED` in `mask` says that the file of the row, or a member of the file, is of a
+#: kind that is not opened. If `mask` is `NOT_OPENED`, `size` is the index of the kind in `NAMES`.
 NOT_OPENED = 128
 
 TABLE = """

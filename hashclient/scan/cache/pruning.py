@@ -37,7 +37,7 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
         return 0
     db.execute(inside.TABLE)
     db.execute("DELETE FROM containers WHERE seen_day < ?", (int(day - days),))
-    forgotten, after = 0, (-(2**63), -(2**63))  # these values are before the first row
+    forgotten, after = 0, (-(2**63), -(2**63))  # a key before the first row
     while True:
         values = (*after, int(day - days), _OLD_ROWS_AT_ONCE)
         rows = db.execute(_OLD_ROWS, values).fetchall()

@@ -76,7 +76,7 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
     """Return which files must be read again by `day`, because their records have no proof.
 
     In each period of `reread_days` days, each inode has a fixed day. The record of an inode is due
-    on the first such day of the inode after the read. A record with a day in the future is due,
+    on the first fixed day of the inode after the read. A record with a day in the future is due,
     because the clock was wrong when the record was made.
     """
     read = records["read_day"].astype(np.int64)

@@ -5,7 +5,8 @@ A `Checker` checks tasks of names. A `Checker` does these steps for each file:
 1. The size of the file shows which digests of entries can still match. If no digest can match, the
    file is not opened.
 2. If the cache knows the file unchanged, the tags of the file are known already.
-3. Otherwise the cheapest digests that cover the remaining entries are computed in one read.
+3. If the cache does not know the file, the cheapest digests that cover the remaining entries are
+   computed in one read.
 4. The tags of all files of a task are looked up together.
 5. If one digest of the file hits, the other digests of the entry are computed too, because all
    digests must agree.

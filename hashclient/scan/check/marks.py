@@ -33,7 +33,7 @@ class Marks:
     __slots__ = ("_first_bytes", "_front", "begin", "is_sure", "may_be", "size")
 
     def __init__(self) -> None:
-        """Begin before the first file."""
+        """Set the initial values, before the first file is examined."""
         #: `may_be`: whether the last file may be a container. `begin`: the first byte of the last
         #: file, or -1 if files are not examined.
         self.may_be, self.begin = False, -1
@@ -69,7 +69,7 @@ class Marks:
         Raises:
             OSError: the file cannot be read.
         """
-        # A short file has only these bytes; a longer file may have marks in two more places.
+        # `first` has all bytes of a short file; a longer file may have marks in two more places.
         first = _first_bytes(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, size)
         if wants_all_head(first):
             first = _first_bytes(fd, ISO_HEAD_BYTES, size)

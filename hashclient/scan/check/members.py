@@ -270,8 +270,8 @@ class Members:
     def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
         """Return for each container whether no member is listed, by its known members.
 
-        The result is False for a container that has or may have a listed member, for example an
-        unread member whose size an entry has.
+        `are_clean` returns False for a container that has or may have a listed member, for example
+        an unread member whose size an entry has.
         """
         if not insides:
             return []

@@ -147,8 +147,8 @@ class Looker:
                 records, old = self._cache.find(statuses, identities)
                 result.seen += old
             except StateError:
-                # The cache is damaged, or was busy for long. Reading every file gives the same
-                # outcomes, but takes longer.
+                # The cache is damaged, or was busy for long. Without the cache, every file is read,
+                # which gives the same outcomes, but takes longer.
                 self._cache = None
         if records is None:
             for directory, name, status, plan in seen:

@@ -107,8 +107,8 @@ class Crew:
         there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
         self._refused &= there.keys()
-        # The nanny process of Dask gives up a worker that dies while it starts. So a new worker is
-        # made ready only at the second look that finds it.
+        # The nanny process of Dask gives up a worker that dies while it starts. A new worker is
+        # made ready only when two successive looks at the workers have found it.
         new = {a: n for a, n in there.items() if a in self._seen - self._refused}
         new = {a: n for a, n in new.items() if a not in self._ready}
         self._seen = set(there)

@@ -123,7 +123,7 @@ class Jobs:
     def _hand_out_again(self) -> None:
         """Send batches again that reached the scheduler when no worker was ready, up to a limit.
 
-        The scheduler itself does not send these batches when a worker is ready again.
+        The scheduler itself does not send batches again that reached it when no worker was ready.
         """
         stuck = self._connection.stuck() if self._crew.slots else set()
         # A worker may just have become ready, so only batches that were stuck at two looks are sent

@@ -103,8 +103,8 @@ class Remembered:
                     others = sorted(set(inodes.tolist()).difference(plain.tolist()))
                     containers = inventory.containers_at(number, others) if others else []
             except StateError:
-                # The inventory is damaged, or was busy for long. Reading every file gives the same
-                # outcomes, but takes longer.
+                # The inventory is damaged, or was busy for long. Without the inventory, every file
+                # is read, which gives the same outcomes, but takes longer.
                 self.close()
                 return ()
             self._seen += old

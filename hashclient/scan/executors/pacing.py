@@ -4,10 +4,10 @@ A worker that computes needs a processor, so each processor gets one worker. A w
 storage does not need its processor, so many more workers may run. The kernel's scheduler shows
 during the run whether a worker runs, waits for a processor, or waits for something else.
 
-Let f be the share of the time in which a worker runs, without the time in which it waits for a
-processor. Then n / f workers keep n processors busy. Because waits are uneven, waiting time is
-counted twice: n (2 / f - 1) workers are used. The number of workers is limited to `MOST`, and by
-memory and by descriptors.
+If a worker runs for the share f of the time in which it does not wait for a processor, n / f
+workers keep n processors busy. Because waits are uneven, waiting time is counted twice: n
+processors get n (2 / f - 1) workers. The number of workers is limited to `MOST`, and by memory and
+by descriptors.
 
 All batches should take about the same time. If a name takes long, a worker gets few names at a
 time, so that all workers end at about the same time. If a name takes microseconds, a worker gets

@@ -32,7 +32,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
     - `signs`: for files that were named and not listed, the inode, size and time that a worker must
       find.
 
-    The other fields have the same meaning as in `Group`.
+    All further fields have the same meaning as in `Group`.
     """
 
     directory: bytes

@@ -75,7 +75,7 @@ def _all_alike(etags: Any) -> Uint8 | None:
 
 def _of_hex(text: Uint8) -> Uint8 | None:
     """Return n digests as (n, 16) bytes; None if a character of `text` is not hexadecimal."""
-    # This expression is faster than a table. `fromhex` skips blanks; skipped blanks make the result
+    # `bytes.fromhex` is faster than a table. `fromhex` skips blanks; skipped blanks make the result
     # too short.
     with contextlib.suppress(ValueError):
         raw = bytes.fromhex(text.tobytes().decode("latin-1"))

@@ -2,9 +2,9 @@
 
 The module `policy` decides which actions are wanted. This module acts on one match after the other,
 before the match is shown. A match of a list that has expired does not isolate a file, because the
-provider may have withdrawn the entry: a person decides in this case. A report is only prepared and
-not sent, because a scan uses no network. That a report is wanted is first written to the record of
-matches, so that a killed process loses no report.
+provider may have withdrawn the entry: a person decides about the match. A report is only prepared
+and not sent, because a scan uses no network. The wish for a report is first written to the record
+of matches, so that a killed process loses no report.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ def prepare_wanted(
 def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
     """Return why a file behind another user's link is not isolated, or None if it may be isolated.
 
-    The links in the paths of the user are followed. But other users must not choose by a link which
+    The links in the paths of the user are followed. Other users must not choose by a link which
     files are isolated.
     """
     if match.path == place_of(outcome).path:

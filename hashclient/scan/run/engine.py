@@ -126,9 +126,9 @@ def scan(
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes when they are found, and regularly `progress`.
 
-    Of the `options`, only those about reading files are used. Clean files are always counted, but
-    are yielded only with `show_clean`. The summary in `progress` is kept up to date, also if the
-    iteration ends early.
+    Only the `options` about reading files are used. Clean files are always counted, but are yielded
+    only with `show_clean`. The summary in `progress` is kept up to date, also if the iteration ends
+    early.
 
     - `executor` runs the checking; by default, files are checked on this machine.
     - `again`: after all listed files are checked, these trees return the files that were moved

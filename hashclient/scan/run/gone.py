@@ -7,10 +7,10 @@ A match is gone if all these conditions are true:
    directory on the way is a symbolic link. The scan has listed each directory on the way: no
    directory was excluded, could not be read, or was on another file system that the scan had to
    omit.
-3. The last directory on the way that exists is the directory of the file, or above it. This last
-   directory is the same directory of the same file system as when the file matched, so that an
-   unmounted share makes no match gone. The names in the directory are readable: if the directory is
-   encrypted, its key is loaded.
+3. The last directory on the way that exists is the directory of the file, or above it. The last
+   existing directory must be the same directory of the same file system as when the file matched,
+   so that an unmounted share makes no match gone. The names in the directory are readable: if the
+   directory is encrypted, its key is loaded.
 4. The directory does not contain the name, or the name is no regular file. A link whose target
    exists proves nothing, because the file may have been moved, and its old path may still lead to
    it.

@@ -68,7 +68,7 @@ class RunRecord:
         decision: Decision | None = None,
         brief: bool = False,
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` is called once each if log or record fails.
+        """`command` is `scan` or `lookup`; `on_failure` gets the first error of log and of record.
 
         - `key_id` identifies the key that seals the tags of outcomes.
         - `places_of` returns the places of files; by default the paths of outcomes are used.

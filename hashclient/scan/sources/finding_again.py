@@ -188,8 +188,8 @@ def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
     """Return for each path the status of its file, or the error; links are followed.
 
     If somebody exchanges two paths during the calls, both paths may show the same file. So paths
-    with the same file are examined again, at most `ROUNDS` times, until the files differ. The files
-    may stay the same, because two paths can lead to one file.
+    with the same file are examined again, at most `ROUNDS` times, until the files differ. Two paths
+    may have the same file in each attempt, because two paths can lead to one file.
     """
     found = [_looked_at(path) for path in paths]
     for _ in range(ROUNDS):
@@ -252,8 +252,8 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
 
     A new file under the name of a listed file was saved in place of the listed file. An older file
     under the name of a listed file was moved there, perhaps by exchanging two names, so the listed
-    file may still exist. The result is False if the file system does not record when a file was
-    created.
+    file may still exist. `is_older` returns False if the file system does not record when a file
+    was created.
     """
     born = _born_ns(fd, name)
     return born is not None and born < since_ns - TICK_S * 1e9
@@ -262,9 +262,9 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
 def is_newer(fd: int, name: str, since_ns: int) -> bool:
     """Return whether an entry of an open directory was created after a time.
 
-    The result is False if the file is gone, or if the file system does not record when a file was
-    created. The clock that gives files their times is late, so a file that was created just after
-    the time may have an earlier time.
+    `is_newer` returns False if the file is gone, or if the file system does not record when a file
+    was created. The clock that gives files their times is late, so a file that was created just
+    after the time may have an earlier time.
     """
     born = _born_ns(fd, name)
     return born is not None and born > since_ns

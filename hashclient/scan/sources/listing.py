@@ -174,7 +174,7 @@ class Lister:
         """Let a thread open and read a directory in an open directory; None if threads are busy."""
         if not self._has_threads or len(self._ahead) >= _room():
             return None
-        # created in this thread, because two threads could create two queues
+        # `_waiting` is created here, because two threads could create two queues
         waiting = self._waiting
         try:
             if self._threads <= len(self._ahead):

@@ -19,9 +19,10 @@ a directory whose identity has changed:
 A file system is missing until it is mounted again, or until a user runs `inventory forget`.
 
 A file system is identified by its UUID, by the number that statfs(2) returns, or by the source of
-the mount. One equal identifier is enough, because the names of disks may change when a machine
-starts. Only hashes of the identifiers are stored, because the source of a mount can contain a
-password. Limits: a missing mount is not noticed if its mount point is behind a link, or is a file.
+the mount. File systems with one equal identifier are treated as the same, because the names of
+disks may change when a machine starts. Only hashes of the identifiers are stored, because the
+source of a mount can contain a password. Limits: a missing mount is not noticed if its mount point
+is behind a link, or is a file.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ _BY_UUID = "/dev/disk/by-uuid"
 class Mounts:
     """The remembered directories, and the directories that one scan meets.
 
-    A failure is reported once and never stops a scan. But while the file systems of earlier scans
-    are unknown, the scan is incomplete.
+    A failure is reported once and never stops a scan. While the file systems of earlier scans are
+    unknown, the scan is incomplete.
     """
 
     def __init__(
@@ -159,8 +160,8 @@ class Mounts:
         """Return an identity of `rest` in an open directory; see `core.match.Place`.
 
         Only names of a file system that no other file system can get are used. With other names,
-        all matches on the old file system could seem to be gone. The result is None if the file
-        system has no permanent name.
+        all matches on the old file system could seem to be gone. `standing_of` returns None if the
+        file system has no permanent name.
         """
         path, mount = real_path(fd), self._mount_of(fd)
         if path is None or mount is None:

@@ -53,7 +53,7 @@ class Coverage:
             self._failed.add(directory)
 
     def note(self, item: Item) -> None:
-        """Note a directory that could not be listed, if an item of a walk is such an outcome."""
+        """Note a directory that could not be listed, if `item` is its outcome."""
         if isinstance(item, Outcome) and item.kind is Kind.UNREAD:
             self.fail(item.path)
 
