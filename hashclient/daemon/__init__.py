@@ -1,1 +1,1 @@
-"""The daemon: other programs ask it, by clamd's protocol, before they let content in."""
+"""The daemon, which other programs ask by clamd's protocol whether content matches a list."""

@@ -1,12 +1,13 @@
-"""The checks of one daemon process: it reads, judges, records and answers.
+"""The checks of one daemon process, which reads, judges, records and answers inputs of clients.
 
-One thread does the quick work; other threads read paths and descriptors, and open containers.
-Streams that end at about the same time are judged and recorded together, before they are answered.
+The event loop in one thread does the quick work; other threads read paths and descriptors, and open
+containers. Streams that end at about the same time are judged and recorded together, and are
+answered afterwards.
 
-An unknown input never passes as clean. For clients, any name before `FOUND` is a virus; but some
-treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So an
-input without a verdict is answered with a name that begins so, unless the operator wants an error
-or a pass.
+An input without a verdict is not answered as clean, unless the operator has chosen this. Clients
+treat any name before `FOUND` as a virus, but some clients treat names that begin with
+`Heuristics.Limits.Exceeded` as content that could not be checked. So an input without a verdict is
+answered with such a name, unless the operator has chosen the answer `ERROR` or `OK`.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ from hashclient.scan.values.work import reason_of
 from hashclient.session import Session
 from hashclient.system.rights import Rights, can_act_as_others
 
-#: The name of a stream in answers.
+#: The name of a stream in answers to clients.
 STREAM = "stream"
-#: The signal by which a process asks its parent to stop all.
+#: The signal by which a process asks its parent to stop the daemon.
 STOP = signal.SIGUSR1
-#: A stream may keep 1/N of the bytes that are left for all streams: then not all its digests must
-#: be computed as it arrives.
+#: A new stream may keep 1/`KEPT_SHARE` of the free memory for all streams. The digests of kept
+#: bytes can be computed when the stream has ended, and only if they are needed.
 KEPT_SHARE = 8
-#: Threads that read paths, and threads that read descriptors.
+#: The number of threads that read paths, and of threads that read descriptors.
 READERS = 8
-#: Threads that open containers, each with a process: some open containers up to a size, the others
-#: open larger containers.
+#: The number of threads that open containers of at most `SMALL_BYTES`, and of threads that open
+#: larger containers. Each of these threads has a process.
 OPENERS = 8
 OPENERS_OF_LARGE = 4
 SMALL_BYTES = 8 << 20
-#: The reason for a client whose rights the kernel cannot apply.
+#: The reason in the answer to a client whose user id and groups cannot be used to open files.
 NOT_YOURS = "this client may not ask about paths"
 
 _KINDS = {
@@ -75,9 +76,9 @@ class Checks:
         parent: int,
         most_files: int,
     ) -> None:
-        """Open the lists, and log the start of the daemon, whose process is `parent`.
+        """Open the lists, and log the start of the daemon; `parent` is the id of its parent.
 
-        Clients may have `most_files` open files checked at a time.
+        All clients together may pass `most_files` open files at a time.
 
         Raises:
             StateError: no list can be used.
@@ -86,8 +87,8 @@ class Checks:
         self.options = options
         self.counts = counts
         self.loop = asyncio.new_event_loop()
-        #: The read buffer of all connections; its bytes are handled before another connection
-        #: reads.
+        #: The read buffer of all connections; a connection handles its bytes before another
+        #: connection reads.
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.is_stopping = False
         self._parent = parent
@@ -104,30 +105,30 @@ class Checks:
         turns = functools.partial(Turns, self.loop, percent=percent)
         self.paths = turns(READERS, "path")
         self.files = turns(READERS, "descriptor")
-        #: Containers may take long: other files do not wait for containers, and small containers do
-        #: not wait for large ones.
+        #: Containers have their own threads, because opening a container may take long and other
+        #: files must not wait. Small containers do not wait for large containers.
         self._openings = turns(OPENERS, "container")
         self._large = turns(OPENERS_OF_LARGE, "large container")
         self._turns = (self.paths, self.files, self._openings, self._large)
         self.openers: Openers | None = None
         if options.containers is not None:
             self.openers = Openers(options.containers, session)
-        #: Streams that have ended and are judged together.
+        #: Streams that have ended and that the next call of `_judge` judges together.
         self._ended: list[Upload] = []
 
     @property
     def lists(self) -> InUse:
-        """The lists as they are now."""
+        """The lists that are in use now."""
         return self._lists.now
 
     def refresh(self, *, force: bool = False) -> None:
-        """Open the lists again if they have changed, or with `force`."""
+        """Open the lists again if they have changed on the disk, or with `force`."""
         if self._lists.refresh(force=force):
             self.counts.add(Count.RELOADS)
         self.records.use(self.lists)
 
     def end(self) -> None:
-        """Record the judged inputs, and end all threads and processes."""
+        """Record the judged inputs, and end all threads and processes of the checks."""
         self.records.end_streams()
         if self.openers is not None:
             self.openers.stop()
@@ -139,19 +140,19 @@ class Checks:
         self.loop.close()
 
     def resume(self, client: Client) -> None:
-        """Continue work that waited until a client has read its answers."""
+        """Continue the jobs of a client that waited until the client had read its answers."""
         for turns in self._turns:
             turns.resume(client)
 
     def closed(self, client: Client) -> None:
-        """Drop the work for a client that has closed."""
+        """Drop the jobs of a client that has closed its connection."""
         for turns in self._turns:
             turns.drop(client)
         if self.openers is not None:
             self.openers.stop(client)
 
     def upload(self, name: str, client: Client, form: Form, fd: int | None = None) -> Upload:
-        """Begin a stream of a client, or an open file."""
+        """Return the `Upload` for a new stream of a client, or for the open file `fd`."""
         kept = min(KEPT_BYTES, self._kept.left // KEPT_SHARE)
         if kept:
             self._kept.take(client.peer, kept)
@@ -166,14 +167,14 @@ class Checks:
         )
 
     def release(self, upload: Upload) -> None:
-        """Drop the kept bytes of a stream, or close an open file; others may use its space."""
+        """Free the kept bytes of a stream, or close an open file."""
         if upload.kept_bytes:
             self._kept.give_back(upload.client.peer, upload.kept_bytes)
             upload.kept_bytes = 0
         upload.let_go()
 
     def clean_answer(self, data: memoryview) -> bytes | None:
-        """Return and count the answer to an ordinary stream without a match, else None."""
+        """Return and count the answer to a stream without a match; None for other streams."""
         if self.openers is not None and may_be_container(data):
             return None
         lists = self._lists.now
@@ -186,7 +187,7 @@ class Checks:
         return _without_match(doubt, self.options.no_verdict)
 
     def ended(self, upload: Upload) -> None:
-        """Take a stream that has ended; a possible container is opened first."""
+        """Judge a stream that has ended; first open it if it may be a container."""
         if self.openers is not None and (upload.opens or upload.may_be_container()):
             is_large = upload.digester.length > SMALL_BYTES
             turns = self._large if is_large else self._openings
@@ -210,7 +211,7 @@ class Checks:
             self.release(upload)
 
     def _judge_soon(self, upload: Upload) -> None:
-        """Take a stream whose members are judged: the stream itself is judged with others."""
+        """Let `_judge` judge a stream whose members are already judged."""
         self.release(upload)
         if upload.not_opened:
             self.counts.add_not_opened(upload.not_opened)
@@ -223,14 +224,14 @@ class Checks:
         self._ended.append(upload)
 
     def _judge(self) -> None:
-        """Judge the ended streams."""
+        """Judge the streams in `_ended`."""
         uploads, self._ended = self._ended, []
         started = time.monotonic()
         judge(uploads)
         self._judged(uploads, time.monotonic() - started)
 
     def _judged(self, uploads: Sequence[Upload], took: float) -> None:
-        """Count streams that were judged; answer clean streams, and record the others."""
+        """Count judged streams; answer clean streams, and record the other streams."""
         for upload in uploads:
             self.counts.add(Count.BYTES, upload.digester.length)
             self.counts.timed(took)
@@ -238,7 +239,7 @@ class Checks:
         self.records.add([upload for upload in uploads if upload.outcome is not None])
 
     def unread(self, upload: Upload, reason: str) -> None:
-        """Answer that a stream or an open file cannot be read."""
+        """Answer a client that a stream or an open file cannot be read."""
         upload.outcome = Outcome(Kind.UNREAD, upload.door, reason=reason, is_stream=True)
         self._answer([upload])
 
@@ -250,8 +251,8 @@ class Checks:
     def _say(self, upload: Upload) -> None:
         """Answer a client about a stream or an open file.
 
-        The answer depends on the lists that the stream began with, even if more complete lists have
-        come since.
+        The answer depends on the lists that were in use when the stream began, even if more
+        complete lists are in use by now.
         """
         said = answer(upload.outcome, upload.lists.doubt, self.options.no_verdict)
         if upload.is_file:
@@ -266,16 +267,16 @@ class Checks:
             self.counts.add(Count.CLEAN if lists.doubt is None else Count.NO_VERDICT)
 
     def without_verdict(self, word: str, reason: str) -> str:
-        """Return the answer to an input that the daemon did not read, for its own reasons."""
+        """Return the answer about an input that the daemon refuses to read, and count the input."""
         self.counts.add(Count.UNREAD)
         return unknown(word, reason.rstrip("."), self.options.no_verdict)
 
     def rights_for(self, peer: Peer, path: str) -> Rights | None:
-        """Return the rights to open a path of `peer` with; None for the daemon's own rights.
+        """Return the ids with which a path of `peer` is opened; None for the ids of the daemon.
 
         Raises:
-            PermissionError: the path is not absolute, or the kernel cannot say what the client
-            could read.
+            PermissionError: the path is not absolute, or this process cannot open files with the
+            ids of the client.
         """
         if not path.startswith("/"):
             raise PermissionError(errno.EINVAL, "not an absolute path")
@@ -286,7 +287,7 @@ class Checks:
         return peer.rights
 
     def say(self, command: Command | None, peer: Peer) -> str:
-        """Return the answer to a command of `peer` about the daemon itself."""
+        """Return the answer to a command of `peer` that checks no content."""
         version = f"hashclient {__version__}/{self.lists.generations}/{time.ctime()}"
         match command:
             case Command.PING:
@@ -309,7 +310,7 @@ class Checks:
         return "UNKNOWN COMMAND"
 
     def _stats(self) -> str:
-        """Return the state in the form that programs expect that watch a clamd."""
+        """Return the answer to STATS in the form of clamd, which monitoring programs expect."""
         return (
             "POOLS: 1\n\nSTATE: VALID PRIMARY\n"
             f"THREADS: live {self.counts.of(Count.OPEN)}  idle 0 max"
@@ -325,17 +326,17 @@ OK = "OK"
 
 @functools.cache
 def _without_match(doubt: str | None, rule: NoVerdict) -> bytes:
-    """Return the reply about a stream without a match; `doubt` is why it may still be listed."""
+    """Return the reply about a stream without a match; `doubt` says why it may still be listed."""
     return f"{STREAM}: {answer(None, doubt, rule)[0]}".encode()
 
 
 def answer(
     outcome: Outcome | None, doubt: str | None, rule: NoVerdict, *, every: bool = False
 ) -> list[str]:
-    """Return the reply about an input, after its name; with `every`, a line for each entry.
+    """Return the reply about an input, without its name; with `every`, a line for each entry.
 
-    `outcome` is None for a clean input; an excepted input has its own reply. `doubt` is one word:
-    why the input may not be clean.
+    `outcome` is None for a clean input. `doubt` is None, or one word that says why an input without
+    a match may still be listed.
     """
     kind = Kind.CLEAN if outcome is None else outcome.kind
     if outcome is not None and kind is Kind.MATCH:
@@ -351,10 +352,11 @@ def answer(
 
 
 def unknown(word: str, reason: str, rule: NoVerdict) -> str:
-    """Return the reply about an input without a verdict, as the operator has chosen."""
+    """Return the reply about an input without a verdict that the operator has chosen by `rule`."""
     if rule is NoVerdict.FOUND:
         return f"{no_verdict(word)} FOUND"
     if rule is NoVerdict.ERROR:
-        # Clients read everything before the last colon as the name of the input.
+        # Colons are replaced because clients read all text before the last colon as the name of the
+        # input.
         return f"{reason.replace(': ', ', ')}. ERROR"
     return OK

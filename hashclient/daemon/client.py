@@ -1,7 +1,7 @@
-"""A client: its user, and the answers that are not sent yet.
+"""A client of the daemon: its user, and the answers that were not sent yet.
 
-Answers are sent as fast as the client reads them. Answers that are ready together are sent
-together.
+Answers are sent as fast as the client reads them. Answers that are ready in the same turn of the
+event loop are sent together.
 """
 
 from __future__ import annotations
@@ -14,44 +14,45 @@ import time
 from hashclient.daemon.protocol import encoded
 from hashclient.daemon.users import HandedOver, Peer
 
-#: The beginning and the end of each line of an answer.
+#: The prefix and the delimiter of each line of an answer.
 Form = tuple[bytes, bytes]
-#: If a client leaves this many bytes of answers unread, no more commands are read from it.
+#: If more bytes of answers than this wait for a client, no more commands of the client are read.
 MAX_OUT_BYTES = 1 << 16
 
 
 class Client:
-    """A client and its answers; `Connection` adds the bytes that the client sends."""
+    """A client and its answers; the subclass `Connection` reads the bytes that the client sends."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, peer: Peer, files: HandedOver
     ) -> None:
         self.peer = peer
         self.is_closed = False
-        #: When something was read or written, in seconds as `time.monotonic` gives them.
+        #: The time of the last read or write, as `time.monotonic` returns it.
         self.last = time.monotonic()
         self.files = files
         self._loop = loop
         self._socket = sock
         self._out = bytearray()
-        #: How many requests are not answered.
+        #: The number of requests that are not answered yet.
         self._pending = 0
         self._is_writing = self._is_due = False
-        #: Whether the loop reads from the client; then a read shows that the client has closed.
+        #: Whether the event loop waits for bytes of the client, so that a read shows a closed
+        #: connection.
         self._is_reading = False
 
     @property
     def is_silent(self) -> bool:
-        """Whether no request is open, and no answer is waiting to be sent."""
+        """Whether all requests are answered and all answers are sent."""
         return not (self._pending or self._out)
 
     @property
     def has_room(self) -> bool:
-        """Whether the client may be sent more answers."""
+        """Whether at most `MAX_OUT_BYTES` of answers wait to be sent."""
         return len(self._out) <= MAX_OUT_BYTES
 
     def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
-        """Send lines soon, in answer to a request; with `last`, the answer is complete."""
+        """Queue lines of the answer to a request; `last` says whether the answer is complete."""
         if self.is_closed:
             return
         prefix, delimiter = form
@@ -63,7 +64,7 @@ class Client:
             self._loop.call_soon(self.writable)
 
     def writable(self) -> None:
-        """Send waiting answers, as much as the socket takes."""
+        """Send as many bytes of waiting answers as the socket accepts."""
         self._is_due = False
         if self.is_closed:
             return
@@ -90,7 +91,7 @@ class Client:
             self._loop.remove_writer(self._socket)
 
     def close_if_gone(self) -> None:
-        """Close if the client has closed, in case no read shows this."""
+        """Close the connection if the client has closed it and the event loop does not read."""
         if self.is_closed or self._is_reading:
             return
         poll = select.poll()
@@ -99,7 +100,7 @@ class Client:
             self.close()
 
     def close(self) -> None:
-        """Close; later answers are dropped."""
+        """Close the connection; later answers are dropped."""
         self._stop_writing()
         self.is_closed = True
         self.files.let_go()

@@ -1,8 +1,8 @@
-"""A connection of a client: by the form of its protocol, bytes become requests.
+"""A connection of a client: reads bytes, and turns them into requests by clamd's protocol.
 
-A connection never waits: the loop calls it when bytes can be read or written. A connection keeps at
-most one command, the kept part of one stream, and unread answers. While the client has unread
-answers, or waits for many more, the connection reads no bytes.
+A connection never blocks; the event loop calls it when bytes can be read or written. A connection
+stores at most one command, the kept bytes of one stream, and unsent answers. While many answers are
+unsent or outstanding, the connection reads no bytes.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ from hashclient.daemon.protocol import (
 from hashclient.daemon.uploads import Upload
 from hashclient.daemon.users import HandedOver, Peer
 
-#: If this many answers of one session are outstanding, no more commands are read.
+#: If this many answers to one client are outstanding, no more commands are read.
 MAX_PENDING = 64
-#: Events handled at a time, and in one turn of the loop, so that other clients get their turn.
+#: The number of events that are parsed at a time, and the number that are handled in one turn of
+#: the event loop, so that other clients are served.
 _EVENTS = 64
 _TURN_EVENTS = 512
-#: An old command without a delimiter counts as complete after this many silent seconds.
+#: A command in the old form without a delimiter counts as complete after this many seconds without
+#: more bytes.
 BARE_S = 0.1
-#: A dismissed client may continue to send for this time, and this many bytes: closing at once could
-#: destroy the answer before the client reads it.
+#: After an answer that ends a connection, the client may continue to send for this many seconds and
+#: this many bytes. Closing the socket at once could discard the answer before the client reads it.
 DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
-#: After the first byte of a command, this many seconds pass before its speed counts.
+#: Seconds after the beginning of a command before `is_slow` looks at its speed.
 SLOW_S = 5.0
 
 
 class Connection(Client):
-    """A client that is connected."""
+    """A client with an open connection, and the state of its protocol."""
 
     def __init__(
         self,
@@ -54,23 +56,24 @@ class Connection(Client):
         peer: Peer,
         on_closed: Callable[[Connection], None],
     ) -> None:
-        """Read from `sock`; `checks` checks the content."""
+        """Begin to read from `sock`; `checks` checks the content."""
         super().__init__(checks.loop, sock, peer, HandedOver(checks.open_files, peer))
         self._checks = checks
         self._on_closed = on_closed
         self._parser = Parser(checks.options.max_stream_bytes)
         self._in_session = False
         self._number = 0  # the number of the last command in a session
-        #: The stream that the client sends now.
+        #: The stream that the client is sending, or None.
         self._upload: Upload | None = None
-        #: The descriptors that came with the bytes being read.
+        #: The descriptors that were received with the bytes that are handled now.
         self._descriptors: list[int] = []
-        #: Bytes that were read and must wait, because too much work is open.
+        #: Bytes that were read but not handled, because too many requests are unanswered.
         self._rest = b""
         self._goes_on = self._bare_is_due = False
-        #: No more requests are taken; the connection is closed when all are answered.
+        #: Whether no more requests are accepted; the connection is closed when all requests are
+        #: answered.
         self._is_ending = False
-        self._is_cut = False  # the client may still be sending bytes that nobody wants
+        self._is_cut = False  # the client may still be sending bytes that are discarded
         self._drained = 0
         self._drain_until: float | None = None
         self._pace = Pace()
@@ -78,17 +81,17 @@ class Connection(Client):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether the daemon is waiting for the client."""
+        """Whether the daemon waits for the client to send or to read."""
         return bool(self._out) or self._is_fed or not self._pending
 
     @property
     def _is_fed(self) -> bool:
-        """Whether the client still has to send the rest of its command."""
+        """Whether the client must still send the rest of a stream or a descriptor."""
         return self._upload is not None or self._parser.wants_descriptor
 
     @property
     def _is_busy(self) -> bool:
-        """Whether no more requests are taken for now."""
+        """Whether no more requests are accepted for now."""
         return (
             self._is_ending
             or self._pending >= MAX_PENDING
@@ -97,7 +100,7 @@ class Connection(Client):
         )
 
     def look(self, now: float) -> None:
-        """Once a second, note how fast the client sends, and close it if it takes too long."""
+        """Measure once a second how fast the client sends; close a connection that is too slow."""
         options = self._checks.options
         self.close_if_gone()
         if self._upload is not None and now > self._upload.began + options.stream_s:
@@ -109,11 +112,11 @@ class Connection(Client):
             self.close()
 
     def is_slow(self, now: float) -> bool:
-        """Return whether the rest of its command comes very slowly."""
+        """Return whether the client sends a command or stream more slowly than allowed."""
         return self._pace.is_slow(now, self._checks.options.min_rate)
 
     def readable(self) -> None:
-        """Read the available bytes, once."""
+        """Read the available bytes with one system call, and handle them."""
         buffer = self._checks.buffer
         try:
             if self.peer.is_local:
@@ -135,7 +138,7 @@ class Connection(Client):
         elif not count:
             self._ended()
         elif upload is not None and parser.chunk_left >= count:
-            # Most of a long stream needs no parsing.
+            # The bytes are all within one chunk of a stream, so they need no parsing.
             parser.chunk_left -= count
             upload.update(buffer[:count])
         elif (
@@ -143,7 +146,8 @@ class Connection(Client):
             and not (self._pending or self._out or self._rest or self._is_ending)
             and (whole := parser.alone(buffer[:count]))
         ):
-            # A client that waits for each answer sends its streams in this form: the shortest path.
+            # This shortcut handles one whole stream without other bytes, as a client sends it that
+            # waits for each answer.
             self._whole(whole)
             if self._out:
                 self.writable()
@@ -153,17 +157,17 @@ class Connection(Client):
         close_all(self._descriptors)
 
     def _feed(self, data: memoryview) -> None:
-        """Handle the bytes' requests, unless too much work is open already."""
+        """Handle the requests in `data`; keep the rest if too many requests are unanswered."""
         parser, used, events = self._parser, 0, 0
         while used < len(data) and not self._is_busy:
             if events >= _TURN_EVENTS:
-                break  # `writable` goes on with the rest
+                break  # `writable` schedules the rest
             some = parser.feed(data[used:], _EVENTS)
             used += parser.used
             events += len(some)
             is_last = used == len(data) and parser.is_between
             for event in some:
-                if type(event) is Whole:  # the usual case by far
+                if type(event) is Whole:  # the most frequent event
                     self._whole(event)
                 else:
                     self._take(event, is_last=is_last and event is some[-1])
@@ -184,14 +188,14 @@ class Connection(Client):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Go on with bytes that were read and had to wait."""
+        """Handle the bytes in `_rest`."""
         self._goes_on = False
         rest, self._rest = self._rest, b""
         if rest and not self.is_closed:
             self._feed(memoryview(rest))
 
     def _take(self, event: Event, *, is_last: bool = False) -> None:
-        """Handle one event; `is_last` if all bytes that were read end with it."""
+        """Handle one event; `is_last` says whether no bytes follow the event."""
         upload = self._upload
         if isinstance(event, Request):
             self._request(event, is_last=is_last)
@@ -206,14 +210,14 @@ class Connection(Client):
             self._checks.ended(upload)
 
     def _prefix(self) -> bytes:
-        """Return the beginning of the answer to the next request: its number in a session."""
+        """Return the prefix of the answer to the next request, which is its number in a session."""
         if not self._in_session:
             return b""
         self._number += 1
         return b"%d: " % self._number
 
     def _whole(self, event: Whole) -> None:
-        """Answer a stream that has arrived whole; at once if it is clean."""
+        """Check a stream that has arrived as a whole, and answer it at once if it is clean."""
         prefix = self._prefix()
         self._is_ending = not self._in_session
         clean = self._checks.clean_answer(event.data)
@@ -248,10 +252,11 @@ class Connection(Client):
             self.answer(form, [self._checks.say(command, self.peer)])
 
     def _descriptor(self, form: Form, *, is_last: bool) -> None:
-        """Take the descriptor that FILDES has announced.
+        """Check the file behind the descriptor that follows the command FILDES.
 
-        The descriptor comes with one byte of its own, and the kernel returns only that byte with
-        it. A descriptor with other bytes might be for another command.
+        A client sends the descriptor with one byte, and the kernel returns the descriptor together
+        with only this byte. A descriptor that is received with other bytes might belong to another
+        command, so it is refused.
         """
         if len(self._descriptors) != 1 or not is_last:
             close_all(self._descriptors)
@@ -263,7 +268,7 @@ class Connection(Client):
         self._checks.files.add(self, read_file(self._checks, upload))
 
     def writable(self) -> None:
-        """Send waiting answers, as much as the socket takes; then read on, or hang up."""
+        """Send as many bytes of waiting answers as the socket accepts; then read again, or end."""
         was_full = not self.has_room
         super().writable()
         if self.is_closed:
@@ -292,10 +297,11 @@ class Connection(Client):
             self._loop.remove_reader(self._socket)
 
     def _bare(self) -> None:
-        """Treat an old command as complete, if no bytes have come since."""
+        """Handle a command in the old form without a delimiter if no more bytes were received."""
         self._bare_is_due = False
         parser = self._parser
-        # Late bytes would change the path; but no bytes follow a path that was written at once.
+        # A path that was received in pieces may be incomplete, so it is not handled. A local client
+        # sends a path with one write, and no bytes follow.
         is_whole = self.peer.is_local and not self._in_session and parser.holds_path_of_one_piece
         if (
             self.is_closed
@@ -312,16 +318,16 @@ class Connection(Client):
         self.writable()
 
     def _bare_ended(self) -> None:
-        """Take an old command without its delimiter."""
+        """Handle a command in the old form without its delimiter."""
         for event in self._parser.bare():
             self._take(event)
 
     def _ended(self) -> None:
-        """The client sends no more."""
+        """Handle the end of the bytes that the client sends."""
         if self._parser.holds_bare:
             self._bare_ended()
         if self._is_fed:
-            # The stream is cut short, so it has no verdict.
+            # An incomplete stream gets no answer, because it has no verdict.
             self._checks.counts.add(Count.BROKEN)
             self.close()
             return
@@ -329,7 +335,7 @@ class Connection(Client):
         self.writable()
 
     def _dismiss(self, reason: str) -> None:
-        """Dismiss a client that breaks the protocol or the limits."""
+        """Answer a client that breaks the protocol or a limit, and end the connection."""
         upload, self._upload = self._upload, None
         if upload is not None:
             self._checks.release(upload)
@@ -345,8 +351,8 @@ class Connection(Client):
         self.answer(form, [said])
 
     def _hang_up(self) -> None:
-        """Close, after the client has had time to read the answer."""
-        if self.peer.is_local and not self._is_cut:  # a local client can still read the answer
+        """Close the connection after the client has had time to read the answer."""
+        if self.peer.is_local and not self._is_cut:  # the answer stays readable
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S
@@ -359,7 +365,7 @@ class Connection(Client):
         self._loop.call_later(DRAIN_S, self.close)
 
     def close(self) -> None:
-        """Close; later answers are dropped."""
+        """Close the connection; later answers are dropped."""
         if self.is_closed:
             return
         self._stop_listening()
@@ -373,19 +379,20 @@ class Connection(Client):
 
 
 class Pace:
-    """How fast a client sends; `came` counts the bytes."""
+    """Measures how fast a client sends; `came` is the number of received bytes."""
 
     def __init__(self) -> None:
-        """Nothing has come."""
+        """Begin with 0 received bytes."""
         self.came = 0
-        #: The time, the bytes and the number of the command at the first look at a command that is
-        #: not complete.
+        #: The time, the number of received bytes, and the number of the command when `look` first
+        #: saw that the present command was incomplete; None between commands.
         self._midway: tuple[float, int, int] | None = None
 
     def look(self, now: float, parser: Parser, number: int, most_s: float, *, reads: bool) -> bool:
-        """Note the progress of the command `number`, once a second; return whether it is late.
+        """Measure the progress of command `number`, once a second; return whether it is too slow.
 
-        The command may take `most_s` seconds, without its stream, while somebody `reads`.
+        The command, without its stream, may take `most_s` seconds. `reads` says whether bytes are
+        read from the client.
         """
         if parser.is_between or not reads:
             self._midway = None
@@ -396,7 +403,7 @@ class Pace:
         return False
 
     def is_slow(self, now: float, min_rate: float) -> bool:
-        """Return whether the rest of a command comes with less than `min_rate` bytes a second."""
+        """Return whether an incomplete command arrives with less than `min_rate` bytes a second."""
         if self._midway is None:
             return False
         since, before, _ = self._midway

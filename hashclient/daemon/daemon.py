@@ -1,8 +1,9 @@
-"""The daemon: its sockets, the processes that serve the sockets, and their supervision.
+"""The parent process of the daemon: opens the sockets, and starts and restarts the processes.
 
-The parent listens, starts one process for each core, and restarts a process that has died; it opens
-no list and reads from no client. SIGHUP is passed on to all processes, and so is RELOAD from any
-client. A second daemon at the same socket is refused.
+The parent listens, starts `jobs` processes that serve clients, and restarts a process that has
+ended. The parent opens no list for checks and reads from no client. After SIGHUP, or after the
+command RELOAD of a trusted client, the parent sends SIGHUP to all processes, which open their lists
+again. A second daemon at the same socket is refused.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ if TYPE_CHECKING:
 
 _log = Log("daemon")
 
-#: The shortest time in seconds between two starts of a process that is killed.
+#: The shortest time in seconds between two starts of a process that was killed by a signal.
 RESTART_S = 0.2
-#: A process that ends by itself within this time ends early; this many early ends in a row end the
-#: daemon.
+#: A process that exits within `EARLY_S` seconds has ended early. More than `MAX_EARLY_DEATHS` early
+#: ends in a row stop the daemon.
 EARLY_S = 2.0
 MAX_EARLY_DEATHS = 16
-#: Seconds between two reloads of the lists on request.
+#: The shortest time in seconds between two requested reloads of the lists.
 RELOAD_S = 1.0
-#: Seconds between two rounds of regular work.
+#: Seconds between two rounds of the loop in `_watch`.
 WATCH_S = 0.5
-#: Seconds in which the processes must end.
+#: Seconds after which processes that have not ended are killed.
 STOP_S = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, STOP)
 _DEAD_HINT = "`hashclient status` shows whether the lists can be used; -v shows more"
 
 
 class Daemon:
-    """A daemon for one state directory."""
+    """The daemon for one state directory."""
 
     def __init__(
         self,
@@ -66,11 +67,11 @@ class Daemon:
         mode: int,
         warn: Callable[[str, str | None], object],
     ) -> None:
-        """Listen at `addresses`, besides the sockets that systemd passes.
+        """Store the arguments; `run` listens at `addresses`, or at the sockets that systemd passes.
 
-        The commands `beside` are run from time to time. A socket in the file system gets `mode`.
-        `metrics` is the address for Prometheus. `warn` gets warnings of lists that grow old, each
-        with a hint.
+        `beside` are commands that run at intervals. `mode` is the mode of a socket in the file
+        system. `metrics` is the address for Prometheus. `warn` is called with a warning and a hint
+        if a list is not fetched any more.
         """
         self._session = session
         self._addresses = addresses
@@ -80,31 +81,32 @@ class Daemon:
         self._mode = mode
         self._metrics = metrics
         self._counts = Counts(jobs)
-        #: For each row in the counts: the process, and the time of its start.
+        #: The process of each row of the counters, and the time of its start.
         self._processes: dict[int, tuple[BaseProcess, float]] = {}
         self._early_deaths = 0
         self._stopping = self._reloading = False
-        #: The sockets, with their names.
+        #: The listening sockets and their names.
         self._listeners: list[tuple[socket.socket, str]] = []
         self._exposition: Exposition | None = None
         self._ageing = Ageing(session, warn)
 
     def run(self, on_ready: Callable[[list[str], list[str]], None]) -> None:
-        """Serve until SIGTERM or SIGINT; `on_ready` gets the addresses, and warnings of the lists.
+        """Serve until SIGTERM or SIGINT; call `on_ready` with addresses and warnings about lists.
 
         Raises:
-            StateError: the daemon cannot listen, or its processes keep dying.
+            StateError: the daemon cannot listen, or its processes end soon after each start.
         """
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, STOP), self._on_stop)
         handlers |= {signal.SIGHUP: self._on_reload, signal.SIGCHLD: lambda: None}
         with contextlib.ExitStack() as stack:
-            # Lists that cannot be opened are an error already in the parent, before any client is
-            # served.
+            # The lists are opened once in the parent, so that an error is reported before a client
+            # is served.
             Lists(self._session)
             self._listen(stack)
             names = [name for _, name in self._listeners]
             if self._metrics is not None:
-                # The import of this module brings an HTTP server, which most daemons never need.
+                # Imported here because the module imports an HTTP server, which most daemons do not
+                # need.
                 from hashclient.daemon.metrics import Exposition
 
                 self._exposition = stack.enter_context(Exposition(self._metrics, self._counts))
@@ -122,7 +124,7 @@ class Daemon:
                 self._end()
 
     def _listen(self, stack: contextlib.ExitStack) -> None:
-        """Listen at the sockets that systemd passes, or at the addresses."""
+        """Listen at the sockets that systemd passes, or else at the addresses."""
         for sock in passed_sockets(os.environ):
             self._listeners.append((stack.enter_context(sock), name_of(sock)))
         for address in [] if self._listeners else self._addresses:
@@ -133,7 +135,7 @@ class Daemon:
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
 
     def _start(self, row: int) -> None:
-        # The parent has one thread, so forking is safe.
+        # Forking is safe because the parent has only one thread.
         process = multiprocessing.get_context("fork").Process(
             target=_work,
             args=(
@@ -142,7 +144,8 @@ class Daemon:
             ),
             daemon=True,
         )
-        # Before the process has its own handlers, a signal would run the handlers of the parent.
+        # Signals are blocked until the new process has its own handlers, because a signal would
+        # call the handlers of the parent in the new process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
@@ -156,19 +159,19 @@ class Daemon:
         self._processes[row] = (process, time.monotonic())
 
     def _wait_until_ready(self, woken: int) -> None:
-        """Wait until each process serves."""
+        """Wait until each process serves clients."""
         while self._counts.total(Count.STARTED) < self._jobs and not self._stopping:
             if any(process.exitcode is not None for process, _ in self._processes.values()):
                 raise StateError("the daemon could not start", hint=_DEAD_HINT)
             wait(woken, [], 0.005)
 
     def _watch(self, woken: int) -> None:
-        """Keep the processes going until the daemon is to stop."""
+        """Restart ended processes, and do the regular work, until the daemon must stop."""
         reload_at = 0.0
         others = [] if self._exposition is None else [self._exposition.fileno()]
         while not self._stopping:
             if self._reloading and time.monotonic() >= reload_at:
-                # Requests that come meanwhile are served the next time.
+                # A request for a reload that comes after this line causes another reload.
                 self._reloading = False
                 reload_at = time.monotonic() + RELOAD_S
                 self._signal_all(signal.SIGHUP)
@@ -181,10 +184,10 @@ class Daemon:
                 self._exposition.answer()
 
     def _restart_dead(self) -> None:
-        """Restart dead processes; stop after some attempts if they cannot serve.
+        """Restart ended processes; give up after too many early ends.
 
         Raises:
-            StateError: processes keep ending by themselves, soon after their start.
+            StateError: more than `MAX_EARLY_DEATHS` processes exited soon after their start.
         """
         for row, (process, started) in list(self._processes.items()):
             code = process.exitcode
@@ -194,7 +197,8 @@ class Daemon:
             if lived_s >= EARLY_S:
                 self._early_deaths = 0
             elif code < 0:
-                # Killed, or a bug in a library: do not restart at full speed.
+                # The process was killed by a signal, perhaps because of a bug in a library, so the
+                # restart is delayed.
                 if lived_s < RESTART_S:
                     continue
             else:
@@ -207,7 +211,7 @@ class Daemon:
             _log.info("process %d has ended: %d", process.pid, code)
             try:
                 self._start(row)
-            except StateError as error:  # later there may be memory for the process
+            except StateError as error:  # there may be enough memory later
                 _log.info("%s", error.message)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -216,7 +220,7 @@ class Daemon:
                 os.kill(process.pid or 0, number)
 
     def _end(self) -> None:
-        """End the processes; kill the processes that do not end."""
+        """Terminate all processes; kill processes that do not end within `STOP_S` seconds."""
         self._stopping = True
         self._signal_all(signal.SIGTERM)
         until = time.monotonic() + STOP_S
@@ -242,17 +246,17 @@ def _work(
     counts: Row,
     parent: int,
 ) -> None:
-    """Serve, in a process of its own.
+    """Serve clients; this is the main function of a process of the daemon.
 
     Raises:
-        SystemExit: the process cannot serve; the exit code shows the error.
+        SystemExit: the process cannot serve clients; the exit code shows the error.
     """
     signal.set_wakeup_fd(-1)
     for number in (*_SIGNALS, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forget_exit_codes()
-    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # the counters of an earlier process
+    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # connections of the former process of this row
     try:
         worker = Worker(session, listeners, options, counts, parent)
     except HashclientError as error:

@@ -1,18 +1,18 @@
-"""Records, logs and acts upon the matches of a daemon before they are answered.
+"""Records and logs the matches of a daemon and applies the policy, before the client is answered.
 
-Many matches are recorded at once, so that they wait for the disk only once. A failed write is
-counted and tried again with the next match. The answer is still sent, because an unrecorded match
-is a match, too.
+Matches that come at about the same time are recorded in one transaction. A failed write is counted,
+and writing is tried again with the next match. The client is still answered with a match if the
+match cannot be recorded.
 
-A client can send the same listed content as often as it likes. The first match is recorded, logged
-and acted upon like any match. After that, the same content is only counted for an hour. The count
-is written after 10, 100, 1,000 times and so on, and at the end of the hour. So records, log and
-isolated files grow with the number of different listed contents, and not with the number of
-requests.
+A client can send the same listed content many times. The first match is recorded and logged, and
+the policy is applied to it. For an hour after the first match, further matches of the same content
+from the same client are only counted. The count is written after 10, 100, 1,000 times and so on,
+and at the end of the hour. So the sizes of record, log and quarantine depend on the number of
+different listed contents, and not on the number of requests.
 
-Streams are recorded in a thread, many at a time, and clean streams do not wait. Matches of streams
-that come during a write are recorded together in the next write. Matches at paths are recorded
-separately, in the threads that read the paths, because isolating a file may take long.
+Matches of streams are recorded in one thread, so clean streams do not wait. Matches of streams that
+come during a write are recorded together in the next write. Matches at paths are recorded by
+another `Ledger` in the threads that read the paths, because isolating a file may take long.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from hashclient.system.log import Log
 _log = Log("daemon")
 
 COMMAND = "serve"
-#: Seconds between two preparations of reports.
+#: The shortest time in seconds between two preparations of reports.
 REPORTS_S = 60.0
 
 
 class Ledger:
-    """The records of one process of a daemon."""
+    """Records matches for one process of a daemon; any thread may call the methods."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class Ledger:
         act: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin without matches; with `act`, apply the policy to matches.
+        """Begin without matches; `act` says whether the policy is applied to matches.
 
-        `clock` gives seconds.
+        `clock` returns the time in seconds.
 
         Raises:
             HashclientError: the policy names unknown lists.
@@ -78,14 +78,15 @@ class Ledger:
         self._clock = clock
         self._repeats = Repeats(clock)
         self._responder = Responder(session, lists.states) if self._act else None
-        #: The record of the run, from the first recorded match on; and the counts of the run.
+        #: `_recorder` writes the record of the run, and is None before the start and after the end
+        #: of the run. `_summary` has the counts of the run.
         self._recorder: RunRecord | None = None
         self._summary = Summary(lists=())
-        #: Several threads may record.
+        #: The lock is held while a thread records, because several threads may call the methods.
         self._lock = threading.RLock()
 
     def use(self, lists: InUse) -> RunRecord:
-        """Use these lists from now on; log their names and generations if these have changed."""
+        """Use `lists` from now on; log a new run if names or generations of lists have changed."""
         with self._lock:
             before, self._lists = self._lists, lists
             is_same = lists is before or lists.same_lists(before)
@@ -94,7 +95,8 @@ class Ledger:
                 return self._recorder
             self.end()
             if self._act and not is_same:
-                # If a policy names unknown lists, matches are recorded only.
+                # If the policy names unknown lists, matches are recorded, but the policy is not
+                # applied.
                 self._responder = None
                 try:
                     self._responder = Responder(self._session, lists.states)
@@ -119,14 +121,16 @@ class Ledger:
         return self._recorder
 
     def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> list[Handled]:
-        """Record matches and conflicts, judged with `lists`; act on them, and return them.
+        """Record outcomes that were judged with `lists`, apply the policy, and return the results.
 
-        Content that came before from the same client is only counted, unless `each` is set.
+        Content that the same client has sent within the last hour is only counted, unless `each` is
+        set.
         """
         with self._lock:
             recorder = self.use(lists)
             if self._summary.failed is not None:
-                # The recorder has failed; the disk may have free space again.
+                # The former recorder has failed. A new recorder is tried, because the disk may have
+                # free space again.
                 recorder = self._renew()
             for outcome in found:
                 self._summary.add(outcome)
@@ -140,7 +144,7 @@ class Ledger:
                 is_kept = self._summary.failed is None
             finally:
                 if not is_kept:
-                    self._repeats.forget()  # a match that comes again is recorded then
+                    self._repeats.forget()  # the next match of the same content must be recorded
             if self._responder is not None and kept:
                 return self._act_on(kept, self._responder)
             return [Handled(recorded.outcome, recorded.record) for recorded in kept]
@@ -155,7 +159,7 @@ class Ledger:
         return done
 
     def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
-        """Count files of kinds that are not opened, found with `lists`."""
+        """Count container files that are not opened, by kind, in the run with `lists`."""
         if not kinds:
             return
         with self._lock:
@@ -163,7 +167,7 @@ class Ledger:
             add_by_kind(self._summary.not_opened, kinds)
 
     def prepare_reports(self) -> None:
-        """Prepare reports of matches at intervals, and write counts that are due."""
+        """Write counts that are due; prepare reports if `REPORTS_S` seconds have passed."""
         self.keep_counts()
         now = self._clock()
         if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
@@ -174,13 +178,13 @@ class Ledger:
                 self.failed(made)
 
     def keep_counts(self, *, everything: bool = False) -> None:
-        """Write how often matches came again, for matches whose count is due."""
+        """Write the counts of repeated matches that are due, or all counts with `everything`."""
         with self._lock:
             if self._recorder is not None:
                 self._recorder.keep_counts([*self._repeats.due(everything=everything)])
 
     def end(self) -> None:
-        """Log the end, with the counts, if anything was logged."""
+        """Log the end of the run with its counts, if a run has begun."""
         with self._lock:
             self.keep_counts(everything=True)
             if self._recorder is not None:
@@ -188,18 +192,18 @@ class Ledger:
                 self._recorder = None
 
     def failed(self, error: Exception) -> None:
-        """Count a match that was not recorded, or not acted upon."""
+        """Count a failure to record a match or to apply the policy, and log it."""
         self._counts.add(Count.FAILURES)
         _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
 
 
 def _places_of(outcomes: Sequence[Outcome]) -> list[Place]:
-    """Return where inputs are: streams by the name of their client, files by their paths."""
+    """Return the places of inputs: the `door` of the client for a stream, the path for a file."""
     return [Place(o.path) if o.is_stream else place_of(o) for o in outcomes]
 
 
 class Records:
-    """The records of one process; call all methods in the thread of the loop."""
+    """The two ledgers of one process; only the thread of the event loop may call the methods."""
 
     def __init__(
         self,
@@ -208,7 +212,7 @@ class Records:
         of_paths: Ledger,
         on_recorded: Callable[[list[Upload]], None],
     ) -> None:
-        """Record streams in `of_streams`; `on_recorded` is called with the recorded streams."""
+        """Record streams with `of_streams`; call `on_recorded` with the recorded streams."""
         self.of_paths = of_paths
         self._of_streams = of_streams
         self._loop = loop
@@ -216,12 +220,12 @@ class Records:
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._waiting: list[Upload] = []
         self._is_recording = False
-        #: Preparing a report may take long, so it has a thread of its own.
+        #: Reports are prepared in a separate thread, because this may take long.
         self._reporter = ThreadPoolExecutor(1, "reporter")
         self._reporting: Future[None] | None = None
 
     def add(self, found: list[Upload]) -> None:
-        """Record streams with outcomes soon, then call `on_recorded`."""
+        """Queue streams with outcomes for recording; `on_recorded` is called afterwards."""
         self._waiting += found
         if self._waiting and not self._is_recording:
             self._is_recording = True
@@ -229,29 +233,30 @@ class Records:
             self._thread.submit(self._record, found)
 
     def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
-        """Note files of kinds that are not opened, in a stream that was judged with `lists`."""
+        """Count container files that are not opened, in a stream that was judged with `lists`."""
         self._thread.submit(self._safely, lambda: self._of_streams.leave(kinds, lists))
 
     def use(self, lists: InUse) -> None:
-        """Use other lists from now on."""
+        """Let the ledger of streams use `lists` from now on."""
         self._thread.submit(self._safely, lambda: self._of_streams.use(lists))
 
     def prepare_reports(self) -> None:
-        """Prepare reports of matches, unless a preparation is running already."""
+        """Prepare reports in a thread, unless the thread is already preparing reports."""
         if self._reporting is None or self._reporting.done():
             self._reporting = self._reporter.submit(self._prepare)
 
     def end_streams(self) -> None:
-        """Record the remaining streams, and log the end of these records."""
+        """Record the remaining streams, and log the end of the run of streams."""
         self._thread.shutdown(wait=True)
         self._add(self._waiting)
         self._of_streams.end()
         self._reporter.shutdown(wait=False, cancel_futures=True)
 
     def _add(self, found: list[Upload]) -> None:
-        """Record streams, each with the lists that it was judged with.
+        """Record streams, each with the lists with which it was judged.
 
-        The tags of the stream are made with the seal key of these lists; a newer key may be in use.
+        The tags of a stream must be made with the seal key of these lists, which may not be the
+        present seal key.
         """
         for same in by_lists(found):
             outcomes = [outcome for upload in same for outcome in upload.recorded()]
@@ -259,7 +264,7 @@ class Records:
 
     def _record(self, found: list[Upload]) -> None:
         self._add(found)
-        with contextlib.suppress(RuntimeError):  # the loop may have ended
+        with contextlib.suppress(RuntimeError):  # the event loop may be closed
             self._loop.call_soon_threadsafe(self._recorded, found)
 
     def _recorded(self, found: list[Upload]) -> None:
@@ -272,31 +277,33 @@ class Records:
             self._safely(ledger.prepare_reports)
 
     def _safely(self, do: Callable[[], object]) -> None:
-        """Call a function; count its failure, since a match is answered as a match in any case."""
+        """Call a function; count an exception, because clients must be answered in any case."""
         try:
             do()
-        except Exception as error:  # noqa: BLE001 - waiting clients get an answer after any error
+        except Exception as error:  # noqa: BLE001 - clients are answered after any error
             self._of_streams.failed(error)
 
 
-#: Seconds for which a match is only counted.
+#: Seconds after a recorded match in which the same match is only counted.
 REPEAT_S = 3600.0
-#: This many matches are remembered; a forgotten match is recorded again if its content comes again.
+#: The highest number of matches that are remembered. A forgotten match is recorded again if its
+#: content comes again.
 MOST = 10_000
-#: A count is written with the ids of the last mails, at most this many.
+#: The highest number of ids of mails that are written with a count.
 MOST_MAILS = 10
-#: Seconds between two searches for hours that have ended.
+#: Seconds between two searches for matches whose hour has ended.
 SEARCH_S = 60.0
 
-#: The client, and the entries that the content agrees with.
+#: The client, the kind of the outcome, and the entries that the content agrees with.
 _Key = tuple[object, ...]
 
 
 class Again(msgspec.Struct):
-    """A match that was recorded at `since`, and how often it has come since and in all.
+    """A match that first came at the time `since`, and how often the same match came again.
 
-    `recorded` is None until the match is recorded. `count` is how often the match came since the
-    last count was written; `mails` are the ids of the last mails in which it came.
+    `recorded` is the recorded match, or None before it is recorded. `count` is how often the match
+    came since the last count was written. `total` is how often the match came altogether. `mails`
+    are the ids of the last mails in which the match came.
     """
 
     since: float
@@ -310,14 +317,14 @@ class Repeats:
     """The recent matches of one process of a daemon."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Nothing has come yet; `clock` gives seconds."""
+        """Begin without matches; `clock` returns the time in seconds."""
         self._clock = clock
         self._known: dict[_Key, Again] = {}
         self._due: list[Again] = []
         self._searched = clock()
 
     def first(self, found: Sequence[Outcome]) -> list[Outcome]:
-        """Return the matches that did not come recently, and count the others."""
+        """Return matches that must be recorded; count matches that came within the last hour."""
         now, first = self._clock(), []
         for outcome in found:
             key = _key_of(outcome)
@@ -331,7 +338,7 @@ class Repeats:
                     self._due.append(again)
                 continue
             if again is not None:
-                self._due.append(self._known.pop(key))  # `_due` has the order of the times
+                self._due.append(self._known.pop(key))  # `_known` is ordered by time
             self._known[key] = Again(now)
             first.append(outcome)
         while len(self._known) > MOST:
@@ -339,7 +346,7 @@ class Repeats:
         return first
 
     def learn(self, kept: Sequence[Recorded]) -> None:
-        """Note the records of the first matches."""
+        """Store the records of matches that `first` has returned."""
         for recorded in kept:
             again = self._known.get(_key_of(recorded.outcome))
             if again is not None:
@@ -351,7 +358,7 @@ class Repeats:
         self._due.clear()
 
     def due(self, *, everything: bool = False) -> Iterator[tuple[Recorded, int, list[str]]]:
-        """Yield matches whose count must be written, how often each came, and in which mails."""
+        """Yield each match whose count must be written, with its count and ids of mails."""
         now = self._clock()
         if everything or now >= self._searched + SEARCH_S:
             self._searched = now

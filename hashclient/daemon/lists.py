@@ -1,9 +1,9 @@
-"""The lists of a daemon: opened once, and again when the lists on the disk have changed.
+"""The lists that a daemon uses, which are opened again when they have changed on the disk.
 
-A check that has begun with the former lists ends with them. While a list is stale or missing, an
-input without a match is not called clean, so a gateway refuses all mail. A list becomes stale about
-a week after the first failed fetch. So the daemon warns of a list that no fetch has checked, when
-it starts and once a day.
+A check uses the same lists from its beginning to its end. While a list is stale or missing, an
+input without a match is not answered as clean, so a gateway refuses all mail. A list becomes stale
+about a week after the first failed fetch. So the daemon warns at its start and once a day if a list
+has not been checked by a fetch for a day.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hashclient.system.text import for_people
 
 _log = Log("daemon")
 
-#: Seconds between two checks of the disk; and seconds until lists are opened again in any case,
-#: since lists age and folders may appear.
+#: Seconds between two checks whether lists have changed on the disk; and seconds after which the
+#: lists are opened again without a change, because lists become stale.
 LOOK_S = 1.0
 REOPEN_S = 60.0
 
@@ -37,12 +37,13 @@ STALE = "Stale"
 
 
 class InUse:
-    """A state of the lists: their judge, and whether answers from them are complete."""
+    """Open lists: their judge, and whether an input without a match can be answered as clean."""
 
     def __init__(self, lists: OpenLists, session: Session, *, exceptions: bool = True) -> None:
-        """Use `lists`; their age counts by the clock of `session`.
+        """Use `lists`; the clock of `session` decides whether a list is stale.
 
-        With `exceptions`, `rule` returns an outcome as people have ruled it.
+        With `exceptions`, `rule` applies the exceptions that people have made to an outcome;
+        without, `rule` returns the outcome unchanged.
         """
         self.lists = lists
         self.rule: Rule = as_it_is
@@ -50,10 +51,11 @@ class InUse:
             ruler = Exceptions(session.settings.layout, lists, session.now, _unusable)
             lists, self.rule = ruler.lists, ruler.rule
         self.judge: Judge = lists.judge()
-        #: The quick test of a digest, for the thread that reads streams.
+        #: A quick function that returns whether a digest may be listed; only one thread may call
+        #: it.
         self.may_be_listed = self.judge.screen()
         self.key_id = lists.sealer.key_id
-        #: Why answers are not complete, apart from age.
+        #: The reason, apart from the present age, why an input without a match may still be listed.
         self.known_doubt: str | None = None
         if lists.missing:
             self.known_doubt = MISSING
@@ -67,23 +69,24 @@ class InUse:
 
     @property
     def doubt(self) -> str | None:
-        """Why an input without a match may still be listed: one word for clients.
+        """One word that says why an input without a match may still be listed, or None.
 
-        The age is checked for each answer, because a list can become stale while the daemon runs.
-        If the clock was set back, nobody knows whether a list is stale.
+        The age of the lists is checked for each answer, because a list can become stale while the
+        daemon runs. The lists also count as stale if the clock was set back, because their age is
+        then not known.
         """
         if self.known_doubt is None and not self._since <= self._clock() < self._until:
             return STALE
         return self.known_doubt
 
     def doubted(self) -> InUse:
-        """Return the same state, marked as incomplete, since lists are missing."""
+        """Return a copy whose `doubt` is that lists are missing."""
         other = copy.copy(self)
         other.known_doubt = MISSING
         return other
 
     def same_lists(self, other: InUse) -> bool:
-        """Return whether both states are equal for the log."""
+        """Return whether both objects have lists with the same names, generations and seal key."""
         return (self.states, self.lists.missing, self.key_id) == (
             other.states,
             other.lists.missing,
@@ -92,20 +95,20 @@ class InUse:
 
     @property
     def states(self) -> tuple[ListState, ...]:
-        """The lists, as a summary has them."""
+        """The states of the lists, as in the summary of a run."""
         return self.lists.states
 
     @property
     def generations(self) -> str:
-        """Names and generations of the lists, on one line."""
+        """The names and generations of the lists, on one line."""
         return ",".join(f"{state.name}:{state.generation}" for state in self.states)
 
 
 class Lists:
-    """The lists of a session, as they are now."""
+    """The lists of a session; `now` are the lists that are in use now."""
 
     def __init__(self, session: Session, *, exceptions: bool = True) -> None:
-        """Open them. `exceptions` is as for `InUse`.
+        """Open the lists; `exceptions` is as for `InUse`.
 
         Raises:
             StateError: no list can be used.
@@ -122,13 +125,14 @@ class Lists:
         return InUse(self._session.open_lists(), self._session, exceptions=self._exceptions)
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Open the lists again if they may have changed; return whether they were opened.
+        """Open the lists again if they may have changed on the disk; return whether this was done.
 
-        If the lists cannot be opened, the present lists still find matches, but no input is called
-        clean, as in a scan. The next attempt is after `LOOK_S` seconds.
+        If the lists cannot be opened, the present lists are still used to find matches, but no
+        input is answered as clean. The next attempt is made after `LOOK_S` seconds.
         """
         moment = time.monotonic()
-        # No file is isolated because of a list that has become stale.
+        # The lists are opened again when a list has become stale, so that the policy does not
+        # isolate a file because of a stale list.
         force = force or self.now.doubt != self._doubt
         if not force and moment < self._looked + LOOK_S:
             return False
@@ -155,13 +159,14 @@ def _unusable(error: StateError) -> None:
 
 
 def _after(moment: datetime, grace: timedelta) -> datetime:
-    """Return `grace` after `moment`, or the last possible moment."""
+    """Return the time `grace` after `moment`, or the last time that Python can represent."""
     return min(moment, datetime.max.replace(tzinfo=UTC) - grace) + grace
 
 
-#: A list should be checked at least this often; the next fetch may be late by a few hours.
+#: The daemon warns of a list that no fetch has checked for this time.
 CHECKED_WITHIN = timedelta(days=1)
-#: Seconds between two looks, and seconds before the same message is repeated.
+#: Seconds between two checks of the ages of lists, and seconds before a warning about the same list
+#: is repeated.
 AGES_S, SAY_AGAIN_S = 3600.0, 86_400.0
 
 HINT = (
@@ -171,17 +176,17 @@ HINT = (
 
 
 class Ageing:
-    """Warns of lists that age; `warn` gets a message and a hint."""
+    """Warns of lists that are stale or not checked; `warn` is called with a message and a hint."""
 
     def __init__(self, session: Session, warn: Callable[[str, str | None], object]) -> None:
-        """No list is checked yet."""
+        """Store the arguments; no list is checked yet."""
         self._session = session
         self._warn = warn
         self._look_at = 0.0
         self._said: dict[str, float] = {}
 
     def look(self) -> list[str]:
-        """Warn, if an hour has passed since the last look; return the warnings that are due."""
+        """Check the lists once an hour; issue and return the warnings that are due."""
         moment = time.monotonic()
         if moment < self._look_at:
             return []
@@ -204,12 +209,12 @@ class Ageing:
                     text = age_of(manifest, settings.grace(manifest.provider), now)
                     if text is not None:
                         yield name, text
-        except HashclientError:  # another message reports a list that cannot be read
+        except HashclientError:  # a list that cannot be read is reported elsewhere
             return
 
 
 def age_of(manifest: Manifest, grace: timedelta, now: datetime) -> str | None:
-    """Return a message if a list is stale, or becomes stale without a fetch; else None."""
+    """Return a message if a list is stale, or was not checked for a day; else None."""
     name, expires = f"list {manifest.list}", manifest.expires
     ends = _after(expires, grace)
     if now >= ends:

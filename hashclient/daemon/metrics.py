@@ -1,7 +1,8 @@
-"""The counts of a daemon over HTTP, in Prometheus' text format, from the parent.
+"""Serves the counters of a daemon over HTTP in the text format of Prometheus, in the parent.
 
-The counts of the processes are in memory shared with the parent. The parent forks, so it has only
-one thread, and answers requests one after the other, each within about a second.
+The counters of the processes are in memory that is shared with the parent. The parent may have only
+one thread, because it forks. So it answers requests one after the other, each within about a
+second.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ _TOTALS = {
     Count.RELOADS: ("reloads", "How often a process has opened the lists again."),
 }
 _PREFIX = "hashclient_serve"
-#: The limits of a request, in seconds and bytes.
+#: The limits of an HTTP request, in seconds and bytes.
 REQUEST_S = 1.0
 MAX_REQUEST_BYTES = 1 << 14
 
 
 def render(counts: Counts) -> str:
-    """Return all counts as text."""
+    """Return all counters in the text format of Prometheus."""
     return expose(_families(counts))
 
 
@@ -95,7 +96,7 @@ def _families(counts: Counts) -> Iterator[Metric]:
 
 
 def _request(sock: socket.socket) -> bytes:
-    """Return the bytes received within `REQUEST_S`, up to the end of a request."""
+    """Return the bytes of a request, at most those received within `REQUEST_S` seconds."""
     data, until = b"", time.monotonic() + REQUEST_S
     while b"\r\n\r\n" not in data and len(data) < MAX_REQUEST_BYTES:
         left = until - time.monotonic()
@@ -114,10 +115,10 @@ def _request(sock: socket.socket) -> bytes:
 
 
 class Exposition:
-    """Listens for Prometheus; call `answer` when `fileno` is readable."""
+    """Listens for HTTP requests; `answer` must be called when `fileno` is readable."""
 
     def __init__(self, address: TcpAddress, counts: Counts) -> None:
-        """Listen.
+        """Listen at `address`.
 
         Raises:
             StateError: the address cannot be used.
@@ -128,17 +129,17 @@ class Exposition:
             timeout = 0
 
             def server_bind(self) -> None:
-                """Bind, without a look-up of this machine's name."""
+                """Bind the socket without a look-up of the name of this machine."""
                 TCPServer.server_bind(self)
 
             def handle_error(self, *_: object) -> None:
-                """Print nothing: the client is gone, or its request was invalid."""
+                """Print nothing; the client has gone, or its request was invalid."""
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_S
 
             def setup(self) -> None:
-                """Read the whole request first, so that a slow client cannot stop the daemon."""
+                """Read the whole request first, so that a slow client cannot block the daemon."""
                 super().setup()
                 self.rfile = io.BufferedReader(io.BytesIO(_request(self.connection)))
 
@@ -152,7 +153,7 @@ class Exposition:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's word
-                """Print nothing: stderr is for important messages."""
+                """Print nothing, because stderr is for important messages only."""
 
         try:
             self._server = Server((address.host, address.port), Handler)
@@ -161,17 +162,17 @@ class Exposition:
 
     @property
     def address(self) -> TcpAddress:
-        """The address where it listens."""
+        """The address at which the server listens."""
         host, port = self._server.server_address[:2]
         return TcpAddress(str(host), port)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a request comes."""
+        """Return the descriptor that becomes readable when a client connects."""
         return self._server.fileno()
 
     def answer(self) -> None:
-        """Answer one request."""
-        with contextlib.suppress(OSError):  # the client has gone
+        """Answer one HTTP request."""
+        with contextlib.suppress(OSError):  # the client has closed the connection
             self._server.handle_request()
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""Opens containers in threads, one container in each.
+"""Opens containers in several threads, with one opener for each thread.
 
-Each thread needs its own process to open a container; processes are kept and used again.
+An opener has a process that opens a container; openers and their processes are used again.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from hashclient.system.rights import Ourselves
 
 
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
-    """Return the options to open containers, each for at most `most_s` seconds.
+    """Return the options for opening containers, with a limit of `most_s` seconds for each.
 
-    `noticed` is called with the protections that the kernel lacks.
+    `noticed` is called with a message about protections that the kernel lacks.
     """
     options = container_options(config.containers, noticed)
     limits = msgspec.structs.replace(
@@ -41,37 +41,39 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
 
 
 class Opener(Members):
-    """An opener for one thread at a time; the thread may have the rights of another user."""
+    """Opens containers for one thread at a time, which may have the ids of another user."""
 
-    #: Returns the rights of this process to the thread, for a block.
+    #: A function that returns a context manager, in whose block the thread has the ids of this
+    #: process.
     ourselves: Ourselves = contextlib.nullcontext
 
     def open(self, *args: Any, **options: Any) -> Opened:
-        """Open a container with the rights of this process, which starting its opener needs."""
+        """Open a container with the ids of this process, which are needed to start a process."""
         with self.ourselves():
             return super().open(*args, **options)
 
 
 class Openers:
-    """Opens containers, each for an owner, for example a client, who may stop the opening."""
+    """Opens containers, each for an owner, for example a client; `stop` stops the opening."""
 
     def __init__(self, options: ContainerOptions, session: Session) -> None:
-        """Open with `options`; rules of the session say which members may be unread."""
+        """Open with `options`; rules in the configuration of `session` accept unread members."""
         self._options = options
         self._session = session
-        #: The kernel ends a process that opens containers with the thread that has started it, and
-        #: threads of a program may come and go.
+        #: Processes that open containers are started in this thread, because the kernel ends such a
+        #: process together with the thread that has started it, and the threads of a program may
+        #: end.
         self._starter = ThreadPoolExecutor(1, "hashclient-opener")
         self._idle: list[tuple[InUse, Opener]] = []
-        #: The openers in use, and for whom.
+        #: The openers in use, each with its owner.
         self._busy: dict[Opener, object] = {}
 
     @contextlib.contextmanager
     def taken(self, lists: InUse, whose: object) -> Iterator[Opener]:
-        """Provide an opener for the block; it judges with these lists.
+        """Yield an opener that judges members with `lists`, for the owner `whose`.
 
-        The opener is used again, unless its process has died: an opener stops after several deaths,
-        and hostile content can cause deaths.
+        The opener is used again unless its process has died. Hostile content can let the process
+        die, and an opener refuses to work after several deaths, so a new opener is used.
         """
         opener = self._take(lists)
         self._busy[opener] = whose
@@ -97,13 +99,13 @@ class Openers:
         return Opener(lists.judge, self._options, starting=starting)
 
     def stop(self, whose: object = None) -> None:
-        """Stop opening containers for one owner, or for all: these containers are then unread."""
+        """Stop opening the containers of one owner, or of all; these containers count as unread."""
         for opener, user in list(self._busy.items()):
             if whose in (None, user) and self._busy.pop(opener, None) is not None:
                 opener.stop()
 
     def accepted(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return the outcomes that are neither clean nor accepted."""
+        """Return outcomes that are not clean and not accepted by a rule of the configuration."""
         if not outcomes:
             return []
         rules = self._session.settings.config.accept
@@ -111,10 +113,10 @@ class Openers:
         return [o for o in map(accept, outcomes) if o.kind in BY_WORST]
 
     def open(self, content: Content, whose: object) -> None:
-        """Open a stream or an open file, and note its members.
+        """Open the container in a stream or open file, and store the outcomes of its members.
 
         Raises:
-            OSError: an open file cannot be read.
+            OSError: the open file cannot be read.
         """
         with self.taken(content.lists, whose) as opener:
             if content.kept is not None:
@@ -122,12 +124,12 @@ class Openers:
             else:
                 opened = _open_file(opener, content)
         content.not_opened = opened.not_opened
-        # An open file has no path that could be recorded.
+        # The outcomes are recorded as of a stream, because an open file has no path.
         found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
         content.inside = [content.lists.rule(outcome) for outcome in self.accepted(found)]
 
     def close(self) -> None:
-        """End the processes that open containers."""
+        """End the unused openers and their processes."""
         while self._idle:
             self._idle.pop()[1].close()
         self._starter.shutdown()
@@ -136,12 +138,12 @@ class Openers:
 def _started(starter: Executor, start: Callable[[], subprocess.Popen[bytes]]) -> Any:
     try:
         return starter.submit(start).result()
-    except RuntimeError as error:  # the opener has no thread, or was closed meanwhile
+    except RuntimeError as error:  # no thread can be started, or the executor is closed
         raise BrokenError(str(error)) from error
 
 
 def _open_file(opener: Opener, content: Content) -> Opened:
-    """Open the container in an open file; its offset stays, because the client shares it."""
+    """Open the container in an open file, and restore the file offset, which the client shares."""
     fd, before = content.fd, content.status
     assert fd is not None and before is not None
     at = os.lseek(fd, 0, os.SEEK_CUR)

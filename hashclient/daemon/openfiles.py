@@ -1,7 +1,7 @@
-"""Files that clients pass as open descriptors.
+"""Reads files that clients pass as open descriptors.
 
-The files come through a local socket, and are read in threads, in pieces, from their beginning.
-The read position of a file is not changed, because the client shares it.
+The descriptors are received at a local socket. A file is read in a thread, in pieces, from its
+beginning. The file offset is not changed, because the client shares it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at
 
-#: The most descriptors that are received at once: one more than allowed, to notice an excess.
+#: The highest number of descriptors that are received at once; 1 is allowed, and 2 show an error of
+#: the client.
 _MOST = 2
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
-#: Chunks that are read in one piece: 32 MiB.
+#: The number of chunks in a piece of 32 MiB, after which other clients have their turn.
 PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES
 
 
 @begun
 def read_file(checks: Checks, upload: Upload) -> Job:
-    """Read an open file; if it may be a container, a later job opens it."""
+    """Read and digest an open file, and pass it to `Checks.ended`."""
     is_read = False
     try:
         yield None
@@ -55,7 +56,7 @@ def read_file(checks: Checks, upload: Upload) -> Job:
 
 
 def _read(upload: Upload, most_s: float) -> Iterator[None]:
-    """Digest an open file, and yield after each piece.
+    """Digest an open file; yield None after each piece.
 
     Raises:
         SetAside: the file must not be read, or has changed.
@@ -87,12 +88,12 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
 
 
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
-    """Read bytes into `buffer`; return how many, and the descriptors that came with them.
+    """Receive bytes into `buffer`; return their number, and the descriptors that came with them.
 
-    No descriptors are returned if more came than `receive` takes, or than this process may have.
+    The list of descriptors is empty if more were sent than `_MOST`, or than this process may open.
 
     Raises:
-        OSError: the socket cannot be read, or has no bytes now.
+        OSError: the socket cannot be read, or no bytes are available.
     """
     count, ancillary, flags, _ = sock.recvmsg_into(
         (buffer,), _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC

@@ -1,4 +1,4 @@
-"""The options of a daemon: addresses, time limits, and the answer without a verdict."""
+"""The options of a daemon, for example addresses, limits, and the answer without a verdict."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
-#: Bytes kept of all streams of a daemon together; and the least for the streams of one process.
+#: The number of bytes that all processes of a daemon together may keep of streams; and the lowest
+#: limit for one process.
 ALL_KEPT_BYTES = 32 << 20
 LEAST_ALL_KEPT_BYTES = 4 << 20
 
 
 class NoVerdict(enum.StrEnum):
-    """The answer to an input that cannot be judged."""
+    """The kind of answer about an input without a verdict."""
 
     FOUND = "found"
     ERROR = "error"
@@ -30,12 +31,12 @@ class NoVerdict(enum.StrEnum):
 class Paths(enum.StrEnum):
     """The paths that a client other than root and the user of the daemon may ask about."""
 
-    OWN = "own"  # paths that the client could read itself
+    OWN = "own"  # paths that the user of the client may read
     ANY = "any"  # paths that the daemon may read
 
 
 class UnixAddress(msgspec.Struct, frozen=True):
-    """A socket in the file system."""
+    """The address of a Unix socket in the file system."""
 
     path: Path
 
@@ -44,7 +45,7 @@ class UnixAddress(msgspec.Struct, frozen=True):
 
 
 class TcpAddress(msgspec.Struct, frozen=True):
-    """A port at an address; 0 means any free port."""
+    """A TCP port at an address; port 0 means any free port."""
 
     host: str
     port: int
@@ -59,7 +60,7 @@ class TcpAddress(msgspec.Struct, frozen=True):
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return self.host == "localhost"  # another name may mean any address
+            return self.host == "localhost"  # another name may resolve to any address
 
 
 Address = UnixAddress | TcpAddress
@@ -67,14 +68,15 @@ _TCP = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port
 
 
 def parse_address(text: str) -> Address:
-    """Read `unix:PATH`, `HOST:PORT` or `[HOST]:PORT`.
+    """Return the address in a text `unix:PATH`, `HOST:PORT` or `[HOST]:PORT`.
 
     Raises:
         UsageError: the text has another form.
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
         path = Path(text.removeprefix("unix:"))
-        # sun_path of unix(7), and its NUL; the name, after the path of an open directory.
+        # sun_path of unix(7) has 108 bytes with the final null byte. The socket is bound by a path
+        # that is /proc/self/fd/N and the name, so the name is limited, too.
         if len(os.fsencode(path)) > 107 or len(os.fsencode(path.name)) > 80:
             raise UsageError(
                 f"path of a socket is too long: {printable(path)}",
@@ -91,16 +93,23 @@ def parse_address(text: str) -> Address:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How the daemon answers; `paths` says which paths clients may name. `serve` has the defaults.
+    """The options of a daemon; the command `serve` sets the defaults.
 
-    `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, `command_s` the time
-    in which a command comes, and `stream_s` the time of one stream. A stream that comes more slowly
-    than `min_rate` bytes a second is closed when others wait. One user may use `user_share` percent
-    of each limit for all users. `max_connections` and `kept_bytes` apply to each process: so many
-    bytes of all its streams are kept that not all digests must be computed as the bytes arrive.
-    Containers are opened by the options in `containers`; for containers, the streams of one process
-    may use `spool_bytes` of disk. Without `exceptions`, inputs that people have excepted are
-    matches.
+    - `no_verdict`: the answer about an input without a verdict.
+    - `paths`: which paths clients may name.
+    - `max_stream_bytes`: the highest length of a stream in bytes.
+    - `idle_s`: the seconds after which a silent connection is closed.
+    - `command_s`: the seconds in which a command must arrive.
+    - `stream_s`: the seconds in which a stream must arrive.
+    - `min_rate`: the bytes per second below which a connection is closed if new clients wait.
+    - `max_connections`: the highest number of connections of each process.
+    - `user_share`: the percentage of each limit for all users that one user may use.
+    - `kept_bytes`: the bytes of streams that each process may keep in memory, so that not all
+      digests must be computed as the bytes arrive.
+    - `act`: whether the policy is applied to matches.
+    - `exceptions`: whether the exceptions that people have made are applied.
+    - `containers`: the options for opening containers; None if containers are not opened.
+    - `spool_bytes`: the bytes of disk that streams of each process may use for possible containers.
     """
 
     no_verdict: NoVerdict
@@ -120,5 +129,5 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def kept_bytes(jobs: int) -> int:
-    """Return how many bytes of its streams each of so many processes may keep."""
+    """Return how many bytes of streams each of `jobs` processes may keep."""
     return max(LEAST_ALL_KEPT_BYTES, ALL_KEPT_BYTES // jobs)

@@ -1,9 +1,9 @@
-"""Checks files and trees that clients name by paths.
+"""Checks the files and trees whose paths clients send.
 
-The checker of the scan reads them in threads, a piece at a time. The file or tree at a path is
-opened once. Everything below a named directory is opened from its descriptor, so nobody can
-exchange a link or a directory on the way. Records have the path without links that the kernel gives
-for this descriptor.
+The checker of the scan reads the files in threads, one piece at a time. The file or directory at a
+path is opened once. All files below a directory are opened by the descriptor of this directory, so
+other users cannot exchange a link or a directory of the path. The recorded path is the path without
+links that the kernel returns for the descriptor.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OPTIONS = ScanOptions((), one_file_system=False, follow_symlinks=False)
 
 
 class Named:
-    """The file or tree at a path."""
+    """The file or tree at a path that a client has sent."""
 
     def __init__(self, path: str) -> None:
         """Store the path; nothing is opened."""
@@ -52,17 +52,17 @@ class Named:
         self._trees: Trees | None = None
 
     def open(self) -> None:
-        """Open the file or directory at the path; links are followed.
+        """Open the file or directory at the path; links in the path are followed.
 
         1. The file is opened by its path.
-        2. The kernel gives a path without links for the open file.
-        3. By that path, without a link, the client reaches the same file or directory. So no link
-           in /proc leads to a file that this process has open and the client cannot reach.
-        4. For a file, the descriptor of its directory is kept open in place of the file's
-           descriptor.
+        2. The kernel returns a path without links for the open file.
+        3. The file is opened again by this path, and must be the same file. So a client cannot use
+           a link in /proc to reach a file that only this process has open.
+        4. For a regular file, the descriptor of its directory is kept in place of the descriptor of
+           the file.
 
         Raises:
-            OSError: the path cannot be opened, or another file has its name now.
+            OSError: the path cannot be opened, or leads to another file now.
         """
         self._fd = _open(self.given)
         self._status = os.fstat(self._fd)
@@ -77,10 +77,10 @@ class Named:
         self._real = real
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield tasks and outcomes, as `sources.trees` does.
+        """Yield tasks and outcomes, as the module `scan.sources.trees` does.
 
-        Each task has to be checked before the next task is requested. In the end directories of
-        other users are looked at again, so that no file is missed that was moved meanwhile.
+        The caller must check each task before it requests the next task. At the end, directories of
+        other users are listed again, so that no file is missed that was moved meanwhile.
         """
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
@@ -94,12 +94,12 @@ class Named:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note a listed file for which another file was read; see `batches`."""
+        """Note the inodes of listed files that were exchanged; `batches` looks for these files."""
         if self._trees is not None:
             self._trees.lose(inodes)
 
     def real(self, outcome: Outcome) -> Outcome:
-        """Return an outcome with its path without links."""
+        """Return an outcome whose path is replaced by the path without links."""
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
             held = f"{held}/{self._name}"
@@ -107,7 +107,7 @@ class Named:
         return msgspec.structs.replace(outcome, path=path or "/")
 
     def as_given(self, path: str) -> str:
-        """Return a path below the real path as the client would name it."""
+        """Return a path below the real path with the beginning that the client has sent."""
         rest = path.removeprefix(self._real.rstrip("/")) if path != self._real else ""
         return self.given.rstrip("/") + rest if rest else self.given
 
@@ -120,14 +120,14 @@ class Named:
 
 def _open(path: str) -> int:
     try:
-        # Opened for reading, so that an automount comes.
+        # A directory is opened for reading, so that an automount is triggered.
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except NotADirectoryError:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
 class _DroppedError(Exception):
-    """The client no longer waits for this answer."""
+    """The client has closed its connection, or the daemon is stopping."""
 
 
 def results_at(
@@ -136,11 +136,11 @@ def results_at(
     on_bytes: Callable[[int], None] | None = None,
     members: Members | None = None,
 ) -> Generator[Result, None, None]:
-    """Check the file or tree at a path; yield results with outcomes that are not clean.
+    """Check the file or tree at a path; yield results with the outcomes that are not clean.
 
-    Links below the named path are not followed. Only regular files have content to check. Other
-    files are skipped, unless the path itself names such a file. `on_bytes` is called from time to
-    time while a file is read. `members` opens containers.
+    Links below the path are not followed. Files that are not regular files are skipped; if the path
+    itself names such a file, the outcome is unread. `on_bytes` is called repeatedly while a file is
+    read. `members` opens containers.
     """
     try:
         named.open()
@@ -160,7 +160,7 @@ def results_at(
 def ruled(
     outcomes: Sequence[Outcome], lists: InUse, openers: Openers | None, door: str | None
 ) -> list[Outcome]:
-    """Apply the configuration and people's rulings to outcomes of files; `door` is the client."""
+    """Apply the rules `accept` and the exceptions to outcomes; `door` names the client."""
     outcomes = [msgspec.structs.replace(outcome, door=door) for outcome in outcomes]
     if openers is not None:
         outcomes = openers.accepted(outcomes)
@@ -169,7 +169,7 @@ def ruled(
 
 @begun
 def check_path(checks: Checks, client: Client, command: Command, path: str, form: Form) -> Job:
-    """Check the file or tree at a path, and answer with all outcomes that are not clean."""
+    """Check the file or tree at a path, and send answers about all outcomes that are not clean."""
     lists, rule = checks.lists, checks.options.no_verdict
 
     def reply(
@@ -206,7 +206,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
         results = results_at(lists, named, on_bytes, members)
         stack.enter_context(contextlib.closing(results))
         while True:
-            # Each piece may run in another thread, and only the running thread has the rights.
+            # The ids are set for each piece, because each piece may run in another thread.
             with acting_as(rights) as ourselves:
                 if members is not None:
                     members.ourselves = ourselves
@@ -223,7 +223,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
             has_excepted = has_excepted or len(found) < len(recorded)
             is_clean = is_clean and not (found or others)
             every = command is Command.ALLMATCHSCAN
-            # Matches come first: a client must not miss them.
+            # Matches are answered first, because a client may read only the first lines.
             lines = [
                 f"{named.as_given(at)}: {text}"
                 for at, text in _said(found + others, lists.doubt, rule, every=every)
@@ -239,7 +239,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
 def _said(
     outcomes: Sequence[Outcome], doubt: str | None, rule: NoVerdict, *, every: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield answers about files, each with the file's path, not with a member's."""
+    """Yield the answers about files with their paths; members are answered as their file."""
     by_path: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_path.setdefault(outcome.path, []).append(outcome)

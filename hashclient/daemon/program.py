@@ -1,7 +1,8 @@
-"""Checks content inside a program, in the way that a daemon checks content for its clients.
+"""Checks content for a program that imports hashclient, as a daemon does for its clients.
 
-Lists are opened once, and again when they have changed on the disk. Each match is recorded, and
-acted upon, before the answer is returned. Any thread may call, many at a time.
+The lists are opened again when they have changed on the disk. Each match is recorded, and the
+policy is applied, before the result is returned. Several threads may call the methods at the same
+time.
 """
 
 from __future__ import annotations
@@ -39,32 +40,34 @@ if TYPE_CHECKING:
 
 _log = Log("check")
 
-#: The prefix of the name of content in records.
+#: The prefix of the names of content in records of matches.
 DOOR = "program"
-#: Bytes of disk for content that may be a container, of all calls together, as `serve` has it.
+#: The disk space in bytes that all calls together may use for content that may be a container; the
+#: command `serve` has the same default.
 SPOOL_BYTES = 1 << 30
-#: Threads that check for `acheck`.
+#: The number of threads in which `acheck` checks content.
 THREADS = 8
-#: How many streams are kept at a time, so that not all digests must be computed on arrival.
+#: The number of streams whose bytes are kept in memory at the same time, so that not all digests
+#: must be computed as the bytes arrive.
 _MOST_KEPT = 16
-#: Bytes that `acheck` digests before other tasks have a turn.
+#: The number of bytes that `acheck` digests before it lets other tasks of the event loop run.
 _TURN_BYTES = 1 << 16
 
 NO_OBJECT = "there is no such object"
 
 
 class Readable(Protocol):
-    """A file, or the body of a WSGI request: something with `read`."""
+    """An object with a method `read`, for example a file or the body of a WSGI request."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, and none at the end."""
+        """Return up to `size` bytes, and no bytes at the end."""
 
 
 class AsyncReadable(Protocol):
-    """Something with an asynchronous `read`."""
+    """An object with an asynchronous method `read`."""
 
     async def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, and none at the end."""
+        """Return up to `size` bytes, and no bytes at the end."""
 
 
 Given = (
@@ -79,12 +82,12 @@ Given = (
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """The answer about one piece of content.
+    """The result of checking one file, stream or object.
 
-    `kind` is the worst outcome of the content and its members. Without a hit, it is `unread` also
-    if a list is stale or missing. `reason` says why the content is unread. `found` has each outcome
-    that is unread or was recorded now, with the results of actions. Content that came under the
-    same name within the last hour is only counted.
+    `kind` is the worst outcome of the content and its members; without a hit, `kind` is `unread` if
+    a list is stale or missing. `reason` says why the content is unread. `found` are the outcomes
+    that are unread or were recorded by this call, with the results of actions. Content without a
+    path that was already recorded under the same name within the last hour is only counted.
     """
 
     kind: Kind
@@ -93,12 +96,12 @@ class Checked(msgspec.Struct, frozen=True):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the content was read, compared with all lists, and is clean or excepted."""
+        """Whether the content was compared with all lists and is clean or excepted."""
         return self.kind in (Kind.CLEAN, Kind.EXCEPTED)
 
 
 class ContentChecker:
-    """Checks content in a program: from any thread, until it is closed."""
+    """Checks content for a program; any thread may call `check` until the checker is closed."""
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class ContentChecker:
         members: bool = True,
         spool_bytes: int = SPOOL_BYTES,
     ) -> None:
-        """Open the lists. Options are as for `serve`.
+        """Open the lists; the options have the same meanings as for the command `serve`.
 
         Raises:
             StateError: no list can be used.
@@ -126,10 +129,11 @@ class ContentChecker:
             config = session.settings.config
             containers = opening(config, config.containers.time_s, _log.info)
             self._openers = Openers(containers, session)
-        #: Locks for the look at the lists, and for the quick test of a digest, which only one
-        #: thread may use.
+        #: `_looking` is held while a thread checks whether lists have changed. `_screening` is held
+        #: while a thread calls `may_be_listed`, which only one thread may call.
         self._looking, self._screening = threading.Lock(), threading.Lock()
-        #: By scheme and bucket: the client of a bucket is opened once for all its objects.
+        #: The opened stores, by scheme and bucket; a store is opened once for all objects of a
+        #: bucket.
         self._stores: dict[tuple[str, str], Store] = {}
         self._kept = threading.BoundedSemaphore(_MOST_KEPT)
         self._threads = ThreadPoolExecutor(THREADS, "hashclient-check")
@@ -144,7 +148,7 @@ class ContentChecker:
         self.close()
 
     def close(self) -> None:
-        """Stop opening containers, write counts, and log the end."""
+        """Stop opening containers, write counts of repeated matches, and log the end of the run."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -158,20 +162,20 @@ class ContentChecker:
 
     @property
     def failures(self) -> int:
-        """How many matches were not recorded, or not acted upon; they are answered as matches."""
+        """How many matches could not be recorded or acted upon; `check` returns them as matches."""
         return self._counts.of(Count.FAILURES)
 
     @property
     def doubt(self) -> str | None:
-        """Why no input is clean now: a list is `Stale` or `Missing`; None if no list is."""
+        """`Stale` or `Missing` if a list is, so that no input is clean; else None."""
         return self._in_use().doubt
 
     def check(self, content: Given, *, name: str = "content") -> Checked:
-        """Check bytes, a stream, or the file or object that a path or URI names.
+        """Check bytes, a stream, or the file or object with a path or URI.
 
-        A `str` is a path, or a URI, for example `s3://BUCKET/KEY`. A stream has `read`, or yields
-        bytes; an error of the stream is raised, and no verdict is returned. Records of content
-        without a path have `name`: give each upload its own name.
+        A `str` is a path or a URI, for example `s3://BUCKET/KEY`. A stream is an object that has a
+        method `read` or yields bytes; an exception of the stream is passed on. `name` names content
+        without a path in records, so each upload should have its own name.
 
         Raises:
             UsageError: the content has another type, the URI is wrong, or the checker is closed.
@@ -198,9 +202,9 @@ class ContentChecker:
     async def acheck(
         self, content: Given | AsyncIterable[bytes] | AsyncReadable, *, name: str = "content"
     ) -> Checked:
-        """Check as `check` does, in a thread; the content may be an asynchronous stream as well.
+        """Check as `check` does, in a thread; the content may also be an asynchronous stream.
 
-        A stream of this kind is digested as it comes, in the thread of the loop.
+        An asynchronous stream is digested in the thread of the event loop as its bytes arrive.
 
         Raises:
             UsageError: as for `check`.
@@ -216,7 +220,7 @@ class ContentChecker:
                 for at in range(0, len(data), _TURN_BYTES):
                     stream.update(data[at : at + _TURN_BYTES])
                     await asyncio.sleep(0)
-            # From here on the thread frees the stream, even if nobody awaits the answer any more.
+            # The thread frees the stream, because the caller may stop awaiting the result.
             rest = stack.pop_all()
 
             def finish() -> Checked:
@@ -226,7 +230,7 @@ class ContentChecker:
             return await run(finish)
 
     def _in_use(self) -> InUse:
-        """Return the lists as they are now.
+        """Return the lists that are in use now.
 
         Raises:
             UsageError: the checker belongs to another process, or is closed.
@@ -238,7 +242,7 @@ class ContentChecker:
                 "a checker is for the process that has opened it",
                 hint="open one in each process, after the fork",
             )
-        # While a thread opens new lists, other threads use the former lists.
+        # While one thread opens new lists, other threads use the former lists.
         if self._looking.acquire(blocking=False):
             try:
                 if self._lists.refresh():
@@ -248,7 +252,7 @@ class ContentChecker:
         return self._lists.now
 
     def _is_clean(self, data: memoryview, lists: InUse) -> bool:
-        """Return, in microseconds, whether bytes surely have no match; False if unsure."""
+        """Return whether bytes surely have no match, by a quick test; return False if unsure."""
         if self._openers is not None and may_be_container(data):
             return False
         digests = [(a, digest_of(a, data)) for a in lists.judge.plan(len(data))]
@@ -296,7 +300,7 @@ class ContentChecker:
         return self._answer(outcomes, lists, each=True)
 
     def _check_object(self, uri: str, lists: InUse) -> Checked:
-        # The libraries of this module are large, and few programs have buckets.
+        # Imported here because the libraries are large, and few programs check objects in buckets.
         from hashclient.objects.stores import open_store
         from hashclient.scan.objects.objects import Objects, Request, Tools
 
@@ -323,13 +327,13 @@ class ContentChecker:
         return self._answer(ruled(outcomes, lists, self._openers, None), lists, each=True)
 
     def _answer(self, outcomes: Sequence[Outcome], lists: InUse, *, each: bool = False) -> Checked:
-        """Record the outcomes that must be recorded, and return the answer."""
+        """Record the outcomes that must be recorded, and return the result."""
         to_record = [outcome for outcome in outcomes if outcome.kind in RECORDED]
         found: list[Handled] = []
         if to_record:
             try:
                 found = self._ledger.add(to_record, lists, each=each)
-            except Exception as error:  # noqa: BLE001 - a match is answered as one in any case
+            except Exception as error:  # noqa: BLE001 - the result shows the match in any case
                 self._ledger.failed(error)
             with contextlib.suppress(RuntimeError):  # the checker is being closed
                 self._reporter.submit(self._ledger.prepare_reports)
@@ -366,7 +370,7 @@ def _chunks_of(content: Readable | Iterable[bytes] | Any) -> Iterator[Any]:
 
 
 def _async_chunks_of(content: Any) -> AsyncIterator[Any] | None:
-    """Return the chunks of an asynchronous stream; None for any other object."""
+    """Return an iterator over an asynchronous stream; None for any other object."""
     if isinstance(content, AsyncIterable):
         return aiter(content)
     if asyncio.iscoroutinefunction(getattr(content, "read", None)):

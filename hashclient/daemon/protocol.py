@@ -1,13 +1,18 @@
-"""clamd's protocol as values: the bytes of a client become requests and chunks. No I/O.
+"""Parses clamd's protocol: turns the bytes of a client into requests and chunks, without I/O.
 
-clamd(8) describes it. A command begins with `z` and ends with NUL, or begins with `n` and ends with
-a newline. An old command has no letter at its beginning; it ends with a newline or, as in clamd, at
-the end of the bytes that were sent together. Replies end like the command. After INSTREAM come
-chunks: a length of four bytes in network order, then that many bytes; a length of zero ends the
-stream. After FILDES comes a descriptor with one byte. IDSESSION keeps the connection open for many
-commands, whose replies begin with their number and come in any order.
+The protocol is described in clamd(8). These are its rules:
 
-Bytes may come in pieces of any size.
+- A command begins with `z` and ends with a null byte, or begins with `n` and ends with a newline.
+- A command in the old form begins with neither letter. It ends with a newline or, as in clamd, at
+  the end of the bytes that were sent together.
+- A reply ends with the same delimiter as its command.
+- The command INSTREAM is followed by chunks. A chunk is a length of four bytes in network order and
+  so many bytes; a length of 0 ends the stream.
+- The command FILDES is followed by a descriptor with one byte.
+- The command IDSESSION keeps the connection open for many commands. Each reply begins with the
+  number of its command, and replies may be sent in any order.
+
+The parser accepts bytes in pieces of any size.
 """
 
 from __future__ import annotations
@@ -18,14 +23,14 @@ import sys
 
 import msgspec
 
-#: The longest command with its argument: a path of the kernel's length, and a word before it.
+#: The length of the longest command in bytes: a path of PATH_MAX bytes, and the word before it.
 MAX_COMMAND_BYTES = 4096 + 32
 _LENGTH_BYTES = 4
 _DELIMITERS = {ord("z"): b"\0", ord("n"): b"\n"}
 
 
 class Command(enum.Enum):
-    """The commands; the value is the word on the wire."""
+    """The commands of clamd's protocol; the value is the word that clients send."""
 
     PING = b"PING"
     VERSION = b"VERSION"
@@ -43,13 +48,13 @@ class Command(enum.Enum):
     SHUTDOWN = b"SHUTDOWN"
 
 
-#: Commands that are followed by a path.
+#: Commands that have a path as their argument.
 OF_PATHS = frozenset({Command.SCAN, Command.CONTSCAN, Command.MULTISCAN, Command.ALLMATCHSCAN})
 _BY_WORD = {command.value: command for command in Command}
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A command: `command` is None for an unknown name; replies end like the command."""
+    """A command of a client; `command` is None for an unknown command."""
 
     command: Command | None
     argument: bytes
@@ -57,27 +62,27 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Bytes of the stream that INSTREAM began, valid until the next read; none are its end."""
+    """Bytes of a stream, which are valid until the next read; empty at the end of the stream."""
 
     data: memoryview
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """INSTREAM with a whole stream of one chunk; its bytes are valid until the next read."""
+    """INSTREAM with a whole stream of one chunk, whose bytes are valid until the next read."""
 
     data: memoryview
     delimiter: bytes
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """The client breaks the protocol, so no more can be read from it; the reply says why."""
+    """The client broke the protocol, so no more bytes can be parsed; `reason` is for the reply."""
 
     reason: str
 
 
 Event = Request | Chunk | Whole | Broken
 
-#: How nearly every client begins a stream, by its first byte.
+#: The bytes with which nearly every client begins a stream, by the first byte.
 _BEGINNINGS = {ord("z"): b"zINSTREAM\0", ord("n"): b"nINSTREAM\n"}
 _BEGINNING_BYTES = 10
 _DATA_AT = _BEGINNING_BYTES + _LENGTH_BYTES
@@ -88,52 +93,52 @@ _NO_MORE = b"\0\0\0\0"
 class Parser:
     """Turns the bytes of one connection into events.
 
-    `chunk_left` is the number of bytes still to come of a chunk: the caller may handle that many
-    bytes without the parser. `used` is the number of bytes that the last call of `feed` has used.
+    `chunk_left` is the number of missing bytes of the present chunk; the caller may handle so many
+    bytes without the parser. `used` is the number of bytes that the last call of `feed` has parsed.
     """
 
     def __init__(self, max_stream_bytes: int | None = None) -> None:
-        """Take streams of at most `max_stream_bytes`."""
+        """Accept streams of at most `max_stream_bytes` bytes; None means no limit."""
         self._max = max_stream_bytes
-        self._held = b""  # the beginning of a command, or of a length
-        self._is_one_piece = False  # whether `_held` came in one piece
-        #: Whether a stream was begun and is not at its end.
+        self._held = b""  # an incomplete command or length of a chunk
+        self._is_one_piece = False  # whether `_held` was received in one piece
+        #: Whether a stream has begun and has not ended.
         self.in_stream = False
         self._stream_bytes = 0
-        #: FILDES, until the byte has come that brings the descriptor.
+        #: The command FILDES until the byte with the descriptor is received; else None.
         self._fildes: Request | None = None
         self.chunk_left = 0
         self.used = 0
 
     @property
     def wants_descriptor(self) -> bool:
-        """Whether the next byte brings the descriptor that FILDES has announced."""
+        """Whether the next byte belongs to the descriptor of a command FILDES."""
         return self._fildes is not None
 
     @property
     def is_between(self) -> bool:
-        """Whether a command may begin with the next byte."""
+        """Whether the next byte is the beginning of a command."""
         return not (self._held or self.in_stream or self._fildes)
 
     @property
     def holds_bare(self) -> bool:
-        """Whether a command without `z` or `n` was begun; a delimiter may never come."""
+        """Whether a command in the old form is incomplete; its delimiter may never come."""
         return bool(self._held) and not self.in_stream and self._held[0] not in _DELIMITERS
 
     @property
     def holds_path(self) -> bool:
-        """Whether an argument was begun; a cut argument names another file."""
+        """Whether the incomplete command has an argument; a cut path would name another file."""
         return b" " in self._held
 
     @property
     def holds_path_of_one_piece(self) -> bool:
-        """Whether an absolute path was begun, and came together with its command."""
+        """Whether the incomplete command has an absolute path, and was received in one piece."""
         return b" /" in self._held and self._is_one_piece
 
     def feed(self, data: memoryview, most: int = sys.maxsize) -> list[Event]:
-        """Take the next bytes and return the events that they complete, at most `most`.
+        """Parse the next bytes, and return the events that they complete, at most `most` events.
 
-        Chunks are views of `data`. No events follow `Broken`.
+        Chunks are views of `data`. After an event `Broken`, no more events are returned.
         """
         events: list[Event] = []
         at, end = 0, len(data)
@@ -158,7 +163,7 @@ class Parser:
         return events
 
     def alone(self, data: memoryview) -> Whole | None:
-        """Take the bytes if they are exactly one whole stream of one chunk; else return None."""
+        """Return a stream if `data` is exactly INSTREAM with one chunk and the end; else None."""
         if not self.is_between:
             return None
         whole = self._whole(data, 0, len(data))
@@ -167,7 +172,7 @@ class Parser:
         return whole
 
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
-        """Return a stream of one chunk if all its bytes are present; else None."""
+        """Return a stream of one chunk if `data` has all its bytes at `at`; else None."""
         if end - at < _DATA_AT + _LENGTH_BYTES:
             return None
         first = data[at]
@@ -175,21 +180,21 @@ class Parser:
             return None
         after = at + _DATA_AT + int.from_bytes(data[at + _BEGINNING_BYTES : at + _DATA_AT], "big")
         if data[after : after + _LENGTH_BYTES] != _NO_MORE:
-            return None  # the stream has more chunks, its end has not come, or it is empty
+            return None  # the stream has more chunks, is incomplete, or is empty
         chunk = data[at + _DATA_AT : after]
         if not chunk or (self._max is not None and len(chunk) > self._max):
             return None
         return Whole(chunk, _DELIMITERS[first])
 
     def bare(self) -> list[Event]:
-        """Return the event of an incomplete command, after a silence."""
+        """Return the event of a command in the old form that has no delimiter."""
         events: list[Event] = []
         line, self._held = self._held, b""
         self._request(line, b"\n", events)
         return events
 
     def _length(self, data: memoryview, at: int, events: list[Event]) -> int:
-        """Read the length of a chunk, or the rest of a length that was begun."""
+        """Parse the length of a chunk, or the rest of an incomplete length."""
         need = _LENGTH_BYTES - len(self._held)
         head = self._held + bytes(data[at : at + need])
         if len(head) < _LENGTH_BYTES:
@@ -209,14 +214,14 @@ class Parser:
         return at + need
 
     def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
-        """Read a command, or the rest of a command that was begun."""
-        # A command is short, but the bytes after it may be many.
+        """Parse a command, or the rest of an incomplete command."""
+        # Only a piece is copied, because a command is short, but many bytes may follow it.
         piece = bytes(data[at : at + MAX_COMMAND_BYTES])
         line = self._held + piece
         delimiter = _DELIMITERS.get(line[0], b"\n")
         if line[0] in _DELIMITERS:
             place = line.find(delimiter, len(self._held))
-        else:  # whichever limit comes first, so that the result does not depend on the pieces
+        else:  # the first delimiter, so that the result does not depend on the pieces
             found = _BARE_END.search(line, len(self._held))
             place = -1 if found is None else found.start()
         if place < 0:
@@ -249,22 +254,23 @@ class Parser:
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 PREFIX = "Hashclient"
-#: clamd's name for content that it could not check; clients do not treat this name as a virus.
+#: The beginning of the names by which clamd reports content that it could not check; some clients
+#: do not treat such a name as a virus.
 NO_VERDICT = f"Heuristics.Limits.Exceeded.{PREFIX}"
 
 
 def signature(*words: str) -> str:
-    """Return the name of a match: words joined by dots, without characters that end a name."""
+    """Return the name of a match: words joined by dots, with safe characters only."""
     return ".".join([PREFIX, *(_NOT_IN_NAMES.sub("_", word) for word in words)])
 
 
 def no_verdict(reason: str) -> str:
-    """Return the name for an input without a verdict; `reason` is one word."""
+    """Return the name for an input without a verdict; `reason` is a single word."""
     return f"{NO_VERDICT}.{reason}"
 
 
 def encoded(line: str) -> bytes:
-    """Return a line of an answer as bytes; file names have their bytes from the disk."""
+    """Return a line of an answer as bytes; file names get the bytes that they have on the disk."""
     try:
         return line.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a lone surrogate, which a name in an archive may have

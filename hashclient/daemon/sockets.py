@@ -1,11 +1,12 @@
-"""Listening sockets: at a port, or at a name in a directory that nobody else may change.
+"""Opens listening sockets, at a port or in a directory that no other user may change.
 
-The directory of a socket stays open. The socket is made, gets its mode, and is later removed
-through this descriptor, without following a link. The path is refused if others may change a
-directory on it: they could put their own socket there, and answer in the daemon's place.
+The directory of a Unix socket stays open. The socket is made, gets its mode, and is removed by the
+descriptor of this directory, without following a link. The path is refused if other users may
+change a directory of the path, because they could put their own socket there and answer in place of
+the daemon.
 
-systemd may pass sockets, and gets a message when the daemon is ready: see sd_listen_fds(3) and
-sd_notify(3). Without systemd, these steps are skipped.
+systemd may pass sockets to the daemon (sd_listen_fds(3)), and gets a message when the daemon is
+ready (sd_notify(3)). Without systemd, both steps are skipped.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ BACKLOG = 1024
 
 
 def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.socket:
-    """Listen at an address; the end of `stack` removes a socket in the file system.
+    """Listen at an address; `stack` removes a socket in the file system when it is closed.
 
-    The socket gets `mode`; an unused socket is replaced.
+    A socket in the file system gets the mode `mode`. An unused socket is replaced.
 
     Raises:
         StateError: the address cannot be used.
-        UsageError: others may change a directory on the way to the socket.
+        UsageError: other users may change a directory of the path.
     """
     if isinstance(address, UnixAddress):
         try:
@@ -58,19 +59,19 @@ def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.s
 
 
 def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.socket:
-    """Listen at a path.
+    """Listen at a path in the file system.
 
-    1. Nobody else may change a directory on the way; a missing directory is made.
-    2. The directory stays open.
-    3. A lock in the directory keeps two daemons that start at once from removing each other's
-       socket.
-    4. A socket without a listener is removed.
-    5. The new socket has its mode before it listens.
+    1. No other user may change a directory of the path; a missing directory is made.
+    2. The directory of the socket is opened and stays open.
+    3. A lock file in the directory is locked, so that two daemons that start at the same time do
+       not remove each other's socket.
+    4. A socket of a daemon that has ended is removed.
+    5. The new socket gets its mode before the daemon listens.
     """
     _refuse(path, stranger_on(path.parent))
     if not path.parent.exists():
-        # The group and the mode of the socket decide who may use it, so all users may enter its
-        # directory.
+        # All users may enter the directory, because the group and the mode of the socket decide who
+        # may use the socket.
         umask = os.umask(0o022)
         try:
             make_public_dir(path.parent)
@@ -99,7 +100,7 @@ def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.s
 
 
 def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -> Identity:
-    """Make the socket in a directory, with its mode; return its identity."""
+    """Bind the socket to a name in a directory, with its mode; return its device and inode."""
     umask = os.umask(0o777 & ~mode)
     try:
         listener.bind(f"/proc/self/fd/{directory.fd}/{name}")
@@ -107,7 +108,8 @@ def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -
         os.umask(umask)
     fd = directory.open(name, os.O_PATH)
     try:
-        # A list of default permissions of the directory may have changed the mode.
+        # The mode is set again, because a default access control list of the directory may have
+        # changed it.
         os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - the open file, under any name
         return identity_of(os.fstat(fd))
     finally:
@@ -135,7 +137,7 @@ def _refuse(path: Path, stranger: Stranger | None) -> None:
 
 
 def name_of(listener: socket.socket) -> str:
-    """Return the address of a listening socket in the form of `--bind`."""
+    """Return the address of a listening socket in the form of the option `--bind`."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return str(UnixAddress(Path(os.fsdecode(name))))
@@ -147,7 +149,7 @@ _FIRST_DESCRIPTOR = 3
 
 
 def passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the listening sockets passed to this process; children do not inherit them."""
+    """Return the listening sockets that systemd has passed; child processes do not inherit them."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():

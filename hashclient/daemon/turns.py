@@ -1,11 +1,11 @@
-"""Long work in threads, a piece at a time and in turn, so that large requests wait longest.
+"""Runs long jobs in threads, in pieces and in turn, so that no job delays the others.
 
-A disk may be slow, and a tree may be the whole disk. So reading for a client is divided into
-pieces; after each piece, the next user has a turn, with their next client. One user can use only a
-part of the threads. Only one request of each client is at work at a time, and none while the client
-has unread answers. Only the pieces themselves run outside the thread of the loop.
+A disk may be slow, and a tree may be a whole disk. So a job is divided into pieces; after each
+piece, a client of the next user has a turn. One user can use only a part of the threads. Only one
+job of each client runs at a time, and none while many answers to the client are unsent. Only the
+pieces run outside of the thread of the event loop.
 
-Limit: a read that the kernel never answers keeps its thread.
+Limit: a system call that never returns blocks its thread for ever.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: Called in the loop after a piece of work; returns whether more work remains.
+#: A function that the event loop calls after a piece of a job; it returns whether the job has more
+#: pieces.
 Step = Callable[[], bool | None]
-#: Work in pieces: a thread runs the generator up to the next `yield`. It yields a step, or None if
-#: more work remains and no step must be called. The loop closes the generator at its end, or when
-#: its client has closed.
+#: A job is a generator that a thread runs up to the next `yield`. It yields a step, or None if no
+#: step must be called and the job has more pieces. The event loop closes the generator when the job
+#: has ended, or when the client has closed the connection.
 Job = Generator[Step | None, None, None]
 
 
@@ -36,9 +37,10 @@ P = ParamSpec("P")
 
 
 def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
-    """Make jobs that run up to their first `yield` at once.
+    """Return `pieces` changed so that a new job runs up to its first `yield` at once.
 
-    So `close` frees the resources of the jobs, even if they never had a turn.
+    The job has then entered its `try` block, so `close` frees its resources even if the job never
+    had a turn.
     """
 
     @functools.wraps(pieces)
@@ -51,22 +53,22 @@ def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
 
 
 class Turns:
-    """Gives turns to clients with work."""
+    """Runs the jobs of clients in turn, in a pool of threads."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, threads: int, name: str, percent: int = 100
     ) -> None:
-        """Do at most `threads` pieces at a time, at most `percent` of them for one user."""
+        """Run at most `threads` pieces at a time, and at most `percent` of them for one user."""
         self._loop = loop
         self._threads = Share(threads, percent)
         self._pool = ThreadPoolExecutor(threads, name)
         self._jobs: dict[Client, deque[Job]] = {}
-        #: The waiting clients of each user; the user whose turn is next comes first.
+        #: The waiting clients of each user; the user whose turn is next is the first key.
         self._ring: dict[str, deque[Client]] = {}
         self._parked: set[Client] = set()
 
     def add(self, client: Client, job: Job) -> None:
-        """Queue work, after all earlier work of `client`; drop it if the client has closed."""
+        """Queue a job after the earlier jobs of `client`; close it if the client is closed."""
         if client.is_closed:
             job.close()
             return
@@ -79,16 +81,16 @@ class Turns:
             waiting.append(job)
 
     def resume(self, client: Client) -> None:
-        """Continue work that waited until its client has read answers."""
+        """Continue the jobs of a client that waited until the client had read answers."""
         if client in self._parked:
             self._parked.discard(client)
             self._wait(client)
             self._go()
 
     def drop(self, client: Client) -> None:
-        """Drop the work of a closed client at once: it would keep files open for long.
+        """Close the jobs of a closed client at once, because jobs keep files open.
 
-        A piece that is running ends first.
+        A job with a running piece is closed when the piece has ended.
         """
         user = client.peer.user
         waiting = self._ring.get(user, deque())
@@ -106,7 +108,7 @@ class Turns:
         self._forget(client)
 
     def close(self) -> None:
-        """Begin no more work, and wait for the running pieces."""
+        """Begin no more pieces, and wait until the running pieces have ended."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _wait(self, client: Client) -> None:
@@ -117,13 +119,13 @@ class Turns:
             pass
 
     def _begin(self, user: str) -> bool:
-        """Begin the next piece of a user if a thread is free; return whether it began."""
+        """Begin the next piece of a user if a thread is free; return whether a piece has begun."""
         clients = self._ring[user]
         if not self._threads.take(clients[0].peer):
             return False
         client = clients.popleft()
         del self._ring[user]
-        if clients:  # the user's other clients wait for all other users
+        if clients:  # the user is now the last key
             self._ring[user] = clients
         self._pool.submit(self._piece, client, self._jobs[client][0])
         return True
@@ -131,10 +133,10 @@ class Turns:
     def _piece(self, client: Client, job: Job) -> None:
         try:
             step = client.close if client.is_closed else next(job)
-        except BaseException as error:  # noqa: BLE001 - it fails for its client alone
+        except BaseException as error:  # noqa: BLE001 - only this client is affected
             _log.info("request failed: %s", getattr(error, "message", type(error).__name__))
             step = client.close
-        with contextlib.suppress(RuntimeError):  # the loop may have ended
+        with contextlib.suppress(RuntimeError):  # the event loop may be closed
             self._loop.call_soon_threadsafe(self._piece_ended, client, job, step)
 
     def _piece_ended(self, client: Client, job: Job, step: Step | None) -> None:

@@ -1,7 +1,8 @@
-"""Content that can be read once: digested as it arrives, and judged with other content.
+"""Content that can be read only once: it is digested as it arrives, and judged with other content.
 
-Content is judged by the lists with which it began. One lookup is for all streams that end at about
-the same time, which makes many small streams cheap.
+Content is judged with the lists that were in use when it began. All streams that end at about the
+same time are looked up together, because one lookup of many digests takes little longer than a
+lookup of one digest.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from hashclient.daemon.lists import InUse
 from hashclient.scan.check.kept import Spooled
 from hashclient.scan.check.streaming import judge_streams
 
-#: The answer to an input is its worst outcome.
+#: The kinds of outcomes from the worst to the best; the worst outcome decides the answer about an
+#: input.
 BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 
 
-#: The outcomes that are recorded.
+#: The kinds of outcomes that are recorded.
 RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
 
 
@@ -39,40 +41,41 @@ class Content:
         kept: Spooled | None = None,
         fd: int | None = None,
     ) -> None:
-        """Begin; up to `kept_bytes` are held in memory, or all bytes in `kept` or in the file `fd`.
+        """Begin to digest content; up to `kept_bytes` bytes are kept in memory.
 
-        `door` is the name of its source in records.
+        `door` is the name of the source of the content in records. `kept` keeps the bytes of a
+        stream that may be a container. `fd` is the descriptor of an open file.
         """
         self.lists = lists
         self.door = door
         self.kept_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
-        #: The stream's place in the spool, as long as it may be a container.
+        #: The bytes of the stream in the spool, as long as the stream may be a container.
         self.kept = kept
-        #: All bytes of the stream, if they are in memory at its end.
+        #: All bytes of the stream, if the caller has passed all bytes at once; else None.
         self.whole: memoryview | None = None
         self.fd = fd
         self.is_file = fd is not None
-        #: For an open file: its status before it was read, and whether it may be a container.
+        #: The status of an open file before it was read, and whether the file may be a container.
         self.status: os.stat_result | None = None
         self.opens = False
-        #: The outcome of the content; and the worst outcome of the content and its members, which
-        #: decides the answer.
+        #: `own` is the outcome of the content itself. `outcome` is the worst outcome of the content
+        #: and its members, which decides the answer.
         self.own: Outcome | None = None
         self.outcome: Outcome | None = None
-        #: The outcomes of its members; and the number of containers in it that are not opened, by
-        #: kind.
+        #: `inside` are the outcomes of the members of the content. `not_opened` is the number of
+        #: containers that are not opened, by kind.
         self.inside: list[Outcome] = []
         self.not_opened: dict[str, int] = {}
 
     def update(self, chunk: memoryview) -> None:
-        """Take the next bytes."""
+        """Digest, and perhaps keep, the next bytes."""
         self.digester.update(chunk)
         if self.kept is not None:
             self.kept.update(chunk)
 
     def may_be_container(self) -> bool:
-        """Return, at the end of a stream, whether it must be opened, too."""
+        """Return, at the end of a stream, whether the stream must be opened as a container."""
         kept = self.kept
         if kept is None:
             return False
@@ -84,7 +87,7 @@ class Content:
         return False
 
     def let_go(self) -> None:
-        """Drop the kept bytes, and close the file."""
+        """Free the kept bytes, and close the file."""
         self.whole = None
         if self.kept is not None:
             self.kept.close()
@@ -95,26 +98,26 @@ class Content:
             self.fd = None
 
     def is_surely_clean(self) -> bool:
-        """Return, in microseconds, whether a stream surely has no match; False if unsure."""
+        """Return whether a stream surely has no match, by a quick test; return False if unsure."""
         lists, digester = self.lists, self.digester
         if self.inside:
             return False
         if not lists.judge.plan(digester.length):
-            return True  # no entry has this size, and all entries have a size
+            return True  # no entry can have the length of the stream
         return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcomes that are not clean, the content's first; call this after `judge`."""
+        """Return the outcomes that are not clean, after a call of `judge`; `own` is the first."""
         own = [] if self.own is None else [self.own]
         return [o for o in own + self.inside if o.kind in BY_WORST]
 
     def recorded(self) -> list[Outcome]:
-        """Return the outcomes to record, and the outcome that decides the answer."""
+        """Return the outcomes that are recorded or decide the answer."""
         return [o for o in self.outcomes() if o is self.outcome or o.kind in RECORDED]
 
 
 class Upload(Content):
-    """Content from a client of the daemon, and how it is answered."""
+    """A stream or open file of a client of the daemon, and the form of its answer."""
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class Upload(Content):
         kept: Spooled | None = None,
         fd: int | None = None,
     ) -> None:
-        """Begin, as `Content` does; the answer has the name `name` and the form `form`."""
+        """Begin as `Content` does; `name` is the name of the input in the answer."""
         super().__init__(lists, client.peer.door, kept_bytes=kept_bytes, kept=kept, fd=fd)
         self.name = name
         self.client = client
@@ -140,7 +143,7 @@ _Content = TypeVar("_Content", bound=Content)
 
 
 def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
-    """Return uploads grouped by the lists with which they began."""
+    """Return contents grouped by the lists that were in use when they began."""
     found: dict[InUse, list[_Content]] = {}
     for content in contents:
         found.setdefault(content.lists, []).append(content)
@@ -148,7 +151,7 @@ def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
 
 
 def judge(contents: Iterable[Content]) -> None:
-    """Set the outcome of each content that was read to its end; clean content keeps None."""
+    """Set the outcome of each content that was read to its end; None means clean."""
     for same in by_lists(contents):
         lists = same[0].lists
         outcomes = judge_streams(lists.judge, [(one.door, one.digester) for one in same])
@@ -158,6 +161,6 @@ def judge(contents: Iterable[Content]) -> None:
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the outcome that decides the answer; None if the input is clean."""
+    """Return the worst outcome, which decides the answer; None if the input is clean."""
     wanted = (o for o in outcomes if o.kind in BY_WORST)
     return min(wanted, key=lambda outcome: BY_WORST.index(outcome.kind), default=None)

@@ -1,12 +1,13 @@
-"""The users of a daemon: the user of a client, and the limits of each user.
+"""The users of a daemon: finds the user of a client, and limits what each user can use.
 
-The `door` of a client is the name of the socket and of the user. Records of streams have this name
-in place of a path. The name contains no port and no process of the client, so content that a client
-sends often has one record.
+The `door` of a client is a text with the name of the socket and of the user, which records of
+streams contain in place of a path. The text contains no port and no process id of the client, so
+content that a client sends repeatedly has one record.
 
-A user is a user id or an address. All connections of one user share a part of all connections, of
-all open files that clients pass, and of all kept bytes of streams. So no user can take all
-connections, files or bytes. Only the limits for all users apply to root and the user of the daemon.
+A user is a user id or an IP address. One user can use only a part of all connections, of all open
+files that clients pass, and of all kept bytes of streams, so that the rest is free for other users.
+This limit does not apply to root and the user of the daemon; only the limits for all users together
+apply to them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from hashclient.core.match import SERVED_PREFIX
 from hashclient.system.rights import Rights
 from hashclient.system.strangers import trusted_users
 
-#: struct ucred of unix(7): process, user and group of a client.
+#: struct ucred of unix(7): the process id, user id and group id of a client.
 _PEER = struct.Struct("=iII")
-#: SO_PEERGROUPS of asm-generic/socket.h, and the most bytes that Python takes from a socket.
+#: SO_PEERGROUPS of asm-generic/socket.h, and the highest number of bytes that Python's getsockopt
+#: accepts.
 _SO_PEERGROUPS, _GROUPS_BYTES = 59, 1024
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The client's side of a connection.
+    """The user at the other end of a connection.
 
-    `door` names the client in records. All connections of one `user`, a user id or an address,
-    share the limits of one user. `rights` are None for a client at a port, who has no credentials.
+    `door` names the client in records. `user` is a user id or an IP address; the limits of one user
+    apply to all connections with the same `user`. `rights` are the ids of the client, or None at a
+    TCP port, where the kernel does not know the ids.
     """
 
     door: str
@@ -42,14 +45,15 @@ class Peer(msgspec.Struct, frozen=True):
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the client is root or the user of the daemon."""
+        """Whether the user is root or the user of the daemon."""
         return self.rights is not None and self.rights.uid in trusted_users()
 
 
 def peer_of(listener: str, sock: socket.socket) -> Peer:
-    """Return the user at the other end of `sock`, which was accepted at the address `listener`.
+    """Return the user at the other end of `sock`, accepted at the address `listener`.
 
-    At a socket in the file system, the kernel says who connected; at a port, there is an address.
+    For a Unix socket, the kernel returns the ids of the client; for a TCP port, the user is the IP
+    address of the client.
     """
     is_local = sock.family == socket.AF_UNIX
     door = f"{SERVED_PREFIX}{listener}"
@@ -61,12 +65,12 @@ def peer_of(listener: str, sock: socket.socket) -> Peer:
             return Peer(f"{door},uid={uid}", f"uid={uid}", is_local, rights)
         address = sock.getpeername()[0]
         return Peer(f"{door},from={address}", f"from={address}", is_local)
-    except OSError:  # the client is gone; a read will fail
+    except OSError:  # the client has closed the connection; a read will fail
         return Peer(door, "", is_local)
 
 
 def _groups_of(sock: socket.socket) -> tuple[int, ...]:
-    """Return the other groups of a client; none if the kernel names none, or very many."""
+    """Return the supplementary groups of a client; none if they are unknown or too many."""
     try:
         return tuple(
             array.array("I", sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES))
@@ -76,13 +80,13 @@ def _groups_of(sock: socket.socket) -> tuple[int, ...]:
 
 
 class Share:
-    """A number that all users share; each user may take a part of it.
+    """A number of units that all users share; each user may take a part of the units.
 
-    Several threads may use the same `Share`.
+    Several threads may call the methods of the same `Share`.
     """
 
     def __init__(self, most: int, percent: int) -> None:
-        """All users together may use `most`; each user may use `percent`, but at least 1."""
+        """Let all users together take `most` units, and each user `percent` of them, at least 1."""
         self._most = most
         self._of_each = max(1, most * percent // 100)
         self._lock = threading.Lock()
@@ -90,7 +94,7 @@ class Share:
         self._by_user: dict[str, int] = {}
 
     def take(self, peer: Peer, count: int = 1) -> bool:
-        """Take `count`, if the share and the user allow it; return whether they were taken."""
+        """Take `count` units, if both limits allow it; return whether they were taken."""
         with self._lock:
             mine = self.of(peer.user) + count
             of_each = self._most if peer.is_trusted else self._of_each
@@ -101,7 +105,7 @@ class Share:
             return True
 
     def give_back(self, peer: Peer, count: int = 1) -> None:
-        """Return `count` that were taken."""
+        """Return `count` units that were taken."""
         with self._lock:
             self._taken -= count
             self._by_user[peer.user] -= count
@@ -109,50 +113,50 @@ class Share:
                 del self._by_user[peer.user]
 
     def of(self, user: str) -> int:
-        """Return how many units of the share a user has."""
+        """Return how many units a user has taken."""
         return self._by_user.get(user, 0)
 
     @property
     def left(self) -> int:
-        """Return how many units are left for all users."""
+        """The number of units that are not taken."""
         return self._most - self._taken
 
     def room_of(self, peer: Peer) -> Room:
-        """Return the part of one user, to take from."""
+        """Return an object that takes units for one user."""
         return Room(self, peer)
 
 
 class Room(msgspec.Struct, frozen=True):
-    """The part of one user in a share; it is a `scan.check.kept.Room`."""
+    """Takes units of a share for one user; implements `scan.check.kept.Room`."""
 
     share: Share
     peer: Peer
 
     def take(self, count: int) -> bool:
-        """Take `count`, if the share and the user allow it; return whether they were taken."""
+        """Take `count` units, if both limits allow it; return whether they were taken."""
         return self.share.take(self.peer, count)
 
     def give_back(self, count: int) -> None:
-        """Return `count` that were taken."""
+        """Return `count` units that were taken."""
         self.share.give_back(self.peer, count)
 
 
 class HandedOver:
-    """Open files that a client has passed, and that are not answered yet."""
+    """Counts the open files of a client that are not answered yet."""
 
     def __init__(self, share: Share, peer: Peer) -> None:
-        """Start without files; `share` counts the files of the user."""
+        """Begin without files; `share` limits the files of all clients of a user."""
         self._share, self._peer = share, peer
-        #: All files, and the files that the user's share counts.
+        #: The number of files of the client, and the number of them that `share` counts.
         self._files = self._counted = 0
 
     @property
     def is_beyond(self) -> bool:
-        """Whether a file exceeds its user's share; one such file is allowed for each client."""
+        """Whether a file exceeds the limit of its user; each client may have one such file."""
         return self._files > self._counted
 
     def begin(self) -> None:
-        """Take one more file."""
+        """Count one more file."""
         self._files += 1
         self._counted += self._share.take(self._peer)
 
@@ -164,7 +168,7 @@ class HandedOver:
             self._share.give_back(self._peer)
 
     def let_go(self) -> None:
-        """Release all files: the connection is closed."""
+        """Give back all units, because the connection is closed."""
         if self._counted:
             self._share.give_back(self._peer, self._counted)
             self._counted = 0

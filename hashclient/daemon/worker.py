@@ -1,7 +1,8 @@
-"""A process of a daemon: it accepts clients, watches their connections, and ends in good order.
+"""A process of a daemon, which accepts clients, watches their connections, and stops cleanly.
 
-If all connections are in use, a connection is closed for a new client: first a silent connection,
-then a connection that sends very slowly, then a connection of the user who has the most.
+If a new client comes and the highest number of connections is reached, another connection is
+closed. A silent connection is closed first. If there is none, a connection that sends very slowly
+is closed, and otherwise a connection of the user who has the most connections.
 """
 
 from __future__ import annotations
@@ -30,33 +31,35 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: Connections accepted at a time, so that other processes get some, too.
+#: The highest number of connections that are accepted at a time, so that other processes accept
+#: some, too.
 _ACCEPTED = 8
-#: Descriptors of a thread that reads a path: for the directories and files of its checker; for the
-#: directories of its walk and directories listed ahead, each open twice; for each file system; and
-#: for starting a process.
+#: The highest number of descriptors of a thread that reads a path. The terms are the directories
+#: and files of the checker, the directories of the walk and of directories that are listed in
+#: advance (each is open twice), and 16 for file systems and for starting a process.
 _PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 16
-#: Descriptors of a thread that opens a container: for its process, and for starting the process.
+#: The highest number of descriptors of a thread that opens a container, for its process and for
+#: starting the process.
 _OPENER_DESCRIPTORS = 6
-#: Descriptors reserved for files that are read and written, besides connections: the descriptors of
-#: all threads, and some for records, logs and lists.
+#: The number of descriptors that connections may not use: those of all threads, and some for
+#: records, logs and lists.
 SPARE_DESCRIPTORS = (
     READERS * _PATH_DESCRIPTORS + (OPENERS + OPENERS_OF_LARGE) * _OPENER_DESCRIPTORS + 128
 )
-#: The most descriptors of one process.
+#: The highest limit of descriptors that a process sets for itself.
 MOST_DESCRIPTORS = 1 << 17
-#: Connections may always use 1/N of all descriptors.
+#: Connections may always use 1/`_LEAST_SHARE` of all descriptors.
 _LEAST_SHARE = 4
-#: Files from clients may use 1/N of the descriptors, and at most this many in all.
+#: Files that clients pass may use 1/`_FILES_SHARE` of all descriptors, and at most `MOST_FILES`.
 _FILES_SHARE, MOST_FILES = 8, 4096
-#: Seconds between two checks for idle connections and for new lists.
+#: Seconds between two checks for idle connections and changed lists.
 SWEEP_S = 1.0
-#: Seconds in which open requests must end when the daemon is stopped.
+#: Seconds that unanswered requests have after the daemon was stopped.
 GRACE_S = 5.0
 
 
 def raise_limit() -> int:
-    """Raise the limit of descriptors as far as allowed, and return it."""
+    """Raise the limit of descriptors of this process as far as allowed, and return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -66,12 +69,12 @@ def raise_limit() -> int:
 
 
 def room_for_clients(descriptors: int) -> int:
-    """Return how many connections a process with this many descriptors may have."""
+    """Return how many connections a process with a limit of `descriptors` may have."""
     return max(1, descriptors // _LEAST_SHARE, descriptors - SPARE_DESCRIPTORS)
 
 
 class Worker:
-    """Serves listening sockets until another thread or signal asks it to stop."""
+    """Serves listening sockets in one process until SIGTERM."""
 
     def __init__(
         self,
@@ -81,9 +84,9 @@ class Worker:
         counts: Row,
         parent: int,
     ) -> None:
-        """Open the lists, and log the start of the daemon, whose process is `parent`.
+        """Open the lists, and log the start of the daemon; `parent` is the id of its parent.
 
-        `listeners` are sockets and their names.
+        `listeners` are the listening sockets and their names.
 
         Raises:
             StateError: no list can be used.
@@ -101,7 +104,7 @@ class Worker:
         self._connections = Connections(Share(most, options.user_share), counts, time.monotonic)
 
     def run(self) -> None:
-        """Serve until SIGTERM; SIGHUP opens the lists again."""
+        """Serve clients until SIGTERM; after SIGHUP, open the lists again."""
         loop = self._loop
         for listener, name in self._listeners:
             loop.add_reader(listener, self._accept, listener, name)
@@ -118,16 +121,16 @@ class Worker:
             self.checks.end()
 
     def _failed(self, _: object, context: dict[str, Any]) -> None:
-        """Note an unexpected failure, which may leave a client waiting for ever.
+        """Log an unexpected exception in the event loop, and stop this process.
 
-        The state after this error is unknown, so this process ends, and another process replaces
-        it.
+        The state of the process is unknown after the exception, and a client may wait for ever. The
+        parent starts another process.
         """
         _log.info("failed: %s", type(context.get("exception")).__name__)
         self._loop.stop()
 
     def _stop(self) -> None:
-        """Accept no more, let open requests end, and stop."""
+        """Accept no more clients, wait for unanswered requests, and stop."""
         if self.checks.is_stopping:
             return
         self.checks.is_stopping = True
@@ -142,7 +145,7 @@ class Worker:
 
     def _sweep(self) -> None:
         if os.getppid() != self._parent:
-            self._stop()  # the parent is gone: nobody could restart or stop this process
+            self._stop()  # the parent has ended: no process could restart or stop this process
         now = time.monotonic()
         for connection in self._connections:
             connection.look(now)
@@ -157,7 +160,7 @@ class Worker:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:  # for example no descriptors left: open connections go on
+            except OSError as error:  # for example, no descriptor is free
                 _log.info("cannot accept: %s", error.strerror)
                 self._loop.remove_reader(listener)
                 self._loop.call_later(SWEEP_S, self._accept_again, listener, name)
@@ -169,7 +172,7 @@ class Worker:
                 continue
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
             if not peer.is_local:
-                with contextlib.suppress(OSError):  # the client is gone; a read will fail
+                with contextlib.suppress(OSError):  # the client has gone; a read will fail
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._counts.add(Count.CONNECTIONS)
             self._counts.add(Count.OPEN)
@@ -180,7 +183,7 @@ class Worker:
             self._loop.add_reader(listener, self._accept, listener, name)
 
     def _closed(self, connection: Connection) -> None:
-        """Note that a connection is closed."""
+        """Remove a closed connection from the list of connections."""
         self._connections.remove(connection)
         self._counts.add(Count.OPEN, -1)
         self.checks.closed(connection)
@@ -188,21 +191,21 @@ class Worker:
             self._loop.stop()
 
 
-#: Seconds of silence after which a connection is closed if others need its place; and seconds
-#: between two searches of silent connections for one user.
+#: Seconds of silence after which a connection can be closed for a new client; and seconds between
+#: two searches for such connections for the same user.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
 
 class Connections:
-    """The connections of one process: their limit, and which is closed for a new client."""
+    """The connections of one process: limits their number, and closes some for new clients."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
-        """Allow as many connections as `share` has; `clock` gives seconds."""
+        """Allow as many connections as `share` has units; `clock` returns the time in seconds."""
         self._share = share
         self._counts = counts
         self._clock = clock
-        #: The open connections by age, the oldest first.
+        #: The open connections, the oldest first.
         self._clients: dict[Connection, None] = {}
         self._searched: dict[str, float] = {}
 
@@ -213,9 +216,10 @@ class Connections:
         return iter(list(self._clients))
 
     def take(self, peer: Peer) -> bool:
-        """Reserve one more connection; return whether this was possible.
+        """Take a unit of the share for a new connection; return whether this was possible.
 
-        If no place is free, close a connection that is silent or slow, or whose user has the most.
+        If no unit is free, first close a connection that is silent, that is slow, or whose user has
+        the most connections.
         """
         if self._share.take(peer):
             return True
@@ -230,23 +234,23 @@ class Connections:
         return self._share.take(peer)
 
     def add(self, client: Connection) -> None:
-        """Note a connection for which a place was taken."""
+        """Add a connection for which `take` has returned True."""
         self._clients[client] = None
 
     def remove(self, client: Connection) -> None:
-        """Note that a connection is closed; its place is free."""
+        """Remove a closed connection, and give back its unit of the share."""
         if client in self._clients:
             del self._clients[client]
             self._share.give_back(client.peer)
 
     def forget_searches(self) -> None:
-        """Forget when connections were searched: called from time to time."""
+        """Forget the times of searches for connections to close; called at intervals."""
         self._searched.clear()
 
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:
-        """Return the connection that is closed for a new connection of `peer`."""
+        """Return the connection that should be closed for a new connection of `peer`, or None."""
         clients = [c for c in self._clients if c.waits_for_client]
-        if self._share.left:  # its user has reached the user limit, and makes place itself
+        if self._share.left:  # the user has reached the limit of one user
             clients = [c for c in clients if c.peer.user == peer.user]
         for client in clients:
             if now > client.last + SILENT_S:
