@@ -1,9 +1,9 @@
 """Records of files that were read, in the form in which a cache stores them: in columns.
 
 A record is proven if a file lease showed that nobody could change the file afterwards without a new
-time (`leases`); otherwise the record is believed. A proven record does not age. A believed record
-becomes due some days after the file was read, and is then ignored. The exact day depends on the
-inode, so that each day only a part of the files is due.
+time (`leases`); otherwise the record is believed. A proven record never becomes due. A believed
+record becomes due some days after the file was read, and is then ignored. The exact day depends on
+the inode, so that each day only a part of the files is due.
 """
 
 from __future__ import annotations

@@ -216,9 +216,9 @@ class Spool:
     def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
         """Wait until this many bytes are free for a stream, and reserve them for the block.
 
-        So space does not run out in the middle of a stream whose length is known. A stream that is
-        longer than all space waits for the other streams, and fails later. The wait also ends when
-        `is_stopped` returns True.
+        The reservation prevents that space runs out in the middle of a stream whose length is
+        known. A stream that is longer than all space waits for the other streams, and fails later.
+        The wait also ends when `is_stopped` returns True.
         """
         count = min(count, self._most_bytes)
         with self._room:

@@ -234,7 +234,7 @@ class Looker:
 
 
 def _leave(directory: Directory, name: str, status: os.stat_result, look: Look | None) -> None:
-    """Leave a file in its directory to be read, or with `look` only to be examined for marks."""
+    """Add a file to the files to be opened; with `look`, the file is only examined for marks."""
     directory.names.append(name)
     directory.inodes.append(status.st_ino)
     if look is not None:

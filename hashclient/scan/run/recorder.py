@@ -111,8 +111,8 @@ class RunRecord:
     def keep(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
         """Record and log the matches among `outcomes`; return all outcomes with their records.
 
-        A match of a lookup is logged only, because it has no file. If the process is killed between
-        the record and the log, the next scan logs the match.
+        A match of a lookup is logged, but not recorded, because the match has no file. If the
+        process is killed between the record and the log, the next scan logs the match.
         """
         kept = self._remember(outcomes)
         if events := self._events_of(kept):

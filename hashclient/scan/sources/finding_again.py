@@ -44,7 +44,7 @@ _ROUNDS_WITHOUT = 3
 #: type.
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
 #: `TICK_NS`: the longest tick of the clock that gives files their times, in nanoseconds. `TICK_S`:
-#: a time that is longer than any tick, in seconds.
+#: a time in seconds, longer than any tick of a clock.
 TICK_S, TICK_NS = 0.02, 10_000_000
 #: The number of CLOCK_REALTIME_COARSE in linux/time.h.
 _COARSE_CLOCK = 5
