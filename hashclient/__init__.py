@@ -4,7 +4,8 @@ The names in `__all__` are the public API; `docs/api.md` has examples. Each name
 first use, so that importing the package costs nothing.
 """
 
-#: The module of each public name. Names with an underscore, or not in this table, may change.
+#: The public names, by the module in which each is defined. Names that begin with an underscore, or
+#: that are not in this table, may change.
 _MODULES = {
     "hashclient.client.client": ("Client",),
     "hashclient.session": ("Session",),
@@ -114,10 +115,11 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker knows the names from above, and should report all others
+# a type checker knows the public names from the imports above, and should report all other names
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Load a public name."""
+        """Import the module of a public name, and return the object."""
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import importlib

@@ -1,7 +1,7 @@
-"""The use of a state directory: its settings, clock, operator, audit log and key.
+"""The state directory that a command uses: its settings, clock, operator, audit log and key.
 
-A front end makes one `Session` and passes it on. At first only the version of the state is read;
-everything else is read or made when it is used.
+A front end makes one `Session`, and passes it to all functions that need it. A session first reads
+only the version of the state; all other parts are read or created when they are used.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
     from hashclient.index.open_lists import OpenLists
 
 
-#: How many of a command's paths are logged.
+#: The largest number of a command's paths that are logged.
 MAX_PATHS = 100
 
 
-#: The kernel keeps the user that logged in here, whatever user they became since
-#: (`pam_loginuid(8)`).
+#: The file in which the kernel keeps the user who logged in, even if the process has changed its
+#: user (`pam_loginuid(8)`).
 _LOGIN = Path("/proc/self/loginuid")
 _NO_LOGIN = (1 << 32) - 1
 
 
 def current_operator() -> str:
-    """Return who runs this process, for the audit log: the user, and who became that user.
+    """Return who runs this process, for the audit log: the user, and who has become that user.
 
-    Who logged in is named if the kernel knows and it is another user; of root, also who called
-    `sudo`: `root (login: alice, sudo: alice)`.
+    If the kernel knows that another user has logged in, that user is named; if the user is root,
+    the caller of `sudo` is named as well: `root (login: alice, sudo: alice)`.
     """
     uid, login = os.getuid(), _login_user()
     how = [] if login in (None, uid) else [f"login: {_name_of(login)}"]
-    # The caller sets this variable, and root can set it to any name.
+    # SUDO_USER is in the environment of the caller, so root can set it to any name.
     if (sudo := os.environ.get("SUDO_USER")) and uid == 0:
         how.append(f"sudo: {printable(sudo)}")
     return f"{_name_of(uid)} ({', '.join(how)})" if how else _name_of(uid)
 
 
 def _login_user() -> int | None:
-    """Return the user who logged in; None for a service, or where the kernel does not say."""
+    """Return the user who logged in; None for a service, or if the kernel does not know."""
     try:
         number = int(_LOGIN.read_text())
     except (OSError, ValueError):
@@ -69,7 +69,7 @@ def _name_of(uid: int) -> str:
 
 
 class Session:
-    """The use of a state directory by one front end. `now` gives the time in UTC."""
+    """The state directory as one front end uses it. `now` returns the time in UTC."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Session:
         operator: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Act for `operator`; the defaults are the user of this process and its environment.
+        """Act for `operator`, which is by default the user of this process.
 
         Raises:
-            StateError: the state directory is of a version that is refused, or cannot be brought
-                to today's.
+            StateError: the version of the state is refused, or the state cannot be migrated to the
+                present version.
         """
         check_state(settings.layout)
         self.settings = settings
@@ -93,11 +93,11 @@ class Session:
 
     @classmethod
     def of(cls, state_dir: Path) -> Session:
-        """Return a session of a state directory and its own `config.toml`, like `--state-dir`.
+        """Return a session for a state directory with its own `config.toml`, as for `--state-dir`.
 
         Raises:
             ConfigError: the configuration is wrong.
-            StateError: as for a session.
+            StateError: the state directory is refused, or cannot be migrated.
         """
         from hashclient.config.settings import resolve_settings
 
@@ -109,7 +109,7 @@ class Session:
 
     @functools.cached_property
     def operator(self) -> str:
-        """The operator, as the audit log names them."""
+        """The name of the operator in the audit log."""
         return self._operator or current_operator()
 
     @property
@@ -118,7 +118,10 @@ class Session:
         return os.uname().nodename
 
     def invocation(self, paths: Sequence[str] = ()) -> Invocation:
-        """Return who runs the command, where, and for which `paths`; only the first are kept."""
+        """Return who runs the command, where, and for which `paths`.
+
+        Only the first paths are kept.
+        """
         try:
             directory = os.getcwd()  # noqa: PTH109 - any bytes
         except OSError:
@@ -138,11 +141,11 @@ class Session:
     def writing(
         self, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
     ) -> AbstractContextManager[None]:
-        """Hold the writers' lock of the state directory, as `migrations.migrate.writing` says."""
+        """Lock the state directory for writing, as `migrations.migrate.writing` does."""
         return writing(self.settings.layout, wait_s=wait_s, on_wait=on_wait)
 
     def sealer(self, *, create: bool = False) -> Sealer:
-        """Return the sealer with this machine's key; with `create`, a missing key is made.
+        """Return the sealer with this machine's key; with `create`, create a missing key.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -154,7 +157,7 @@ class Session:
         return load_sealer(settings.state_dir, settings.seal_key_file, self.environ, create=create)
 
     def open_lists(self) -> OpenLists:
-        """Open the lists that should be here, as they are now.
+        """Open the lists that should be on this machine, in their present generations.
 
         Raises:
             StateError: no list can be used.
@@ -165,9 +168,9 @@ class Session:
         return open_lists(self.settings, self.environ, self.now())
 
     def list_folders(self) -> list[tuple[str, int, int]]:
-        """Return a value that changes with each new generation, and when a list comes or goes.
+        """Return a value that changes when a list has a new generation, is added or is removed.
 
-        The call is cheap, so a long-running program can make it often.
+        The call takes little time, so a long-running program can call it often.
         """
         found = []
         try:

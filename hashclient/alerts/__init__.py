@@ -1,1 +1,1 @@
-"""Alerts: messages about problems that need a person, sent once, without content or digests."""
+"""Alerts: messages about problems that need a person, without content or digests."""

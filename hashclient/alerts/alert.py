@@ -1,9 +1,9 @@
-"""An alert: events, joined into one message, and the document that receivers get.
+"""An alert: events that are joined into one message, and the document that receivers get.
 
-An alert counts events; it names lists, providers, exceptions and machines, and some ids of matches.
-An alert never has content, a digest, an entry, an error message or a person's name. It has paths of
-matches only if the configuration requests them. This module also has the texts of each kind of
-alert.
+An alert has counts of events, and names of lists, providers, exceptions and machines, and some ids
+of matches. An alert never contains content of files, a digest, an entry, an error message or a
+person's name. An alert contains paths of matches only if the configuration requests them. This
+module also has the texts for each kind of alert.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hashclient.system.text import first_of, for_programs
 
 
 class Kind(enum.StrEnum):
-    """What an alert is about; `docs/operations/alerts.md` has the table."""
+    """The kind of the events in an alert; `docs/operations/alerts.md` has a table of the kinds."""
 
     MATCH = "match"
     HELD = "held"
@@ -35,9 +35,10 @@ class Kind(enum.StrEnum):
 
 
 class Meaning(NamedTuple):
-    """The words for one event and for several, the next step, and the time until it is said again.
+    """The words for one event and for several, the next step, and the pause between alerts.
 
-    The time is for each subject of an alert: a list, a provider, an exception, a machine.
+    `every`: the time after which another alert may name the same subject: a list, a provider, an
+    exception or a machine.
     """
 
     one: str
@@ -80,16 +81,16 @@ MEANINGS: Mapping[Kind, Meaning] = {
 
 
 ALERT_FORMAT = "hashclient-alert/1"
-#: At most this many subjects, ids and paths are named; others are counted.
+#: The largest number of subjects, ids and paths that an alert names; more of them are only counted.
 MOST_NAMED = 20
 
 
-#: A time must have a zone: without one it cannot be compared with the clock.
+#: A time must have a zone, because a time without one cannot be compared with the clock.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Events that people should know of: how many, by subject, and some of their names."""
+    """Events that people should know: how many, by subject, and ids and paths of matches."""
 
     kind: Kind
     count: int = 0
@@ -99,12 +100,15 @@ class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def noticed(kind: Kind, *subjects: str) -> Noticed:
-    """Return a noticed event that counts these subjects."""
+    """Return events of one kind, one for each of `subjects`."""
     return Noticed(kind=kind, count=len(subjects), subjects=dict.fromkeys(subjects, 1))
 
 
 class Alert(Noticed, frozen=True, kw_only=True):
-    """An alert that waits, and grows until it is first sent; then `to` names receivers."""
+    """A waiting alert.
+
+    It collects events until it is first sent; `to` then names the receivers that lack it.
+    """
 
     id: str
     since: Time
@@ -113,11 +117,11 @@ class Alert(Noticed, frozen=True, kw_only=True):
 
     @classmethod
     def new(cls, kind: Kind, now: datetime) -> Alert:
-        """Return an empty alert."""
+        """Return an alert without events."""
         return cls(id=f"a-{new_id()}", kind=kind, since=now, until=now)
 
     def replace(self, **changes: Any) -> Alert:
-        """Return the alert with `changes`."""
+        """Return the alert with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 
     def joined(self, more: Noticed, now: datetime) -> Alert:
@@ -134,29 +138,29 @@ class Alert(Noticed, frozen=True, kw_only=True):
         )
 
     def with_later(self, other: Alert) -> Alert:
-        """Return one alert that replaces two, with a new id."""
+        """Return one alert with a new id that replaces this alert and `other`."""
         return self.joined(other, other.until).replace(id=f"a-{new_id()}")
 
     def without(self, settled: Collection[str]) -> Alert:
-        """Return the alert without the subjects whose problem is over."""
+        """Return the alert without the subjects in `settled`, whose problem has ended."""
         subjects = {name: count for name, count in self.subjects.items() if name not in settled}
         return self.replace(count=sum(subjects.values()), subjects=subjects)
 
     @property
     def headline(self) -> str:
-        """The alert in some words."""
+        """The number and the kind of the events, in some words."""
         meaning = MEANINGS[self.kind]
         return f"{self.count:,} {meaning.one if self.count == 1 else meaning.many}"
 
     @property
     def text(self) -> str:
-        """The alert in a sentence."""
+        """The number, the kind and the subjects of the events, as a sentence."""
         names = [f"{name} ({n:,})" if n > 1 else name for name, n in _by_count(self.subjects)]
         return f"{self.headline}: {first_of(names)}" if names else self.headline
 
 
 def document_of(alert: Alert, machine: str) -> dict[str, Any]:
-    """Return what receivers get; `docs/alert.schema.json` is its schema."""
+    """Return the document that receivers get; `docs/alert.schema.json` is its schema."""
     shown = _by_count(alert.subjects)[:MOST_NAMED]
     document: dict[str, Any] = {
         "format": ALERT_FORMAT,

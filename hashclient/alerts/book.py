@@ -1,7 +1,8 @@
-"""The outbox of alerts on disk: one file, replaced as a whole, under one lock.
+"""The outbox of alerts on the disk: one file, which is replaced as a whole, under a lock.
 
-The file has the position up to which log and matches were read. An alert is written before this
-position moves: so a kill loses no alert. A damaged or lost file begins again with the last day.
+The file contains the position up to which the log and the matches were read. The alert and the new
+position are written together, so a kill loses no alert. If the file is damaged or lost, reading
+begins again with the events of the last day.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far the last look went: a record of the log, a row and a step of the matches, a time."""
+    """How far events were read: a record of the log, a row and a step of the matches, a time."""
 
     seq: _Number
     row: _Number
@@ -40,7 +41,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A receiver: failed attempts since the last success, and when each alert is tried again."""
+    """The state of a receiver: failed attempts since the last success, and the next attempt."""
 
     attempts: int = 0
     next_attempt: Time | None = None
@@ -49,9 +50,9 @@ class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The alerts that wait, when each subject was last alerted about, and the receivers by name.
+    """The waiting alerts, when each subject was last named in an alert, and the receivers by name.
 
-    `place` is None if nothing was looked at yet; `looked` is when the state was looked at last.
+    `place`: how far events were read, or None. `looked`: when the whole state was last examined.
     """
 
     format: Literal["hashclient-alerts/1"] = "hashclient-alerts/1"
@@ -62,17 +63,17 @@ class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receivers: dict[str, Receiver] = {}
 
     def receiver(self, name: str) -> Receiver:
-        """Return the state of a receiver; a new state if none is kept."""
+        """Return the state of a receiver, or a new state if none is stored."""
         return self.receivers.get(name, Receiver())
 
 
 def load_book(layout: Layout, now: datetime) -> Book:
-    """Return the outbox as it was written last, or a new outbox.
+    """Return the outbox that was written last, or a new outbox.
 
-    If the outbox is damaged, the new outbox has an alert about that.
+    If the outbox is damaged, the new outbox contains an alert about the damage.
 
     Raises:
-        StateError: the outbox cannot be read, or a newer version wrote it.
+        StateError: the outbox cannot be read, or a newer version of this program wrote it.
     """
     try:
         document = read_regular(layout.alerts, MAX_STATE_BYTES)
@@ -91,10 +92,10 @@ def load_book(layout: Layout, now: datetime) -> Book:
 
 @contextlib.contextmanager
 def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
-    """Hold the lock of the outbox.
+    """Lock the outbox during the block.
 
     Raises:
-        LockedError: another process holds the lock for longer.
+        LockedError: another process keeps the lock for longer than `wait_s`.
         StateError: the outbox cannot be locked.
     """
     directory = make_private_dir(layout.alerts.parent)
@@ -108,7 +109,7 @@ def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
 
 
 def save_book(layout: Layout, book: Book) -> Book:
-    """Write the outbox and return it; the caller holds the lock.
+    """Write the outbox and return it; the caller must have the lock.
 
     Raises:
         StateError: the outbox cannot be written; the earlier outbox is unchanged.

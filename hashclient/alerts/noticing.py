@@ -1,8 +1,8 @@
-"""The events since the last look, from the audit log and from the record of matches.
+"""Finds the events since the last time, in the audit log and in the record of matches.
 
-Every run writes log and record, so one look sees what scans, watches, daemons and fetches have
-found; none of these modules uses alerts. Reading begins at the end and stops where the last look
-was.
+Every run writes to the log and to the record, so reading them finds the events of scans, watches,
+daemons and fetches; none of these uses alerts. Reading begins with the newest record and ends where
+it began the last time.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.text import path_fields
 
-#: How far back the first look goes.
+#: The age of the oldest events that are read the first time.
 FIRST_LOOK = timedelta(days=1)
-#: If a fetch ended with one of these codes, nothing was received; any other failure means that
-#: received data were refused.
+#: A fetch with one of these exit codes has received nothing; with another exit code, received data
+#: was refused.
 _NOT_GOT = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
-#: The damaged parts, as alerts name them.
+#: The names of damaged parts in alerts.
 LOG, MATCHES, STATE = "audit log", "matches", "state"
 
 
 class News:
-    """A look: the noticed events, and the problems that are over."""
+    """The events since the last time, and the problems that have ended."""
 
     def __init__(self, session: Session, place: Place | None) -> None:
-        """Look at all events that came after `place`; if `place` is None, at the last day."""
+        """Read all events after `place`; if `place` is None, read the events of the last day."""
         self._session = session
         self._layout = session.settings.layout
         is_first = place is None
         before = place or Place(0, 0, 0, session.now() - FIRST_LOOK)
         self._counts: dict[Kind, Counter[str]] = {}
         self._matches: list[Noticed] = []
-        #: Subjects that were fetched successfully: earlier failures do not count.
+        #: The subjects that were fetched successfully; earlier failures of these subjects are not
+        #: counted.
         self.fetched: set[str] = set()
-        #: Parts of the state that cannot be read.
+        #: The names of the parts of the state that cannot be read.
         self.damaged: list[str] = []
         seq, last = before.seq, (before.row, before.step)
         try:
@@ -56,18 +57,18 @@ class News:
             last = self._read_matches(before, is_first=is_first)
         except StateError:
             self.damaged.append(MATCHES)
-        # Taken after all findings were written: so no finding is later than this time, and counts
-        # again.
+        # The time is taken after the matches were read, so no match that was read is newer than the
+        # time, and none is counted twice.
         self.place = Place(seq, *last, session.now())
 
     def happened(self) -> Iterator[Noticed]:
-        """Yield the events to alert about."""
+        """Yield the events for alerts."""
         yield from self._matches
         for kind, counts in self._counts.items():
             yield Noticed(kind=kind, count=counts.total(), subjects=dict(counts))
 
     def _read_log(self, before: Place, *, is_first: bool) -> int:
-        """Read the records after a place, and return the number of the last record."""
+        """Read the records of the log after a place, and return the number of the last record."""
 
         def is_new(record: Record) -> bool:
             return record.time >= before.time if is_first else record.seq > before.seq
@@ -75,19 +76,19 @@ class News:
         records = read_backward(self._layout.audit)
         try:
             last = next(records, None)
-        except StateError:  # no log exists yet
+        except StateError:  # no log exists
             return 0
         if last is None or not is_new(last):
             if last is not None and last.seq < before.seq:
                 self.damaged.append(LOG)  # the end of the log is missing
             return before.seq if last is None else last.seq
-        # A scan may have recorded a million matches: one record at a time is in memory.
+        # A scan may have recorded a million matches, so only one record is in memory at a time.
         for record in chain((last,), takewhile(is_new, records)):
             self._take(record)
         return last.seq
 
     def _take(self, record: Record) -> None:
-        """Take in a record; all later records were taken in before."""
+        """Count the event in a record; all later records were counted before."""
         data = record.data
         provider, name = str(data.get("provider")), data.get("list")
         subject = provider if name is None else f"{provider}/{name}"
@@ -96,7 +97,8 @@ class News:
         elif record.event == "refused" and subject not in self.fetched:
             not_got = data.get("exit_code") in _NOT_GOT
             self._count(Kind.FETCH_FAILED if not_got else Kind.REFUSED, subject)
-        elif record.event == "match" and "id" not in data:  # the record of matches lacks the match
+        # the match is not in the record of matches
+        elif record.event == "match" and "id" not in data:
             for hit in data.get("hits", ()):
                 self._count(Kind.MATCH, str(hit.get("list")))
 
@@ -104,7 +106,7 @@ class News:
         self._counts.setdefault(kind, Counter())[subject] += 1
 
     def _read_matches(self, before: Place, *, is_first: bool) -> tuple[int, int]:
-        """Read the matches found after a place; return the numbers of the last match."""
+        """Read the matches that were found after a place; return the position of the last match."""
         if not is_there(self._layout.matches):
             return 0, 0
         with Recent(self._session.settings.state_dir, create=False) as record:

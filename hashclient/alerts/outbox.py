@@ -1,16 +1,17 @@
-"""The outbox of alerts: joins alerts, limits how often they come, and sends each at least once.
+"""The outbox of alerts: joins alerts, limits how often they are sent, and sends each at least once.
 
-1. Each new event joins the waiting alert of its kind; if no alert waits, a new alert is made.
-2. An alert is due if it has a subject that no alert has named for as long as its kind allows.
-3. Before an alert is first sent, the outbox notes who is to get it. From then on the alert does not
-   change, so its id has one content, however an attempt ends.
-4. Each receiver that has the alert is noted; an alert that all receivers have is dropped. If a
-   receiver does not accept an alert, the alerts behind it were not tried yet: they are joined as
-   well, with a new id.
+1. A new event is added to the waiting alert of its kind, or to a new alert if no alert of the kind
+   waits.
+2. An alert is due if no alert has named one of its subjects during the time that its kind sets.
+3. Before an alert is first sent, its receivers are stored in the alert. After this the alert is not
+   changed, so that its id stands for one content whether attempts succeed or fail.
+4. When a receiver has accepted an alert, this is stored; an alert that all its receivers have
+   accepted is removed. If a receiver does not accept an alert, its later alerts were not tried yet,
+   so they are joined and get a new id.
 
-A receiver that fails is left alone for a while, like a destination of reports (`core/patience`),
-and holds up no other receiver. `reporting/outbox` keeps folders and writes to the log; an alert
-is a pointer to what the log has already, so one small file is enough here.
+A receiver that fails is not tried again for a while, like a destination of reports
+(`core/patience`), and does not delay other receivers. `reporting/outbox` needs folders and records
+in the log; an alert only refers to what the log contains already, so one small file is enough.
 """
 
 from __future__ import annotations
@@ -31,22 +32,24 @@ from hashclient.session import Session
 from hashclient.system.background import Task
 from hashclient.system.text import printable
 
-#: Seconds in which a receiver must take an alert: at the end of a run, which others may wait for,
-#: and in a command that does nothing else.
+#: The seconds in which a receiver must accept an alert: at the end of a run, for which other
+#: programs may wait, and in a command that only sends alerts.
 RUN_S, PATIENT_S = 5.0, 20.0
-#: The longest pause of a receiver that fails.
+#: The longest pause before a failed receiver is tried again.
 LONGEST_PAUSE = timedelta(hours=1)
-#: The shortest time between two looks at the whole state, which take longer than looks at the log.
+#: The shortest time between two examinations of the whole state, which take longer than reading the
+#: log.
 LOOK = timedelta(hours=1)
-#: Returns what people should know of the state as a whole.
+#: A function that returns the problems of the whole state.
 Look = Callable[[], Iterable[Noticed]]
-#: The names of machines come from elsewhere.
+#: The largest length of a machine's name, because names of machines are received from other
+#: machines.
 _NAME_CHARS = 100
 _OF_FETCHES = (Kind.FETCH_FAILED, Kind.REFUSED)
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """An attempt to send alerts to a receiver: how many it accepted, and the error, if any."""
+    """An attempt to send alerts to a receiver: how many it has accepted, and the error, if any."""
 
     receiver: str
     taken: int
@@ -54,16 +57,19 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """The alerts of one state directory. Without receivers, nothing is read or written."""
+    """The alerts of one state directory.
+
+    If no receiver is configured, no file is read or written.
+    """
 
     def __init__(self, session: Session) -> None:
-        """Keep the session; nothing is read yet."""
+        """Store the session; no file is read yet."""
         self._session = session
         self._layout = session.settings.layout
         self._config = session.settings.config.alerts
 
     def book(self) -> Book:
-        """Return the outbox as it is on disk.
+        """Return the outbox as it is on the disk.
 
         Raises:
             StateError: the outbox cannot be read.
@@ -71,9 +77,9 @@ class Outbox:
         return load_book(self._layout, self._session.now())
 
     def raise_silent(self, machines: Iterable[str]) -> None:
-        """Store an alert that these machines are silent; the end of the run sends it.
+        """Store an alert about silent machines, which is sent at the end of the run.
 
-        Machines with a recent alert are left out.
+        Machines that a recent alert has named are left out.
 
         Raises:
             StateError: the outbox cannot be written.
@@ -93,15 +99,15 @@ class Outbox:
         at_once: bool = False,
         patient: bool = False,
     ) -> list[Attempt]:
-        """Notice events, and send alerts that are due; return the attempts, one for each receiver.
+        """Collect events, and send the alerts that are due; return one attempt for each receiver.
 
-        `look` is called with `look_now`, and if the state was not looked at for an hour; `also` was
-        noticed by the caller. With `at_once`, all waiting alerts are sent, due or not. A receiver's
-        turn ends after its first failure and, unless `patient`, after half of its time for one
-        alert.
+        `look` is called if `look_now` is set, or if the state was not examined for an hour; `also`
+        are events that the caller has found. With `at_once`, all waiting alerts are sent, even if
+        they are not due. No more alerts are sent to a receiver after its first failure and, unless
+        `patient` is set, after half of the time for one alert.
 
         Raises:
-            StateError: the outbox cannot be read or written, or another command holds it.
+            StateError: the outbox cannot be read or written, or another command has locked it.
         """
         if not self._config.receivers:
             return []
@@ -115,10 +121,10 @@ class Outbox:
             return [*self._send_all(book, at_once=at_once, patient=patient)]
 
     def test(self) -> list[Attempt]:
-        """Send an alert of the kind `test` to each receiver now; it is not kept.
+        """Send an alert of the kind `test` to each receiver now, without storing the alert.
 
         Raises:
-            StateError: another command holds the outbox for long, or no thread can be started.
+            StateError: another command keeps the lock for too long, or no thread can be started.
         """
         now = self._session.now()
         alert = Alert.new(Kind.TEST, now).replace(count=1)
@@ -133,7 +139,7 @@ class Outbox:
         return save_book(self._layout, book)
 
     def _with_news(self, book: Book) -> Book:
-        """Return the outbox with what log and matches say since the last look."""
+        """Return the outbox with the events in the log and in the matches since the last time."""
         news, now = News(self._session, book.place), self._session.now()
         waiting = (
             a.without(news.fetched) if a.kind in _OF_FETCHES and a.to is None else a
@@ -147,7 +153,10 @@ class Outbox:
         return self._with_standing(book, [noticed(Kind.DAMAGED, *news.damaged)])
 
     def _with_standing(self, book: Book, found: Iterable[Noticed]) -> Book:
-        """Return the outbox with present problems: each subject only once within its time."""
+        """Return the outbox with alerts about present problems.
+
+        A subject is not named again until the time that its kind sets is over.
+        """
         now = self._session.now()
         for kind, subjects in ((one.kind, one.subjects) for one in found):
             waits = {n for a in book.waiting if a.kind is kind for n in a.subjects}
@@ -158,7 +167,7 @@ class Outbox:
 
     def _may_say(self, book: Book, kind: Kind, subject: str, now: datetime) -> bool:
         said = book.said.get(kind, {}).get(subject)
-        # A time in the future was noted by a wrong clock, and does not count.
+        # A time in the future was set by a wrong clock, and is ignored.
         return said is None or not said <= now < said + self._every(kind)
 
     def _every(self, kind: Kind) -> timedelta:
@@ -166,7 +175,7 @@ class Outbox:
         return MEANINGS[kind].every if hours is None else timedelta(hours=hours)
 
     def _begun(self, book: Book, *, at_once: bool) -> Book:
-        """Note for each due alert its receivers, and when its subjects were alerted about."""
+        """Store the receivers of each due alert, and the time for its subjects."""
         now, receivers = self._session.now(), self._config.receivers
         said = {
             kind: {n: at for n, at in of.items() if not self._may_say(book, kind, n, now)}
@@ -174,7 +183,7 @@ class Outbox:
         }
         waiting = []
         for alert in book.waiting:
-            # Receivers that are not configured any more are not waited for.
+            # Receivers that are not configured any more are removed from the alert.
             to = None if alert.to is None else tuple(n for n in alert.to if n in receivers)
             if to is None and (
                 at_once or any(self._may_say(book, alert.kind, n, now) for n in alert.subjects)
@@ -188,7 +197,7 @@ class Outbox:
         return msgspec.structs.replace(book, waiting=tuple(waiting), said=said, receivers=known)
 
     def _send_all(self, book: Book, *, at_once: bool, patient: bool) -> Iterator[Attempt]:
-        """Send to each receiver the alerts that it lacks; one failure ends the attempt."""
+        """Send to each receiver the alerts that it lacks, until its first failure."""
         limit_s = PATIENT_S if patient else RUN_S
         for name in self._config.receivers:
             lacking = [alert for alert in book.waiting if name in (alert.to or ())]
@@ -208,12 +217,13 @@ class Outbox:
             yield Attempt(name, taken, error)
 
     def _give(self, name: str, alert: Alert, limit_s: float) -> HashclientError | None:
-        """Give an alert to a receiver, in a thread that is left behind when it takes too long."""
+        """Send an alert to a receiver, in a thread that is abandoned if it takes too long."""
         message = Message.of(alert.id, alert.headline, document_of(alert, self._session.machine))
 
         def give() -> HashclientError | None:
             try:
-                # A little less: a program must be ended before it is left behind.
+                # The receiver gets a little less time than the thread, so that a program is ended
+                # before the thread is abandoned.
                 receiver_of(name, self._config, self._session.environ)(message, limit_s * 0.9)
             except HashclientError as error:
                 return error
@@ -226,7 +236,7 @@ class Outbox:
 
 
 def _joined(book: Book, more: Noticed, now: datetime) -> Book:
-    """Return the outbox with `more` joined to the alert of its kind that is not begun."""
+    """Return the outbox with `more` added to the alert of its kind that was not sent yet."""
     of_kind = {a.kind: a for a in book.waiting if a.to is None}
     alert = of_kind.get(more.kind) or Alert.new(more.kind, now)
     others = tuple(a for a in book.waiting if a.id != alert.id)
@@ -234,9 +244,10 @@ def _joined(book: Book, more: Noticed, now: datetime) -> Book:
 
 
 def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
-    """Return the alerts in their order; unsent alerts of one kind are joined.
+    """Return the alerts in order; alerts of one kind that no receiver was sent are joined.
 
-    A receiver gets its alerts in order, so only its first alert may have been tried.
+    Each receiver is sent its alerts in order, so only the first alert that it lacks may have been
+    tried.
     """
     left = list(waiting)
     tried = {next((a.id for a in left if name in (a.to or ())), "") for name in receivers}
@@ -253,7 +264,7 @@ def _is_taken(error: HashclientError | None) -> bool:
 
 
 def _taken(book: Book, alert: Alert, name: str) -> Book:
-    """Return the outbox after a receiver has taken an alert."""
+    """Return the outbox after a receiver has accepted an alert."""
     left = (
         a if a.id != alert.id else a.replace(to=tuple(n for n in a.to or () if n != name))
         for a in book.waiting
@@ -262,7 +273,7 @@ def _taken(book: Book, alert: Alert, name: str) -> Book:
 
 
 def _noted(book: Book, name: str, now: datetime, error: HashclientError | None) -> Book:
-    """Return the outbox after an attempt at a receiver."""
+    """Return the outbox with the result of an attempt at a receiver."""
     before, problem = book.receiver(name), None if error is None else error.message
     state = Receiver(problem=problem, reached=now)
     if not _is_taken(error):

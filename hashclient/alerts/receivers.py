@@ -1,9 +1,9 @@
-"""How an alert reaches each kind of receiver: a command, a webhook, mail.
+"""How an alert is sent to each kind of receiver: a command, a webhook, or mail.
 
-A function for each kind gives one message and returns when the receiver has it. The signature of a
-webhook has the form of Standard Webhooks, which has libraries in many languages
-(https://www.standardwebhooks.com). Error messages have no address with a path, no text of the other
-side and no secret.
+The function for a kind of receiver sends one message, and returns when the receiver has accepted
+it. The signature of a webhook has the form of Standard Webhooks, which many languages have
+libraries for (https://www.standardwebhooks.com). Error messages contain no path of an address, no
+text that the receiver has sent, and no secret.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
 _PREFIX = "whsec_"
-#: Lengths of a secret that Standard Webhooks recommends.
+#: The lengths in bytes of a secret that Standard Webhooks recommends.
 _SECRET_BYTES = range(24, 65)
 _HOW_TO_MAKE = 'one line: `printf "whsec_%s\\n" "$(openssl rand -base64 32)"` makes one'
 _SMTPS_PORT = 465
@@ -44,7 +44,7 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", re.ASC
 
 
 class Message(NamedTuple):
-    """An alert as receivers get it: its id, its headline, and its document as JSON and text."""
+    """An alert in the form for receivers: id, headline, and its document as JSON and as text."""
 
     id: str
     headline: str
@@ -54,7 +54,7 @@ class Message(NamedTuple):
 
     @classmethod
     def of(cls, alert_id: str, headline: str, document: Mapping[str, Any]) -> Self:
-        """Return the message of a document."""
+        """Return the message for a document."""
         named = [f"match {match_id}" for match_id in document["matches"]]
         named += [f"path {excerpt(place['path'])}" for place in document.get("paths", ())]
         lines = [
@@ -69,19 +69,22 @@ class Message(NamedTuple):
 
 
 class _TakenError(Exception):
-    """A webhook has the message; the rest of its answer is not read."""
+    """A webhook has accepted the message, and the rest of its answer is not read."""
 
 
 class PartlyTakenError(UnreachableError):
-    """The mail was taken, but not for all addresses. To send it again would not help the others."""
+    """The mail was accepted, but not for all addresses.
+
+    Sending the mail again would not reach the refused addresses, so the alert counts as accepted.
+    """
 
 
-#: Sends a message within so many seconds.
+#: A function that sends a message within a number of seconds.
 Send = Callable[[Message, float], None]
 
 
 def receiver_of(name: str, config: AlertsConfig, environ: Mapping[str, str]) -> Send:
-    """Return how the receiver `name` of the configuration is reached.
+    """Return the function that sends messages to the receiver `name` of the configuration.
 
     Raises:
         ConfigError: the settings of the receiver are wrong, or a secret cannot be read.
@@ -91,7 +94,7 @@ def receiver_of(name: str, config: AlertsConfig, environ: Mapping[str, str]) -> 
 
 
 def signature(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of the header `webhook-signature`."""
+    """Return the value of the header `webhook-signature` for a message."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     return f"v1,{base64.b64encode(hmac.digest(secret, signed, 'sha256')).decode()}"
 
@@ -126,7 +129,7 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
     from hashclient.net.peer import ALERT_RECEIVER
 
     class Answer(Download):
-        """Any 2xx status is a success, whatever follows it."""
+        """Accepts any answer with a status of 2xx, whatever its headers and body are."""
 
         def begin(self, status: int, headers: Any, now: float) -> int:
             if 200 <= status < 300:
@@ -138,7 +141,7 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
         place.url,
         ca=_path(config.ca),
         proxy=config.proxy,
-        allow_http=True,  # http is for loopback only
+        allow_http=True,  # http is accepted on loopback only
         peer=ALERT_RECEIVER,
     )
     file, name = _path(config.secret_file), config.secret_env
@@ -165,7 +168,7 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
                     content_bytes=size,
                 )
         except HashclientError as error:
-            # The path of a webhook is often a secret.
+            # The path of a webhook is often a secret, so messages show only its origin.
             text = f"webhook: {error.message.replace(place.url, place.origin)}"
             kinds = (AuthorisationError, ConfigError, UnreachableError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), UnreachableError)

@@ -1,16 +1,17 @@
-"""A mail client that bounds what the server says: smtplib keeps every line of an answer."""
+"""A mail client that limits what a server may send, as smtplib stores whole answers."""
 
 from __future__ import annotations
 
 import smtplib
 from typing import BinaryIO
 
-#: The most bytes that a server may say on one connection; some hundred are usual.
+#: The largest number of bytes that a server may send on one connection; it usually sends some
+#: hundred.
 MAX_SAID_BYTES = 1 << 18
 
 
 class _Answers:
-    """The bytes of the server, as smtplib reads them."""
+    """The bytes from the server, in the form in which smtplib reads them."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -28,14 +29,14 @@ class _Answers:
 
 
 class Smtp(smtplib.SMTP):
-    """A connection that begins without encryption."""
+    """A connection to a mail server that begins without encryption."""
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read one answer; after STARTTLS, smtplib wants the bytes of another stream."""
+        """Read one answer; after STARTTLS, smtplib has to read from a new stream."""
         if self.file is None and self.sock is not None:
             self.file = _Answers(self.sock.makefile("rb"))
         return super().getreply()
 
 
 class SmtpTls(Smtp, smtplib.SMTP_SSL):
-    """A connection that is encrypted from the beginning."""
+    """A connection to a mail server that is encrypted from the beginning."""

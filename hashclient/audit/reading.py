@@ -436,7 +436,7 @@ def chained(directory: Path, archives: Sequence[Path] = ()) -> Iterator[Line | G
 
     Raises:
         AuditError: a file cannot be read, a hash is wrong, or a line does not follow the line
-        before it. StateError: no log exists yet.
+            before it. StateError: no log exists yet.
     """
     with ExitStack() as stack:
         log = stack.enter_context(open_log(directory))

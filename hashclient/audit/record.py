@@ -370,7 +370,7 @@ def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
 
     Raises:
         AuditError: the document is not, byte for byte, a checkpoint that `encode_checkpoint` has
-        made.
+            made.
     """
     where = _CHECKPOINT
     if len(document) > MAX_CHECKPOINT_BYTES:

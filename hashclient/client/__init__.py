@@ -1,1 +1,1 @@
-"""The interface for front ends and programs: one class, and the upkeep that it does."""
+"""The interface for front ends and programs: `Client`, and the upkeep that it does."""

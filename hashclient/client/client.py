@@ -1,7 +1,7 @@
-"""`Client`: fetch, scan, look up and read the state, in a program as from the command line.
+"""`Client`: fetch, scan, look up and read the status, in a program as on the command line.
 
-`Client` uses no terminal and does not handle signals. Each outcome that it yields is typed, and
-already recorded, logged and acted upon. `docs/api.md` has examples.
+`Client` uses no terminal and does not handle signals. Each outcome that `Client` yields is a typed
+value, and was already recorded, logged and acted upon. `docs/api.md` has examples of programs.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = ["Client"]
 
 
 class Client:
-    """The use of a state directory by a program.
+    """Uses a state directory for a program.
 
-    Several clients may be used at once, in one process or many: scans take no lock, and a fetch
-    fails while another fetch runs, unless it is asked to wait.
+    Several clients may be used at once, in one or several processes: scans take no lock, and a
+    fetch fails while another fetch is running, unless it may wait.
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
-        """Use a state directory with its own `config.toml`, like `--state-dir`, or a session.
+        """Use a session, or a state directory with its own `config.toml`, as with `--state-dir`.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -65,21 +65,23 @@ class Client:
         on_wait: Callable[[], None] = lambda: None,
         on_notices: Callable[[FetchedNotices], None] | None = None,
     ) -> Iterator[Fetched]:
-        """Fetch all lists, or those named in `only`; yield the result for each.
+        """Fetch all lists, or the lists named in `only`; yield the result for each list.
 
-        A refused list is not changed, and its result has an `error`. With a `copy` (a bundle or a
-        directory), no network is used. `rebuild` builds the lists again from the provider's signed
-        files; `accept_churn` accepts a change that the configured `max_churn` refuses. `progress`
-        is called with a list's name, the bytes done and the bytes in all. If another fetch runs in
-        this state directory, the wait is up to `wait_s` seconds; `on_wait` is called when it
-        begins. `on_notices` is called for each provider that has notices; without it, `on_failure`
-        is called with the errors of refused notices.
+        A list that is refused is not changed, and its result has an `error`. With a `copy` (a
+        bundle or a directory), no network is used. `rebuild`: build the lists again from the
+        provider's signed files. `accept_churn`: accept a change that the configured `max_churn`
+        refuses. `progress` is called with the name of a list, the number of downloaded bytes and
+        the number of all bytes. If another fetch is running in the state directory, this fetch
+        waits up to `wait_s` seconds; `on_wait` is called when it begins to wait. `on_notices` is
+        called for each provider that has notices; without `on_notices`, `on_failure` is called with
+        the errors of refused notices.
 
         Raises:
-            LockedError: another fetch takes longer than `wait_s`.
-            HashclientError: the fetch from a provider failed; all others were tried first. If
-                several providers fail, the worst failure is raised; `on_failure` is called with the
-                others, and with failures of an address if another address succeeded.
+            LockedError: another fetch takes longer than `wait_s` seconds.
+            HashclientError: the fetch from a provider failed; all other providers were tried first.
+                If several providers fail, the error with the highest exit code is raised;
+                `on_failure` is called with the other errors, and with errors of an address if
+                another address succeeded.
             UsageError: no provider offers a list in `only`.
         """
         from hashclient.client.upkeep import tidy
@@ -105,7 +107,7 @@ class Client:
             yield self._excepting(fetched) if fetched.has_exceptions else fetched
 
     def _excepting(self, fetched: Fetched) -> Fetched:
-        """Note which matches on record new exceptions cover, before anything is done about them."""
+        """Record the open matches that new exceptions cover, before a policy acts on them."""
         import msgspec
 
         from hashclient.decisions.exceptions import Exceptions
@@ -129,16 +131,17 @@ class Client:
     ) -> Scan:
         """Check files and trees; return the run, which works while the caller iterates over it.
 
-        `paths` are files and trees, and URIs of objects in buckets. Inputs from `sources` come
-        after the files, then objects, which `objects` may list in other ways; `stream` is read
-        once, before all others. `options` say how files are checked, and how matches are acted
-        upon. `lists` are the lists to compare with, by default all lists that should be on this
+        `paths` are files and trees, and URIs of objects in buckets. The inputs of `sources` come
+        after the files, then the objects; `objects` may list objects in other ways; `stream` is
+        read once, before all other inputs. `options`: how files are checked, and how matches are
+        acted upon. `lists`: the lists to compare with, by default all lists that should be on this
         machine.
 
         Raises:
             UsageError: nothing is given to check, or options contradict each other.
             StateError: no list can be used.
-            ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
+            ConfigError: the seal key is wrong, or a recipient is wrong and files should be
+                isolated.
         """
         from hashclient.scan.run.start import Inputs, start_scan
         from hashclient.scan.values.options import ScanOptions
@@ -159,11 +162,12 @@ class Client:
         members: bool = True,
         spool_bytes: int | None = None,
     ) -> ContentChecker:
-        """Return a checker of content that comes to this program; the caller closes it.
+        """Return a checker for content that a program receives; the caller must close it.
 
-        Open one checker in each process, after all forks. With `actions`, the policy is applied to
-        matches. `exceptions` and `members` are as for `scan`. Streams that may be containers have
-        `spool_bytes` of disk, for all threads together, by default as much as `serve` has.
+        Open one checker in each process, after all forks. `actions`: whether the policy is applied
+        to matches. `exceptions` and `members` have the same meaning as for `scan`. `spool_bytes`:
+        the disk space for streams that may be containers, for all threads together; by default as
+        much as `serve` uses.
 
         Raises:
             StateError: no list can be used.
@@ -193,13 +197,13 @@ class Client:
     ) -> Run:
         """Check `digests`, in hexadecimal, and the digests in `files`; return the run.
 
-        `-` among the files is `stdin`, if that is given. Inputs that cannot be decided without
-        digests of other kinds are unread, or clean with `accept_gaps`. Clean inputs are counted,
-        and yielded only with `show_clean`. `exceptions` is as for `scan`. `reading` chooses the
-        rows of files and names their columns.
+        The name `-` in `files` stands for `stdin`, if `stdin` is given. `accept_gaps`: inputs that
+        cannot be decided without digests of other kinds are clean instead of unread. `show_clean`:
+        yield clean inputs, which otherwise are only counted. `exceptions` has the same meaning as
+        for `scan`. `reading`: which rows of files are used, and what their columns are called.
 
         Raises:
-            UsageError: nothing is given to look up. The error of an unreadable file is raised in
+            UsageError: no digest and no file is given. The error of an unreadable file is raised at
                 the end.
             StateError: no list can be used.
             ConfigError: the seal key is missing or malformed.
@@ -231,7 +235,7 @@ class Client:
         )
 
     def to_review(self) -> list[Match]:
-        """Return the matches that wait for a review, as `after` in [report] asks.
+        """Return the matches that wait for a review, if `after` in [report] requires reviews.
 
         Raises:
             StateError: the record of matches cannot be read.
@@ -246,16 +250,16 @@ class Client:
     def review(
         self, *match_ids: str, verdict: Verdict, reason: str, text: str, viewed: bool = False
     ) -> list[tuple[Match, Verdict | None]]:
-        """Note the operator's verdict on matches; return each with the decision about it now.
+        """Record the operator's verdict on matches; return each match with the decision about it.
 
-        `reason` is a word of `REVIEW_REASONS`, `text` a sentence for the audit log. `viewed` notes
-        that the operator has viewed the content, elsewhere. None means undecided: another person
-        has to review the match, too.
+        `reason`: a word in `REVIEW_REASONS`. `text`: a sentence for the audit log. `viewed`:
+        whether the operator has viewed the content outside this program. A decision of None means
+        that another person has to review the match as well.
 
         Raises:
-            UsageError: no match has this id, or the reason does not fit the verdict; nothing is
-              recorded.
-            AuditError, StateError: log or record cannot be written.
+            UsageError: no match has one of the ids, or the reason does not fit the verdict; nothing
+                is recorded.
+            AuditError, StateError: the log or the record of matches cannot be written.
         """
         from hashclient.decisions.review import Review, review
         from hashclient.matches.store import Matches
@@ -274,14 +278,15 @@ class Client:
         url: str | None = None,
         message_id: str | None = None,
     ) -> None:
-        """Keep facts about the source of a match, for reports of it; replace earlier facts.
+        """Store facts about the source of a match for its reports, and replace earlier facts.
 
-        The facts are sealed at once to `recipients` of [quarantine] and of all packages. `address`
-        is the IP address that the file was uploaded from, `uploaded` when, with a time zone.
+        The facts are encrypted immediately, for `recipients` of [quarantine] and of all packages.
+        `address`: the IP address from which the file was uploaded. `uploaded`: when it was
+        uploaded, with a time zone.
 
         Raises:
             UsageError: no match has this id, or a fact has a wrong form.
-            ConfigError: no key is configured to seal the facts to.
+            ConfigError: no key is configured for encrypting the facts.
             AuditError, StateError: the facts cannot be logged or written.
         """
         from hashclient.matches.store import Matches
@@ -304,14 +309,16 @@ class Client:
         at_once: bool = False,
         patient: bool = False,
     ) -> list[Attempt]:
-        """Send the alerts that are due; return the attempts. Without [alerts], nothing is done.
+        """Send the alerts that are due; return the attempts.
 
-        `exit_code` is the exit code of the run before: after 8 and 9, damage is looked for at once.
-        With `at_once`, all alerts that wait are sent. With `patient`, receivers get more time than
-        at the end of a run.
+        If [alerts] is not configured, nothing is done.
+
+        `exit_code`: the exit code of the run before; after 8 and 9, damage is looked for
+        immediately. `at_once`: send all waiting alerts, even if they are not due. `patient`: give
+        receivers more time than at the end of a run.
 
         Raises:
-            StateError: the outbox cannot be read or written, or another command holds it.
+            StateError: the outbox cannot be read or written, or another command has locked it.
         """
         from hashclient.alerts.alert import Kind, noticed
         from hashclient.alerts.noticing import LOG, STATE
@@ -337,7 +344,7 @@ class Client:
         )
 
     def status(self, *, verify: bool = False) -> Status:
-        """Return the state of everything in the state directory; nothing is fetched.
+        """Return the status of all parts of the state directory, without fetching.
 
         With `verify`, every byte of the indexes is read and compared with its digest, and the whole
         record of matches is read.

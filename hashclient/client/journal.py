@@ -1,8 +1,8 @@
-"""Which notices were shown to people on this machine, and which they have acknowledged.
+"""Records which notices were shown to people on this machine, and which they have acknowledged.
 
-Both events are logged before they are noted: so after a kill in between they are logged again, and
-no notice is acknowledged without a log record. `status` does not note the notices that it shows: it
-changes nothing, and programs call it.
+The log is written before the file of notices: after a kill between the two writes an event is
+logged again, and no notice is acknowledged without a record in the log. `status` does not record
+the notices that it shows, because it changes nothing and programs call it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ MAX_REASON_CHARS = 500
 
 
 class Journal:
-    """The notices of all providers, as one session sees them."""
+    """The notices of all providers, in one session."""
 
     def __init__(self, session: Session) -> None:
-        """Read nothing yet."""
+        """Store the session; no file is read yet."""
         self._session = session
         self._layout = session.settings.layout
-        #: The error of one provider; the notices of the others are still read.
+        #: The error of a provider whose notices cannot be read; the notices of other providers are
+        #: still read.
         self.failure: StateError | None = None
 
     def all(self) -> list[Standing]:
-        """Return every notice on this machine with its present state, the newest first.
+        """Return all notices on this machine with their present states, the newest first.
 
-        If the file of a provider cannot be read or is missing, `failure` has the error.
+        If the file of a provider's notices cannot be read or is missing, `failure` is set.
 
         Raises:
             StateError: the folder of notices cannot be read.
@@ -66,7 +67,7 @@ class Journal:
         return sorted(found, key=lambda s: s.notice.sent, reverse=True)
 
     def find(self, names: Sequence[str]) -> list[Standing]:
-        """Return the notices with these names: an id, or `PROVIDER/ID`.
+        """Return the notices with these names; a name is an id, or `PROVIDER/ID`.
 
         Raises:
             UsageError: a notice is not found, or several notices have the id.
@@ -93,10 +94,10 @@ class Journal:
         return list(chosen.values())
 
     def note_shown(self, shown: Iterable[Standing], how: str) -> None:
-        """Log that notices were shown for the first time, and note it; `how` is the form.
+        """Record that notices were shown for the first time; `how` says in which form.
 
         Raises:
-            AuditError, StateError: the reading cannot be logged or written.
+            AuditError, StateError: the event cannot be logged, or the notices cannot be written.
         """
         names = {standing.name for standing in shown if standing.kept.shown is None}
         if not names:
@@ -112,13 +113,13 @@ class Journal:
         self._change(names, note)
 
     def acknowledge(self, chosen: Sequence[Standing], reason: str | None = None) -> set[str]:
-        """Log that notices are acknowledged, and note it; return the names of the notices.
+        """Record that notices are acknowledged; return the names of these notices.
 
         Notices that were acknowledged before, or need no acknowledgement, are left out.
 
         Raises:
             UsageError: the reason is too long.
-            AuditError, StateError: the acknowledgement cannot be logged or written.
+            AuditError, StateError: the event cannot be logged, or the notices cannot be written.
         """
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
@@ -148,7 +149,7 @@ class Journal:
         names: Collection[str],
         note: Callable[[Standing], tuple[Event, Kept] | None],
     ) -> None:
-        """Change the records of the notices with these names by `note`: logged, then written."""
+        """Change the named notices with `note`: first log the events, then write the notices."""
         now = self._session.now()
         with changing(self._layout):
             for provider in sorted({name.partition("/")[0] for name in names}):

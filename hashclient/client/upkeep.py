@@ -1,7 +1,8 @@
-"""Forgets old matches and old cache records, so that the state directory stays bounded.
+"""Deletes old matches and old records of the inventory, so that the state directory stays bounded.
 
-Matches that ended long ago and files that no scan has met for long are forgotten, as the
-configuration says. Each call does a limited part of the work; the next call continues.
+Matches that ended long ago, and records of files that no scan has met for a long time, are deleted
+after the times that the configuration sets. Each call does a limited part of this work, and the
+next call continues.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from hashclient.core.errors import ConfigError, HashclientError, StateError
 from hashclient.session import Session
 from hashclient.system.files import is_there, state_errors
 
-#: How many matches are forgotten at a time; one record of the audit log names all of them.
+#: The largest number of matches that are deleted at a time; one record of the audit log names all
+#: of them.
 MOST_MATCHES = 1_000
-#: How long one call may take for the inventory.
+#: The time in seconds that one call may spend on the inventory.
 INVENTORY_S = 2.0
 
 
 def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> None:
-    """Do a part of the work that is due; a failure is reported and does not stop the rest."""
+    """Do a part of the work that is due.
+
+    A failure is reported, and the other parts are still done.
+    """
     for part in (prune_facts, prune_matches, prune_inventory):
         try:
             part(session)
@@ -29,7 +34,9 @@ def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> Non
 
 
 def prune_facts(session: Session) -> int:
-    """Remove the added facts about matches that have ended; return how many.
+    """Remove the facts that were added to matches which have ended.
+
+    Return the number of removed files.
 
     Raises:
         StateError: the facts cannot be read or removed.
@@ -55,13 +62,14 @@ def prune_facts(session: Session) -> int:
 
 
 def prune_matches(session: Session) -> int:
-    """Forget matches that were settled longer ago than `[keep]` allows; return how many.
+    """Delete matches that were settled longer ago than `[keep]` allows; return their number.
 
-    Matches stay whose file is in quarantine, or whose report is not acknowledged or retracted. The
-    deletion is logged first.
+    A match is kept if its file is in quarantine, or if its report is not acknowledged or retracted.
+    The deletion is logged before the matches are deleted.
 
     Raises:
-        StateError, AuditError: the matches cannot be read, logged or removed.
+        StateError, AuditError: the matches cannot be read, or the deletion cannot be logged or
+            done.
     """
     settings = session.settings
     days = settings.config.keep.matches_days
@@ -91,7 +99,9 @@ def prune_matches(session: Session) -> int:
 
 
 def prune_inventory(session: Session) -> int:
-    """Forget files that no scan has met for longer than `[keep]` allows; return how many.
+    """Delete records of files that no scan has met for longer than `[keep]` allows.
+
+    Return their number.
 
     Raises:
         StateError: the inventory cannot be written.
@@ -104,11 +114,11 @@ def prune_inventory(session: Session) -> int:
 
     try:
         key_id = session.sealer().key_id
-        # a scan makes a new inventory if the key has changed
+        # a scan makes a new inventory if the seal key has changed
         inventory = Inventory(settings.state_dir, key_id)
         inventory.close()
     except (StateError, ConfigError):
-        return 0  # other commands report the error
+        return 0  # other commands report this error
     reread_days = settings.config.inventory.reread_days
     inventory = Inventory(settings.state_dir, key_id, write=True, reread_days=reread_days)
     try:

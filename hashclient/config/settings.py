@@ -169,8 +169,7 @@ def resolve_settings(
 
     Raises:
         ConfigError: the file is malformed, a file that must exist is missing, or others may change
-        a
-            file that takes part in decisions.
+            a file that takes part in decisions.
     """
     if allow_shared is None:
         allow_shared = allows_shared(environ)

@@ -260,7 +260,8 @@ class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `trust_etag`: use an ETag that looks like an MD5 as the MD5 of the object. `isolate`: how an
     object is removed after its sealed copy is complete: `delete` it, or put it on legal `hold`.
-    `conditional_delete`: ask the store to delete an object only if it is unchanged.
+    `conditional_delete`: whether the store can delete an object on the condition that its ETag is
+    unchanged.
     """
 
     trust_etag: bool = False

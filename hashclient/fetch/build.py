@@ -123,7 +123,7 @@ class Build(msgspec.Struct, frozen=True):
 
         Raises:
             VerificationError: the list has the empty file, or too many files that are known to be
-            good.
+                good.
         """
         skip = len(index.segments) - len(delta)
         staging = self._load_staging()

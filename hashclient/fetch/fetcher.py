@@ -201,7 +201,7 @@ class Fetcher:
 
         Raises:
             HashclientError: the provider is refused as a whole, cannot be reached or refuses the
-            credential; the audit log has a record of this.
+                credential; the audit log has a record of this.
             AuditError: the audit log cannot be written.
         """
         config = self._config
@@ -537,7 +537,7 @@ def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
 
     Raises:
         StateError: a manifest cannot be read, so the limits that it sets for its list are not
-        known.
+            known.
     """
     for name in list_folders(lists_dir):
         with contextlib.suppress(DamagedError, OtherKeyError):

@@ -65,8 +65,8 @@ def pin_provider(
     Raises:
         UsageError, ConfigError: the name is in use, or an option or a file is wrong.
         UnreachableError, AuthorisationError, VerificationError, StaleError: the provider cannot be
-        reached or verified. StateError, LockedError, AuditError: the state directory cannot be
-        written.
+            reached or verified. StateError, LockedError, AuditError: the state directory cannot be
+            written.
     """
     settings = session.settings
     # Step 1.

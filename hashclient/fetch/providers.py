@@ -77,7 +77,7 @@ def fetch_in_turn(
 
     Raises:
         HashclientError: `Fetcher.fetch` has failed; if several places fail, the error is the last
-        with the highest exit code.
+            with the highest exit code.
     """
     notices = _Notices(monotonic)
     try:
@@ -253,10 +253,9 @@ def fetch_all(
 
     Raises:
         HashclientError: `fetch_in_turn` has failed; with several providers, the error of the
-        highest exit
-            code is raised after all providers were tried.
+            highest exit code is raised after all providers were tried.
         UsageError: no provider offers a list in `only`; or it is unknown which of several providers
-        `copy` is from.
+            `copy` is from.
     """
     settings = session.settings
     received = Received()

@@ -235,7 +235,7 @@ def reach_back(session: Session, newest: Callable[[], Index]) -> Reached:
 
     Raises:
         AuditError, StateError: the log or the record of matches cannot be used; the next fetch
-        tries again.
+            tries again.
     """
     if not is_there(session.settings.layout.matches):
         return Reached()

@@ -1,1 +1,1 @@
-"""Brings the state of every earlier release to today's form; refuses any other state."""
+"""Converts the state of earlier releases to the present version, and refuses any other state."""

@@ -1,17 +1,22 @@
-"""Migrates state, one step for each version, so that a kill at any instant loses nothing.
+"""Migrates the state in one step for each version, so that a kill at any time loses nothing.
 
-A step changes files in place, under the writers' lock. First, all files that the step may change
-are copied into a folder; when the folder is complete, it gets its name. Then the version says that
-a migration has begun, the step is done, and the new version is written: at this moment the
-migration has succeeded. The backup is removed last. A command that finds an unfinished migration
-restores the backup, and begins the step again.
+A step changes files in place, under the writers' lock:
 
-Every command begins with `check_state`. To change a format, raise its version and the state's
-version, add a `Step`, and change the table in `docs/operations/upgrading.md`. Keep a state
-directory of the release before for the tests.
+1. All files that the step may change are copied into a folder, which gets its final name when it is
+   complete.
+2. The version says that a migration has begun.
+3. The step changes the files.
+4. The new version is written, and the migration has succeeded.
+5. The backup is removed.
 
-SQLite copies databases, so that a database can be copied while scans, which take no lock, write to
-it.
+A command that finds an unfinished migration restores the backup, and does the step again.
+
+Every command calls `check_state` first. To change a format, raise the version of the format and of
+the state, add a `Step`, and change the table in `docs/operations/upgrading.md`. Keep a state
+directory of the release before the change for the tests.
+
+SQLite copies databases, because scans, which take no lock, may write to a database while it is
+copied.
 """
 
 from __future__ import annotations
@@ -58,11 +63,12 @@ _LIST_NAME = "files.json"
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step: the version of the state after it, and the lowest hashclient that reads this state.
+    """A step: the version of the state after it, and the lowest hashclient that reads this version.
 
-    `files` returns the files that `change` may change or make. `change` must not touch the audit
-    log, the keys and sealed files. With `readable`, this hashclient reads the state before and
-    after the step, so commands that only read need not wait for the step.
+    `files`: returns the files that `change` may change or create. `change`: migrates the files; it
+    must not change the audit log, the keys and sealed files. `readable`: whether this hashclient
+    can read the state before and after the step, so that commands that only read need not wait for
+    the step.
     """
 
     version: int
@@ -72,13 +78,13 @@ class Step(msgspec.Struct, frozen=True):
     readable: bool = False
 
 
-#: The steps, in order; the last step has the number `version.CURRENT`. The first step gives a new
+#: The steps in order; the version of the last step is `version.CURRENT`. The first step gives a new
 #: state its version.
 STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, readable=True),)
 
 
 class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a backup: its step, the files that existed, and the files that did not."""
+    """The content of a backup: the version of its step, and the files that existed or did not."""
 
     version: int
     kept: tuple[str, ...]
@@ -86,7 +92,7 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All files in the backup."""
+        """The names of all files in the backup."""
         return self.kept + self.absent
 
 
@@ -94,14 +100,15 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def writing(
     layout: Layout, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Hold the writers' lock of a state directory that has today's version.
+    """Migrate a state directory to the present version, and lock it for writing in the block.
 
-    While another process holds the lock, this waits for up to `wait_s` seconds, and calls
-    `on_wait`.
+    If another process has the lock, this function waits up to `wait_s` seconds, and calls `on_wait`
+    once.
 
     Raises:
-        LockedError: another process holds the lock for longer.
-        StateError: the state is newer, or from before the first release; or the migration failed.
+        LockedError: another process keeps the lock for longer than `wait_s` seconds.
+        StateError: the version of the state is newer, or from before the first release; or the
+            migration failed.
     """
     make_private_dir(layout.root)
     with writer_lock(layout.lock, wait_s=wait_s, on_wait=on_wait):
@@ -110,11 +117,13 @@ def writing(
 
 
 def migrate(layout: Layout, steps: Sequence[Step]) -> None:
-    """Migrate a state directory by the `steps` that it lacks. The caller holds the lock.
+    """Migrate a state directory by those `steps` that were not taken yet.
+
+    The caller must have the writers' lock.
 
     Raises:
-        StateError: the state is newer, or from before the first release; or it cannot be written.
-            The old state is then in the backup.
+        StateError: the version of the state is newer, or from before the first release; or the
+            state cannot be written. The old state is in the backup if the state cannot be written.
     """
     version = read_version(layout)
     refuse_foreign(layout, version, steps[-1].version)
@@ -132,7 +141,7 @@ def migrate(layout: Layout, steps: Sequence[Step]) -> None:
 
 
 def _take(layout: Layout, step: Step, before: Version) -> Version:
-    """Do one step and return the version after it."""
+    """Take one step, and return the version after the step."""
     _log.info("bringing the state to version %d", step.version)
     files = sorted(set(step.files(layout)))
     if files:
@@ -196,7 +205,7 @@ def _read_backup(layout: Layout) -> _Backup | None:
 
 
 def _discard_backup(layout: Layout) -> None:
-    """Remove the backup; first rename its folder, then remove the files in it."""
+    """Remove the backup: first rename its folder, then remove the files in the folder."""
     if layout.backup.exists():
         _rename(layout.backup, layout.new_backup)
         _drop(layout.new_backup)
@@ -209,7 +218,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _drop(folder: Path) -> None:
-    import shutil  # a slow import; most commands migrate nothing
+    import shutil  # the import takes long, and most commands migrate nothing
 
     try:
         shutil.rmtree(folder)
@@ -220,7 +229,7 @@ def _drop(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, or a database with all committed changes."""
+    """Copy a file; of a database, copy all committed changes."""
     if source.suffix == _DATABASE_SUFFIX:
         copy_database(source, target)
         return
@@ -237,12 +246,12 @@ def _copy(source: Path, target: Path) -> None:
 def check_state(layout: Layout) -> None:
     """Check that this hashclient can use a state directory, which may be missing.
 
-    If this hashclient cannot read the present state, the state is migrated.
+    If this hashclient cannot read the present version of the state, the state is migrated.
 
     Raises:
-        StateError: the state is newer and needs a later hashclient, or is from before the first
-            release; or the migration failed.
-        LockedError: another process writes to the state, which must first be migrated.
+        StateError: the state needs a later hashclient, or is from before the first release; or the
+            migration failed.
+        LockedError: another process is writing to the state, which has to be migrated first.
     """
     version = read_version(layout)
     refuse_foreign(layout, version, CURRENT)

@@ -1,8 +1,8 @@
-"""The version of a state directory: `state.json`, which every command reads first.
+"""The version of a state directory, in the file `state.json`, which every command reads first.
 
-The file has the version of the state, and the version of hashclient that can read this state. So an
-older hashclient can refuse the state and say which version to install. State without the file is of
-version 0: nobody has written to it under the lock yet.
+`state.json` contains the version of the state, and the lowest version of hashclient that can read
+this state. So an older hashclient can refuse the state, and say which version to install. A state
+without `state.json` has version 0, because nobody has written to it under the lock yet.
 """
 
 import re
@@ -20,10 +20,11 @@ FORMAT = "hashclient-state"
 _FORMAT = rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})"
 
 
-#: The version of the first release; no release has written a lower version.
+#: The version of the first release; lower versions are from before the first release.
 FIRST = 4
-#: Today's version, and the lowest version that this hashclient reads without a migration. The steps
-#: of `migrate` say the same, but are not loaded just to check.
+#: `CURRENT`: the present version of the state. `READABLE`: the lowest version that this hashclient
+#: reads without a migration. The steps of `migrate` contain the same versions, but checking a
+#: version should not load them.
 CURRENT = 4
 READABLE = 0
 
@@ -31,9 +32,9 @@ READABLE = 0
 class Version(msgspec.Struct, frozen=True):
     """The version of a state directory, and the lowest hashclient that can read it.
 
-    With `migrating`, a migration to the next version has begun and has not succeeded yet.
-    `exceptions` counts how often the file of exceptions was written: this shows an older or missing
-    file.
+    `migrating`: whether a migration to the next version has begun and has not succeeded yet.
+    `exceptions`: how often the file of exceptions was written, so that an older or a missing file
+    is noticed.
     """
 
     number: int = 0
@@ -43,7 +44,7 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class _Document(msgspec.Struct, frozen=True):
-    """The content of the file; later versions may add to it."""
+    """The content of `state.json`, to which later versions may add fields."""
 
     format: str
     needs: str
@@ -53,10 +54,10 @@ class _Document(msgspec.Struct, frozen=True):
 
 
 def read_version(layout: Layout) -> Version:
-    """Return the version of a state directory, which need not exist.
+    """Return the version of a state directory, which may be missing.
 
     Raises:
-        StateError: the file cannot be read, or is damaged.
+        StateError: `state.json` cannot be read, or is damaged.
     """
     path = layout.state
     try:
@@ -76,10 +77,10 @@ def read_version(layout: Layout) -> Version:
 
 
 def write_version(layout: Layout, version: Version) -> None:
-    """Write the version of a state directory, whole or not at all.
+    """Write the version of a state directory in one step.
 
     Raises:
-        StateError: the file cannot be written.
+        StateError: `state.json` cannot be written.
     """
     document = _Document(
         f"{FORMAT}/{version.number}",

@@ -100,7 +100,7 @@ class Transport:
 
         Raises:
             ConfigError: a secret or certificate cannot be used, or the package for SOCKS is not
-            installed.
+                installed.
         """
         self._peer = access.peer
         self._base = parse_endpoint(
@@ -322,8 +322,7 @@ class TokenSource:
         """Return the Authorization header; return a new header if the current one is `refused`.
 
         Raises:
-            AuthorisationError: the token endpoint refuses the client, or its answer is not a
-                token.
+            AuthorisationError: the token endpoint refuses the client, or its answer is not a token.
             UnreachableError: the token endpoint cannot be reached.
         """
         with self._lock:

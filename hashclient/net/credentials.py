@@ -328,7 +328,7 @@ def bearer(token: str, what: str) -> str:
 
     Raises:
         ConfigError: `token` has a character that no token may have (RFC 6750); `what` names its
-        source.
+            source.
     """
     if not _BEARER.fullmatch(token):
         raise ConfigError(f"{what} does not hold a token", hint="one line of printable ASCII")

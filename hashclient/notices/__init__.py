@@ -1,1 +1,1 @@
-"""Notices: messages of a provider to all of its clients."""
+"""Notices: messages of a provider to all its clients."""

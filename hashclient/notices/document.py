@@ -1,13 +1,13 @@
-"""A notice on the wire: one small JSON document, in the words of the Common Alerting Protocol 1.2.
+"""A notice on the wire: one small JSON document with the terms of the Common Alerting Protocol 1.2.
 
-A notice is plain text of limited length, for people: no part of it is executed, opened or followed.
-A notice may have characters that change the direction of a line, as texts in Arabic or Hebrew do;
-the code that shows a notice escapes them. `docs/format.md` specifies a notice; `lifecycle` has its
-states at a client.
+A notice is plain text of limited length for people; nothing in a notice is executed, opened or
+followed. A notice may contain characters that change the direction of text, which Arabic and Hebrew
+need; the code that shows a notice escapes these characters. `docs/format.md` specifies notices;
+`lifecycle` has the states of a notice on a client.
 
-`to_cap` writes a notice as a message of CAP 1.2 (OASIS, 1 July 2010) in XML, for systems that pass
-alerts on, for example control rooms and ticket systems. The message has no signature; the notice
-was verified when it was fetched. The text is ASCII: any other character is written as a number,
+`to_cap` writes a notice as a CAP 1.2 message (OASIS, 1 July 2010) in XML, for systems that forward
+alerts, such as control rooms and ticket systems. The CAP message has no signature; the notice was
+verified when it was fetched. The CAP message is ASCII: any other character is written as a number,
 which means the same in XML, cannot confuse a terminal, and does not depend on an encoding.
 """
 
@@ -31,12 +31,13 @@ MAX_NOTICE_BYTES = 1 << 14
 MAX_REFERENCES = 32
 MAX_LISTS = 32
 MAX_LANGUAGE_CHARS = 35
-#: Years with four digits, which every calendar and time zone supports.
+#: The first and the last year of times in notices; years with four digits are supported by every
+#: calendar and time zone.
 FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
 class Type(enum.StrEnum):
-    """The type of a notice: it is new, it replaces other notices, or it ends other notices."""
+    """The type: a new notice (`ALERT`), a replacement (`UPDATE`) or an end (`CANCEL`)."""
 
     ALERT = "Alert"
     UPDATE = "Update"
@@ -44,7 +45,7 @@ class Type(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Whether the notice is real: an exercise and a test require no action."""
+    """Whether a notice is real. An exercise or a test requires no action."""
 
     ACTUAL = "Actual"
     EXERCISE = "Exercise"
@@ -52,7 +53,7 @@ class Status(enum.StrEnum):
 
 
 class Severity(enum.StrEnum):
-    """The severity, the worst first."""
+    """The severity of a notice, the worst first."""
 
     EXTREME = "Extreme"
     SEVERE = "Severe"
@@ -62,7 +63,7 @@ class Severity(enum.StrEnum):
 
 
 class Urgency(enum.StrEnum):
-    """When something should be done."""
+    """When people should act on a notice."""
 
     IMMEDIATE = "Immediate"
     EXPECTED = "Expected"
@@ -72,7 +73,7 @@ class Urgency(enum.StrEnum):
 
 
 class Certainty(enum.StrEnum):
-    """How sure the provider is."""
+    """How sure the provider is of a notice."""
 
     OBSERVED = "Observed"
     LIKELY = "Likely"
@@ -81,27 +82,29 @@ class Certainty(enum.StrEnum):
     UNKNOWN = "Unknown"
 
 
-#: CAP allows no space, comma, `<` or `&` in a sender; a reference is three values with commas
-#: between them.
+#: A pattern for a sender, without spaces, commas, `<` and `&`, which CAP forbids because a
+#: reference is three values with commas between them.
 _SENDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:/+-]{0,79}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", re.ASCII)
-#: Control characters, surrogates, and the two characters that XML does not allow.
+#: A pattern for control characters, surrogates, and the two other characters that XML does not
+#: allow.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-#: Text that may be a digest: digests are only in sealed lists, never in messages.
+#: A pattern for text that may be a digest, because digests are allowed in sealed lists only, never
+#: in messages.
 _DIGEST = re.compile("[0-9A-Fa-f]{32}")
 
-#: Texts, and the most characters of each.
+#: The texts of a notice, with the largest number of characters of each.
 LINES = {"event": 80, "headline": 160, "contact": 200}
 PARAGRAPHS = {"description": 2_000, "instruction": 1_000}
-#: The texts that may be empty.
+#: The names of the texts that may be empty.
 OPTIONAL = frozenset({"contact", "description", "instruction"})
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An earlier notice, by the three fields that identify it in CAP."""
+    """An earlier notice, named by the three fields that identify a message in CAP."""
 
     sender: str
     id: str
@@ -109,10 +112,10 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A notice; times are in UTC, and whole seconds.
+    """A notice. All times are in UTC and in whole seconds.
 
-    `lists` are the lists that the notice is about; there may be none. `references` are the notices
-    that an `Update` or `Cancel` replaces or ends; an `Alert` has none.
+    `lists`: the names of the lists to which the notice refers, possibly none. `references`: the
+    notices that an `UPDATE` replaces or a `CANCEL` ends; an `ALERT` has none.
     """
 
     format: Literal["hashclient-notice/1"]
@@ -136,7 +139,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def reference(self) -> Reference:
-        """The reference by which another notice names this notice."""
+        """The reference with which another notice can name this notice."""
         return Reference(self.sender, self.id, self.sent)
 
 
@@ -174,19 +177,19 @@ def parse_notice(data: bytes, notice_id: str) -> Notice:
 
 
 def _repeated(text: object) -> str:
-    """Return a key or a value of a notice for a message, without digests."""
+    """Return a key or a value of a notice for a message, without text that may be a digest."""
     return excerpt(_DIGEST.sub("…", str(text)))
 
 
 def encode_notice(notice: Notice) -> bytes:
-    """Return the bytes of a notice; `parse_notice` gives it back."""
+    """Return the bytes of a notice, which `parse_notice` can parse."""
     return msgspec.json.format(msgspec.json.encode(notice), indent=1) + b"\n"
 
 
 def find_fault(notice: Notice) -> str | None:
-    """Return the fault of a notice that has the right types; None if it has no fault.
+    """Return the fault of a notice whose values have the right types, or None.
 
-    The wrong value is not in the text.
+    The text of the fault does not contain the wrong value.
     """
     if not is_name(notice.id) or _DIGEST.search(notice.id):
         return "id is not allowed"
@@ -257,12 +260,12 @@ def _in_utc(notice: Notice) -> Notice:
 
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
-#: CAP's class of the subject: law enforcement and private security.
+#: The category of all notices in CAP, which stands for law enforcement and private security.
 CATEGORY = "Security"
 
 
 def to_cap(notice: Notice, provider: str) -> str:
-    """Return a notice as a message of CAP, with its XML declaration and a newline at its end."""
+    """Return a notice as a CAP message, with an XML declaration, and a newline at its end."""
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f'<alert xmlns="{NAMESPACE}">']
     lines += [_element(name, text, 1) for name, text in _head(notice, provider)]
     lines.append(" <info>")
@@ -281,7 +284,8 @@ def _head(notice: Notice, provider: str) -> Iterator[tuple[str, str]]:
     yield "sent", _time(notice.sent)
     yield "status", notice.status
     yield "msgType", notice.type
-    # CAP asks who may get the message: everybody who has a credential of the provider.
+    # CAP requires the readers of a message, which are all clients with a credential of the
+    # provider.
     yield "scope", "Restricted"
     yield "restriction", f"For clients of the hash lists of {provider}"
     if notice.references:
@@ -305,7 +309,7 @@ def _info(notice: Notice) -> Iterator[tuple[str, str]]:
 
 
 def _time(time: datetime) -> str:
-    """Return a time in the form of CAP: UTC is `-00:00`, and `Z` is not allowed (3.3.2)."""
+    """Return a time in the form of CAP, where UTC is `-00:00` and `Z` is not allowed (3.3.2)."""
     return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S}-00:00"
 
 

@@ -1,9 +1,11 @@
-"""The states of notices: in force or ended, and why. This module uses no files and no clock.
+"""The states of notices: which notices are in force, which have ended, and why.
 
-The order in which notices arrive does not matter. A notice that has ended is never in force again.
-An `Update` or a `Cancel` ends the notices that it refers to, even if it has expired itself, is not
-signed any more, or arrived first. An `Update` or a `Cancel` ends only earlier notices of the same
-provider, and only notices of the same status: a test ends only tests.
+This module uses no files and no clock.
+
+The states do not depend on the order in which notices arrive. A notice that has ended can never be
+in force again. An `UPDATE` or a `CANCEL` ends the notices to which it refers, even if it has
+expired, is not signed any more, or arrived before them. An `UPDATE` or a `CANCEL` ends only earlier
+notices of the same provider with the same status, so a test ends only tests.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ import msgspec
 
 from hashclient.notices.document import Notice, Severity, Status, Type
 
-#: How long a notice is kept after it has expired and is not signed any more.
+#: How long a notice is kept after it has expired, if it is not signed any more.
 KEEP = timedelta(days=400)
-#: The most notices kept of a provider; signed notices are at most a quarter of them.
+#: The largest number of notices of a provider that are kept; at most a quarter of them can be
+#: signed.
 MAX_KEPT = 4_000
 
 
-#: A time must have a zone: without one it cannot be compared with the clock.
+#: A time must have a zone, because a time without one cannot be compared with the clock.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
-    """The state of a notice. Only an `open` notice requires an action."""
+    """The state of a notice on this machine. Only an `open` notice requires an action."""
 
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
@@ -36,12 +39,12 @@ class State(enum.StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
-    #: A `Cancel` ends other notices, and requires no action itself.
+    #: The state of a notice that ends other notices, and requires no action.
     CANCEL = "cancel"
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """An acknowledgement: when, by whom, and the reason."""
+    """An acknowledgement of a notice: the time, the person, and the reason."""
 
     at: Time
     by: str
@@ -49,17 +52,19 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The end of a notice: updated or cancelled, and the id of the notice that did it."""
+    """How a notice has ended: it was updated or cancelled, by the notice with the id `by`."""
 
     state: State
     by: str
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A kept notice: `digest` is the signed digest of its document, as in `Trust.hash_of`.
+    """A notice on this machine.
 
-    `signed` says whether the provider still signs the notice; `shown` is when it was first shown
-    here.
+    `digest` is the signed digest of its document, as in `Trust.hash_of`.
+
+    `signed`: whether the provider still signs the notice. `shown`: when it was first shown on this
+    machine.
     """
 
     notice: Notice
@@ -72,7 +77,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A notice of a provider and its state; `by` is the id of the notice that ended it."""
+    """A notice of a provider and its state. `by` is the id of the notice that has ended it."""
 
     provider: str
     kept: Kept
@@ -81,7 +86,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def notice(self) -> Notice:
-        """The notice itself."""
+        """The content of the notice."""
         return self.kept.notice
 
     @property
@@ -91,7 +96,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The notice's id with the provider's name: several providers may use the same id."""
+        """The name of the provider and the id, because providers may use equal ids."""
         return f"{self.provider}/{self.kept.notice.id}"
 
 
@@ -119,13 +124,14 @@ def _state_of(kept: Kept, now: datetime) -> State:
 def merged(
     kept: Sequence[Kept], arrived: Sequence[Kept], signed: Collection[str], now: datetime
 ) -> tuple[Kept, ...]:
-    """Return the notices to keep after a fetch: earlier notices, and notices that `arrived`.
+    """Return the notices to keep after a fetch, from the earlier notices and those that `arrived`.
 
-    `signed` has the notices that are signed now. A notice that is not signed any more is dropped
-    some time after it has expired. If these are more than `MAX_KEPT`, notices that are not signed
-    are dropped, first those that expired first.
+    `signed`: the ids of the notices that are signed now. A notice that is not signed any more is
+    dropped `KEEP` after its expiry. If there are more notices than `MAX_KEPT`, notices that are not
+    signed are dropped, beginning with those that expired first.
     """
-    both = {one.notice.id: one for one in (*arrived, *kept)}  # an earlier notice stays as it is
+    # a notice that arrived earlier is not replaced
+    both = {one.notice.id: one for one in (*arrived, *kept)}
     enders: dict[str, list[Notice]] = {}
     for one in both.values():
         for reference in one.notice.references:
@@ -144,7 +150,7 @@ def merged(
 
 
 def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
-    """Return the notice that has ended a notice; if several have, a Cancel."""
+    """Return how a notice has ended, or None. If several notices have ended it, a Cancel counts."""
     before = kept.ended
     if before is not None and before.state is State.CANCELLED:
         return before
@@ -160,7 +166,7 @@ def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
 def is_alarming(standing: Standing, alert_from: Severity | None) -> bool:
     """Return whether a notice is open, real, and at least as severe as `alert_from`.
 
-    Unknown severity counts as the highest.
+    An unknown severity counts as the highest severity.
     """
     if alert_from is None or standing.state is not State.OPEN:
         return False

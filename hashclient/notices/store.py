@@ -1,9 +1,9 @@
-"""The notices on this machine: one file a provider, replaced as a whole.
+"""The notices on this machine: one file for each provider, which is replaced as a whole.
 
-The first line of a file has its format and the SHA-256 of the rest. The SHA-256 finds a bad disk: a
-changed bit could turn an extreme notice into a minor notice, or acknowledge it. The SHA-256 does
-not stop a person who may write to the state directory. Writers hold one lock for all files; readers
-take none.
+The first line of a file contains its format and the SHA-256 of the rest of the file. The SHA-256
+detects faults of the disk: a changed bit could turn an extreme notice into a minor one, or
+acknowledge a notice. The SHA-256 does not protect against a person who may write to the state
+directory. Writers take one lock for all files, and readers take no lock.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, newer
 
 BOOK_FORMAT = "hashclient-notices/1"
-#: The lock is held for no longer than it takes to write a file.
+#: The seconds to wait for the lock, which is needed only while a file is written.
 LOCK_WAIT_S = 10.0
 _SUFFIX = ".json"
-#: The metadata of the role, in the folder of the other metadata.
+#: The file of the metadata of the role of notices, in the metadata directory of a provider.
 ROLE_NAME = "notices.json"
 
 
-#: Metadata without these bytes has no notices: it is not decoded.
+#: Metadata without these bytes has no role of notices, and is not decoded.
 _MARK = b'"hashclient-notices"'
-#: The same limit as `trust` has for metadata.
+#: The largest metadata in bytes, the same as in `trust`.
 _MAX_TARGETS_BYTES = 8 << 20
 
 
@@ -56,17 +56,17 @@ class _Targets(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A signed notice that is refused: `reason` says why."""
+    """A signed notice that was refused, and the reason."""
 
     id: str
     reason: str
 
 
 class Book(msgspec.Struct, frozen=True):
-    """The kept notices of one provider.
+    """The notices of one provider that are kept.
 
-    `version` and `epoch` come from the role's metadata at its last verification, at `checked_at`;
-    `expires` is the earliest expiry of the metadata.
+    `version` and `epoch`: taken from the metadata of the role when it was last verified, at
+    `checked_at`. `expires`: the earliest expiry of the metadata.
     """
 
     provider: str
@@ -79,7 +79,7 @@ class Book(msgspec.Struct, frozen=True):
 
 
 class DamagedBookError(StateError):
-    """The file differs from the written bytes. The next fetch writes it again."""
+    """A file of notices differs from the written bytes. The next fetch writes the file again."""
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -88,7 +88,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def load_book(layout: Layout, provider: str) -> Book | None:
-    """Return the notices of a provider on this machine; None without notices.
+    """Return the notices of a provider on this machine, or None if there are none.
 
     Raises:
         DamagedBookError: the file differs from the written bytes.
@@ -105,10 +105,11 @@ def load_book(layout: Layout, provider: str) -> Book | None:
 
 
 def parse_book(data: bytes, provider: str, path: Path) -> Book:
-    """Parse the bytes of a file; `path` names it in messages.
+    """Parse the bytes of a file of notices; `path` is the name of the file in messages.
 
     Raises:
-        DamagedBookError, StateError: as `load_book`.
+        DamagedBookError, StateError: the file is damaged, or a newer version of this program wrote
+            it.
     """
     line, _, body = data.partition(b"\n")
     try:
@@ -131,7 +132,10 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
 
 
 def _names(book: Book) -> Iterator[str]:
-    """Yield the names in a book. The names are shown without escapes, so they must be valid."""
+    """Yield the names in the notices of a provider.
+
+    Names are shown without escaping, so they must be valid.
+    """
     for one in book.notices:
         yield one.notice.id
         yield from one.notice.lists
@@ -142,14 +146,14 @@ def _names(book: Book) -> Iterator[str]:
 
 
 def encode_book(book: Book) -> bytes:
-    """Return the bytes of a file; `parse_book` gives `book` back."""
+    """Return the bytes of a file of notices, which `parse_book` can parse."""
     body = msgspec.json.encode(book) + b"\n"
     head = msgspec.json.encode(_Head(BOOK_FORMAT, hashlib.sha256(body).hexdigest()))
     return head + b"\n" + body
 
 
 def write_book(layout: Layout, book: Book) -> None:
-    """Replace the kept notices of a provider. The caller holds the lock.
+    """Replace the file of a provider's notices. The caller must have the lock of `changing`.
 
     Raises:
         StateError: the file cannot be written.
@@ -158,10 +162,10 @@ def write_book(layout: Layout, book: Book) -> None:
 
 
 def providers_with_notices(layout: Layout) -> list[str]:
-    """Return the names of the providers that have notices on this machine, in order.
+    """Return the names of the providers that have notices on this machine, sorted.
 
     Raises:
-        StateError: the folder cannot be read.
+        StateError: the folder of notices cannot be read.
     """
     try:
         names = [path.stem for path in layout.notices.iterdir() if path.suffix == _SUFFIX]
@@ -173,7 +177,7 @@ def providers_with_notices(layout: Layout) -> list[str]:
 
 
 def are_missing(layout: Layout, provider: str) -> bool:
-    """Return whether notices of a provider were fetched, and their file is missing.
+    """Return whether notices of a provider were fetched before, but their file is missing.
 
     Raises:
         StateError: the metadata cannot be read.
@@ -192,16 +196,16 @@ def has_role(layout: Layout, provider: str) -> bool:
             return False
         return msgspec.json.decode(data, type=_Targets).signed.notices is not None
     except (OSError, ValueError, RecursionError):
-        return False  # the lists report this error
+        return False  # the status of the lists reports this error
 
 
 @contextlib.contextmanager
 def changing(layout: Layout) -> Iterator[None]:
-    """Hold the lock of the kept notices.
+    """Lock all files of notices during the block.
 
     Raises:
-        LockedError: another process holds the lock for long.
-        StateError: the lock file cannot be made.
+        LockedError: another process keeps the lock for too long.
+        StateError: the lock file cannot be created.
     """
     make_private_dir(layout.notices)
     with writer_lock(

@@ -51,7 +51,7 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
 
     Raises:
         VerificationError: the bytes are not an archive in the form of `write_tar`, or are cut
-        short.
+            short.
     """
     stream = _Stream(chunks)
     while True:

@@ -168,7 +168,7 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
 
     Raises:
         UsageError, VerificationError: `verify_note_file` refuses the file, or the file is an
-        answer.
+            answer.
     """
     found = verify_note_file(path, public_key=public_key)
     if not isinstance(found, VerifiedNote):

@@ -1,1 +1,1 @@
-"""The status of a state directory, for people and for Prometheus."""
+"""Reads the status of a state directory, for people and for Prometheus."""

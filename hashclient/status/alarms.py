@@ -1,4 +1,4 @@
-"""The parts of a status that become alerts."""
+"""Finds the problems in a status that become alerts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def alarms(status: Status) -> Iterator[Noticed]:
-    """Yield lists that are past their expiry, damaged parts, and exceptions that end soon."""
+    """Yield lists that have expired, damaged parts of the state, and exceptions that end soon."""
     yield noticed(Kind.STALE, *(e.name for e in status.lists if e.usable and not e.fresh))
     damaged = [*status.providers, *(e.name for e in status.lists if not e.usable)]
     if status.exit_code is ExitCode.AUDIT:

@@ -1,7 +1,7 @@
-"""The notices in a status: open notices, and kept notices that are damaged or missing.
+"""The notices in a status: open notices, and notices that are damaged or missing.
 
-The verified metadata on the disk shows which providers have notices. So `status` shows if nobody
-has fetched the notices, or if somebody has removed them.
+The verified metadata on the disk shows which providers have published notices. So `status` notices
+if nobody has fetched the notices, or if somebody has removed their file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from hashclient.system.text import for_people
 
 
 class NoticesStatus(msgspec.Struct, frozen=True):
-    """The open notices, their numbers by provider and severity, and problems.
+    """The open notices, their numbers by provider and severity, and problems with notices.
 
-    `alarming` is the number of open notices for which the configuration lets `status` end with 3.
-    `exit_code` is the highest exit code of all notices.
+    `alarming`: the number of open notices because of which `status` ends with 3, as the
+    configuration requires. `exit_code`: the highest exit code that the notices require.
     """
 
     open: tuple[Standing, ...]
@@ -41,10 +41,10 @@ class NoticesStatus(msgspec.Struct, frozen=True):
 
 
 def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
-    """Read the kept notices; None if no provider has ever published any.
+    """Read the notices on this machine, or return None if no provider has published notices.
 
     Raises:
-        StateError: the folder cannot be read.
+        StateError: the folder of notices cannot be read.
     """
     alert_from = settings.config.notices.alert_from
     least = None if alert_from is None else Severity(alert_from.capitalize())
@@ -67,7 +67,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
             if are_missing(settings.layout, name):
-                # The notices are lost; unless an older version of this program, which knows no
+                # The notices are lost, or an older version of this program, which does not know
                 # notices, fetched last.
                 code = max(code, ExitCode.STATE)
             alarming += least is not None
@@ -76,7 +76,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         found += of_provider
         by_provider[name] = counts(of_provider)
         alarming += sum(is_alarming(standing, least) for standing in of_provider)
-        # An unreadable notice counts as of the highest severity.
+        # A notice that was refused counts as a notice of the highest severity.
         alarming += len(book.refused) if least is not None else 0
         problems += _refused(book)
         if (stale := _stale(book, now, settings.grace(name))) is not None:
@@ -96,7 +96,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
 
 
 def text_of(error: HashclientError) -> str:
-    """Return an error as a problem in a status: the fault, and what to do about it."""
+    """Return an error as a problem in a status: what is wrong, and what to do."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 

@@ -1,9 +1,11 @@
-"""The status of a state directory as metrics in Prometheus' text format, for a textfile collector.
+"""The status of a state directory as metrics in Prometheus' text format.
 
-Pure: from a status to text. Names and labels are an interface that dashboards and alerts rely on
-(`docs/operations/prometheus.md` has the table): they are added to, and not changed. A part of the
-status that is missing or cannot be read has no samples; the exit code shows that something is
-wrong. No metric has a path, an entry or a digest.
+A textfile collector can read them.
+
+The functions are pure: they turn a status into text. Dashboards and alerts rely on names and labels
+of metrics (`docs/operations/prometheus.md` has a table of them), so metrics may be added, but not
+changed. If a part of the status is missing or cannot be read, its metrics have no samples, and the
+exit code shows that something is wrong. No metric contains a path, an entry or a digest.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import msgspec
 from hashclient.core.version import __version__
 from hashclient.system.exposition import expose
 
-# Reading a status imports numpy, 17 MB, which the metrics of a fleet do not need.
+# The imports are for type checkers only, because reading a status imports numpy (17 MB), which the
+# metrics of a fleet do not need.
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
     from hashclient.index.manifest import Manifest
@@ -27,7 +30,7 @@ _PREFIX = "hashclient_"
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """A gauge: its values by values of labels; without labels, a single value."""
+    """A gauge: its values by values of its labels; a gauge without labels has one value."""
 
     name: str
     help: str
@@ -72,7 +75,7 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 )
 
 
-#: The meaning of each other metric.
+#: The help text of each metric that is not about a list.
 _HELP: Mapping[str, str] = {
     "lists_missing": "Lists that should be here and cannot be used, and providers whose lists are"
     " not known.",
@@ -110,17 +113,17 @@ _HELP: Mapping[str, str] = {
 
 
 def render(status: Status) -> str:
-    """Return `status` as metrics, all of them gauges, always in the same order."""
+    """Return `status` as metrics, which are all gauges and always in the same order."""
     return metrics_text(metric for metric in _metrics(status) if metric.values)
 
 
 def render_failure(exit_code: int) -> str:
-    """Return the metrics of a `status` that failed with an exit code before it read anything."""
+    """Return the metrics for a `status` that failed with an exit code before it read anything."""
     return metrics_text(_of_command(exit_code))
 
 
 def metrics_text(metrics: Iterable[Metric]) -> str:
-    """Return metrics as text; their names get the prefix of the program."""
+    """Return metrics as text, with the prefix of this program in their names."""
     from prometheus_client.core import GaugeMetricFamily
 
     def gauge(metric: Metric) -> GaugeMetricFamily:
@@ -138,7 +141,8 @@ def _metrics(status: Status) -> Iterator[Metric]:
     for name, what, of_list in _OF_LISTS:
         values: dict[str, float] = {}
         for entry in status.lists:
-            # Two providers may have a list of the same name: the missing list counts.
+            # Two providers may have a list of the same name, and the metric then describes the list
+            # that is missing.
             values[entry.name] = min(of_list(entry), values.get(entry.name, 1))
         yield Metric(
             f"list_{name}", what, ("list",), {(of,): value for of, value in values.items()}

@@ -1,6 +1,7 @@
-"""What this machine has published of its status: how often, when, and failures since.
+"""Stores how often and when this machine has published its status, and failures since then.
 
-Also how small files of our own state are read and written. Each file holds one struct.
+This module also reads and writes other small files of our state. Each of these files contains one
+struct.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Published(msgspec.Struct, frozen=True):
 
 
 def load_published(layout: Layout) -> Published:
-    """Return what this machine has published; the file may be missing.
+    """Return what this machine has published, or the defaults if the file is missing.
 
     Raises:
         StateError: the file cannot be read.
@@ -38,7 +39,7 @@ def load_published(layout: Layout) -> Published:
 
 
 def load_kept(path: Path, kind: type[T]) -> T:
-    """Return the struct in a file; without a file, with its defaults.
+    """Return the struct in a file, or a struct with its defaults if the file is missing.
 
     Raises:
         StateError: the file cannot be read, or is damaged.
@@ -56,7 +57,7 @@ def load_kept(path: Path, kind: type[T]) -> T:
 
 
 def keep(path: Path, value: msgspec.Struct) -> None:
-    """Replace a file by a struct.
+    """Replace the content of a file by a struct.
 
     Raises:
         StateError: the file cannot be written.

@@ -1,6 +1,6 @@
-"""The content of a state directory, and whether it is reliable; nothing is changed.
+"""Reads what a state directory contains and whether it is reliable, without changing anything.
 
-`index.open_lists` decides which lists should be here, and which of them can be used.
+`index.open_lists` decides which lists should be on this machine, and which of them can be used.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from hashclient.system.text import counted, for_people, printable
 
 _CODES = {code.value: code for code in ExitCode}
 _FETCHES = frozenset({"fetch", "refused"})
-#: At most this many entries with held matches are named.
+#: The largest number of entries with held matches that are named.
 HELD_ENTRIES = 1000
-#: Records of fetches that are read for each list: some lists are fetched more often than others.
+#: The number of records of fetches that are read for each list; more than one, because some lists
+#: are fetched more often than others.
 FETCHES_PER_LIST = 4
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A fetch that failed to update a list: the time, the exit code, and the message."""
+    """A fetch that has failed to update a list: the time, the exit code, and the message."""
 
     time: datetime
     exit_code: ExitCode
@@ -50,7 +51,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The refusal as a sentence: the update was refused, or it could not be got."""
+        """A sentence which says that the update of the list was refused or has failed."""
         what = "failed" if self.exit_code is ExitCode.UNREACHABLE else "was refused"
         return f"the last update {what} at {for_people(self.time)}: {self.reason}"
 
@@ -58,11 +59,11 @@ class Refusal(msgspec.Struct, frozen=True):
 class ListStatus(msgspec.Struct, frozen=True):
     """A list: its manifest if the list can be used, and its problem, if any.
 
-    `provider` is None if the provider is not known. `recognised` counts the live entries that a
+    `provider`: None if the provider is not known. `recognised`: the number of live entries that a
     lookup can decide about by one digest (`md5`: entries with an MD5), or by a digest and a size
-    (`size+md5`: entries with an MD5 or a size, since another size rules an entry out). The list can
-    be used in spite of its `warnings`, which somebody should attend to. `refused` is set if the
-    last fetch has failed: then the provider may have a newer generation.
+    (`size+md5`: entries with an MD5 or a size, because another size rules an entry out).
+    `warnings`: problems that somebody should attend to, although the list can be used. `refused`:
+    set if the last fetch has failed, so that the provider may have a newer generation.
     """
 
     name: str
@@ -76,17 +77,17 @@ class ListStatus(msgspec.Struct, frozen=True):
 
     @property
     def usable(self) -> bool:
-        """Whether a scan can use the list at all."""
+        """Whether scans can use the list, even if it has expired."""
         return self.exit_code is not ExitCode.STATE
 
     @property
     def fresh(self) -> bool:
-        """Whether the list is not expired, and has no other problem."""
+        """Whether the list has not expired and has no other problem."""
         return self.problem is None
 
 
 class QuarantineStatus(msgspec.Struct, frozen=True):
-    """How many files are in quarantine, and how many bytes they take."""
+    """The number of files in quarantine, and the number of bytes that they take."""
 
     files: int
     sealed_bytes: int
@@ -95,7 +96,8 @@ class QuarantineStatus(msgspec.Struct, frozen=True):
 class ReportsStatus(msgspec.Struct, frozen=True):
     """The number of reports in each state, and when the oldest unsent report was made.
 
-    `overdue` counts, by destination, the unsent reports that are past its `deadline_hours`.
+    `overdue`: for each destination, the number of unsent reports that are past its
+    `deadline_hours`.
     """
 
     counts: Mapping[str, int]
@@ -104,9 +106,9 @@ class ReportsStatus(msgspec.Struct, frozen=True):
 
 
 class ExceptionsStatus(msgspec.Struct, frozen=True):
-    """How many exceptions have not ended, and which of these end within a week.
+    """The number of exceptions that have not ended, and the exceptions that end within a week.
 
-    `waiting` exceptions wait for a second person.
+    `waiting`: exceptions that wait for a second person.
     """
 
     standing: int
@@ -117,10 +119,10 @@ class ExceptionsStatus(msgspec.Struct, frozen=True):
 class AuditStatus(msgspec.Struct, frozen=True):
     """The last record of the audit log, and the record of the end of the last scan, if any.
 
-    `refusals` are the fetches that have failed since the last successful fetch, by provider and
-    list; the list is None if the whole provider failed. `sources` names the place of the last good
-    fetch of a list, with or without news: an address, or the path of a bundle or a directory. A
-    list is missing there if its last fetch is far back in the log.
+    `refusals`: the fetches that have failed since the last successful fetch, by provider and list;
+    the list is None if the fetch of the whole provider failed. `sources`: for each list, the source
+    of its last successful fetch: an address, or the path of a bundle or a directory. `sources`
+    lacks a list if its last fetch is far back in the log.
     """
 
     last: Record
@@ -130,13 +132,15 @@ class AuditStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct):
-    """Everything that a state directory holds. A part that is missing or damaged is None.
+    """The status of all parts of a state directory.
 
-    `providers` names the providers whose lists are not known, with the reason. `problems` names
-    parts of the state that cannot be read; the problem of a list is in the list's own row. `held`
-    has the entries with matches that wait for a person, `to_review` counts the matches that wait
-    for a review. `alerts` is the outbox of alerts, if receivers are configured. `exit_code` is the
-    highest exit code of all parts.
+    The field of a part that is missing or damaged is None.
+
+    `providers`: the providers whose lists are not known, with the reason. `problems`: the parts of
+    the state that cannot be read; the problem of a list is in the row of the list. `held`: the
+    entries with matches that wait for a person. `to_review`: the number of matches that wait for a
+    review. `alerts`: the outbox of alerts, if receivers are configured. `exit_code`: the highest
+    exit code of all parts.
     """
 
     lists: list[ListStatus]
@@ -162,7 +166,11 @@ class Status(msgspec.Struct):
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """Read a part. Note as a problem that a part is damaged, and go on with the others."""
+        """Read a part of the state in the block.
+
+        If the part is damaged, this is recorded as a problem, and the remaining parts are still
+        read.
+        """
         try:
             yield
         except (StateError, AuditError) as error:
@@ -173,16 +181,17 @@ class Status(msgspec.Struct):
 def read_status(
     settings: Settings, environ: Mapping[str, str], now: datetime, *, verify: bool = False
 ) -> Status:
-    """Read everything that the state directory holds.
+    """Read the status of all parts of a state directory.
 
-    With `verify`, every byte of the indexes, also of the index of known good files, is read and
+    With `verify`, every byte of the indexes, including the index of known good files, is read and
     compared with its digest, and the whole record of matches is read.
     """
     lists, providers = read_lists(settings, environ, now, verify=verify)
     code = ExitCode.STATE if providers or not lists else ExitCode.OK
     status = Status(lists, providers, max([code, *(entry.exit_code for entry in lists)]))
     with status.part():
-        # If no provider uses the index, no fetch would repair it, and damage does no harm.
+        # If no provider uses the index of known good files, damage to it does no harm, and no fetch
+        # would repair it.
         if verify and any(p.known_good for p in settings.config.providers.values()):
             # this import loads the writer of indexes
             from hashclient.fetch.guard import verify_guard
@@ -217,7 +226,7 @@ def read_status(
     with (
         status.part(),
         contextlib.suppress(ConfigError),
-    ):  # the status of the lists reports the key
+    ):  # the status of the lists reports an error of the key
         status.exceptions = _exceptions(settings, environ, now)
     with status.part():
         published = load_published(settings.layout)
@@ -232,7 +241,10 @@ def read_status(
 
 
 def _add_refusals(status: Status, refusals: Mapping[tuple[str, str | None], Refusal]) -> None:
-    """Add failures of the last fetch to the lists; an outage does not change the exit code."""
+    """Add failures of the last fetch to the lists.
+
+    An unreachable provider does not change the exit code.
+    """
     for number, entry in enumerate(status.lists):
         refused = refusals.get((entry.provider or "", entry.name)) or refusals.get(
             (entry.provider or "", None)
@@ -248,9 +260,10 @@ def _add_refusals(status: Status, refusals: Mapping[tuple[str, str | None], Refu
 def read_lists(
     settings: Settings, environ: Mapping[str, str], now: datetime, *, verify: bool = False
 ) -> tuple[list[ListStatus], dict[str, str]]:
-    """Return the status of every list that should be here, sorted by name.
+    """Return the status of every list that should be on this machine, sorted by name.
 
-    Also returns the problem of each provider whose lists are not known, by its name.
+    The second value has the problem of each provider whose lists are not known, by the name of the
+    provider.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -356,10 +369,12 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
 
 
 def _check_recorded(settings: Settings) -> None:
-    """Check that each item has its match: a lost record of matches must not look empty.
+    """Check that each item has its match.
+
+    A lost record of matches must not look like an empty record.
 
     Raises:
-        StateError: a match is lost, or quarantine or record cannot be read.
+        StateError: a match is lost, or the quarantine or the record of matches cannot be read.
     """
     from hashclient.quarantine.item import item_ids
 
@@ -406,7 +421,7 @@ def _audit(settings: Settings, lists: int) -> AuditStatus | None:
         last_scan = next(read(settings.layout.audit, event="scan-end", limit=1), None)
         limit = FETCHES_PER_LIST * lists
         fetches = [*read(settings.layout.audit, event=_FETCHES, limit=limit)] if limit else []
-    except StateError:  # no log exists yet
+    except StateError:  # no log exists
         return None
     if last is None:
         return None

@@ -1,1 +1,1 @@
-"""The Update Framework: from a pinned root to verified bytes."""
+"""The Update Framework (TUF): from a pinned root to verified bytes."""

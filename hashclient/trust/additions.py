@@ -1,19 +1,20 @@
 """Our additions to TUF's metadata: the role of notices, ended lists, and a longest validity.
 
-A client refuses a provider whose delegations are to anything but lists. So the delegation to the
+A client refuses a provider that delegates to a role which is not a list. So the delegation to the
 role of notices is a separate member of the top-level `targets`. Programs that do not know this
-member ignore it, as TUF requires (its specification, 4.3). The member is an object like
-`delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this module finds
-the delegation and verifies both.
+member ignore it, as TUF requires (its specification, 4.3). This member is an object like
+`delegations`, and is signed with the other members. `tuf` loads the metadata of the role of
+notices; this module finds the delegation and verifies both.
 
-Clients drop ended lists. The delegations of ended lists are removed, but the snapshot still names
-their roles, as TUF requires of every role (its specification, 5.5.5). A delegation that is missing
-may be a mistake, and clients keep the list. So the targets name ended lists in a member of their
-own.
+If a list has ended, clients remove it. The delegation of an ended list is removed, but the snapshot
+still names its role, as TUF requires of every role (its specification, 5.5.5). If a delegation is
+only missing, this may be a mistake, and clients keep the list. So the top-level `targets` name
+ended lists in another separate member.
 
-The root limits the validity of snapshot and timestamp. The keys of snapshot and timestamp are on a
-machine that publishes every day. Without this limit, a thief of these keys could sign a repository
-that clients accept as fresh for years. The keys of the root are kept in another place.
+The root limits how long signatures of snapshot and timestamp may be valid. The keys of snapshot and
+timestamp are on a machine that publishes every day. Without the limit, a thief of these keys could
+sign a repository that clients accept as fresh for years. The thief cannot change the limit, because
+the keys of the root are kept in another place.
 """
 
 from __future__ import annotations
@@ -42,18 +43,20 @@ from tuf.api.metadata import (
 from hashclient.core.model import is_name
 from hashclient.system.text import printable
 
-#: The role, and the member of the top-level targets that delegates to it.
+#: The name of the role of notices, the member of the top-level targets that delegates to it, and
+#: the paths that it may sign.
 NOTICES = "notices"
 FIELD = "hashclient-notices"
 PATHS = ["notices/*"]
-#: The most notices that a provider may have published at a time.
+#: The largest number of notices that a provider may have published at a time.
 MAX_NOTICES = 1_000
-#: The metadata of a thousand notices need a quarter of this length.
+#: The largest metadata of the role in bytes; the metadata of a thousand notices needs a quarter of
+#: this.
 MAX_ROLE_BYTES = 1 << 20
 
 
 class SignedNotices(msgspec.Struct, frozen=True):
-    """The verified content of the role: targets by the ids of notices, and its expiry."""
+    """The verified content of the role of notices: targets by the ids of notices, and expiry."""
 
     version: int
     expires: datetime
@@ -61,7 +64,7 @@ class SignedNotices(msgspec.Struct, frozen=True):
 
 
 def notice_id_of(path: str) -> str | None:
-    """Return the id of the notice at a target path; None if a notice cannot have this path."""
+    """Return the id of the notice at a target path, or None if no notice can have this path."""
     folder, _, name = path.partition("/")
     notice_id = name.removesuffix(".json")
     is_notice = folder == NOTICES and name != notice_id and is_name(notice_id)
@@ -69,14 +72,15 @@ def notice_id_of(path: str) -> str | None:
 
 
 def delegator_of(targets: Targets) -> Targets | None:
-    """Return the delegation to the role of notices; None if it does not exist.
+    """Return the delegation to the role of notices, or None if it does not exist.
 
     Raises:
-        RepositoryError: the member is not a delegation, or delegates to other roles.
+        RepositoryError: the member `FIELD` is not a delegation, or delegates to other roles.
     """
     if FIELD not in targets.unrecognized_fields:
         return None
-    # Wrapped as a document of TUF, so that python-tuf reads it as strictly as any other.
+    # The delegation is put into a TUF document, so that python-tuf parses it as strictly as other
+    # delegations.
     signed = {
         "_type": Targets.type,
         "spec_version": targets.spec_version,
@@ -93,13 +97,13 @@ def delegator_of(targets: Targets) -> Targets | None:
     if role is None or len(roles) != 1 or role.paths != PATHS or not role.terminating:
         raise RepositoryError(f"{FIELD} is not for the role {NOTICES} and its files alone")
     if targets.delegations is not None and NOTICES in (targets.delegations.roles or {}):
-        # Metadata of a list with this name would have the same file name.
+        # The metadata of a list with the name of the role would have the same file name.
         raise RepositoryError(f"there is a list called {NOTICES} and a role of notices as well")
     return delegator
 
 
 def new_delegator(threshold: int) -> Targets:
-    """Return a delegation to a role of notices that has no keys yet."""
+    """Return a delegation to a role of notices without keys."""
     role = DelegatedRole(NOTICES, [], threshold, terminating=True, paths=list(PATHS))
     return Targets(delegations=Delegations({}, {NOTICES: role}))
 
@@ -111,32 +115,35 @@ def delegate(targets: Targets, delegator: Targets) -> None:
 
 
 def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotices:
-    """Verify the metadata `data` of the role, except its expiry; return its content.
+    """Verify the metadata `data` of the role of notices, except its expiry; return its content.
 
-    This is step 5.6 of TUF's specification, for a role that python-tuf's client does not find by
-    itself: 1 the length and the hashes of the role are as in the snapshot, if the snapshot has any;
-    2 enough keys have signed the role; 3 its version is the version in the snapshot; 4 the role
-    signs notices only.
+    The rules are those of step 5.6 of TUF's specification, for a role that python-tuf's client does
+    not find by itself:
+
+    1. The length and the hashes of the metadata are those in the snapshot, if the snapshot has any.
+    2. Enough keys have signed the metadata.
+    3. The version of the metadata is the version in the snapshot.
+    4. The role signs only notices.
 
     Raises:
-        RepositoryError: one of the rules is broken.
+        RepositoryError: a rule is broken.
         ValueError: a hash or a key is invalid.
     """
     try:
-        meta.verify_length_and_hashes(data)  # 1
+        meta.verify_length_and_hashes(data)  # rule 1
     except LengthOrHashMismatchError as error:
         raise RepositoryError(f"{NOTICES}.json is not the file that the snapshot names") from error
     metadata: Metadata[Targets] = Metadata.from_bytes(data)
     signed = metadata.signed
     if not isinstance(signed, Targets):
         raise RepositoryError(f"{NOTICES}.json is no targets metadata")
-    delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)  # 2
-    # 3 (True equals 1, but is no number to keep)
+    delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)  # rule 2
+    # Rule 3. (In Python, True equals 1, but it is no version.)
     if signed.version is True or signed.version != meta.version:
         raise BadVersionNumberError(
             f"expected {NOTICES} version {meta.version}, got version {signed.version}"
         )
-    if signed.delegations is not None:  # 4
+    if signed.delegations is not None:  # rule 4
         raise RepositoryError(f"role {NOTICES} delegates to others")
     if len(signed.targets) > MAX_NOTICES:
         raise RepositoryError(
@@ -150,9 +157,10 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
     return SignedNotices(signed.version, signed.expires, targets)
 
 
-#: The member of the top-level targets: an array of names.
+#: The member of the top-level targets that names ended lists, as an array of names.
 ENDED = "hashclient-ended"
-#: Names are never used again, so there may be more ended lists than lists.
+#: The largest number of ended lists, which is larger than the number of lists because names are
+#: never used again.
 MAX_ENDED = 1_024
 
 
@@ -160,7 +168,8 @@ def ended_lists(targets: Targets) -> frozenset[str]:
     """Return the names of the lists that have ended.
 
     Raises:
-        RepositoryError: the member is no array of names, or names a list that is delegated.
+        RepositoryError: the member `ENDED` is not an array of names, or names a list that is
+            delegated.
     """
     found = targets.unrecognized_fields.get(ENDED, [])
     if not isinstance(found, list) or not all(isinstance(n, str) and is_name(n) for n in found):
@@ -175,11 +184,11 @@ def ended_lists(targets: Targets) -> frozenset[str]:
 
 
 def end(targets: Targets, names: Collection[str]) -> None:
-    """Mark the lists `names` as ended in `targets`; their delegations must be removed before."""
+    """Mark the lists `names` as ended in `targets`. Their delegations must have been removed."""
     targets.unrecognized_fields[ENDED] = sorted(names)
 
 
-#: The member of the root: a number of days.
+#: The member of the root that limits the validity of snapshot and timestamp, as a number of days.
 LONGEST = "hashclient-longest-days"
 MAX_DAYS = 3660
 #: The tolerated difference between the clocks of a provider and a client.
@@ -187,10 +196,10 @@ TOLERANCE = timedelta(days=1)
 
 
 def longest_of(root: Root) -> timedelta | None:
-    """Return the longest validity of snapshot and timestamp; None if the root sets no limit.
+    """Return the longest validity of snapshot and timestamp, or None if the root sets no limit.
 
     Raises:
-        RepositoryError: the member is not a number of days.
+        RepositoryError: the member `LONGEST` is not a number of days.
     """
     days = root.unrecognized_fields.get(LONGEST)
     if days is None:
@@ -201,10 +210,10 @@ def longest_of(root: Root) -> timedelta | None:
 
 
 def verify_expiry(root: Root, roles: Mapping[str, Signed], now: datetime) -> None:
-    """Check that snapshot and timestamp among `roles` expire within the limit of the root.
+    """Verify that snapshot and timestamp in `roles` expire within the limit of the root.
 
     Raises:
-        RepositoryError: a role expires later, counted from `now`; or as `longest_of`.
+        RepositoryError: a role expires later, counted from `now`, or the limit is malformed.
     """
     longest = longest_of(root)
     if longest is None:

@@ -1,7 +1,8 @@
-"""The metadata directory of python-tuf: cleaned before python-tuf reads, synced after it writes.
+"""The metadata directory of python-tuf: it is cleaned before python-tuf reads it, and synced later.
 
-A role's metadata has the role's name there, and earlier roots have a folder of their own. The role
-of notices, which python-tuf does not know, lies beside it.
+The metadata of a role is in a file with the role's name, and earlier roots are in a separate
+folder. The metadata of the role of notices, which python-tuf does not know, is in the same
+directory.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from hashclient.system.files import (
 )
 from hashclient.system.strictjson import parse_json
 
-#: The longest metadata, for any signed length: metadata is parsed in memory. python-tuf's own caps
-#: are lower, but only apply if no length is signed.
+#: The largest metadata in bytes, whatever length is signed, because metadata is parsed in memory.
+#: The limits of python-tuf are lower, but apply only if no length is signed.
 MAX_METADATA_BYTES = 8 << 20
 
 
 class MetadataDir:
-    """The files of python-tuf; this module may remove these files, but never changes them."""
+    """The files of python-tuf, which this class may remove, but never changes."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory, and remove files that python-tuf must not find there.
+        """Create the directory, and remove files that python-tuf must not read.
 
         Raises:
-            StateError: the directory is not writable.
+            StateError: the directory cannot be written.
         """
         self.path = make_private_dir(path)
         self._folders = (path, path / "root_history")
@@ -43,12 +44,12 @@ class MetadataDir:
         self._sweep()
 
     def read(self, role: str) -> Signed:
-        """Return the metadata of a role, as python-tuf has verified and written it.
+        """Return the metadata of a role, which python-tuf has verified and written.
 
         Raises:
             OSError, RepositoryError: the metadata cannot be read.
         """
-        # Not `from_file`, whose error on a broken disk is no OSError.
+        # `Metadata.from_file` is not used, because its error on a broken disk is not an OSError.
         signed: Signed = Metadata.from_bytes(self.read_bytes(role)).signed
         return signed
 
@@ -61,7 +62,7 @@ class MetadataDir:
         return read_regular(self.path / "root.json", MAX_STATE_BYTES)
 
     def read_bytes(self, role: str) -> bytes:
-        """Return the metadata of a role from the disk, not verified.
+        """Return the bytes of the metadata of a role from the disk, without verifying them.
 
         Raises:
             OSError: the metadata cannot be read.
@@ -69,7 +70,7 @@ class MetadataDir:
         return read_regular(self.path / f"{role}.json", MAX_METADATA_BYTES)
 
     def write(self, role: str, data: bytes) -> None:
-        """Keep the metadata of a role that python-tuf does not keep.
+        """Write the metadata of a role that python-tuf does not store.
 
         Raises:
             StateError: the metadata cannot be written.
@@ -77,9 +78,9 @@ class MetadataDir:
         write_atomic(self.path / f"{role}.json", data)
 
     def make_durable(self) -> None:
-        """Make the metadata survive a power loss; python-tuf renames but does not sync.
+        """Make the metadata survive a power loss, as python-tuf renames files without syncing.
 
-        Files that were synced before and not replaced since are left out.
+        Files that were synced before and have not been replaced are left out.
 
         Raises:
             StateError: the metadata cannot be synced.
@@ -94,10 +95,10 @@ class MetadataDir:
         self._durable = found
 
     def _sweep(self) -> None:
-        """Remove files that python-tuf must not find; it fetches missing files again.
+        """Remove files that python-tuf must not read; python-tuf fetches missing metadata again.
 
-        Removed are temporary files of killed runs, named `tmp` and a random part, and metadata that
-        would be refused from the provider.
+        Temporary files of killed runs, named `tmp` and a random part, are removed, and metadata
+        that would be refused if a provider sent it.
         """
         sweep_temporary(self.path)
         for path in self.path.glob("tmp*"):
@@ -112,7 +113,7 @@ class MetadataDir:
 
 
 def _is_strict(path: Path) -> bool:
-    """Return whether a file of the cache is metadata that the fetcher would accept."""
+    """Return whether a file in the directory is metadata that `TufFetcher` would accept."""
     if not path.is_file() or path.stat().st_size > MAX_METADATA_BYTES:
         return False
     try:

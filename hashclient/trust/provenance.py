@@ -1,8 +1,9 @@
-"""The origin of a list's entries, and the terms of use: a signed note beside its index.
+"""The origin of a list's entries, and its terms of use: a signed note that belongs to `index.json`.
 
-A provider may republish live entries of another provider's list, by `provider publish
+A provider may publish live entries of another provider's list again, with `provider publish
 --from-bundle`. The note is `custom` of the target `index.json` in the metadata of the list's role,
-so the list's keys sign it. Programs that do not know the members of the note ignore them.
+so the keys of the list sign the note. Programs that do not know the members of the note ignore
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A list of a provider: the SHA-256 of its pinned root, the list's name, and a generation."""
+    """A list of a provider: the SHA-256 of the provider's root, the list's name, a generation."""
 
     root_sha256: str
     list: str
@@ -33,9 +34,9 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The origins of entries, the first origin first, and the terms of use.
+    """The origins of the entries of a list, the first origin first, and the terms of use.
 
-    `followed` is the generation of this list that was published with the newest state of the last
+    `followed`: the generation of this list that was published with the newest state of the last
     origin.
     """
 
@@ -44,7 +45,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     followed: int = 0
 
     def facts(self) -> list[list[str]]:
-        """Return lines for people, each a label and a text."""
+        """Return lines for people, each of them a label and a text."""
         found = []
         for origin in self.origins:
             where = f"list {origin.list}, generation {origin.generation}"
@@ -54,10 +55,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 def provenance_of(target: TargetFile | None) -> Provenance:
-    """Return the note beside an index; an empty note if it is missing.
+    """Return the note of an `index.json`, or an empty note if there is none.
 
     Raises:
-        VerificationError: the note breaks a rule.
+        VerificationError: the note is malformed.
     """
     custom = target.custom if target is not None else None
     if custom is None:
@@ -78,20 +79,20 @@ def provenance_of(target: TargetFile | None) -> Provenance:
 
 
 def has_note_alone(target: TargetFile) -> bool:
-    """Return whether a target has a note, and no other member that is unknown to TUF."""
+    """Return whether a target has a note, and no other member that TUF does not know."""
     said = target.unrecognized_fields
     custom = said.get("custom")
     return [*said] == ["custom"] and isinstance(custom, dict) and [*custom] == [FIELD]
 
 
 def note(target: TargetFile, provenance: Provenance) -> None:
-    """Write the note beside an index."""
+    """Add a note to the target of an `index.json`."""
     if provenance != Provenance():
         target.unrecognized_fields["custom"] = {FIELD: msgspec.to_builtins(provenance)}
 
 
 def is_terms(text: str) -> bool:
-    """Return whether a text may be the terms of a list: printable, and not too long."""
+    """Return whether a text may be the terms of use of a list: printable, and not too long."""
     return len(text) <= MAX_TERMS_CHARS and all(c.isprintable() or c == "\n" for c in text)
 
 

@@ -1,12 +1,12 @@
-"""Trust: from a pinned root to verified bytes, by The Update Framework's client.
+"""Trust: from a pinned root to verified bytes, with the client of The Update Framework (TUF).
 
-python-tuf decides which data are trusted. This module gives it our transport and our state
-directory, translates its errors, and adds the few rules that a provider of hash lists has to keep
-beyond TUF (`docs/format.md`): one delegated, terminating role for each list, for that list's files
-only, and metadata that every JSON parser reads alike. The role of notices, which python-tuf does
-not find by itself, is in `additions`. Verified metadata stay in memory, since a list has as many
-targets as segments; its directory is in `metadatadir`. The caller holds the writers' lock, since
-python-tuf is not safe across processes on one directory.
+python-tuf decides which data is trusted. This module connects python-tuf with our transport and our
+state directory, translates its errors, and adds the rules that a provider of hash lists must follow
+beyond TUF (`docs/format.md`): each list has one delegated, terminating role for only the files of
+the list, and all JSON parsers read the metadata in the same way. `additions` verifies the role of
+notices, which python-tuf does not find by itself. Verified metadata is kept in memory, because a
+list has as many targets as segments; `metadatadir` has its directory. The caller must have the
+writers' lock, because several processes must not use python-tuf in one directory.
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ from hashclient.trust.additions import (
 )
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
-#: Default hints for metadata that cannot be trusted.
+#: The hints about metadata that cannot be trusted.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"
 _SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
-#: The cap on a file whose length is not announced.
+#: The largest length in bytes of a file whose length is not signed.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
-#: Accepted digests of a target: at least one is required, and the first of them comes before the
-#: name in the target's address.
+#: The digests of a target that are accepted: a target must have at least one of them, and the first
+#: that it has is put before the name in the target's address.
 _STRONG_HASHES = {
     "sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
     "sha512": re.compile(r"[0-9a-f]{128}", re.ASCII),
 }
-#: Other digests: verified if signed; a SHAKE has no fixed length.
+#: The other digests, which are verified if they are signed; a SHAKE is left out because its length
+#: is not fixed.
 _KNOWN_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 
 
@@ -68,17 +69,19 @@ class Source(Protocol):
     """The source of bytes: `hashclient.net.client.Transport`, or a simulator in tests."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the body at `url`, at most `max_bytes`; raises errors of the project."""
+        """Return the body at `url`, of at most `max_bytes`; errors are those of the project."""
 
 
 class TufFetcher(FetcherInterface):
-    """Gives python-tuf our transport: bodies in memory, none spooled to a temporary folder."""
+    """Connects python-tuf with our transport.
+
+    Bodies are kept in memory and not in a temporary folder.
+    """
 
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body, and the name of its file: if metadata has expired, the body shows the
-        #: date.
+        #: The last body and the name of its file, which show the date if metadata has expired.
         self.last_body = b""
         self.last_name = "root.json"
 
@@ -86,17 +89,17 @@ class TufFetcher(FetcherInterface):
         yield self._body(url, _MAX_UNANNOUNCED_BYTES)
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
-        """Return the metadata at `url`.
+        """Return the bytes of the metadata at `url`.
 
-        If a key occurs twice, python-tuf's parser takes the last value: so another parser could
-        read other values than the verified values. So this module refuses JSON with a repeated key
-        before it is trusted.
+        If a key occurs twice, python-tuf's parser uses the last value, so another parser could read
+        other values than those that were verified. So JSON with a repeated key is refused before it
+        is trusted.
 
         Raises:
             DownloadHTTPError: the status is 403 or 404, which ends python-tuf's search for a newer
-              root.
-            RepositoryError: the metadata is not unambiguous JSON.
-            HashclientError: any other failure; python-tuf does not catch this error.
+                root.
+            RepositoryError: the metadata is not JSON with one meaning.
+            HashclientError: another failure, which python-tuf does not catch.
         """
         body = self._body(url, min(max_length, MAX_METADATA_BYTES))
         try:
@@ -109,7 +112,7 @@ class TufFetcher(FetcherInterface):
 
     @contextlib.contextmanager
     def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
-        """Yield the body at `url` as a file in memory."""
+        """Yield the body at `url` as a file object in memory."""
         yield io.BytesIO(self._body(url, max_length))
 
     def _body(self, url: str, max_length: int) -> bytes:
@@ -125,7 +128,7 @@ class TufFetcher(FetcherInterface):
 
 
 class Trust:
-    """The verified metadata of one provider at one moment."""
+    """The verified metadata of one provider at one time."""
 
     def __init__(
         self,
@@ -137,11 +140,11 @@ class Trust:
         name: str,
         now: datetime,
     ) -> None:
-        """Prepare to refresh the metadata in `directory`, starting from the pinned root.
+        """Prepare to refresh the metadata in `directory`, beginning with the pinned root.
 
         Raises:
             VerificationError: the pinned root is not a root.
-            StateError: the directory is not writable.
+            StateError: the directory cannot be written.
         """
         self._directory = MetadataDir(directory)
         self._name = name
@@ -151,7 +154,7 @@ class Trust:
         self._targets_url = f"{base}/targets"
         self._source = source
         self._fetcher = TufFetcher(source)
-        #: The metadata that python-tuf has verified, by role.
+        #: The metadata that python-tuf has verified, by the name of the role.
         self._verified: dict[str, Signed] = {}
         with self._translated():
             parse_json(pinned_root)
@@ -163,15 +166,16 @@ class Trust:
             )
 
     def refresh(self) -> None:
-        """Update the top-level metadata.
+        """Update the metadata of the top-level roles.
 
-        Without news, this makes two small requests: for the next root, which does not exist, and
-        the timestamp.
+        If nothing is new, this takes two small requests: for the next root, which does not exist,
+        and for the timestamp.
 
         Raises:
             StaleError: signed metadata has expired.
-            VerificationError: metadata has wrong signatures, or is older than before.
-            UnreachableError, AuthorisationError, StateError: as their names say.
+            VerificationError: the signatures of metadata are wrong, or the metadata is older than
+                before. UnreachableError, AuthorisationError, StateError: a request has failed, or a
+                file cannot be written.
         """
         self._verified.clear()
         with self._translated():
@@ -188,10 +192,10 @@ class Trust:
             )
 
     def lists(self) -> list[str]:
-        """Return the names of the lists that the provider delegates, after `refresh`.
+        """Return the names of the lists to which the provider delegates; call this after `refresh`.
 
         Raises:
-            VerificationError: a delegation is not for exactly one list's files.
+            VerificationError: a delegation is not for exactly the files of one list.
         """
         targets: Any = self._verified[Targets.type]
         if targets.targets:
@@ -210,7 +214,7 @@ class Trust:
                 f" than {MAX_LISTS}",
                 hint=METADATA_HINT,
             )
-        with self._translated():  # python-tuf does not check that a name is text
+        with self._translated():  # python-tuf does not check that a name is a text
             for role in targets.delegations.roles.values():
                 if (
                     not is_name(role.name)
@@ -225,39 +229,39 @@ class Trust:
         return sorted(targets.delegations.roles)
 
     def ended(self) -> frozenset[str]:
-        """Return the names of the lists that the provider has ended, after `refresh`.
+        """Return the names of the lists that the provider has ended; call this after `refresh`.
 
         Raises:
-            VerificationError: the member for ended lists in the targets is malformed.
+            VerificationError: the member of the targets that names ended lists is malformed.
         """
         with self._translated():
             return ended_lists(cast("Targets", self._verified[Targets.type]))
 
     def expires(self, list_name: str) -> datetime:
-        """Return the earliest expiry of the metadata for a list, after `target`."""
+        """Return the earliest expiry of the metadata for a list; call this after `target`."""
         roles = ("root", "timestamp", "snapshot", "targets", list_name)
         return min(self._verified[role].expires for role in roles)
 
     def epoch(self) -> str:
-        """Return a name for the present snapshot keys, after `refresh`.
+        """Return a name for the present snapshot keys; call this after `refresh`.
 
-        When the provider replaces these keys, clients forget which versions they have seen (TUF,
-        5.3.11). This is necessary after a thief has used the keys to sign very high versions. Other
-        values that may only increase have to be reset as well.
+        When the provider replaces the snapshot keys, clients forget which versions they have seen
+        (TUF, 5.3.11). Forgetting them is necessary after a thief has used the keys to sign very
+        high versions. All other numbers that may only increase must then be forgotten as well.
 
         Raises:
             VerificationError: the root is malformed.
         """
-        with self._translated():  # python-tuf does not check that an id is text
+        with self._translated():  # python-tuf does not check that the id of a key is a text
             keyids = "".join(sorted(self._root.roles["snapshot"].keyids)).encode()
         return hashlib.sha256(keyids).hexdigest()[:16]
 
     def target(self, list_name: str, file_name: str) -> TargetFile:
-        """Return the signed length and hashes of a file of a list.
+        """Return the target of a file of a list: its signed length and hashes.
 
         Raises:
-            VerificationError: the list's role does not sign the file. StaleError, UnreachableError,
-            …: as `refresh`; the list's role may be loaded now.
+            VerificationError: the role of the list does not sign the file. StaleError,
+            UnreachableError, …: loading the role of the list has failed, as in `refresh`.
         """
         if not is_name(list_name) or not is_name(file_name):
             raise VerificationError(
@@ -269,21 +273,21 @@ class Trust:
             with self._translated():
                 info = self._updater.get_targetinfo(path)
         else:
-            # `lists` has checked that this role may sign every file of the list.
+            # `lists` has checked that the role of the list may sign every file of the list.
             info = role.targets.get(path)
         if info is None:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
         _check_hashes(info, f"list {list_name}: {file_name}")
         role = role or self._keep(list_name)
         if role.delegations is not None:
-            # Without this rule, expiry and keys would depend on the file.
+            # If a role could delegate, expiry and keys would depend on the file.
             raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
 
     def hashes(self, list_name: str) -> dict[str, str]:
-        """Return the signed hashes of the files of a list, by name, after `target`.
+        """Return the signed hashes of the files of a list, by name; call this after `target`.
 
-        Files that are signed without a strong hash are left out.
+        Files that are signed without a SHA-256 or SHA-512 are left out.
         """
         role: Any = self._verified[list_name]
         folder = f"lists/{list_name}/"
@@ -294,17 +298,18 @@ class Trust:
         }
 
     def notices(self) -> SignedNotices | None:
-        """Return the signed notices of their role, after `refresh`; None without a role of notices.
+        """Return the signed notices, after `refresh`; None if the provider has no role of notices.
 
-        The metadata of this role is stored beside the metadata of other roles, and verified each
-        time: its keys may have been replaced. A request is made only if the snapshot names another
-        version of the role.
+        The metadata of the role of notices is stored in the directory of the other metadata, and is
+        verified each time, because its keys may have been replaced. A request is made only if the
+        stored metadata is not the version that the snapshot names.
 
         Raises:
-            VerificationError: the metadata of the role is not signed as required, or does not agree
-                with the snapshot.
+            VerificationError: the metadata of the role is not signed as required, or contradicts
+                the snapshot.
             StaleError: the metadata of the role has expired.
-            UnreachableError, AuthorisationError, StateError: as their names say.
+            UnreachableError, AuthorisationError, StateError: a request has failed, or a file cannot
+                be written.
         """
         with self._translated():
             delegator = delegator_of(cast("Targets", self._verified[Targets.type]))
@@ -334,12 +339,12 @@ class Trust:
         return msgspec.structs.replace(found, expires=min(found.expires, upper))
 
     def download(self, info: TargetFile, max_bytes: int) -> bytes:
-        """Return the verified bytes of a target, in memory.
+        """Return the verified bytes of a target.
 
         Raises:
             VerificationError: the target is longer than `max_bytes`, or differs from the signed
                 hashes.
-            UnreachableError, AuthorisationError: as their names say.
+            UnreachableError, AuthorisationError: the request has failed.
         """
         if info.length > max_bytes:
             raise VerificationError(
@@ -359,15 +364,15 @@ class Trust:
 
     @staticmethod
     def hash_of(info: TargetFile) -> str:
-        """Return the signed digest of a target as a text: its SHA-256 in hexadecimal.
+        """Return a signed digest of a target as a text, usually its SHA-256 in hexadecimal.
 
-        Without a SHA-256, the text is `sha512:` and the SHA-512.
+        If the target has no SHA-256, the text is `sha512:` and the SHA-512.
         """
         name = _naming_hash(info)
         return info.hashes[name] if name == "sha256" else f"{name}:{info.hashes[name]}"
 
     def make_durable(self) -> None:
-        """Make metadata loaded since `refresh` survive a power loss, too.
+        """Make metadata that was loaded after `refresh` survive a power loss.
 
         Raises:
             StateError: the metadata cannot be synced.
@@ -375,7 +380,7 @@ class Trust:
         self._directory.make_durable()
 
     def _keep(self, role: str) -> Signed:
-        """Read metadata back that python-tuf has just verified and written, and keep it."""
+        """Read metadata that python-tuf has just verified and written, and remember it."""
         with self._translated():
             signed = self._directory.read(role)
         self._verified[role] = signed
@@ -389,13 +394,14 @@ class Trust:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn python-tuf's errors into ours; no other function handles them."""
+        """Translate python-tuf's errors into ours, which no other function does."""
         try:
             yield
         except HashclientError:
             raise
         except tuf_errors.DownloadHTTPError as error:
-            # 403 and 404 come from our own errors; outside the search for a root they are errors.
+            # `TufFetcher` has raised this error for 403 or 404; outside the search for a new root,
+            # it is an error.
             if isinstance(error.__cause__, HashclientError):
                 raise error.__cause__ from None
             raise UnreachableError(f"provider {self._name}: {excerpt(error)}") from error
@@ -425,7 +431,8 @@ class Trust:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             body = self._fetcher.last_body
             if "root" in str(error):
-                # The root is checked last, after the timestamp came, so it is not the last body.
+                # The root is verified last, after the timestamp was received, so its bytes are not
+                # the last body.
                 body = self._directory.read_root()
             signed = parse_json(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
@@ -439,10 +446,10 @@ class Trust:
 
 
 def _check_hashes(info: TargetFile, what: str) -> None:
-    """Make sure that a file is signed by an accepted hash that can be in an address.
+    """Check that a file is signed by a hash of `_STRONG_HASHES`, which can be part of an address.
 
     Raises:
-        VerificationError: the file is not signed by a hash of this kind.
+        VerificationError: the file has no hash of this kind, or a malformed one.
     """
     signed = {name: info.hashes[name] for name in _STRONG_HASHES if name in info.hashes}
     if not signed:
@@ -453,5 +460,5 @@ def _check_hashes(info: TargetFile, what: str) -> None:
 
 
 def _naming_hash(info: TargetFile) -> str:
-    """Return the algorithm whose digest comes before the name of a target in its address."""
+    """Return the algorithm of the digest that is put before a target's name in its address."""
     return next(name for name in _STRONG_HASHES if name in info.hashes)

@@ -40,6 +40,5 @@ class Importer(Protocol):
 
         Raises:
             UsageError: a line or row is not understood (the message names the line and never quotes
-            it),
-                or reading fails.
+                it), or reading fails.
         """

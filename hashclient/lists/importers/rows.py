@@ -102,8 +102,7 @@ def our_columns(columns: Sequence[str], line: int, file: ImportFile) -> dict[str
 
     Raises:
         UsageError: a column is unknown, named twice or missing, or the user has to say which rows
-        to
-            import.
+            to import.
     """
     if len(set(columns)) != len(columns):
         raise file.bad(line, "a column occurs twice in the header")
