@@ -26,8 +26,8 @@ from hashclient.containers.kind import Kind
 
 _WINDOW_BYTES = 1 << 20
 #: `_MAX_ARCHIVES`: the most archives that are opened in one file; `MAX_MARKS`: the most marks that
-#: are tried and are no archive. More marks do not occur by chance, and the rest of such a file is
-#: unread.
+#: are tried and are no archive. The rest of a file with more archives or marks is unread, because
+#: so many marks do not occur by chance.
 _MAX_ARCHIVES, MAX_MARKS = 64, 10_000
 
 

@@ -42,7 +42,7 @@ _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # preceded by a byte from 0x50 to 0x5f
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # a byte from 0x50 to 0x5f precedes these bytes
 #: Matches the beginnings of streams that `zstd`, or Python's module `lzma`, decodes after a stream
 #: of another kind.
 _JOINED = re.compile(
@@ -180,7 +180,7 @@ class _Compressed:
 
 
 def is_joined(rest: bytes) -> bool:
-    """Return whether `rest` begins a stream that some program decodes after another kind."""
+    """Return whether some program decodes `rest` after a stream of another kind."""
     return _JOINED.match(rest) is not None or Lzma().sniff(rest[:HEAD_BYTES])
 
 

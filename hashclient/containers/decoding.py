@@ -139,7 +139,7 @@ def lzma_alone() -> Decoder:
 
 
 def zstd() -> Decoder:
-    """Return a decoder of one zstd frame; only if `HAS_ZSTD`."""
+    """Return a decoder of one zstd frame; the function may only be called if `HAS_ZSTD` is true."""
     options = {_zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
     decoder: Decoder = _zstd.ZstdDecompressor(options=options)
     return decoder

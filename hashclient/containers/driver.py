@@ -69,7 +69,7 @@ class Registry(Protocol):
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
     ) -> list[Expander]:
-        """Return the expanders for bytes with this beginning and end.
+        """Return the expanders for bytes with the beginning `head` and the end `tail`.
 
         The most suitable expander comes first.
         """
@@ -137,7 +137,7 @@ class Tee(Buffered):
     def keep(self) -> None:
         """Keep all bytes in memory, up to `spool_bytes`.
 
-        The first bytes may only have been peeked at.
+        Before this call, bytes may have been peeked at, but not read.
         """
         self._spool = bytearray(self._buffer)
         self._watching = InProgram(self._buffer)
@@ -442,7 +442,7 @@ class Driver:
     def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
         """Note which expanders open a member.
 
-        Return False if the same expanders already opened its bytes.
+        Return False if the same expanders have already opened the same bytes.
         """
         whole = tee.spooled()
         if whole is None:

@@ -1,4 +1,4 @@
-"""Fronts: files that may have an archive behind them, and where archives can begin in programs.
+"""The kinds of files that may have an archive behind them, and where archives begin in programs.
 
 Pictures, films, documents and programs are files by themselves, and archive programs still open an
 archive that is appended to such a file. A search of all bytes would cost as much as a digest, so

@@ -72,7 +72,7 @@ class Data(Stream, Protocol):
 
     @property
     def size(self) -> int:
-        """The length in bytes."""
+        """The number of bytes that can be read."""
         ...
 
     def read_at(self, offset: int, count: int) -> bytes:

@@ -168,7 +168,7 @@ def _files(data: Data, root: bytes) -> set[Place]:
                     seen.add(place)
                     left.append(place)
                 continue
-            if before is not None:  # this record is the next part of the file before
+            if before is not None:  # the record is the next part of the file in the record before
                 if place[1] and place[0] != before[0] + before[1]:
                     # The parts are not adjacent, so an impossible place is added, which makes the
                     # trees differ.

@@ -62,7 +62,7 @@ def _is_ole(head: bytes) -> bool:
 def _is_store(head: bytes) -> bool:
     """Return whether the stated type or version of the store is known.
 
-    Readpst only checks the version.
+    The program readpst only checks the version.
     """
     return head[8:10] in _STORES or head[10] in _STORE_VERSIONS
 
@@ -96,7 +96,7 @@ def _is_warc(head: bytes) -> bool:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Return whether a level follows, and the mark of a block or of an empty end."""
+    """Return whether a bzip2 mark is followed by a level and by a block, or by an empty end."""
     return head[3] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
 
 

@@ -104,8 +104,8 @@ def is_here() -> bool:
 
 
 #: Character sets of names in lha archives that the C library can only convert with converters from
-#: files. An archive may name any character set; these are the sets of Japan, China and Korea, and
-#: the sets of DOS and Windows in other countries.
+#: files. An archive may name any character set; `_CHARSETS` has the sets of Japan, China and Korea,
+#: and the sets of DOS and Windows in other countries.
 _CHARSETS = (
     *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
     *("ISO-8859-1", "CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
@@ -272,7 +272,7 @@ class _Archive:
             if status == _EOF:
                 break
             if status != _OK:
-                # A warning counts as an error, because it may be a wrong checksum.
+                # A warning counts as an error, because the warning may be about a wrong checksum.
                 raise self.error()
             if count.value:
                 length += count.value

@@ -121,8 +121,9 @@ class _Walk:
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         collector = lines.header(self._stack, most)
         while most is not None and not collector.is_mail:
-            # Some programs also search for a header behind other text. A header that starts with
-            # the same line as before ends at once, so the search stops if no progress was made.
+            # Some programs also search for a header behind other text. If the line continues after
+            # `HEAD_BYTES`, the next header ends before this line, and the search stops because it
+            # makes no progress.
             begin = lines.position
             if begin > HEAD_BYTES or not lines.peek(1):
                 return
@@ -284,8 +285,9 @@ class _Walk:
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
-        # A message within another message ends with a line end that belongs to the boundary of the
-        # outer message. Some programs keep the line end before a boundary in an attachment.
+        # The last line of a message within another message lacks its line end, because this line
+        # end belongs to the boundary of the outer message. Some programs keep the line end before a
+        # boundary in an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
         # If a multipart has no end, a boundary may be missing. In a mailbox, the last empty line of

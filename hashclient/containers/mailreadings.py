@@ -26,8 +26,8 @@ MAX_AGAIN_BYTES = 16 << 20
 #: How many bytes a text may have to be listed with other line ends.
 MAX_TEXT_BYTES = 8 << 20
 
-#: `_BASE64_LINE` matches a line of base64; `_LEAST_BASE64`: with so many bytes, other text almost
-#: never matches.
+#: `_BASE64_LINE` matches a line of base64; `_LEAST_BASE64`: the least number of bytes in such
+#: lines, which other text almost never reaches.
 _BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r{0,3}"), 32
 _EMPTY_LINE = re.compile(rb"\n\r{0,2}\n")
 

@@ -94,7 +94,10 @@ def _watched(message: Iterator[bytes], halves: Halves) -> Iterator[bytes]:
 
 
 class _Box(Forward):
-    """A position in a mailbox, which is at the beginning of a message between two messages."""
+    """A position in a mailbox.
+
+    While no message is being read, the position is at the beginning of a message.
+    """
 
     def skip_blank(self) -> None:
         """Skip empty lines at the beginning of the mailbox."""

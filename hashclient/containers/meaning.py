@@ -1,8 +1,8 @@
 """Tells which records "no container" of a scan are still valid after rows of `kinds` changed.
 
 The number of a kind is computed from its row (its marks and its version), so no table of another
-module must be edited when a row changes. If rows have changed, they show by the length and the
-first byte which files may be of these kinds; all other files are still no containers.
+module must be edited when a row changes. If rows have changed, the rows show by the length and the
+first byte which files may be of the changed kinds; all other files are still no containers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hashclient.containers.kinds import KINDS
 class Touched(msgspec.Struct, frozen=True):
     """A description of files.
 
-    `least_bytes` is their smallest length, and `begins` are their possible first bytes.
+    `least_bytes` is the smallest length of these files, and `begins` are the possible first bytes.
     """
 
     least_bytes: int

@@ -95,7 +95,7 @@ class Fields(msgspec.Struct, frozen=True):
     def within(self, outer: Fields) -> Fields:
         """Return the fields of a part of `outer`.
 
-        If the part has no encoding, that of `outer` may apply.
+        If the part has no encoding, the encoding of `outer` may apply to the part.
         """
         if self.encodings != (b"",) or not any(outer.ways):
             return self
@@ -192,7 +192,10 @@ class Collector:
         return not self._is_cut
 
     def passed(self, line: bytes) -> None:
-        """Add a line that is no field: some clients begin the body at it, others ignore it."""
+        """Add a line that is no field.
+
+        Some clients begin the body at such a line, others ignore it.
+        """
         self.has_passed = True
         if len(self._rest) < MAX_REST_BYTES:
             self._rest += line

@@ -34,7 +34,7 @@ _find_aside, _find_old_aside = (
     re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
 )
 _LONGEST_BYTES = len(b"\r\ncontent-")
-#: Lines that mailboxes leave in a header.
+#: The beginnings of lines that mailboxes leave in a header.
 _QUIET = (b"From ", b">From ")
 _LINE_END = re.compile(rb"\r{0,3}\n|\r")
 
@@ -273,7 +273,7 @@ class Lines(Forward):
     def _find_begin(self, *, or_field: bool) -> int:
         """Return the offset of the next line end before dashes or, with `or_field`, before a field.
 
-        Or -1.
+        Return -1 if there is no such line end.
         """
         if not (self.is_old or or_field):
             return self._buffer.find(_DASHES, self._at)

@@ -31,8 +31,8 @@ _BATCH = 200
 #: How deeply nodes may be nested; a message within a message takes two levels.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
-#: How many bytes each node counts as read, of the bytes that may be read in all; a normal file
-#: needs less than an eighth of these bytes.
+#: Each node counts as this many read bytes, so that a store with very many empty nodes also reaches
+#: the limit of read bytes; a normal file needs less than an eighth of this limit.
 _NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
 #: The header of a heap, whose items are in the blocks of a node: offset of the item list, mark,

@@ -240,8 +240,8 @@ class Nodes:
         count, crc, *lengths = form.tail.unpack(tail)
         is_whole = (count, crc) == (size, _crc(content))
         if form is _LARGE:
-            # Programs use different ones of these lengths, and some programs ignore a shorter
-            # length.
+            # Programs differ about which of the two lengths they use, and some programs ignore a
+            # shorter length.
             is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)
         if form is _LARGE and more[0] not in (0, size):
             try:

@@ -66,8 +66,8 @@ _FILTERS = {
     b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
     b"\3\3\x08\5": lzma.FILTER_SPARC,
 }
-#: The end of the mark and of the format version; 7-Zip compares only the first number of the
-#: version.
+#: The offset in the first header at which its mark and the format version end; 7-Zip compares only
+#: the first number of the version.
 _VERSION_END = 8
 #: The size of an uncompressed chunk of LZMA2, in bytes.
 _PLAIN_BYTES = 1 << 16
@@ -98,8 +98,8 @@ class SevenZip(Libarchive):
 
         The first header of a 7z has a checksum, and states the end of the last header.
 
-        If the first header contains zeros instead, 7-Zip searches for the last header at the end of
-        the file.
+        If the first header contains zeros in place of this end, 7-Zip searches for the last header
+        at the end of the file.
         """
         head = data.read_at(0, HEAD_BYTES)
         if len(head) == HEAD_BYTES and not any(head[_VERSION_END:]) and _last_header(data):
@@ -257,7 +257,7 @@ def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
 
 
 def _by_library(data: Data, folder: Folder, coders: list[Coder]) -> Iterator[bytes]:
-    """Let libarchive unpack an archive that contains only this folder; yield the bytes."""
+    """Let libarchive unpack an archive that contains only `folder`; yield the bytes."""
     coded = b"".join(
         bytes([len(method) | HAS_PROPERTIES]) + method + _number(len(properties)) + properties
         for method, properties, _ in coders

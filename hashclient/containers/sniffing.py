@@ -145,8 +145,8 @@ def looks_of(
     weak = [row for row in near if row.mark.pattern]
     strong = [row for row in near if not row.mark.pattern]
     expression = b"%b|(%b)" % (_expression(strong), _expression(weak))
-    # The expression is compiled on demand, because this takes a millisecond, and a run with few
-    # files does not need it.
+    # The expression is compiled on demand, because compiling takes a millisecond, and a run with
+    # few files does not need the expression.
     compiled = functools.cache(lambda: re.compile(expression, re.DOTALL))
     far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
     far_from = min(row.mark.at for row in far)
@@ -261,7 +261,7 @@ def wants_more_head(size: int) -> bool:
 
 
 def wants_all_head(head: bytes | memoryview) -> bool:
-    """Return whether a kind fits these first bytes for which `HEAD_BYTES` bytes are not enough."""
+    """Return whether `head` fits a kind for which `HEAD_BYTES` bytes are not enough."""
     return bytes(head[:HEAD_BYTES]).startswith(_LONG_BEGINS)
 
 
@@ -272,7 +272,7 @@ def tail_bytes(size: int, *, is_front: bool) -> int:
 
 def has_end_of_zip(tail: bytes) -> bool:
     """Return whether the last bytes of a file may be the end of a zip."""
-    # A search backwards takes half as long.
+    # A backward search takes half the time of a forward search.
     return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)
 
 

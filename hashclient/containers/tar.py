@@ -111,7 +111,7 @@ class Tar:
     def length(self, data: Data) -> int:
         """See `behind.Begun`.
 
-        The first header has a checksum, but no field states the end of the archive.
+        The first header of a tar has a checksum, but no field states the end of the archive.
         """
         return data.size if is_header(data.read_at(0, BLOCK_BYTES)) else 0
 
@@ -228,7 +228,7 @@ def _member(
         for other in {header_size, *named} - {size}:
             if 0 < other <= PIECE_BYTES:
                 yield from _stored(source, name, other, offset)
-    # 7-Zip reads bytes after a label, but bsdtar reads no bytes and finds headers in them.
+    # 7-Zip reads the bytes after a label as data, but bsdtar searches these bytes for headers.
     # Therefore the bytes after a label are listed as a member, and headers in these bytes are found
     # when the member is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
@@ -266,7 +266,9 @@ def _stored(
 
 
 def _is_one_size(header_size: int, size: int) -> bool:
-    """Return whether the size in a header counts, or is too large for its field.
+    """Return whether programs agree on `size`.
+
+    The size in the header is equal, or its field is too small.
 
     busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a pax header for
     all members.

@@ -120,7 +120,7 @@ class Zip:
 
         If a zip in a compound file (doc, ppt) is in one stream, the zip is opened again as a member
         of the compound file. If the stream is scattered, members that are found in the compound
-        file itself are damaged, and damage is not reported.
+        file itself are damaged, and their damage is not reported.
         """
         data = cast(Data, data)
         compound = end_of(data)

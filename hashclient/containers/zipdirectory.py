@@ -28,9 +28,9 @@ _ENTRY = Struct("<4s4x2H4x3L3H8xL")
 ENTRY_BYTES = _ENTRY.size
 
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-#: The most directories that are read without a limit: a legitimate archive has at most two, but
-#: each directory may name millions of members. A presentation contains tens of small archives, so
-#: further directories may have as many bytes as the file.
+#: How many directories are read without a limit for their total size: a legitimate archive has at
+#: most two, but each directory may name millions of members. A presentation contains tens of small
+#: archives, so further directories may have as many bytes as the file.
 MAX_DIRECTORIES = 16
 _MAX_PARTS = 10_000
 #: How many bytes of a directory are read at a time; the longest entry has 196,651 bytes.
@@ -228,7 +228,7 @@ def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def extra_field(extra: bytes, kind: int) -> bytes | None:
-    """Return the first extra field of a kind; None if there is none."""
+    """Return the first extra field of a kind; None if no such field exists."""
     at = 0
     while at + 4 <= len(extra):
         length = int.from_bytes(extra[at + 2 : at + 4], "little")

@@ -38,7 +38,8 @@ IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 HAS_END_MARK = 0x0002  # a flag of lzma members
 HAS_DESCRIPTOR = 0x0008
 IS_PATCH = 0x0020
-#: Flags of a member that is not only a header and its bytes.
+#: The flags of a member that is encrypted, has a descriptor or is a patch, so that its local header
+#: needs a closer look.
 UNUSUAL = IS_ENCRYPTED | HAS_DESCRIPTOR | IS_PATCH
 
 STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ, PPMD = 0, 8, 12, 14, 93, 95, 98
@@ -99,7 +100,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 
 
 def by_directory(data: Data, entry: Entry) -> list[Member]:
-    """Return the member that programs extract that use only the directory.
+    """Return a member in the way in which programs extract it that use only the directory.
 
     Return an empty list if these programs cannot extract the member.
     """

@@ -1,4 +1,4 @@
-"""Decodes methods of zip that no other library decodes: Deflate64, and methods from before 1993.
+"""Decodes methods of zip that the used libraries lack: Deflate64, and methods from before 1993.
 
 The Windows Explorer compresses members of more than 2 GiB by Deflate64; shrink and implode occur in
 archives from the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes these methods

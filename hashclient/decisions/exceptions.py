@@ -13,9 +13,9 @@ if all these conditions are true:
 5. the file is below the path of the ruling, if the ruling has a path;
 6. the ruling does not wait for the approval of a second person.
 
-If one of these facts is not known, the match stays a match. The rulings file is checked for changes
-at each match, or once for each group of matches that were found together, so a daemon follows each
-changed and each ended ruling.
+If the facts for a condition are not known, the match stays a match. The rulings file is checked for
+changes at each match, or once for each group of matches that were found together, so a daemon
+follows each changed and each ended ruling.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _Change = Callable[[tuple[Ruling, ...], datetime], Iterable[Ruling]]
 
 
 class Keeper:
-    """Changes the exceptions of one session."""
+    """Changes the exceptions in the state directory of a session."""
 
     def __init__(self, session: Session, sealer: Sealer) -> None:
         """Prepare to change the exceptions that are authentic under the key of `sealer`."""

@@ -133,7 +133,7 @@ class _Head(msgspec.Struct, frozen=True):
 #: How many hexadecimal digits the position of an entry has.
 _DIGITS = 8
 #: After the rulings about this many entries were looked up singly, all rulings are decoded, because
-#: both take about the same time.
+#: more single look-ups would take longer.
 _MANY = 4_000
 
 

@@ -1,4 +1,4 @@
-"""Permits: they say which matched files may be acted upon, and because of which entry.
+"""Permits say which matched files may be acted upon, and because of which entry.
 
 A permit is written in the transaction that records its match, so several scans that run at once
 cannot exceed the limit; if a process is killed after this transaction, an unused permit can remain.

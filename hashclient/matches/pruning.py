@@ -64,7 +64,7 @@ class Pruner(MatchStore):
             going = [row[0] for row in self._db.execute(settled, (chosen, _SETTLED))]
             for table, column in _TABLES:
                 self._db.execute(
-                    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - ours
+                    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - only constants are inserted
                     (json.dumps(going),),
                 )
             if going:

@@ -14,11 +14,11 @@ from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.matches.tables import MatchStore, to_text
 
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
-#: The number of the newest row that the earlier look has seen. The numbers of rows increase, but
-#: the numbers of removed newest rows are used again. Therefore a row that is later than `since`
-#: also counts as new, unless the time of the row is after `now`, because a clock that was ahead has
-#: written the time. The query begins at the newest row, so the query is as fast in a database of a
-#: million matches as in a small database.
+#: Computes the number of the newest row that the previous check for recent matches has seen. Row
+#: numbers increase, but SQLite uses the numbers of removed newest rows again. Therefore a row whose
+#: time is after `since` also counts as new, unless this time is after `now`, because a clock that
+#: was ahead has written the time. The query begins at the newest row, so the query is as fast in a
+#: database of a million matches as in a small database.
 _KNOWN = """
 coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
     AND NOT ({time} > :since AND {time} <= coalesce(:now, {time})) ORDER BY {key} DESC LIMIT 1), 0)

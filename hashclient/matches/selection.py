@@ -37,7 +37,7 @@ _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
 class Choice(msgspec.Struct, frozen=True):
     """A selection of the matches that meet all conditions.
 
-    An empty value, or None, is no condition.
+    A field that is empty or None sets no condition.
 
     A selected match is in one of `states`, and is at or below one of `paths`, which are absolute. A
     selected match hits an entry of the list `list_name`, or its entry `entry` if `entry` is set,
@@ -104,7 +104,7 @@ class Selection(MatchStore):
         """
         where, values = (choice or Choice(tuple(states))).where()
         with self._errors():
-            rows = self._db.execute(f"SELECT id FROM match WHERE {where} ORDER BY rowid", values)  # noqa: S608 - ours
+            rows = self._db.execute(f"SELECT id FROM match WHERE {where} ORDER BY rowid", values)  # noqa: S608 - only constants are inserted
             return [match_id for (match_id,) in rows]
 
     def known(self, match_ids: Sequence[str]) -> set[str]:
@@ -118,7 +118,9 @@ class Selection(MatchStore):
             return {match_id for (match_id,) in self._many(query, match_ids)}
 
     def left_below(self, directory: str, until: datetime) -> Iterator[Left]:
-        """Yield the matches below `directory` that no scan has seen after `until`, by path.
+        """Yield the matches below `directory` that no scan has seen after `until`.
+
+        The matches are sorted by path.
 
         Matches whose report is requested or prepared, and matches without a recorded place, are
         left out.

@@ -63,7 +63,7 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: The history of a match begins with one of these events; the first step may be left out of the
+#: The history of a match begins with one of these events, but the first step may be missing in the
 #: table.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
 #: Finds the requested reports that were not prepared after the request; a report that was prepared
@@ -265,8 +265,9 @@ class Matches(Recording):
     ) -> None:
         """Note how often the contents of known matches were seen again.
 
-        Each element of `counts` has the id of a match, the number of times, the door (how the
-        content arrived) if the match is a file, and the ids of the last mails that had the content.
+        Each element of `counts` has the id of a match, the number of times, the door (the client
+        that asked a daemon) if the match is a file, and the ids of the last mails that had the
+        content.
 
         Matches that were removed from the record in the meantime are skipped.
 
@@ -332,7 +333,9 @@ class Matches(Recording):
             return [entry for (entry,) in self._db.execute(query, (list_name,))]
 
     def of_entries(self, list_name: str, entries: Sequence[str]) -> list[tuple[Match, Hit]]:
-        """Return the matches that hit one of `entries`, by path, each match with this hit.
+        """Return the matches that hit one of `entries`, each with this hit.
+
+        The matches are sorted by path.
 
         Hits of withdrawn entries are left out.
 
@@ -390,7 +393,9 @@ class Matches(Recording):
         return progress_of(self._story(match.id), in_place=match.in_place)
 
     def withdrawn(self) -> list[tuple[Match, Hit]]:
-        """Return the withdrawn matches that are not settled by path, once for each withdrawn hit.
+        """Return the matches that are withdrawn and not settled.
+
+        Each match is listed once for each withdrawn hit, sorted by path.
 
         Raises:
             StateError: the database cannot be read.

@@ -9,9 +9,9 @@
    repeats keys:
    in this case, the listing ends.
 
-Limits: directory buckets of S3 are not sorted, so they cannot be listed. obstore drops a slash at
-the end of a key. If a proxy is set, obstore also drops a slash at the beginning of a key, and this
-module cannot confirm that a listing of Google was complete.
+Limits: directory buckets of S3 are not sorted, so their listing ends early. obstore drops a slash
+at the end of a key. If a proxy is set, obstore also drops a slash at the beginning of a key, and
+this module cannot confirm that a listing of Google was complete.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
         if error.trouble is Trouble.GONE:
             return
         if error.trouble not in (Trouble.DENIED, Trouble.NAME):
-            raise  # an error that is not about this object
+            raise  # any other error ends the listing
         row[4] = error.reason
     yield page_of([tuple(row)])
 
@@ -200,7 +200,7 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
 def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
     """Yield pages of the keys after `last`, the last key of obstore's listing.
 
-    Usually there are none.
+    Usually, no key follows.
 
     obstore takes any XML answer of Google for the last page, but `exact` only accepts pages.
 

@@ -380,7 +380,8 @@ class Changes:
         """Handle that the kernel allows no more watches.
 
         Raises:
-            StateError: the limit was reached while the first watches were added.
+            StateError: the kernel's limit of watches was reached while the first watches were
+                added.
         """
         message = f"cannot watch {printable(path)}: the system's limit of watches is reached"
         if self._is_starting:

@@ -190,7 +190,7 @@ class Watch(Observer):
     def _all_due(self, rescan_at: float) -> float:
         """Return when the next scan of all trees is due.
 
-        After an overflow, it is due before `rescan_at`.
+        After an overflow, the scan may be due before `rescan_at`.
 
         After an overflow, the scan waits until no more changes arrive, because a scan of files that
         are still being written would be useless.
@@ -203,7 +203,7 @@ class Watch(Observer):
     def _some_due(self, rested_at: float) -> float:
         """Return when changed files must be checked.
 
-        Infinity if an overflow requires a scan of all trees.
+        Return infinity if an overflow requires a scan of all trees.
         """
         return max(self._first_due, rested_at) if self._overflowed_at is None else float("inf")
 
