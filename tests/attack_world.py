@@ -19,7 +19,7 @@ from fixtures.client import Client, digests_of
 from fixtures.simulator import Simulator
 from hashclient.core.errors import ExitCode, HashclientError
 
-#: Generation 1 lists entries 0-9, 2 adds 10-14, 3 withdraws 0 and 1.
+#: Generation 1 lists entries 0-9, generation 2 adds 10-14, and generation 3 withdraws 0 and 1.
 OLD, NEW = set(range(15)), set(range(2, 15))
 ALL = range(20)
 G2 = "g000002-add-000.parquet"
@@ -36,7 +36,7 @@ class Generations:
 
 
 def refused(client: Client, code: ExitCode, message: str) -> HashclientError:
-    """Fetch; check that the fetch fails in the right way and that no list has changed."""
+    """Check that a fetch fails in the expected way, and that no list has changed."""
     before = client.list_files()
     with pytest.raises(HashclientError) as caught:
         client.fetch()

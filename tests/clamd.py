@@ -1,4 +1,4 @@
-"""A simple client of clamd's protocol, and a daemon for it to talk to."""
+"""A simple client of clamd's protocol, and a daemon for the client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hashclient.daemon.options import NoVerdict, Options, Paths
 from tests.kit import arguments, environment
 
 TIMEOUT_S = 60
-#: Options for a daemon that a test starts without a command.
+#: Options for a daemon that a test makes as an object, without the command.
 OPTIONS = Options(
     NoVerdict.FOUND,
     Paths.OWN,
@@ -52,12 +52,12 @@ class Daemon:
         self.process = process
         self.addresses = addresses
         self.warnings = warnings
-        #: How long an answer may take.
+        #: The time in seconds that an answer may take.
         self.timeout_s: float = TIMEOUT_S
 
     @property
     def unix(self) -> str:
-        """The path of its socket."""
+        """The path of the daemon's socket."""
         return next(a for a in self.addresses if a.startswith("unix:")).removeprefix("unix:")
 
     @property
@@ -68,7 +68,7 @@ class Daemon:
 
     @property
     def metrics(self) -> str:
-        """The address of its metrics."""
+        """The address of the daemon's metrics."""
         return next(a for a in self.addresses if a.startswith("http:"))
 
     def connect(self, *, tcp: bool = False, uid: int | None = None) -> socket.socket:
@@ -80,7 +80,7 @@ class Daemon:
         return sock
 
     def ask(self, *pieces: bytes, tcp: bool = False, uid: int | None = None) -> bytes:
-        """Send pieces on a connection of its own, and return all that comes."""
+        """Send pieces on a new connection, and return all bytes of the answer."""
         with self.connect(tcp=tcp, uid=uid) as sock:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 for piece in pieces:
@@ -96,12 +96,12 @@ class Daemon:
             return everything(sock)
 
     def workers(self) -> list[int]:
-        """Return the processes that serve."""
+        """Return the processes that serve clients."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
 
     def stop(self) -> int:
-        """Stop the daemon and return its exit code."""
+        """Stop the daemon, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_S)
 
@@ -122,7 +122,7 @@ def acting(uid: int) -> Iterator[None]:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """Return all bytes that come until the other side closes in any way."""
+    """Return all bytes until the other side closes the connection in any way."""
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := sock.recv(1 << 16):
@@ -134,7 +134,7 @@ def everything(sock: socket.socket) -> bytes:
 def serving(
     state: Path, directory: Path, *options: object, env: dict[str, str] | None = None, **kwargs: Any
 ) -> Iterator[Daemon]:
-    """Yield a daemon at a socket in `directory` and at a port; in the end it is stopped."""
+    """Yield a daemon at a socket in `directory` and at a port; it is stopped at the end."""
     directory.mkdir(exist_ok=True)
     binds = ["--bind", f"unix:{directory / 's'}", "--bind", "127.0.0.1:0"]
     words = ["--state-dir", state, "serve", "--jobs", 2, "--format", "json", *binds, *options]

@@ -1,8 +1,7 @@
-"""Settings of all tests: their own environment, Hypothesis without randomness, and no syncs.
+"""Settings of all tests: a clean environment, Hypothesis without randomness, and no syncs.
 
-The caller's environment does not reach a test: no home directory, no settings, no proxy, no
-umask, no signal that is ignored. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME`
-themselves.
+The caller's environment does not reach a test: no home directory, no settings, no proxy, no umask,
+no ignored signal. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME` themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.kit.cluster import SharedCluster
 
-# The same examples in every run; a busy machine must not make a test fail.
+# Every run tries the same examples, and a busy machine must not make a test fail.
 settings.register_profile(
     "deep",
     derandomize=True,
@@ -38,34 +37,34 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-# Hypothesis would also try constants of all modules imported so far: these differ each time with
-# the tests that ran before in the same process.
+# Hypothesis would also try constants of all imported modules, which depend on the tests that ran
+# earlier in the same process.
 providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("quick", settings.get_profile("deep"), max_examples=count_of(100))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--full` and `--deep`."""
+    """Add the options `--full` and `--deep`."""
     full = "run the slow tests as well, and all cases of those that have many"
     parser.addoption("--full", action="store_true", help=full)
     deep = "run all tests, and try all examples: an hour or more"
     parser.addoption("--deep", action="store_true", help=deep)
 
 
-@pytest.hookimpl(trylast=True)  # pytest's own function is called before this one
+@pytest.hookimpl(trylast=True)  # pytest's own hook is called before this hook
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the depth before test modules need it, and the place for a worker's last words."""
+    """Set the depth before test modules need it; open the file for a dying worker's traceback."""
     set_depth(deep=config.getoption("--deep"))
     if directory := getattr(config, "workerinput", {}).get("last_words"):
         path = Path(directory, str(os.getpid()))
         config.stash[_LAST_WORDS] = os.open(path, os.O_CREAT | os.O_WRONLY)
         faulthandler.enable(config.stash[_LAST_WORDS])
     else:
-        config.stash[_LAST_WORDS] = os.dup(2)  # tests have another descriptor
+        config.stash[_LAST_WORDS] = os.dup(2)  # during a test, descriptor 2 is another file
 
 
-#: The descriptor to which a process writes its place when it dies, or when one test has taken
-#: `_HANGS_S` seconds; and the directory with these notes of the workers.
+#: `_LAST_WORDS` is the descriptor to which a process writes its traceback when it dies, or when one
+#: test has taken `_HANGS_S` seconds. `_DIRECTORY` has these files of the workers.
 _LAST_WORDS = pytest.StashKey[int]()
 _DIRECTORY = pytest.StashKey[str]()
 _HANGS_S = 600
@@ -73,7 +72,7 @@ _HANGS_S = 600
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: WorkerController) -> None:
-    """Give a worker a directory for its last words."""
+    """Give a worker the directory for its traceback."""
     if _DIRECTORY not in node.config.stash:
         node.config.stash[_DIRECTORY] = tempfile.mkdtemp(prefix="hashclient-tests-")
     node.workerinput["last_words"] = node.config.stash[_DIRECTORY]
@@ -81,7 +80,7 @@ def pytest_configure_node(node: WorkerController) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test that hangs fail with its process; another one runs the other tests."""
+    """Let a hanging test fail with its process, so that another process runs the other tests."""
     faulthandler.dump_traceback_later(_HANGS_S, file=item.config.stash[_LAST_WORDS], exit=True)
     try:
         return (yield)
@@ -90,7 +89,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show at which tests workers died; people read the end of a long log."""
+    """Show the tests at which workers died, because people read the end of a long log."""
     if (directory := terminalreporter.config.stash.get(_DIRECTORY, None)) is None:
         return
     for path in sorted(Path(directory).iterdir()):
@@ -102,7 +101,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep objects that live to the end, which are many, out of all collections of garbage."""
+    """Exclude the many objects that live until the end from each garbage collection."""
     gc.disable()
     try:
         return (yield)
@@ -113,7 +112,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return one worker more than there are processors: tests wait for commands and for time."""
+    """Return one worker more than there are processors, because tests often wait."""
     return len(os.sched_getaffinity(0)) + 1
 
 
@@ -129,7 +128,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return False
         if "slow" not in left_out or not item.get_closest_marker("sampled"):
             return True
-        # The first case of a test stands for all cases.
+        # In a quick run, only the first case of a sampled test is run.
         function = (item.path, item.parent and item.parent.name, getattr(item, "originalname", ""))
         is_first = function not in sampled
         sampled.add(function)
@@ -171,13 +170,13 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("TZ", "UTC")
         for name in ("CACHE", "CONFIG", "DATA", "STATE"):
             patch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
-        # A sync takes a third of the work of a fixture, and no test cuts the power: tests that ask
-        # when something is synced watch the calls. Commands in processes of their own do sync.
+        # Syncs are a third of the work of a fixture, and no test cuts the power, so they are left
+        # out. Tests of syncs watch the calls, and commands in other processes do sync.
         patch.setattr(os, "fsync", lambda _fd: None)
         patch.setattr(tables, "SYNCHRONOUS", "OFF")
         umask = os.umask(0o022)
-        # A shell that starts pytest in the background ignores these signals, and so would all
-        # commands.
+        # A shell that starts pytest in the background ignores these signals, and all commands would
+        # inherit this.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             if signal.getsignal(number) is signal.SIG_IGN:
                 is_python = number == signal.SIGINT
@@ -194,7 +193,7 @@ def _own_signals() -> Iterator[None]:
 
 @pytest.fixture
 def reachable(tmp_path: Path) -> Path:
-    """The directory of a test, which every account can enter; pytest's own are closed to others."""
+    """A test directory that every account can enter, unlike the directories of pytest."""
     for folder in (tmp_path, *tmp_path.parents):
         mode = folder.stat().st_mode
         if not mode & 0o011:
@@ -213,5 +212,5 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedC
 
 @pytest.fixture
 def cluster(shared_cluster: SharedCluster) -> SharedCluster:
-    """A Dask cluster, all of whose workers run."""
+    """The shared Dask cluster, all of whose workers run."""
     return shared_cluster.whole()

@@ -1,4 +1,4 @@
-"""Real file systems for tests: on loop devices, mounted by root, and taken away afterwards."""
+"""Real file systems for tests: on loop devices, mounted by root, and unmounted afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
-#: The smallest image that each tool takes.
+#: The smallest image, in bytes, that the tool of each file system accepts.
 _IMAGE_BYTES = {"ext4": 16 << 20, "btrfs": 128 << 20, "xfs": 320 << 20}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,7 +35,7 @@ def tool(*command: object) -> None:
 
 @contextlib.contextmanager
 def mounted(*args: object) -> Iterator[Path]:
-    """Mount by mount(8), whose last argument is the place; unmount in the end."""
+    """Mount with mount(8), whose last argument is the mount point; unmount at the end."""
     where = Path(str(args[-1]))
     where.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)
@@ -68,9 +68,9 @@ def disk(directory: Path, kind: str) -> Iterator[Path]:
 
 
 class Vault:
-    """An encrypted directory (fscrypt), on a mounted disk of its own."""
+    """An encrypted directory (fscrypt) on a separate mounted disk."""
 
-    #: Of mkfs.ext4.
+    #: Options of mkfs.ext4.
     OPTIONS = ("-O", "encrypt", "-b", 4096)
 
     def __init__(self, disk: Path) -> None:
@@ -83,22 +83,22 @@ class Vault:
             ioctl(self._root, 0xC0506617, key)  # FS_IOC_ADD_ENCRYPTION_KEY
             self._id = bytes(key[8:24])
             fd = os.open(self.path, os.O_RDONLY)
-            # FS_IOC_SET_ENCRYPTION_POLICY
+            # The ioctl FS_IOC_SET_ENCRYPTION_POLICY.
             ioctl(fd, 0x800C6613, struct.pack("=BBBBB3s16s", 2, 1, 4, 2, 0, b"", self._id))
             os.close(fd)
         except OSError as error:
             pytest.skip(f"no fscrypt: {error}")
 
     def lock(self) -> None:
-        """Take the key away."""
+        """Remove the key."""
         os.sync()
-        # FS_IOC_REMOVE_ENCRYPTION_KEY
+        # The ioctl FS_IOC_REMOVE_ENCRYPTION_KEY.
         ioctl(self._root, 0xC0406618, bytearray(struct.pack("=II32sI20s", 2, 0, self._id, 0, b"")))
         os.close(self._root)
 
 
 class Map:
-    """A shared map of a file, for reading and writing, without a descriptor that is open."""
+    """A shared map of a file for reading and writing, whose descriptor is closed."""
 
     def __init__(self, path: Path) -> None:
         """Map a whole file."""
@@ -112,14 +112,14 @@ class Map:
         assert self._place not in {None, ctypes.c_void_p(-1).value}
 
     def read(self) -> bytes:
-        """Read all of it."""
+        """Read the whole map."""
         return ctypes.string_at(self._place, self._bytes)
 
     def store(self, data: bytes) -> None:
-        """Store at its beginning."""
+        """Store bytes at the beginning of the map."""
         assert len(data) <= self._bytes
         ctypes.memmove(self._place, data, len(data))
 
     def close(self) -> None:
-        """End it."""
+        """Close the map."""
         _libc.munmap(self._place, self._bytes)

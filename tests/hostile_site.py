@@ -1,6 +1,6 @@
 """A provider whose server a test controls, and the real command as its client.
 
-The lists are honest and published by the real code; a test decides how they are served. After every
+The lists are valid and published by the real code; a test decides how they are served. After every
 run, all output and all files of the command are searched for its secrets.
 """
 
@@ -30,13 +30,13 @@ NUMBERS = range(5)
 class HostileSite:
     """The provider, its server over TLS, and a state directory; a context manager.
 
-    `secrets` are what no output may hold, in any of the usual encodings.
+    `secrets`: texts that no output may contain, in any of the usual encodings.
     """
 
     def __init__(
         self, directory: Path, authority: Authority, context: ssl.SSLContext | None = None
     ) -> None:
-        """Publish one list and serve it to clients that know `authorization`."""
+        """Publish one list, and serve it to clients that send `authorization`."""
         self.directory = directory
         self.authority = authority
         self.state = directory / "state"
@@ -54,7 +54,7 @@ class HostileSite:
         self.serve()
 
     def __enter__(self) -> HostileSite:
-        """Return itself."""
+        """Return the site."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +62,7 @@ class HostileSite:
         self.server.close()
 
     def secret_file(self, text: str, name: str = "secret") -> Path:
-        """Write a secret into a file of its own, and watch for it from now on."""
+        """Write a secret into a new file, and search all later output for it."""
         path = self.directory / name
         path.touch(mode=0o600)
         path.write_text(f"{text}\n")
@@ -70,7 +70,7 @@ class HostileSite:
         return path
 
     def serve(self, answer: Callable[[bytes], Behaviour] = reply) -> None:
-        """Serve all published files, each as `answer` says."""
+        """Serve all published files, each with the behaviour that `answer` returns."""
         for path, data in self.simulator.files.items():
             self.server.on(f"/{path}", self._guarded(answer(data)))
 
@@ -89,7 +89,8 @@ class HostileSite:
     def run(self, *args: object, env: Mapping[str, str] | None = None) -> Run:
         """Run the real command with all its messages; no secret may appear anywhere."""
         shown = b""
-        # Files, not pipes: the command would wait for ever at a full pipe that nobody reads yet.
+        # The output goes to files, because at a full pipe that nobody reads, the command would wait
+        # for ever.
         with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as warned:
             process = subprocess.Popen(
                 arguments("-v", "--state-dir", self.state, *args),
@@ -111,7 +112,7 @@ class HostileSite:
         return checked(Run(process.returncode, out.decode(), err.decode()))
 
     def run_broken(self, *args: object) -> str:
-        """Run the command in this process with a bug in it; return the traceback that it shows."""
+        """Run the command in this process with a bug in it, and return the shown traceback."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = command._run(["-v", "--state-dir", str(self.state), *map(str, args)])
@@ -131,7 +132,8 @@ class HostileSite:
                 repr(secret)[1:-1].encode(),
                 raw.hex().encode(),
             }
-            # Within Base64, three positions are possible; the ends depend on the neighbours.
+            # Within Base64, a secret may begin at three positions; its ends depend on the
+            # neighbouring bytes.
             forms |= {base64.b64encode(b"x" * n + raw)[4:-4] for n in range(3)}
             for place, data in places.items():
                 assert not any(form in data for form in forms), place
@@ -145,7 +147,7 @@ class HostileSite:
         self.config.write_text("\n".join([*kept, ""]))
 
     def kept(self) -> dict[str, bytes]:
-        """Return everything that the client keeps of lists and of trust."""
+        """Return all files of lists and of trust that the client has."""
         return {
             str(path): path.read_bytes()
             for folder in ("lists", "trust")

@@ -1,7 +1,7 @@
 """A provider that was written from docs/format.md alone, with python-tuf and a writer of Parquet.
 
-This module uses nothing of hashclient, so that gaps in the document show as a client that refuses.
-Each method does one step that the document describes; `publish` makes it visible.
+This module uses nothing of hashclient, so a gap in the document makes the client refuse the lists.
+Each method does one step that the document describes, and `publish` makes all steps visible.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tuf.api.metadata import (
 #: An entry as a row: the columns of an `add` segment, in the document's order.
 Row = tuple[str, bytes | None, bytes | None, bytes | None, int | None, str, datetime | None]
 COLUMNS = ("entry_id", "md5", "sha1", "sha256", "size", "category", "added")
-#: Writes rows of columns, `add` or `withdraw`, as Parquet.
+#: A function that writes rows of the columns of `add` or `withdraw` as Parquet.
 Writer = Callable[[str, Sequence[Row], Path], None]
 
 _MASK = (1 << 64) - 1
@@ -44,7 +44,7 @@ def row_of(entry_id: str, content: bytes, category: str = "synthetic") -> Row:
 
 
 def by_pyarrow(kind: str, rows: Sequence[Row], path: Path) -> None:
-    """Write a segment by pyarrow, with the types of the document's table."""
+    """Write a segment with pyarrow and the types of the document's table."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -58,10 +58,10 @@ def by_pyarrow(kind: str, rows: Sequence[Row], path: Path) -> None:
 
 
 def by_polars(kind: str, rows: Sequence[Row], path: Path) -> None:
-    """Write a segment by Polars, as the document's table of writers says."""
+    """Write a segment with Polars, as the document's table of writers says."""
     import pyarrow as pa
 
-    pl = importlib.import_module("polars")  # polars need not be installed
+    pl = importlib.import_module("polars")  # Polars may not be installed
 
     types = (
         *(pa.large_string(), pa.binary(16), pa.binary(20), pa.binary(32), pa.int64()),
@@ -84,7 +84,7 @@ def by_polars(kind: str, rows: Sequence[Row], path: Path) -> None:
 
 
 def checksum_of(ids: Sequence[str]) -> str:
-    """Return the checksum of live entries, by "The checksum" of the document."""
+    """Return the checksum of live entries, by the section "The checksum" of the document."""
     total = 0
     for entry_id in ids:
         data = entry_id.encode()
@@ -100,7 +100,7 @@ def checksum_of(ids: Sequence[str]) -> str:
 
 
 class IndependentProvider:
-    """A repository in `public`, below the base URL as the document says."""
+    """A repository in `public`, with the layout below the base URL that the document describes."""
 
     def __init__(self, public: Path, writer: Writer) -> None:
         """Make a repository without lists."""
@@ -118,7 +118,7 @@ class IndependentProvider:
             self.signers[role] = CryptoSigner.generate_ed25519()
             self.root.add_key(self.signers[role].public_key, role)
         self.roles: dict[str, Targets] = {}
-        #: For each list: its index, and the live rows.
+        #: The index and the live rows of each list.
         self.indexes: dict[str, dict[str, Any]] = {}
         self.live: dict[str, dict[str, Row]] = {}
         self._put("root", self.root, self.signers["root"])
@@ -150,7 +150,7 @@ class IndependentProvider:
         self._sign_list(name)
 
     def consolidate(self, name: str) -> None:
-        """Join all segments of a list: the same generation, entries and checksum."""
+        """Join all segments of a list: the generation, entries and checksum stay the same."""
         index = self.indexes[name]
         rows = list(self.live[name].values())
         role = self.roles[name]
@@ -160,7 +160,7 @@ class IndependentProvider:
         self._sign_list(name)
 
     def end(self, name: str) -> None:
-        """End a list; its role stays in the snapshot."""
+        """End a list, whose role stays in the snapshot."""
         assert self.targets.delegations is not None and self.targets.delegations.roles is not None
         del self.targets.delegations.roles[name]
         ended = self.targets.unrecognized_fields.setdefault("hashclient-ended", [])
@@ -196,7 +196,7 @@ class IndependentProvider:
         self.signers[role] = signer
         if above is self.root:
             self.root.version += 1
-            # The old key of the root signs as well: clients follow the chain.
+            # The old key of the root signs as well, because clients follow the chain of roots.
             more = [old] if role == "root" else []
             self._put("root", self.root, self.signers["root"], *more)
 

@@ -25,10 +25,10 @@ MAX_PIECE_BYTES = 256 << 10
 
 
 class Once:
-    """Bytes that can be read once, in pieces of an odd length."""
+    """Bytes that can be read once, in pieces of at most `step` bytes."""
 
     def __init__(self, data: bytes, step: int = 1 << 30) -> None:
-        """Give `step` bytes at most."""
+        """Set the content, and the most bytes of one read."""
         self._file = io.BytesIO(data)
         self._step = step
 
@@ -39,17 +39,17 @@ class Once:
 
 
 class Whole(Once):
-    """Bytes that can be read anywhere."""
+    """Bytes that can be read at any offset."""
 
     def __init__(self, data: bytes) -> None:
-        """Start with no byte read."""
+        """Set the content, with no byte read yet."""
         super().__init__(data)
         self._data = data
         self.size = len(data)
         self.given = 0
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there."""
+        """Return the bytes at an offset."""
         assert 0 <= offset < 1 << 62 and count >= 0
         piece = self._data[offset : offset + count]
         self.given += len(piece)
@@ -58,7 +58,7 @@ class Whole(Once):
 
 @dataclass
 class Opened:
-    """The result: contents of members, in order, and unread members, by their names."""
+    """The result: contents of members in order, and unread members by their names."""
 
     members: list[tuple[bytes, bytes]] = field(default_factory=list)
     unread: list[tuple[bytes, Why]] = field(default_factory=list)
@@ -116,11 +116,11 @@ def sniffs(expander: Expander, data: bytes) -> bool:
 
 
 def has_mark(data: bytes | memoryview, *, is_all: bool = False) -> bool:
-    """Return whether a file is handed to the process that opens containers, by its beginning."""
+    """Return whether the first bytes cause a file to be sent to the opening process."""
     return is_opened(look(data, is_all=is_all))
 
 
 def kind_by_begin(data: bytes | memoryview) -> str:
-    """Return the kind of a file that is not opened, by its beginning; empty for others."""
+    """Return the kind of a file that is not opened, by its first bytes; empty for other files."""
     found = look(data)
     return "" if is_opened(found) else not_opened(found)

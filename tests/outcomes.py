@@ -19,5 +19,5 @@ def handled(
     acted: tuple[Acted, ...] = (),
     **more: Any,
 ) -> Handled:
-    """Return an outcome with its record and what became of actions; `more` is of the outcome."""
+    """Return an outcome with its record and its actions; `more`: further fields of the outcome."""
     return Handled(Outcome(kind, path, size, reason, hits, **more), record, acted)

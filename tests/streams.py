@@ -11,7 +11,7 @@ class Endless(io.RawIOBase):
     """A stream that repeats some bytes for ever; a test that reads too much of it fails."""
 
     def __init__(self, start: bytes, again: bytes) -> None:
-        """Begin with `start`."""
+        """Begin with `start`, and then repeat the bytes."""
         self._rest = start
         self._again = again
         self.given = 0

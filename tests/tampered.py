@@ -13,7 +13,7 @@ Edit = Callable[[Path], None]
 
 
 def change(path: Path, edit: Callable[[bytes], bytes]) -> None:
-    """Change the content of a file; what changes nothing is a mistake in a test."""
+    """Change the content of a file; an edit without an effect is a mistake in the test."""
     text = path.read_bytes()
     edited = edit(text)
     assert edited != text
@@ -151,7 +151,7 @@ _CUSTODY: dict[str, Edit] = {
     ),
     "DOS line ends": _in("custody.jsonl", lambda text: text.replace(b"\n", b"\r\n")),
 }
-#: Bytes outside the signed hashes: they must be unchanged, byte for byte.
+#: Changes of the checkpoint that no signed hash covers; verifiers must refuse them as well.
 _CHECKPOINT: dict[str, Edit] = {
     name: _in("checkpoint.json", edit)
     for name, edit in {
@@ -197,7 +197,7 @@ _FILES: dict[str, Edit] = {
     "no custody": _removed("custody.jsonl"),
     "no checkpoint": _removed("checkpoint.json"),
 }
-#: All changes, for a package with one file of evidence, of a `Desk`.
+#: All changes, for a package of a `Desk` with one file of evidence.
 TAMPERINGS: dict[str, Edit] = {
     f"{where}: {name}": edit
     for where, edits in {

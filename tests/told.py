@@ -1,4 +1,4 @@
-"""A desk whose alerts a command puts into a file, one document a line."""
+"""A desk whose alerts a command appends to a file, one document a line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def documents(inbox: Path) -> list[dict[str, Any]]:
 
 
 class Told(Desk):
-    """The desk; `sent` are the documents that have come since the last call."""
+    """A desk with alerts; `sent` returns the documents since the last call."""
 
     def __init__(self, directory: Path, config: str = "") -> None:
         super().__init__(directory)
@@ -60,11 +60,11 @@ class Told(Desk):
         return Outbox(self.session).send(**how)
 
     def book(self) -> Book:
-        """Return the outbox as it is on disk."""
+        """Return the outbox of alerts as it is on disk."""
         return Outbox(self.session).book()
 
     def sent(self, **how: Any) -> list[dict[str, Any]]:
-        """Send the due alerts, and return the documents that came since the last call."""
+        """Send the due alerts, and return the documents that arrived since the last call."""
         self.alert(**how)
         found = documents(self.inbox)[self._known :]
         self._known += len(found)

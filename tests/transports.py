@@ -13,7 +13,7 @@ SECRET = "s3cret-value"
 LIMITS = Limits(base_s=60.0, stall_s=60.0, attempts=3)
 BASE = "https://list.invalid/base/"
 
-#: Makes a file that only its owner can read.
+#: A function that makes a file that only its owner can read.
 SecretFile = Callable[[str | bytes], Path]
 
 
@@ -25,7 +25,7 @@ def opened(url: str, **settings: Any) -> Transport:
 
 
 def complete_text(error: BaseException | None) -> str:
-    """All text that an error could ever show: messages, hints, arguments, causes, tracebacks."""
+    """Return all text of an error that could be shown: messages, hints, causes, tracebacks."""
     parts = []
     while error is not None:
         parts += [str(error), repr(error), repr(error.args), repr(getattr(error, "hint", None))]

@@ -1,4 +1,4 @@
-"""The page of `fleet show` in a browser: sorted, filtered, and whole without its script."""
+"""The page of `fleet show` in a browser: sorted, filtered, and complete without its script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["browser", "pytestmark"]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the page of forty machines, four with problems, and one file of no machine."""
+    """Return a page of forty machines, four of them with problems, and one file of no machine."""
     boxes = [Box(number) for number in range(40)]
     files = dict(box.file() for box in boxes)
     files |= [boxes[3].file(matches={**NO_MATCHES, MatchState.FOUND: 12})]

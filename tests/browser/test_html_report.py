@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs chromium and the package playwright",
 )
 
-#: A container gives the browser no sandbox and no GPU, and the browser needs no network.
+#: A container allows the browser no sandbox and no GPU, and the browser needs no network.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -68,7 +68,7 @@ def hits(name: str = "synthetic") -> tuple[Hit, ...]:
 
 
 def mixed() -> list[Handled]:
-    """Return outcomes of all kinds, of states and sizes that sort in their own way."""
+    """Return outcomes of all kinds, with states and sizes that do not sort like text."""
     failed = (Acted(Action.QUARANTINE, done=False, detail="not quarantined: the disk is full"),)
     found = [
         handled(
@@ -112,7 +112,7 @@ def write(path: Path, found: list[Handled]) -> Path:
 
 
 class Opened:
-    """A page in the browser, with all that it complained of or asked for."""
+    """A page in the browser, with its console messages and requests in `noise`."""
 
     def __init__(self, browser: Browser, path: Path, **options: Any) -> None:
         self.page: Page = browser.new_page(**options)
@@ -127,7 +127,7 @@ class Opened:
         self.noise.clear()
 
     def column(self, number: int) -> list[str]:
-        """Return the texts of a column, of the rows that show."""
+        """Return the texts of a column in the visible rows."""
         cells = self.page.locator(f"#files-table tbody tr:visible td:nth-child({number})")
         return cells.all_inner_texts()
 
@@ -230,7 +230,7 @@ def test_no_content_of_a_path_is_run(browser: Browser, tmp_path: Path) -> None:
     assert len(page.column(1)) == len(found)
     assert page.page.locator("img, iframe, object, embed, link, base").count() == 0
     assert page.page.locator("script").count() == page.page.locator("style").count() == 1
-    # A long name breaks; nothing is wider than the window.
+    # A long name is wrapped, so that the page is not wider than the window.
     assert page.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     page.close()
 
@@ -279,7 +279,7 @@ def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_pa
             return performance.now() - start;
         }"""
     )
-    # The table takes some 30 ms; a hundred times this would mean another algorithm.
+    # The table takes some 30 ms; a hundred times as long would mean a slow algorithm.
     assert took_ms < 3_000
     opened.close()
 

@@ -1,8 +1,9 @@
-"""The client that TUF's public conformance suite drives: the real `fetch`, a process a request.
+"""The client for TUF's public conformance suite: the real `fetch`, one process a request.
 
 `README.md` says how to run the suite. The suite's repositories sign any file by any role, so two
-parts are replaced, both after the metadata were verified: which lists are offered, and the download
-of the lists, which becomes the download of the one target that the suite asks for.
+parts of `fetch` are replaced, both of which run after the metadata were verified. The first part
+chooses the lists. The second downloads the lists, and downloads instead the one target that the
+suite asks for.
 """
 
 from __future__ import annotations

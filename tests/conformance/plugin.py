@@ -1,7 +1,7 @@
-"""A plugin of pytest: the suite's commands are run by `client`, in processes that have it loaded.
+"""A pytest plugin that runs the suite's commands by `client`, in processes that have it loaded.
 
-The suite puts the names of its tests into addresses, and some names have brackets, which no address
-of a provider may hold: this plugin replaces them by hashes. If the suite sets a clock with
+The suite puts the names of its tests into addresses. Some names have brackets, which no address of
+a provider may contain, so this plugin replaces the names by hashes. If the suite sets a clock with
 `faketime`, the command is started as the suite does it.
 """
 

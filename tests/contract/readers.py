@@ -1,4 +1,4 @@
-"""For each report format, a reader: it gets the reported outcomes back from the text.
+"""A reader for each report format, which gets the reported outcomes back from the text.
 
 A reader also checks the requirements of its format in every document that a test writes: the JSON
 schema of `jsonl`, the SARIF schema, the field table of ECS, well-formed HTML.
@@ -40,14 +40,14 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """The run in a report: how whole it is, and what its answer rests on besides reading."""
+    """The run in a report: how complete it is, and on what besides reading its answer rests."""
 
     #: The signal that ended the run early.
     interrupted_by: str | None
     failure: str | None
-    #: Names of lists, or `all of` a provider whose lists are unknown.
+    #: Names of missing lists, or `all of` and a provider whose lists are unknown.
     missing: frozenset[str]
-    #: List and algorithms.
+    #: Each gap: the name of a list, and the algorithms that the input lacks.
     gaps: frozenset[tuple[str, str]]
     gaps_accepted: bool
     ruled_out_by_size: int
@@ -67,7 +67,7 @@ class Report:
 
 
 def expected(handled: Handled) -> Fields:
-    """Return what a reader should find for an outcome."""
+    """Return the fields that a reader should find for an outcome."""
     outcome, recorded = handled.outcome, handled.record
     return {
         "kind": str(outcome.kind),
@@ -93,12 +93,12 @@ def expected(handled: Handled) -> Fields:
 
 
 def expected_counts(summary: Summary) -> Fields:
-    """Return the counts of a summary, as a reader would."""
+    """Return the counts that a reader should find for a summary."""
     return {str(kind): summary.counts[kind] for kind in Kind}
 
 
 def expected_run(summary: Summary) -> Run:
-    """Return what a reader should find for a run."""
+    """Return the run that a reader should find for a summary."""
     signals = {None: None, ExitCode.INTERRUPTED: "SIGINT", ExitCode.TERMINATED: "SIGTERM"}
     return Run(
         interrupted_by=signals[summary.stopped],
@@ -118,7 +118,7 @@ _NUMBER = r"(\d[\d,]*)"
 
 
 def run_in_words(sentences: Iterable[str], rests_on: str) -> Run:
-    """Read what the formats for people say of a run: a sentence for each thing."""
+    """Read the sentences about a run in the formats for people."""
     by = failure = None
     missing, gaps, accepted = set(), set(), False
     for sentence in sentences:
@@ -154,7 +154,7 @@ _RESTS_ON = rf"{_NUMBER} (ruled out by size|known unchanged|of them believed unc
 
 
 def run_in_fields(summary: Fields) -> Run:
-    """Read what the formats for programs say of a run: a field for each thing."""
+    """Read the fields about a run in the formats for programs."""
     assert summary["interrupted"] is ("interrupted_by" in summary)
     return Run(
         summary.get("interrupted_by"),
@@ -169,7 +169,7 @@ def run_in_fields(summary: Fields) -> Run:
 
 
 def unprintable(shown: str) -> bytes:
-    """Return the bytes of a path that `printable` has shown."""
+    """Return the bytes of a path from the text that `printable` made of it."""
     parts = re.split(r"(\\\\|\\x[0-9a-f]{2})", shown)
     for number, part in enumerate(parts):
         assert number % 2 or "\\" not in part, shown
@@ -188,7 +188,7 @@ _HIT = re.compile(
 
 
 def read_text(text: str) -> Report:
-    """Read the format for people, of paths that hold no two spaces next to each other."""
+    """Read the format for people; paths must not contain two spaces in a row."""
     files = []
     lines = text.splitlines()
     while lines and re.match(
@@ -196,7 +196,7 @@ def read_text(text: str) -> Report:
     ):
         line = lines.pop(0)
         word = line.split(" ")[0]
-        # Words are padded to the same width: `matches` begins with a state, runs with a kind.
+        # The first word is padded: a state in lines of `matches`, a kind in lines of a run.
         is_state = word in ("found", "quarantined")
         shown, *more = line[14 if is_state else 10 :].split("  ")
         match_id = None
@@ -245,7 +245,7 @@ def _hit_of(match: re.Match[str]) -> Fields:
 
 
 def read_jsonl(text: str) -> Report:
-    """Read lines of JSON, each valid against the published schema."""
+    """Read lines of JSON, each of which must be valid by the published schema."""
     assert text.isascii()
     documents = [json.loads(line) for line in text.splitlines()]
     for document in documents:
@@ -285,7 +285,7 @@ def _json_actions(actions: Iterable[Fields]) -> list[Any]:
 
 
 def _flat_actions(fields: Fields) -> list[Any]:
-    """Return the actions of a format that has a field for each action, and one for all details."""
+    """Return the actions in a format with one field for each action, and one for all details."""
     done = [(name, fields[name]) for name in map(str, Action) if fields.get(name)]
     details = fields["actions"].split("; ") if done else []
     return [(*pair, detail) for pair, detail in zip(done, details, strict=True)]
@@ -301,12 +301,12 @@ _YES_NO = {"yes": True, "no": False, "": None}
 # csv -----------------------------------------------------------------------------------------
 
 
-#: A character that begins a formula in a spreadsheet, in full width as well.
+#: A character that begins a formula in a spreadsheet, also in its full-width form.
 FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
 def read_csv(text: str) -> Report:
-    """Read rows, and put rows of one file together."""
+    """Read rows, and combine the rows of one file."""
     rows = list(csv.reader(io.StringIO(text), strict=True))
     header = tuple(rows.pop(0))
     assert header in (COLUMNS, COLUMNS + DIGEST_COLUMNS)
@@ -347,7 +347,7 @@ def read_csv(text: str) -> Report:
 
 
 def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | None, Run | None]:
-    """Read the rows about the run: they come last, and the very last is its end."""
+    """Read the rows about the run, which are the last ones; the very last row is its end."""
     if not rows:
         return {}, frozenset(), None, None
     end = rows.pop()
@@ -377,7 +377,7 @@ def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | 
 
 
 def read_sarif(text: str) -> Report:
-    """Read a document that is valid against the schema, and keeps the extra rules of code hosts."""
+    """Read a document that is valid by the schema, and meets the extra rules of code hosts."""
     assert text.isascii()
     document = json.loads(text)
     SARIF.validate(document)
@@ -433,7 +433,7 @@ def read_sarif(text: str) -> Report:
         return Report(files)
     assert invocation["exitCode"] == run["properties"]["exit_code"]
     about = run_in_fields(run["properties"])
-    # A program that shows only notifications shows this notification, too.
+    # A program that shows only notifications also shows this notification.
     said = {n["descriptor"]["id"] for n in invocation["toolExecutionNotifications"]}
     assert ("stopped" in said) == (about.interrupted_by is not None)
     assert ("failed" in said) == (about.failure is not None)
@@ -445,7 +445,7 @@ def read_sarif(text: str) -> Report:
 
 
 def _holder(properties: Fields) -> bytes:
-    """Return the path of the file that an outcome is about: of a member, that of its container."""
+    """Return the path of the file of an outcome; for a member, the path of its container."""
     if "container" not in properties:
         return bytes_path(properties)
     encoded = properties.get("container_b64")
@@ -470,7 +470,7 @@ def _check_location(owner: Fields, path: bytes, *, has_region: bool) -> None:
 
 
 def read_ecs(text: str) -> Report:
-    """Read events, each with ECS's own fields and types, and put events of one file together."""
+    """Read events with ECS's own fields and types, and combine the events of one file."""
     assert text.isascii()
     files: list[dict[str, Any]] = []
     lists, missing, gaps = set(), set(), set()
@@ -552,7 +552,7 @@ _ECS_TYPES: Mapping[str, type] = {
 
 
 def check_ecs(event: Fields) -> None:
-    """Check an event against the table of ECS's fields; our own are strings or counts."""
+    """Check an event against the table of ECS's fields; other fields are strings or counts."""
     for name in ("@timestamp", "ecs.version"):
         assert name in dict(_leaves(event))
     for name, value in _leaves(event):
@@ -569,7 +569,7 @@ def check_ecs(event: Fields) -> None:
             assert "allowed" not in known or item in known["allowed"], name
     about = event["event"]
     allowed = ECS_FIELDS["event.category"]["allowed"]
-    # ECS expects `error` of events of any category that failed, though it lists it for few.
+    # ECS expects `error` for failed events of any category, but lists it only for a few categories.
     types = {*(t for category in about["category"] for t in allowed[category]), "error"}
     assert set(about["type"]) <= types
 
@@ -588,7 +588,7 @@ _VOID = frozenset({"input", "meta", "wbr"})
 
 
 class _TreeBuilder(HTMLParser):
-    """Builds a tree of a page, and refuses elements that are not closed in the right order."""
+    """Builds the tree of a page, and refuses elements that are not closed in the right order."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -620,7 +620,7 @@ class _TreeBuilder(HTMLParser):
 
 
 def parse_html(text: str) -> ET.Element:
-    """Return the tree of a page that is well-formed, refers to nothing and runs nothing else."""
+    """Return the tree of a well-formed page that loads no file and runs only its own script."""
     assert text.startswith("<!doctype html>\n")
     parser = _TreeBuilder()
     parser.feed(text)
@@ -630,7 +630,7 @@ def parse_html(text: str) -> ET.Element:
     assert len(list(tree.iter("script"))) == len(list(tree.iter("style"))) == 1
     for element in tree.iter():
         assert not {"src", "style", "action", "srcdoc"} & set(element.attrib)
-        if "href" in element.attrib:  # within the page
+        if "href" in element.attrib:  # the link leads to a place in the page
             assert element.tag == "a"
             assert element.get("href", "").removeprefix("#") in ids
             assert element.get("href", "").startswith("#")
@@ -641,7 +641,7 @@ def parse_html(text: str) -> ET.Element:
 
 
 def content(element: ET.Element) -> str:
-    """Return the text of an element and all within it."""
+    """Return the text of an element and of all elements in it."""
     return "".join(element.itertext())
 
 

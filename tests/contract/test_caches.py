@@ -35,7 +35,7 @@ from tests.kit import csv_of, make_state, remember_at_once, write_tree
 
 KEY = "0123456789abcdef"
 FILE_SYSTEM = 42
-#: After this number of days a record without a proof is not used any more.
+#: The number of days after which a record without a proof is not used any more.
 DAYS = 14
 
 
@@ -101,7 +101,7 @@ def same(one: Records, other: Records) -> bool:
 
 
 class KnownPlace:
-    """A place for a cache that ends with the process."""
+    """A place for a cache that exists as long as the process."""
 
     def __init__(self, _: Path) -> None:
         self._cache: Known | None = None
@@ -118,7 +118,7 @@ class KnownPlace:
 
 
 class OnTheWay(Cache):
-    """An inventory of a client, as a worker sees it: the known records come with a batch."""
+    """A client's inventory as a worker uses it: the known records are sent with a batch."""
 
     def __init__(self, place: InventoryPlace) -> None:
         self._remembered = Remembered(place, opens=True)
@@ -163,7 +163,7 @@ class OnTheWay(Cache):
 
 
 class PlaceOfClient(InventoryPlace):
-    """An inventory that workers of a cluster ask."""
+    """The place of an inventory that workers of a cluster use."""
 
     def reader(self) -> Cache | None:  # type: ignore[override]
         return OnTheWay(InventoryPlace(self._state_dir, KEY, DAYS))
@@ -287,13 +287,13 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
         assert known == sorted(known, reverse=True)
         assert known[0] and not known[-1]
         due.add(known.index(False))
-    # Each day has its share.
+    # Each day has some due files.
     assert due == set(range(1, DAYS + 1))
     put(place, status, 1, 9)
     for day in (501, 60_000):
         set_day(monkeypatch, day)
         assert ask(place, status)[0] == 1
-    # Read while the clock was wrong.
+    # The record was made while the clock was wrong.
     put(place, changed(status, st_ino=3), 1, 9, read_day=60_001)
     assert ask(place, changed(status, st_ino=3))[0] == 0
 
@@ -303,13 +303,13 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
     ("before", "after", "mask", "day"),
     [
         (0, 0, 3, 0),
-        # Content that was proven once is still the same, whichever scan has read it now.
+        # A proven record proves that the content is unchanged, whichever scan has read it now.
         (0, 510, 3, 0),
-        # Content that was believed may have been other content: it proves nothing.
+        # Believed content may have been other content, so the older tags are dropped.
         (505, 0, 2, 0),
-        # The believed record ages as before.
+        # The joined record keeps the day of the believed record.
         (505, 509, 3, 505),
-        # When the record is due, only the new read counts.
+        # When the old record is due, only the new record counts.
         (495, 510, 2, 510),
     ],
 )
@@ -324,7 +324,7 @@ def test_tags_that_are_joined_are_as_good_as_the_worse_of_them(
     day: int,
 ) -> None:
     place = make(tmp_path)
-    # Due on the days 504, 518 and so on.
+    # This inode is due on the days 504, 518 and each 14 days later.
     status = changed(status, st_ino=504)
     set_day(monkeypatch, 510)
     put(place, status, 1, 9, read_day=before)

@@ -28,7 +28,8 @@ from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED
 from tests.kit import ROOT, Run, csv_of, environment, make_state
 from tests.kit.cluster import LISTED, SharedCluster
 
-#: The command, with ranges and batches so small that a few keys make many of them.
+#: A script that runs the command with such small ranges and batches that a few keys fill many of
+#: them.
 SMALL = """
 import sys
 from hashclient.objects.pages import SCHEMA, page_of
@@ -86,11 +87,11 @@ def archive(name: str, content: bytes) -> bytes:
 
 
 def fill(bucket: Bucket) -> None:
-    """Put objects there whose keys lie across all bounds."""
+    """Write objects into the bucket whose keys lie on both sides of every bound."""
     chance = random.Random(7)
     contents = [*LISTED.values(), b"content 99", b"something else", b""]
     keys = [f"{a}/{b}/{n}" for a in "abc" for b in ("x", "x-1", "y") for n in range(4)]
-    # Markers of folders: their keys end in a slash, which obstore drops.
+    # Markers of folders have keys that end in a slash, which obstore drops.
     keys += ["a/", "a-1/", "a-1/k", "b/x/", "photos-1/", "photos/", "photos", "z/", "top", "zz.txt"]
     keys += ["ü/k", "d e/k%20", "only/one/way/down/deep/1", "only/one/way/down/deep/2"]
     for key in keys:
@@ -171,7 +172,7 @@ def test_a_bucket_that_is_not_there_is_unread(
 
 
 class _Leaving:
-    """Stands for batches on a cluster whose scheduler goes at the second batch."""
+    """Replaces batches on a cluster whose scheduler ends at the second batch."""
 
     slots = 1
 
@@ -209,7 +210,7 @@ def test_without_a_scheduler_the_listing_ends_and_what_waits_is_unread() -> None
     for one in wanted[:2]:
         bucket.read(one)
     found = []
-    # Waiting objects come first, and then how the listing ended.
+    # The results of waiting objects are returned before the error of the listing.
     while isinstance(event := bucket.next(0.0), Checked):
         found.append(event)
         if bucket.backlog == 0:

@@ -26,16 +26,16 @@ from hashclient.reporting.report import Report, State
 from tests.kit import fast_directory
 
 ROOT = Path(__file__).parents[2] / "hashclient"
-#: No attempt writes the journal so often.
+#: An upper bound for the writes of the journal in one attempt.
 MOST = 40
 
 
 class _Killed(BaseException):
-    """A simulated kill: no code handles it."""
+    """A simulated kill: no handler catches it."""
 
 
 class OtherSide:
-    """Where reports of one kind arrive. `name` is what the configuration calls it."""
+    """A place where reports of one kind arrive. `name` is its name in the configuration."""
 
     def __init__(self, desk: Desk, service: ReportingService) -> None:
         self.desk = desk
@@ -48,11 +48,11 @@ class OtherSide:
         raise NotImplementedError
 
     def unfinished(self) -> int:
-        """Return how much lies there half done under a name that we know."""
+        """Return the number of unfinished reports at the destination with known names."""
         raise NotImplementedError
 
     def is_out_of_order(self) -> None:
-        """Let nothing be handed over from now on."""
+        """Let each delivery fail from now on."""
         raise NotImplementedError
 
     def is_mended(self) -> None:
@@ -61,7 +61,7 @@ class OtherSide:
 
 
 class Directory(OtherSide):
-    """The directory into which packages are put."""
+    """The directory into which packages are written."""
 
     name = "police"
 
@@ -81,7 +81,7 @@ class Directory(OtherSide):
 
 
 class Hotline(OtherSide):
-    """A service on loopback."""
+    """A reporting service on loopback."""
 
     name = "hotline"
 
@@ -89,8 +89,7 @@ class Hotline(OtherSide):
         return [name for name, report in self.service.reports.items() if report.state == "finished"]
 
     def unfinished(self) -> int:
-        # A report that was opened under an id that nobody could know vanishes at the service by
-        # itself.
+        # If the client never learnt the id of an opened report, the report expires at the service.
         known: set[str] = set()
         for report in self.desk.outbox.reports():
             known |= {*report.remote.past, report.remote.report_id or ""}
@@ -103,7 +102,7 @@ class Hotline(OtherSide):
         self.service.fail("status", Fault(code=1000))
 
     def is_mended(self) -> None:
-        """It failed once."""
+        """Do nothing, because only one request fails."""
 
 
 SIDES = {"package": Directory, "cybertipline": Hotline}
@@ -202,7 +201,7 @@ def test_a_prepared_report_is_handed_over_once(
 
 
 def killed(patch: pytest.MonkeyPatch, number: int, *, after: bool) -> list[int]:
-    """Let one write of the journal end in a kill, before or after it; return how many came."""
+    """Kill one write of the journal, before or after it, and return the count of writes."""
     original, seen = Outbox.save, [0]
 
     def save(outbox: Outbox, report: Report) -> Report:
@@ -337,7 +336,7 @@ def test_where_nothing_can_be_done_it_waits_and_says_why(
     assert sent.report.is_open and sent.report.next_attempt is not None
     assert sent.report.problem is not None and sent.report.problem.message == sent.error.message
     assert side.desk.get(match).state is MatchState.FOUND
-    assert side.desk.send_due() == []  # no retry before it is time
+    assert side.desk.send_due() == []  # a retry is not due yet
     side.is_mended()
     side.desk.wait(days=2)
     (sent,) = side.desk.send_due()
@@ -345,7 +344,7 @@ def test_where_nothing_can_be_done_it_waits_and_says_why(
 
 
 def test_a_confirmation_is_noted_once(side: OtherSide, report: Report, match: Match) -> None:
-    """Some kinds confirm by themselves; for others, a person notes it."""
+    """Some kinds confirm a report themselves; for other kinds, a person notes it."""
     done = side.desk.send(report).report
     if done.state is State.SUBMITTED:
         done = side.desk.acknowledge(report)

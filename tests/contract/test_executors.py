@@ -34,7 +34,7 @@ from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples
 
-# The runner of the tests may have a thread; the forked processes here do not depend on it.
+# The test runner may have a thread, which the forked processes here do not use.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 
@@ -63,17 +63,17 @@ DASK = "dask"
 
 @pytest.fixture(params=[*MAKERS, DASK])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Return what makes each executor."""
+    """Return a function that makes the executor."""
     if request.param != DASK:
         return MAKERS[request.param]
-    # A worker has no tests: what they make of a batch is sent to it as it is.
+    # Workers cannot import the tests, so functions of this module are sent to them by value.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     cluster: SharedCluster = request.getfixturevalue("cluster")
     return functools.partial(OnCluster, cluster)
 
 
 class OnCluster(Executor):
-    """Runs what a test makes of a batch on the workers of a cluster."""
+    """Runs functions of a test for each batch on the workers of a cluster."""
 
     def __init__(self, cluster: SharedCluster) -> None:
         self._cluster = cluster
@@ -85,19 +85,20 @@ class OnCluster(Executor):
             self._cluster.connect,
             self._cluster.spec(),
             check=functools.partial(check_as_told, make_checker),
-            look_at=lambda group: [names_of(group)],  # no such file exists
+            look_at=lambda group: [names_of(group)],  # the named files do not exist
         )
         return dask.run(work, make_checker)
 
 
 def check_as_told(make_checker: MakeChecker, _: str, payload: bytes) -> bytes:
-    from hashclient.scan.executors.wire import encode  # the result cannot be sent to the worker
+    # Imported here, because a worker cannot get it with the function.
+    from hashclient.scan.executors.wire import encode
 
     return encode(caught(lambda: checked(lambda _known: make_checker(None), None, payload)))
 
 
 def maker(check: Callable[[Task], Result]) -> Checkers:
-    """Return what makes a checker of a function."""
+    """Return a function that makes a checker from `check`."""
 
     class Fake:
         def __init__(self, _: OnBytes | None) -> None:
@@ -123,7 +124,7 @@ def all_clean(items: Task) -> Result:
 
 
 def told(results: Iterable[Result | Outcome | Advance]) -> list[Outcome]:
-    """Return all outcomes of a run, of batches and among them."""
+    """Return all outcomes of a run, from the results and from the input."""
     found: list[Outcome] = []
     for result in results:
         if isinstance(result, Outcome):
@@ -185,7 +186,7 @@ def test_an_index_that_is_damaged_ends_the_run_with_its_error(make: Make) -> Non
 
 @pytest.mark.sampled
 def test_of_a_batch_that_is_lost_every_file_is_unread(make: Make) -> None:
-    """If the executor is this process itself, the error ends the run, and no file is clean."""
+    """If this process itself is the executor, the error ends the run, and no file is clean."""
 
     def check(items: Task) -> Result:
         if "d/5a" in paths(items):
@@ -225,7 +226,7 @@ def test_work_is_read_no_further_than_is_needed(make: Make) -> None:
             taken += 1
             yield task(str(taken))
 
-    # If a batch takes a message between machines, it has more names.
+    # If a batch is sent to another machine, it has more names.
     on_cluster = isinstance(make, functools.partial)
     most = MOST_NAMES if on_cluster else 1
     results = iter(make().run(endless(), maker(all_clean)))
@@ -252,12 +253,12 @@ def scanned(tree: Path, lists: OpenLists, executor: Executor) -> tuple[list[Outc
     )
     outcomes = sorted((o for o in found if isinstance(o, Outcome)), key=lambda o: o.path)
     summary.elapsed_s = 0.0
-    summary.bytes_read = 0  # which files are read a second time depends on what came before them
+    summary.bytes_read = 0  # which files are read twice depends on earlier files
     return outcomes, summary
 
 
 def elsewhere(seen: Seen) -> Seen:
-    """Return which file was read, as another machine says it."""
+    """Return the identity of a read file without devices, as another machine reports it."""
     return msgspec.structs.replace(seen, directory_device=None, device=None)
 
 
@@ -276,7 +277,7 @@ def test_all_executors_find_the_same_on_any_tree(
         assert len(expected[0]) == expected[1].inputs == len(files) + 1
         for make in MAKERS.values():
             assert scanned(tree, lists, make()) == expected
-        # No digest leaves a worker, and the numbers of its devices mean nothing elsewhere.
+        # A worker sends no digests, and its device numbers mean nothing on another machine.
         outcomes = [
             msgspec.structs.replace(o, digests={}, seen=o.seen and elsewhere(o.seen))
             for o in expected[0]

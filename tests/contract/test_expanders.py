@@ -31,12 +31,13 @@ Contents = dict[str, bytes]
 
 
 class Row(NamedTuple):
-    """An expander, and how a container of its kind is made.
+    """An expander, and a function that makes a container of its kind.
 
-    `holds` is how many members fit into the container: one in a compressed file. With `is_whole`, a
-    container that is cut or has a changed byte gives all contents unchanged, or says which are
-    unread: its kind has checksums. With `tells_cuts`, a cut container says so, wherever bytes of a
-    member are missing. `first` is how many members come before ours, such as the text of a mail.
+    `holds`: the number of members that fit into the container; one in a compressed file.
+    `is_whole`: the kind has checksums, so a container that is cut or has a changed byte yields all
+    contents unchanged or reports which are unread. `tells_cuts`: a cut container is reported,
+    wherever bytes of a member are missing. `first`: the number of members before those of the test,
+    such as the text of a mail.
     """
 
     name: str
@@ -185,7 +186,7 @@ def test_cut_anywhere_what_is_missing_is_unread(row: Row) -> None:
     for length in range(len(data)):
         out = opened(row.expander, data[:length])
         if row.tells_cuts and not out.unread:
-            # A cut at the end of a member: later members cannot be here.
+            # The container was cut at the end of a member, so later members are missing.
             assert out.contents == whole[: len(out.contents)], length
             assert not row.is_whole or out.contents == whole or not length, length
 
@@ -205,7 +206,7 @@ def test_with_any_byte_another_there_is_an_answer_and_no_wrong_one(row: Row) -> 
 
 
 def _is_name(row: Row, changed: bytes) -> bool:
-    """Return whether the byte was what tells the kind: then nobody opens it at all."""
+    """Return whether the byte was part of the magic bytes, so that the file is not opened."""
     return not sniffs(row.expander, changed)
 
 

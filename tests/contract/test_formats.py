@@ -1,7 +1,7 @@
 """Rules for every output format, for any outcome.
 
 A report is written as the commands write it, read back by the reader of its format, and compared
-with what went in. One table names the fields that a format leaves out by design.
+with its input. One table names the fields that a format leaves out by design.
 """
 
 from __future__ import annotations
@@ -98,17 +98,17 @@ ACTED = (
 
 @dataclass(frozen=True)
 class Format:
-    """How to read a format, and which facts it leaves out."""
+    """A format: the function that reads it, and the facts that it leaves out."""
 
     read: Callable[[str], Report]
-    #: Fields of a file, or of its hits, that are not told.
+    #: Fields of a file, or of its hits, that the format leaves out.
     without: frozenset[str] = frozenset()
-    #: Kinds that are counted and not listed.
+    #: Kinds of outcomes that the format counts but does not list.
     unlisted: frozenset[Kind] = frozenset()
     shows_digests: bool = True
     #: Whether the summary has counts, and the lists that were used.
     has_counts: bool = True
-    #: Whether an outcome is a line, or several, written when it is found.
+    #: Whether an outcome is one or several lines that are written when it is found.
     is_lines: bool = True
 
 
@@ -195,17 +195,17 @@ def write(
     show_digests: bool = False,
     about: Invocation | None = ABOUT,
 ) -> str:
-    """Return a report as commands write it."""
+    """Return a report as the commands write it."""
     written = formatter(name, Context(command, NOW, show_digests, about))
     parts = [written.begin(), *(written.outcome(o) for o in found), written.end(summary)]
     text = "".join(f"{part}\n" for part in parts if part is not None)
-    # The text is safe on a terminal and in any file, whatever it contains.
+    # The text has no control characters, whatever the outcomes contain.
     assert text.replace("\n", "").isprintable()
     return text
 
 
 def told(files: Sequence[Fields], form: Format) -> list[Fields]:
-    """Return `files` without facts that a format leaves out, in an order that all formats have."""
+    """Return `files` without facts that the format leaves out, in one order for all formats."""
 
     def cut(fields: Fields) -> dict[str, Any]:
         return {k: v for k, v in fields.items() if k not in form.without}
@@ -313,7 +313,7 @@ def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
 
 @pytest.mark.sampled
 def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, form: Format) -> None:
-    """However much is lost at the end of the output, even one line."""
+    """The report is incomplete however much of its end is missing, even if only one line is."""
     found = outcomes("path")
     text = write(name, found, summaries()[3])
     assert form.read(text).exit_code is not None
@@ -322,7 +322,7 @@ def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, fo
         try:
             report = form.read("".join(lines[:kept]))
         except (AssertionError, LookupError, ValueError):
-            continue  # the output is not even a document any more
+            continue  # the output cannot be parsed any more
         assert report.exit_code is None
 
 
@@ -344,7 +344,7 @@ def test_a_command_that_failed_says_so_and_nothing_else(
 
 
 def test_a_report_without_a_summary_says_nothing_of_a_run(name: str, form: Format) -> None:
-    # Every recorded match is written as a match, with its state.
+    # Every recorded match is written as a match with its state.
     found = [o for o in outcomes("path") if o.record and o.outcome.kind is Kind.MATCH]
     for some in (found, []):
         report = form.read(write(name, some, None, command="matches"))
@@ -387,7 +387,7 @@ def test_kinds_that_are_not_opened_are_counted_by_kind(name: str, form: Format) 
 
 
 def test_entries_with_held_matches_are_named_with_their_numbers(name: str, form: Format) -> None:
-    """A record that cannot be read at the end leaves at least the number."""
+    """If the record cannot be read at the end, at least the number of held matches is shown."""
     sentence = "entry d-1 of baseline matched 100,000 files: 100 isolated, 2 reported, 99,898 held"
     held = HeldEntry("baseline", "d-1", 100_000, 100, 2, 99_898)
     assert held.text == sentence

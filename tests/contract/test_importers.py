@@ -41,7 +41,7 @@ from hashclient.provider.repository import Repository
 from tests.kit import call, csv_of, make_state
 from tests.streams import Endless
 
-#: A row as a test gives it: its digest, and its size.
+#: A row of a test: its digest, and its size.
 Row = tuple[str, int]
 CONTENTS = [b"benign" + b"." * n for n in range(4)]
 ROWS: list[Row] = [(hashlib.md5(data).hexdigest(), len(data)) for data in CONTENTS]
@@ -85,7 +85,7 @@ def nsrl(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def exported(write: Callable[[BinaryIO, Iterable[exports.Entry]], None]) -> Make:
-    """Return what makes a file of rows as a body exports them."""
+    """Return a function that writes a file of rows in the export format of a body."""
 
     def make(path: Path, rows: Sequence[Row]) -> Path:
         some = [exports.Entry(3 * n, md5, size=size) for n, (md5, size) in enumerate(rows)]
@@ -104,7 +104,7 @@ def packed_with(codec: str, data: bytes) -> bytes:
     return gzip.compress(data) if codec == "gzip" else pa.compress(data, codec, asbytes=True)
 
 
-#: Each importer, with files that it reads, by the names of their formats.
+#: By the name of a format: its importer, and a function that makes a file.
 SAMPLES: dict[str, tuple[Importer, Make]] = {
     "bare": (Sums(), bare),
     "sums": (Sums(), sums),
@@ -123,15 +123,15 @@ SAMPLES: dict[str, tuple[Importer, Make]] = {
     "nsrl": (Nsrl(), nsrl),
     "parquet": (Parquet(), exported(exports.parquet)),
 }
-#: Formats of lines; formats in one piece; and formats that are no text.
+#: Formats with one row a line, formats in one document, and formats that are no text.
 TEXTS = list(SAMPLES)[: list(SAMPLES).index("vics")]
 DOCUMENTS = list(SAMPLES)[len(TEXTS) : list(SAMPLES).index("nsrl")]
 SIZED = {"hashdeep", "csv", "clamav", "tsv", "nsrl-text", "jsonl", "parquet", *DOCUMENTS} - {
     "ncmec"
 }
-#: The first row's line.
+#: The number of the first row's line.
 FIRST = {"hashdeep": 4, "csv": 2, "tsv": 2, "icse": 2, "nsrl-text": 2}
-#: Files that do not say by themselves which rows should be used.
+#: Formats that do not say which of their rows should be used.
 UNDECIDED = ("icse", "caid")
 each = pytest.mark.parametrize("kind", SAMPLES)
 each_text = pytest.mark.parametrize("kind", TEXTS)
@@ -139,7 +139,7 @@ each_document = pytest.mark.parametrize("kind", DOCUMENTS)
 
 
 def rows_of(batches: Sequence[DigestBatch]) -> list[Row]:
-    """Return the digest and size of each row, and check what a batch promises."""
+    """Return the digest and size of each row, and check that each batch is consistent."""
     found = []
     for batch in batches:
         by_row: list[set[str]] = [set() for _ in range(batch.count)]
@@ -258,13 +258,13 @@ def test_a_cell_of_a_database_takes_bounded_memory(tmp_path: Path) -> None:
 @pytest.mark.sampled
 @each
 def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Path) -> None:
-    # This is long enough that the end is not read together with the beginning.
+    # The file is so long that its end is not read together with its beginning.
     times = 40_000 if kind in ("bare", "sums", "hashdeep", "csv", "clamav", "nsrl") else 6_000
     path = SAMPLES[kind][1](tmp_path / "file", ROWS * times)
     with path.open("rb") as stream:
         batches = read_digests(stream, "it", everything())
         next(batches)
-        # Cut the rest of the file in its middle, at the end of a line.
+        # Cut the file at the end of a line near its middle.
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n", 0, len(content) // 2) + 1)
         with pytest.raises(
@@ -460,7 +460,7 @@ def test_a_file_of_rows_that_cannot_be_used_alone_gives_nothing(kind: str, tmp_p
     assert len(reading.remarks.skipped) == 3
 
 
-# Compressed
+# Compressed files
 
 
 @each
@@ -475,7 +475,7 @@ def test_compressed_files_are_read_as_they_are(kind: str, codec: str, tmp_path: 
             read(path)
         return
     assert rows_of(read(path)) == expected(kind, ROWS)
-    # Several compressed files end to end are one file.
+    # Several compressed files, concatenated, count as one file.
     half = data.index(b"\n") + 1 if b"\n" in data else len(data) // 2
     path.write_bytes(packed_with(codec, data[:half]) + packed_with(codec, data[half:]))
     assert rows_of(read(path)) == expected(kind, ROWS)
@@ -510,7 +510,7 @@ def test_gzip_or_zstd_that_expands_without_end_takes_bounded_memory(codec: str) 
         list(read_digests(io.BytesIO(bomb), "it"))
 
 
-# Documents in one piece
+# Formats in one document
 
 
 @pytest.mark.sampled
@@ -557,10 +557,10 @@ def test_a_document_that_is_not_utf_8_is_refused(kind: str, tmp_path: Path) -> N
 
 
 class Repeating(io.RawIOBase):
-    """A stream that repeats the same record for ever."""
+    """A stream that repeats one record for ever."""
 
     def __init__(self, start: bytes, again: bytes) -> None:
-        """Begin with `start`."""
+        """Begin with `start`, and then repeat `again`."""
         self._rest, self._again = start, again * (1 + (1 << 16) // len(again))
         self.given = 0
 

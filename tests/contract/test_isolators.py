@@ -1,7 +1,7 @@
 """Rules for every isolator: only sealed content is removed, and a kill loses nothing.
 
-The quarantine runs unchanged, with each kind of places behind it: files, a store of named blobs,
-and a bucket of S3.
+The tests run the quarantine unchanged on each kind of places: files, a store of named blobs, and a
+bucket of S3.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from hashclient.quarantine.vault import Stage, Taken
 from tests.kit import fast_directory
 
 OTHER = CONTENT[::-1]
-#: No act logs, saves or removes so often.
+#: An upper bound for the steps of one action: logging, saving, removing.
 MOST = 30
 
 
 class _Killed(BaseException):
-    """A simulated kill: no code handles it."""
+    """A simulated kill: no handler catches it."""
 
 
 class Side:
@@ -52,36 +52,36 @@ class Side:
         raise NotImplementedError
 
     def put(self, data: bytes) -> None:
-        """Put something else there."""
+        """Put other content in the place."""
         raise NotImplementedError
 
     def content(self) -> bytes | None:
-        """Return the content at the place, or the content that was moved aside to be removed."""
+        """Return the content in the place, or the content that was moved aside to be removed."""
         raise NotImplementedError
 
     def take_away(self) -> None:
-        """Remove the content, as another program does."""
+        """Remove the content, like another program."""
         raise NotImplementedError
 
     def refuse(self, patch: pytest.MonkeyPatch) -> None:
-        """Let nothing be removed."""
+        """Let each removal fail."""
         raise NotImplementedError
 
     def match(self) -> Match:
-        """Put the content there and record it as matched."""
+        """Put the content in its place, and record it as matched."""
         self.put(CONTENT)
         file = self.directory / "content"
         file.write_bytes(CONTENT)
         return self.ward.match(file, at=self.locator)
 
     def take(self, match: Match, **options: Any) -> Taken:
-        """Take what matched away."""
+        """Isolate the matched content."""
         quarantine = self.ward.open(isolator=self.isolator, **options)
         with self.ward.record() as record:
             return quarantine.take(match, record, reason="test")
 
     def is_safe(self, match: Match) -> bool:
-        """Return whether the content is in its place, or sealed whole."""
+        """Return whether the content is in its place, or sealed completely."""
         sealed = match.id in self.ward.names() and self.ward.opened(match) == CONTENT
         return sealed or self.content() == CONTENT
 
@@ -146,8 +146,8 @@ site = pytest.fixture(reached_site, scope="module")
 class ObjectSide(Side):
     """An object in a bucket that keeps versions.
 
-    obstore must not start its threads in the process of the tests, which forks later: so obstore
-    cannot use this key.
+    obstore must not start its threads in the test process, which forks later, so the key is one
+    that obstore cannot use.
     """
 
     site: Site
@@ -189,7 +189,7 @@ def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def at_event(side: Side, patch: pytest.MonkeyPatch, event: str, act: Callable[[], object]) -> None:
-    """Let something happen when an event has been logged."""
+    """Call a function when an event has been logged."""
     original = side.ward.audit.append
 
     def append(events: Any, **options: Any) -> Any:
@@ -212,7 +212,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
         assert held.is_unchanged()
         side.put(OTHER)
         held.rewind()
-        # The content of the open file is still read, even if another file has its name by now.
+        # The open file is still read, even if another file has its name by now.
         assert held.read(len(CONTENT))[:100] == CONTENT[:100]
         assert not spot.remove(held, "bbbbbbbbbb").done
     assert side.content() == OTHER
@@ -276,8 +276,8 @@ def test_content_exchanged_after_sealing_stays(side: Side, monkeypatch: pytest.M
     assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
     assert side.content() == OTHER and side.ward.opened(match) == CONTENT
     assert side.ward.get(match).in_place
-    # The next act finds that the file is gone, and that its place has the content of another
-    # person.
+    # The next action finds that the file is gone, and that another person's content is in its
+    # place.
     taken = side.take(match)
     assert taken.taken and "something else" in taken.detail and side.content() == OTHER
 
@@ -324,7 +324,7 @@ def test_a_copy_that_the_seal_key_cannot_prove_any_more_is_made_again(
 
 
 class Steps:
-    """Counts the moments before and after the calls that it wraps; a kill comes at one moment."""
+    """Counts the moments before and after the wrapped calls; a kill happens at one moment."""
 
     def __init__(self, kill_at: int) -> None:
         self.left = kill_at
@@ -363,7 +363,7 @@ def test_a_kill_between_any_two_steps_loses_nothing(
                 taken = side.take(match)
         assert side.is_safe(match)
         if taken is not None:
-            assert number == 17  # before and after each of eight steps
+            assert number == 17  # the moments before and after each of eight steps, and the end
             break
         assert side.take(match).taken
         assert side.content() is None and side.ward.opened(match) == CONTENT

@@ -1,7 +1,7 @@
-"""Rules for every source: each input is named once, in batches, and never looked at.
+"""Rules for every source: each input is named once, in batches, and is not opened.
 
-Buckets are listed by `objects.listing`, which has an interface of its own, for columns: this module
-gives it the interface of the other sources.
+`objects.listing` lists buckets with columns and another interface, so this module adapts it to the
+interface of the other sources.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OPENED: list[int] = []
 
 
 def opened(data: bytes) -> int:
-    """Return a descriptor that gives `data`."""
+    """Return a descriptor from which `data` can be read."""
     fd = os.memfd_create("names")
     os.write(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
@@ -53,7 +53,7 @@ def opened(data: bytes) -> int:
 
 @pytest.fixture(autouse=True)
 def _close() -> Iterator[None]:
-    """Close what a test has opened: a source leaves it to its caller."""
+    """Close the descriptors of a test, because a source leaves this to its caller."""
     yield
     while OPENED:
         os.close(OPENED.pop())
@@ -65,7 +65,7 @@ def _names(paths: list[str], *, null: bool) -> Source:
 
 
 class Waiting(Lister):
-    """Treats every step as a step that waits, and has threads from the beginning."""
+    """Counts each step as a wait, and uses threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
@@ -79,7 +79,7 @@ class SlowTrees(Trees):
             yield from super().batches()
 
 
-#: Lists a bucket, a page for each line that it is given.
+#: A script that lists a bucket, one page for each line of its input.
 LIST = """
 import json, os, sys
 from hashclient.core.objecturi import parse_uri
@@ -95,10 +95,10 @@ for _ in sys.stdin:
 
 
 class Bucket:
-    """A bucket whose keys are paths, listed in a process of its own: obstore starts threads."""
+    """A bucket whose keys are paths. Another process lists it, because obstore starts threads."""
 
     arguments = ()
-    #: How many objects a batch may have.
+    #: The most objects of a batch, plus one.
     MOST = PAGE_OBJECTS * TOGETHER + 1
 
     def __init__(self, site: Site, scheme: str, paths: list[str]) -> None:
@@ -167,7 +167,7 @@ def site() -> Iterator[Site]:
     site.close()
 
 
-#: The server of buckets.
+#: The server of buckets, once it is started.
 SITES: list[Site] = []
 
 MAKERS: dict[str, Make] = {
@@ -201,12 +201,12 @@ def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
 def test_each_input_is_named_once_in_batches_of_a_useful_size(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
 ) -> None:
-    monkeypatch.setattr(interface, "TASK_S", 600.0)  # however busy the machine is
+    monkeypatch.setattr(interface, "TASK_S", 600.0)  # even a busy machine needs less time
     names = [f"{n % 7}/{n}" for n in range(3 * TASK_NAMES)] + ["a b", "ü", "\udcff", "x\\y"]
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
     paths = [f"{tree}/{name}" for name in names]
     source = make(paths)
-    if isinstance(source, Bucket):  # a key has characters
+    if isinstance(source, Bucket):  # a key consists of characters
         paths = [path for path in paths if path.isprintable()]
         source = make(paths)
     batches = list(source.batches())
@@ -237,14 +237,14 @@ def test_the_last_inputs_are_named_wherever_a_batch_is_full(
 def test_listing_goes_no_further_than_it_is_asked_to(
     make: Make, tmp_path: Path, site: Site
 ) -> None:
-    """A caller that stops in the middle leaves nothing open."""
+    """A caller that stops in the middle leaves no directory open."""
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(3 * TASK_NAMES)})
     source = make([f"{tree}/{n}" for n in range(3 * TASK_NAMES)])
     before = open_files()
     items = source.batches()
     assert not isinstance(next(items), Outcome)
-    if isinstance(source, Bucket):  # the server is in this process, and has files of its own
-        # Of Google and Azure, a page says first whether keys begin with a slash.
+    if isinstance(source, Bucket):  # the server has open files in this process
+        # For Google and Azure, one more page shows whether keys begin with a slash.
         assert source.pages_asked == (1 if source.scheme == "s3" else 2)
         return
     del items
@@ -338,7 +338,7 @@ print(count)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_names() -> None:
-    """The test lists a million names, with no more memory than at the beginning."""
+    """The test lists a million names with no more memory than at the beginning."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20))

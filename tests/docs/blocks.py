@@ -1,4 +1,4 @@
-"""Fenced blocks of the documents, and a place to run their commands: a shell with `hashclient`.
+"""Fenced blocks of the documents, and a shell in which their commands run as `hashclient`.
 
 A block that a test runs has a comment on the line before it, `<!-- test: NAME -->`, which readers
 of the rendered page do not see.
@@ -18,13 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-#: The guide to operations: its first page, and a page for each question.
+#: The pages of the guide to operations: its first page, and a page for each question.
 OPERATIONS = (DOCS / "operations.md", *sorted((DOCS / "operations").glob("*.md")))
 DOCUMENTS = sorted(
     {*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("provider/*.md"), *OPERATIONS}
 )
 
-#: Seconds that a whole document may take; far above what any needs.
+#: The seconds that a whole document may take, far more than any document needs.
 TIMEOUT_S = 60
 
 _BLOCK = re.compile(
@@ -33,7 +33,7 @@ _BLOCK = re.compile(
 
 
 def text_of(document: Path | Iterable[Path]) -> str:
-    """Return the text of a document, or of several together: the place of a text is free."""
+    """Return the text of one or several documents, because a text may be in any of them."""
     pages = [document] if isinstance(document, Path) else document
     return "\n".join(page.read_text() for page in pages)
 
@@ -75,7 +75,7 @@ def free_port() -> int:
 
 
 def run_command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command with more variables in its environment."""
+    """Run the real command with additional environment variables."""
     return subprocess.run(
         [sys.executable, "-m", "hashclient", *words],
         env={**os.environ, **variables},
@@ -90,7 +90,8 @@ def run_command(*words: str, **variables: str) -> subprocess.CompletedProcess[st
 def run_script(script: str, directory: Path) -> tuple[int, str]:
     """Run a bash script in `directory`; return its exit code and the text of both streams together.
 
-    `hashclient` is this checkout's, and whatever the script leaves running ends with it.
+    `hashclient` runs this checkout's code, and processes that the script leaves running end with
+    it.
     """
     tools = directory / ".tools"
     tools.mkdir()

@@ -11,21 +11,21 @@ import click
 from hashclient.cli.main import cli
 from tests.kit.context import context_of
 
-#: At the beginning of a command; `/usr/local/bin/` and the like may stand before it.
+#: An invocation at the beginning of a command, perhaps with a path such as `/usr/local/bin/`.
 _INVOCATION = re.compile(r"(?:^|[;&|(] *|ExecStart=)(?:/\S*/)?hashclient +(?P<rest>\S.*)$")
 
 
 def invocations(script: str) -> Iterator[str]:
-    """Yield what follows the word `hashclient` in the commands of a shell script or a unit file."""
+    """Yield the words behind `hashclient` in the commands of a shell script or a unit file."""
     for line in script.replace("\\\n", " ").splitlines():
         found = _INVOCATION.search(line.strip())
         if found is not None:
-            # Words behind an operator belong to other commands.
+            # Words behind an operator belong to another command.
             yield re.split(r" (?:\|\|?|&&|;|\d?>|<) ?", found["rest"])[0]
 
 
 def check_invocation(rest: str) -> str:
-    """Fail unless the words after `hashclient` are a command and options that it has; return it."""
+    """Check that the words are an existing command with its options, and return the command."""
     words = shlex.split(rest, comments=True)
     command: click.Command = cli
     context = context_of(cli, info_name="hashclient")

@@ -1,4 +1,4 @@
-"""The page on alerts: its commands run as they stand, its table is that of the code."""
+"""The page on alerts: its commands run as written, and its table agrees with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The document of the Python API: its example runs as it stands, and names all that is public."""
+"""The document of the Python API: its example runs as written; all public names are in it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.unit.test_architecture import MODULES, USES, room
 pytestmark = pytest.mark.docs
 
 ARCHITECTURE = DOCS / "architecture.md"
-#: A cell of a table has at most this number of words; a room with more modules has a table of them.
+#: The most words of a table's cell; a room with more modules has a separate table.
 WORDS_OF_A_CELL = 80
 
 

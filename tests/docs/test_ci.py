@@ -1,4 +1,4 @@
-"""The examples for CI: valid for the hosts' own schemas, and run against a provider on loopback."""
+"""The CI examples are valid for the hosts' own schemas, and run against a provider on loopback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def action_steps() -> list[dict[str, Any]]:
 
 
 def component() -> tuple[str, str, dict[str, str]]:
-    """Return the component's header, its job for the inputs of the document, and the inputs."""
+    """Return the component's header, its job with the inputs of the document, and the inputs."""
     header, job = COMPONENT.read_text().split("\n---\n")
     (block,) = marked_blocks(CI, "gitlab")
     (included,) = _load(block)["include"]
@@ -70,7 +70,7 @@ def component_job() -> dict[str, Any]:
 
 
 def scripts() -> Iterator[str]:
-    """Yield what the action, and what the component, run."""
+    """Yield the scripts that the action and the component run."""
     yield "\n".join(step.get("run", "") for step in action_steps())
     yield "\n".join(component_job()["script"])
 
@@ -88,7 +88,7 @@ def valid(schema: str, path: Path) -> None:
 
 
 def test_they_are_valid(tmp_path: Path) -> None:
-    """GitLab reads a header, fills the inputs in, and only then has a job."""
+    """GitLab reads the header, inserts the inputs, and only then reads the job."""
     valid("vendor.github-workflows", GITHUB)
     valid("vendor.github-actions", ACTION)
     (included,) = marked_blocks(CI, "gitlab")
@@ -141,7 +141,7 @@ def test_actions_are_pinned_to_a_commit() -> None:
 
 
 def test_no_step_has_an_expression_in_its_script() -> None:
-    """Names that others choose (branches, files) would be run as code; a variable is only text."""
+    """Names of branches or files in an expression would run as code; a variable is only text."""
     assert not [step for step in action_steps() if "${{" in step.get("run", "")]
     assert "$[[" not in COMPONENT.read_text().partition("  script:")[2]
 
@@ -166,14 +166,14 @@ def assignments(path: Path) -> dict[str, str]:
 
 @dataclass
 class Runner:
-    """A machine of a CI host: a checkout of a project, and what the host puts around a script."""
+    """A machine of a CI host: a checkout of a project, and the host's environment for a script."""
 
     directory: Path
     site: Site
     token: str
     files: dict[str, bytes]
     seal_key: str = SEAL_KEY
-    #: The commit at which a pull request, or a merge request, begins.
+    #: The commit at which a pull request or merge request starts.
     base: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     #: For each step that ran: its name, its exit code and its output.
@@ -187,7 +187,7 @@ class Runner:
             directory.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.site.repository.root_file, self.project / ".hashclient" / "root.json")
         (self.project / ".hashclient" / "requirements.txt").write_text("hashclient\n")
-        # No package is installed: this `python` makes environments with this checkout in them.
+        # No package is installed: this `python` makes environments that contain this checkout.
         start = shlex.join([sys.executable, "-P", "-m", "hashclient"])
         shim = tools / "python"
         shim.write_text(
@@ -199,7 +199,7 @@ class Runner:
         shim.chmod(0o755)
         self.environ = {
             **environment(
-                # The provider on loopback has an authority of its own.
+                # The provider on loopback has its own certificate authority.
                 HASHCLIENT_INIT_CA=str(self.site.endpoint.ca),
                 HOME=str(self.directory),
                 RUNNER_TEMP=str(self.temp),
@@ -246,7 +246,7 @@ class Runner:
         return re.sub(r"\$\{\{ *([a-zA-Z_.-]+) *\}\}", lambda m: known[m[1]], text)
 
     def github(self) -> int:
-        """Run the action of the workflow until a step fails; return the last one's exit code."""
+        """Run the steps of the action until one fails; return the exit code of the last step."""
         *_, used = load(GITHUB)["jobs"]["scan"]["steps"]
         assert used["uses"].partition("@")[0].endswith(f"/{ACTION.parent.relative_to(ROOT)}")
         action, code = load(ACTION), 0
@@ -280,7 +280,8 @@ class Runner:
 
     def gitlab(self) -> int:
         """Run the job of the component, and return its exit code."""
-        for path in (self.project, *self.project.rglob("*")):  # as GitLab's helper makes a checkout
+        # GitLab's helper makes a checkout with these modes.
+        for path in (self.project, *self.project.rglob("*")):
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | 0o222)
         known = {
@@ -293,20 +294,20 @@ class Runner:
         job = component_job()
         for name, value in job["variables"].items():
             known[name] = re.sub(r"\$(\w+)", lambda m: known[m[1]], value)
-        # The runner runs all parts as one script, in one shell.
+        # The runner runs all parts as one script in one shell.
         script = "\n".join(job["script"]).replace("/tmp/", f"{self.temp}/")
         code, said = self.shell(script, "-eo", "pipefail", **known)
         self.ran.append(("script", code, said))
         return code
 
     def leave(self) -> None:
-        """Do what a host does before the next job."""
+        """Clean up as a host does before the next job."""
         for path in (self.temp, self.project / ".hashclient" / "state"):
             shutil.rmtree(path, ignore_errors=True)
         self.temp.mkdir()
 
     def results(self, path: Path) -> list[str]:
-        """Return the names that a SARIF file has results for."""
+        """Return the names of files with results in a SARIF file."""
         (run,) = json.loads(path.read_text())["runs"]
         found = [r["locations"][0]["physicalLocation"]["artifactLocation"] for r in run["results"]]
         return sorted(unquote(location["uri"]) for location in found)
@@ -328,7 +329,7 @@ HOSTS = pytest.mark.parametrize("host", ["github", "gitlab"])
 
 
 def sarif_of(runner: Runner, host: str) -> Path:
-    """Return where a job has written its SARIF file, by the path that it gives to its host."""
+    """Return the path of a job's SARIF file, as the job names it to its host."""
     if host == "github":
         value: str = load(ACTION)["outputs"]["sarif"]["value"]
         return Path(runner.value(value, {}))
@@ -356,7 +357,7 @@ def test_a_job_ends_with_the_exit_code_of_its_scan(
         assert str(path) in runner.ran[-2][2]
         annotation = {0: "Every", 10: "::error::A file is on a list", 3: "::error::Nothing found"}
         assert runner.ran[-1][2].startswith(annotation[code])
-    # Neither a secret nor the name of a file is in the log of the job.
+    # The log of the job has neither a secret nor the name of a file.
     said = "".join(text for _, _, text in runner.ran if not text.startswith("{"))
     assert site.token not in said and SEAL_KEY not in said and "images" not in said
 
@@ -364,7 +365,7 @@ def test_a_job_ends_with_the_exit_code_of_its_scan(
 @pytest.mark.slow
 @HOSTS
 def test_a_change_is_checked_by_its_files_alone(site: Site, tmp_path: Path, host: str) -> None:
-    """A listed file that existed before is not among these files, and neither is a deleted one."""
+    """These files exclude a listed file that existed before, and a deleted file."""
     runner = Runner(tmp_path, site, site.token, CLEAN | {"old.dat": LISTED, "kept.dat": LISTED})
     runner.base = runner.commit("echo .hashclient/state >> .git/info/exclude")
     odd = "echo new > $'a\\nname'; chmod +x src/main.py; rm old.dat"
@@ -423,7 +424,7 @@ def test_a_job_with_a_wrong_token(site: Site, tmp_path: Path, host: str) -> None
 
 @pytest.mark.slow
 def test_a_scan_that_cannot_begin_uploads_nothing(site: Site, tmp_path: Path) -> None:
-    """Its exit code is the job's. Its report says that it failed: it would close alerts."""
+    """The job has the scan's exit code. The report of a failed scan would close alerts."""
     runner = Runner(tmp_path, site, site.token, CLEAN)
     runner.environ["HASHCLIENT_SCAN_JOBS"] = "none"
     assert runner.github() == 2
@@ -436,7 +437,7 @@ def test_a_scan_that_cannot_begin_uploads_nothing(site: Site, tmp_path: Path) ->
 @pytest.mark.slow
 @CASES
 def test_the_pre_commit_hook(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
-    """The hook is called in pre-commit's way: the entry, its arguments, then names of files."""
+    """The hook is called as pre-commit does: the entry, its arguments, then names of files."""
     (hook,) = load(HOOKS)
     assert hook["language"] == "python" and hook["types"] == ["file"]
     state = tmp_path / "state"
@@ -473,13 +474,13 @@ no_actions = false
 
 @dataclass
 class Machine:
-    """The machine of a committer or a runner: with a policy that quarantines and reports."""
+    """The machine of a committer or a runner, with a policy that quarantines and reports."""
 
     state: Path
     runner: Runner
 
     def untouched(self) -> bool:
-        """Return whether the match is recorded, and nothing else was done or is wanted."""
+        """Return whether the match is recorded, but no action was done and no report is wanted."""
         with Matches(self.state) as record:
             found = [(match.state, match.in_place) for match in record.find()]
             wanted = record.wanting_report()
@@ -509,7 +510,7 @@ def machine(site: Site, tmp_path: Path) -> Machine:
 def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     machine: Machine, options: list[str]
 ) -> None:
-    """The configuration, the environment and the `args` of a project do not change that."""
+    """The configuration, the environment and the `args` of a project cannot change this."""
     (hook,) = load(HOOKS)
     words = [*shlex.split(hook["entry"]), *options, "--", *CLEAN, "images/a.dat"]
     script = f"PATH=../venv/bin:$PATH; {shlex.join(words)}"
@@ -518,7 +519,7 @@ def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     )
     assert found == 10, said
     assert machine.untouched()
-    # The next scan that is not a hook finds the file, and does what the policy says.
+    # The next scan outside of the hook finds the file and does the actions of the policy.
     again = [word for word in words if word != "--no-actions"]
     script = f"PATH=../venv/bin:$PATH; {shlex.join(again)}"
     found, said = machine.runner.shell(script, HASHCLIENT_STATE_DIR=str(machine.state))
@@ -528,7 +529,7 @@ def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
 
 @pytest.mark.slow
 def test_the_scans_of_the_examples_take_nothing_away(machine: Machine) -> None:
-    """If a runner is kept from job to job, its configuration may allow actions."""
+    """If a runner is reused for other jobs, its configuration may allow actions."""
     (scan,) = [step["run"] for step in action_steps() if step.get("id") == "scan"]
     (other,) = marked_blocks(CI, "others")
     (line,) = [line for line in invocations(other) if " scan " in f" {line}"]
@@ -579,7 +580,7 @@ def test_a_job_goes_on_after_an_outage_and_not_without_a_list(tmp_path: Path) ->
         words = [*shlex.split(hook["entry"]), *hook["args"], *CLEAN]
         code, said = runner.shell(with_the_command(shlex.join(words)), **variables)
         assert code == 8, said
-        # An outage alone is no reason to stop, when all lists are here.
+        # If all lists are present, an unreachable provider does not stop the job.
         (tmp_path / "other").rename(kept_back)
         assert mirror.call("fetch").code == 0
         (public / "metadata" / "timestamp.json").unlink()

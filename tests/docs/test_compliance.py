@@ -1,4 +1,4 @@
-"""docs/compliance.md: the commands that it names as evidence exist, and run as they are written."""
+"""docs/compliance.md: the commands that it names as evidence exist, and run as written."""
 
 from __future__ import annotations
 

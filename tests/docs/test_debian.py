@@ -21,11 +21,11 @@ from tests.kit import ROOT
 pytestmark = pytest.mark.docs
 
 PAGE = DOCS / "debian.md"
-#: The path that Debian's administrators have.
+#: The `PATH` of Debian's administrators.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SCRIPTS = ("postinst", "prerm", "postrm")
 
-#: After the quick start, in its folder: a folder that is watched, and a program that asks.
+#: A script for the folder of the quick start: a watch of a folder, and a daemon with a client.
 MORE = """
 hashclient watch --format jsonl files > watched 2> watch.log & watch=$!
 until grep -qs watching watch.log; do kill -0 $watch; sleep 0.1; done
@@ -81,12 +81,12 @@ def test_the_package_is_the_same_twice(package: Path, tmp_path: Path) -> None:
 @pytest.mark.deep
 def test_lintian_finds_no_error(package: Path) -> None:
     needs("lintian")
-    # As root, lintian warns; its exit code only counts errors.
+    # lintian warns when root runs it, but its exit code counts only errors.
     output_of("lintian", "--allow-root", "--fail-on=error", package)
 
 
 def inside(root: Path, *words: str) -> str:
-    """Run a program as root in a chroot that has a network of its own, loopback alone."""
+    """Run a program as root in a chroot whose network has only loopback."""
     return output_of(
         *("bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run"),
         *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--cap-add", "ALL", "--clearenv"),
@@ -103,7 +103,7 @@ def test_it_is_installed_used_upgraded_removed_and_purged(package: Path, tmp_pat
     options = ("--quiet", "--mode=root", "--variant=minbase", f"--include={included}")
     output_of("mmdebstrap", *options, SUITE, root)
     shutil.copy(package, root / "first.deb")
-    # The same package, as a later version.
+    # The same package is built with a later version.
     output_of("dpkg-deb", "-R", package, tmp_path / "again")
     control = tmp_path / "again/DEBIAN/control"
     control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 9", control.read_text()))
@@ -132,7 +132,7 @@ def test_it_is_installed_used_upgraded_removed_and_purged(package: Path, tmp_pat
     found = inside(root, *matches)
     assert "new.txt" in found
 
-    # A unit that the administrator has enabled.
+    # The administrator has enabled this unit.
     link = wants / "timers.target.wants/hashclient-scan.timer"
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to("/usr/lib/systemd/system/hashclient-scan.timer")

@@ -45,7 +45,7 @@ def test_every_class_of_errors_has_a_code_of_its_own_kind() -> None:
     ("code", "says"), [(0, "clean"), (10, "match"), (11, "match, and"), (4, "provider"), (3, "no")]
 )
 def test_the_scripts_run(tmp_path: Path, code: int, says: str) -> None:
-    """The scripts are tried with a command that ends with each code that they tell apart."""
+    """The scripts are tried with a command that ends with each code that they distinguish."""
     blocks = marked_blocks(DOCUMENT, "exit-codes")
     command = f"hashclient() {{ return {code}; }}\n"
     done, output = run_script(command + "".join(blocks), tmp_path)

@@ -1,6 +1,4 @@
-"""docs/fleet.md: its commands run in this form, its tables are those of the program, and its
-playbook sets this machine up.
-"""
+"""docs/fleet.md: commands run as written, tables agree with the program, the playbook works."""
 
 from __future__ import annotations
 
@@ -127,7 +125,7 @@ def test_the_playbook_has_commands_that_are_there_and_one_module_a_task() -> Non
     assert commands == ["init", "fetch", "scan", "fetch", "audit verify"]
 
 
-#: For a cron that keeps its table in one file.
+#: A `crontab` program for a cron that keeps its table in one file.
 CRONTAB = """#!/bin/sh
 if [ "$1" = -l ]; then exec cat "$CRONTAB"; else exec cp "$1" "$CRONTAB"; fi
 """
@@ -137,7 +135,7 @@ if [ "$1" = -l ]; then exec cat "$CRONTAB"; else exec cp "$1" "$CRONTAB"; fi
 def test_the_playbook_sets_up_this_machine_from_a_folder_and_changes_nothing_again(
     tmp_path: Path,
 ) -> None:
-    """The server has a virtual environment and no index: the folder has all needed packages."""
+    """The server has a virtual environment but no index, so the folder has all needed packages."""
     there, state, place = (tmp_path / name for name in ("machine", "state", "fleet"))
     (play := tmp_path / "play").mkdir()
     (tree := tmp_path / "tree").mkdir()
@@ -164,7 +162,7 @@ def test_the_playbook_sets_up_this_machine_from_a_folder_and_changes_nothing_aga
     )
 
     def run_there(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        # Ansible forks beside its threads, and may hang: then this test fails.
+        # Ansible forks beside its threads and may hang; the test then fails.
         return subprocess.run(
             words,
             cwd=play,
@@ -224,7 +222,7 @@ def test_the_playbook_writes_configuration_and_roster_that_are_read(tmp_path: Pa
     roster = by_name["Begin the roster"]["ansible.builtin.lineinfile"]["line"] + "\n" + line
     (tmp_path / "roster.toml").write_text(roster)
     assert load_roster(tmp_path / "roster.toml") == {"web-1": "0" * 64}
-    # A machine with another key than before is not pinned again by the next run.
+    # If a machine has another key than before, the next run does not pin it again.
     assert "regexp" not in by_name["Note the key in the roster"]["ansible.builtin.lineinfile"]
     (tmp_path / "roster.toml").write_text(f"{roster}\n{line.replace('0' * 64, '1' * 64)}\n")
     with pytest.raises(UsageError, match="not a roster"):

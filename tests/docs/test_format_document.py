@@ -45,7 +45,7 @@ def text_of(name: str) -> str:
 
 
 def documented_hash(entry_id: bytes) -> int:
-    """Hash an id as docs/format.md says, with nothing of the package."""
+    """Return the hash of an id, computed as docs/format.md says, without the package's code."""
 
     def mix(z: int) -> int:
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -104,10 +104,10 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
 
 
 def test_every_must_names_the_tests_that_prove_it() -> None:
-    """A client refuses whatever breaks a must: each has a test of that, in a comment behind it."""
+    """Each "must" has a comment that names tests of a client that refuses violations."""
     text = (DOCS / "format.md").read_text()
     existing = names_of_tests(ROOT / "tests")
-    # The opening paragraphs say what the word means.
+    # The first paragraphs only define the word "must".
     _, _, rules = text.partition("\n## ")
     parts = re.split(r"\n\n(?!<!-- must)|\n(?=- )|\n(?=[0-9]\\. )", rules)
     with_must = [part for part in parts if re.search(r"\bmust\b", part.partition("<!--")[0])]
@@ -175,7 +175,7 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         typed, _, code = command.partition("# exit ")
         typed = typed.replace("TIME", f"{datetime.now(UTC) + timedelta(days=40):%Y-%m-%d}")
         if "DIGEST" in typed:
-            # People read the digest to each other, from the output of `draft show`.
+            # People read the digest in the output of `draft show` to each other.
             draft = Path(typed.split()[3])
             typed = typed.replace("DIGEST", load_draft(draft).digest)
         words = [

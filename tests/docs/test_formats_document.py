@@ -1,4 +1,4 @@
-"""The document of the formats: every example is real output, every limit and field is there."""
+"""The document of the formats: examples are real output; all limits and fields are in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The help: every command has some, every option is described, examples are real commands."""
+"""The help: every command has one, every option is described, examples are real commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 80
 def commands(
     command: click.Command = cli, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Yield every command and group with its words, the program's own first."""
+    """Yield every command and group with its words, beginning with the program."""
     yield path, command
     if isinstance(command, click.Group):
         context = context_of(command)
@@ -72,7 +72,7 @@ def examples() -> list[tuple[tuple[str, ...], str]]:
     for path, command in ALL.items():
         text = (command.help or "").replace("\\\n", " ")
         for line in re.findall(r"^ +(?:.*\| )?(hashclient .+)$", text, re.MULTILINE):
-            # An explanation follows two blanks or more; another command follows a bar.
+            # An explanation follows two or more blanks, and another command follows a bar.
             shown = re.split(r" {2,}| \| ", re.sub(r" {6,}(?=-)", " ", line))[0]
             found.append((path, shown))
     return found
@@ -86,12 +86,12 @@ def test_every_example_is_a_command_with_such_options(line: str) -> None:
     context = context_of(cli, info_name="hashclient")
     while isinstance(command, click.Group):
         if command.invoke_without_command and (not words or words[0].startswith("-")):
-            break  # a group that does something by itself, with its own options
+            break  # this group is also a command with its own options
         words = words[1:] if words[0].startswith("-") else words
         child = command.get_command(context, words.pop(0))
         assert child is not None, line
         command = child
-    # Only parsing: no file is opened, so a file need not exist.
+    # The command is only parsed, so its files need not exist.
     known = {flag for option in command.params for flag in option.opts}
     for word in words:
         if word.startswith("--") or (len(word) == 2 and word[0] == "-" and word[1] != "-"):

@@ -26,12 +26,12 @@ from tests.kit import ROOT
 pytestmark = pytest.mark.docs
 
 PAGE = DOCS / "image.md"
-#: The registries may be slow.
+#: The limit in seconds for a build, because registries may be slow.
 BUILD_S = 1200
 
 
 def needs(*programs: str, root: bool = False) -> None:
-    """Skip the test if a program is missing, or the rights of root."""
+    """Skip the test if a program is missing or the user is not root."""
     missing = [name for name in programs if shutil.which(name) is None]
     if missing:
         pytest.skip(f"there is no {', '.join(missing)}")
@@ -50,7 +50,7 @@ class Container:
 
     root: Path
     config: dict[str, Any]
-    #: Places in the container, and the directories that are mounted there.
+    #: Directories that are mounted, by their paths in the container.
     mounts: dict[str, Path]
 
     def command(self, *words: str) -> list[str]:
@@ -115,7 +115,8 @@ def test_nothing_is_compiled_at_a_start(container: Container) -> None:
     for folder in (LIBRARY, SITE):
         for path in (container.root / folder).rglob("*.py"):
             made = path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc"
-            # By its flags (PEP 552) the file has no date, and is used without a look at its source.
+            # By its flags (PEP 552), the file has no date and is used without a check of its
+            # source.
             assert made.read_bytes()[4:8] == b"\1\0\0\0", path
 
 
@@ -148,7 +149,7 @@ def test_the_examples_scan_and_answer_by_their_socket(
     for folder in (files, secret):
         folder.chmod(0o755)
     os.chown(shared, USER, USER)
-    # Places that the examples mount must exist: the program that runs containers makes them.
+    # A container program creates the mount points of the examples, so the test does it, too.
     for place in ("srv/files", "run/hashclient", "srv/secret"):
         (container.root / place).mkdir(parents=True, exist_ok=True)
     mounts = {

@@ -1,4 +1,4 @@
-"""Every link in a document leads somewhere, and none speaks of the machine it was made on."""
+"""Every link in a document has a target, and none contains a path of the author's machine."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.Monk
         for words in later:
             assert call(*words).code == 0
         assert site.call("fetch").code == 0
-        # An acknowledged notice with another text is open again, and is then taken back.
+        # An acknowledged notice with a new text is open again, and is then withdrawn.
         listed = site.call("notices", "list", "--show-all").out
         assert re.findall(r"^main/(\S+)  \[Minor\]  (\w+)", listed, re.MULTILINE)[1:] == [
             ("n-2", "cancelled"),

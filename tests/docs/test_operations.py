@@ -70,13 +70,12 @@ from tests.unit.test_prometheus import full
 pytestmark = pytest.mark.docs
 
 METRICS = "## Metrics"
-#: A page may have fewer words than this; the examples are not counted. The reference of keys has no
-#: limit.
+#: The limit of words of a page, without its examples. The reference of keys has no limit.
 WORDS_OF_A_PAGE = 700
 REFERENCE = DOCS / "operations" / "configuration.md"
-#: The tables that the policy of an example needs.
+#: The table that the policy of an example refers to.
 MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
-#: A public key whose secret key nobody has.
+#: A public key whose secret key was dropped.
 RECIPIENT = x25519.Identity.generate().to_public()
 FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
@@ -107,7 +106,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[click.Op
 
 
 def variables() -> set[str]:
-    """Return the names of all variables that the program reads."""
+    """Return the names of all environment variables that the program reads."""
     found = options(cli, context_of(cli))
     return {*OTHER_VARIABLES, *(name for option in found for name in option_variables(option))}
 
@@ -185,7 +184,7 @@ def test_the_example_is_a_configuration(tmp_path: Path) -> None:
     )
     assert settings.state_dir == Path("/var/lib/hashclient")
     assert set(settings.config.commands) == {"scan", "fetch"}
-    # Each command checks its own table before it notices missing lists.
+    # A wrong table of the command would be reported before the missing lists.
     words = ("--config", str(path), "--state-dir", str(tmp_path), "scan", "x")
     done = run_command(*words, HASHCLIENT_SEAL_KEY="00" * 32)
     assert done.returncode == ExitCode.STATE, done.stderr
@@ -245,7 +244,7 @@ def test_the_monitor_says_what_is_wrong(tmp_path: Path, code: int, says: str) ->
     (block,) = marked_blocks(OPERATIONS, "monitor")
     ended, output = run_script(f"hashclient() {{ return {code}; }}\n{block}", tmp_path)
     assert output.startswith(says)
-    # The codes of Nagios.
+    # Nagios uses these codes.
     assert ["OK", "WARNING", "CRITICAL"][ended] == says.partition(":")[0]
 
 
@@ -262,7 +261,7 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]
     assert {name for names in used for name in names} <= set(described)
-    # A machine without any metrics fires only this alert.
+    # Only this alert fires for a machine without any metrics.
     assert "absent(hashclient_build_info)" in {rule["expr"] for rule in group["rules"]}
     states = {s for rule in group["rules"] for s in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= set(MatchState)
@@ -391,7 +390,7 @@ def test_a_backed_up_state_is_restored(
         assert re.search(r"^list baseline: ", told, re.MULTILINE)
         assert re.search(r"^matches +1 quarantined$", told, re.MULTILINE)
         assert re.search(r"^quarantine +1 file, ", told, re.MULTILINE)
-        # The isolated file is there again, too, for anyone who has the key.
+        # The isolated file can be restored by anyone who has the key.
         (match,) = site.run("matches", "--format", "jsonl").lines
         key = tmp_path / "officer.key"
         back = site.run("quarantine", "restore", match["id"], "--identity", key, *FORCE)

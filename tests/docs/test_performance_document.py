@@ -1,4 +1,4 @@
-"""The figures of docs/performance.md: each names its commit, and is renewed alone."""
+"""The figures of docs/performance.md: each names its commit, and is renewed separately."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def test_rows_of_one_scenario_are_renewed_and_others_stay_as_they_were_measured(
         in text
     )
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    # A commit without a remaining row is not named, and a scenario that no longer exists is not
-    # named either.
+    # A commit without a remaining row is removed, and so is a scenario that no longer exists.
     renew(page, monkeypatch, "ccccccc", 1, "lookup")
     assert "aaaaaaa" not in page.read_text()
     document.write_figures(page, 1, {}, ORDER[:2])
@@ -71,7 +70,7 @@ def test_each_row_of_the_page_is_of_a_scenario_in_it_and_says_what_it_was_measur
     measured = set(re.findall(r"^- (`[^`]+`, [0-9.]+): ", figures, re.MULTILINE))
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| (`[^`]+`, [0-9.]+) \|$", figures, re.MULTILINE)
     assert rows and {name for name, _ in rows} <= set(scenarios)
-    # The sentence about goals agrees with the rows.
+    # The sentence about missed goals agrees with the rows.
     table = [line for line in figures.splitlines() if line.startswith("| `")]
     assert "\n".join(document.missed(table)) in figures
     assert {where for _, where in rows} == measured

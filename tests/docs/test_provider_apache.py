@@ -29,9 +29,9 @@ from tests.kit import call, wait_until
 
 PATHS = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 APACHE = shutil.which("apache2", path=PATHS) or shutil.which("httpd", path=PATHS)
-#: Folders in which packages have the modules, below the directory above that of the program.
+#: Folders in which distributions install modules, below the parent of the program's directory.
 FOLDERS = ("lib/apache2/modules", "lib64/httpd/modules", "libexec/apache2", "modules")
-#: Directives around the written configuration: all other files stay in one directory.
+#: Directives around the written configuration that keep all other files in one directory.
 MAIN = """
 ServerRoot {directory}
 ServerName localhost
@@ -53,7 +53,7 @@ pytestmark = [
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that every account can pass, unlike the directories of pytest."""
+    """A directory that every account can enter, unlike the directories of pytest."""
     with tempfile.TemporaryDirectory(prefix="hashclient-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -72,7 +72,7 @@ def serving(directory: Path, written: str, port: int) -> Iterator[None]:
         if (folder / f"mod_{name}.so").exists()
     ]
     user = ""
-    if os.geteuid() == 0:  # as on a real machine: another account than that of the lists
+    if os.geteuid() == 0:  # as on a real machine, Apache does not run as the owner of the lists
         nobody = pwd.getpwnam("nobody")
         user = f"User nobody\nGroup {grp.getgrgid(nobody.pw_gid).gr_name}"
     (directory / "mime.types").touch()
@@ -135,7 +135,7 @@ def test_apache_accepts_the_tokens_of_clients_for_their_lists(directory: Path) -
                 headers = [("Authorization", f"Bearer {token}") for token in tokens]
                 return browser.get(path, headers=headers).status_code
 
-            # A token whose time is nearly over has ended: Apache knows only the local time.
+            # Apache knows only the local time, so a token that soon expires is refused already.
             assert {status(token) for token in (short, gone, some.upper(), some[:-1])} == {401}
             assert status() == status(some, every) == 401
             assert status(every, path="") in {403, 404}

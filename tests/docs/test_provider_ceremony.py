@@ -23,7 +23,7 @@ FETCH = "hashclient --state-dir client fetch\n"
 
 
 def run(steps: list[str], directory: Path) -> str:
-    """Run steps that all have to succeed; return their output."""
+    """Run steps that all have to succeed, and return their output."""
     for number, name in enumerate(("entries.csv", "more.txt", "another.txt")):
         (directory / name).write_text(f"{number:032x}  file {number}\n")
     script = EXPECTED_EXIT.sub(checked, "".join(steps)).replace("PORT", str(free_port()))

@@ -45,7 +45,7 @@ SITE = Site(
     Path("/etc/ssl/lists/server.key"),
 )
 TOKEN = "5d0c9e1f6a7b4c38-alice-example"
-#: Directives around the documented configuration: all other files stay in one directory.
+#: Directives around the documented configuration that keep all other files in one directory.
 MAIN = """
 daemon off; master_process on; worker_processes 1; pid nginx.pid; error_log error.log; {user}
 events {{ worker_connections 64; }}
@@ -70,9 +70,9 @@ class Nginx:
     def __init__(
         self, directory: Path, documented: str, repository: Repository | None = None
     ) -> None:
-        """Publish, and write the configuration, with the paths and the port of a test.
+        """Publish, and write the configuration with the paths and the port of a test.
 
-        If a `repository` is given, it is served instead.
+        If a `repository` is given, this repository is served instead.
         """
         self.directory = directory
         self.authority = Authority(directory)
@@ -99,7 +99,7 @@ class Nginx:
             documented = documented.replace(path, str(here))
         assert "/etc/" not in documented
         user = ""
-        if os.geteuid() == 0:  # as on a real machine: another account than that of the lists
+        if os.geteuid() == 0:  # as on a real machine, nginx does not run as the owner of the lists
             nobody = pwd.getpwnam("nobody")
             user = f"user nobody {grp.getgrgid(nobody.pw_gid).gr_name};"
         text = MAIN.format(user=user, documented=documented)
@@ -136,11 +136,11 @@ class Nginx:
         return self.call("init", url, "--root", root, "--ca", self.authority.ca, *options)
 
     def connections(self) -> list[list[str]]:
-        """Return what nginx has logged: connection, address, status, TLS, HTTP."""
+        """Return the lines of nginx's log: connection, address, status, TLS, HTTP."""
         return [line.split() for line in (self.directory / "access.log").read_text().splitlines()]
 
     def statuses(self) -> list[dict[str, Any]]:
-        """Return what the client says of its lists."""
+        """Return the client's status of its lists."""
         found: dict[str, Any] = json.loads(self.call("status", "--format", "json").out)
         return [{**entry, "list": entry["name"]} for entry in found["lists"]]
 
@@ -154,7 +154,7 @@ class Nginx:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that every account can pass, unlike the directories of pytest."""
+    """A directory that every account can enter, unlike the directories of pytest."""
     with tempfile.TemporaryDirectory(prefix="hashclient-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -186,7 +186,7 @@ def test_tokens(directory: Path) -> None:
 
 
 def check_answers(nginx: Nginx, token: str = TOKEN) -> None:
-    """Check what docs/format.md asks of a server."""
+    """Check the answers that docs/format.md requires of a server."""
     (segment,) = nginx.repository.public.glob("targets/lists/baseline/*.parquet")
     path = segment.relative_to(nginx.repository.public).as_posix()
     with httpx.Client(
@@ -211,14 +211,14 @@ def check_answers(nginx: Nginx, token: str = TOKEN) -> None:
 
 
 def rendered(repository: Repository, now: datetime) -> str:
-    """Return what `server-config nginx` writes, under the paths that are documented."""
+    """Return the output of `server-config nginx`, with the documented paths."""
     made = call(
         *("provider", "server-config", "nginx", repository.directory),
         *("--server-name", "lists.example.org", "--public", "/srv/lists/public"),
     )
     assert made.code == 0, made.err
     begin = made.out.index("server {")
-    # The configuration is as of `now`: nginx itself has to notice tokens that have expired since.
+    # The configuration is as of `now`, so nginx itself has to refuse tokens that expire later.
     return nginx_clients(all_clients(repository), now) + made.out[begin:]
 
 
@@ -287,7 +287,7 @@ def test_a_token_for_list_a_gets_403_for_list_b(directory: Path) -> None:
 def check_access_by_list(
     port: int, authority: Authority, repository: Repository, some: str, every: str, other: str
 ) -> None:
-    """Ask a server for all published files, with tokens for list a, for all lists and for b."""
+    """Request all published files with tokens for list a, for all lists, and for list b."""
     public = repository.public
     paths = {path.relative_to(public).as_posix() for path in public.rglob("*") if path.is_file()}
     of = {name: {p for p in paths if f"/{name}/" in p or f".{name}.json" in p} for name in "ab"}
@@ -322,7 +322,7 @@ def check_access_by_list(
 
 
 def test_a_server_of_ones_own_gives_a_token_for_list_a_nothing_of_list_b(directory: Path) -> None:
-    """The server keeps double slashes, and has the files below a folder, too."""
+    """The server does not merge double slashes, and serves the files below a folder as well."""
     made = Repository(directory / "clients", clock=lambda: datetime.now(UTC))
     made.create()
     for name in ("a", "b"):
@@ -338,7 +338,7 @@ def test_a_server_of_ones_own_gives_a_token_for_list_a_nothing_of_list_b(directo
 def check_own_server(
     port: int, authority: Authority, repository: Repository, some: str, every: str
 ) -> None:
-    """Ask a server that keeps double slashes and has the files below /mine/ as well."""
+    """Test a server that does not merge double slashes and also serves the files below /mine/."""
     url, context = f"https://127.0.0.1:{port}", ssl.create_default_context(cafile=authority.ca)
     (segment,) = repository.public.glob("targets/lists/b/*.parquet")
     with httpx.Client(verify=context, trust_env=False) as browser:
@@ -397,7 +397,7 @@ def test_client_certificates(directory: Path) -> None:
 
 
 def test_client_certificates_as_nginx_refuses_them_by_itself(directory: Path) -> None:
-    """This is the configuration without the line that makes it 403."""
+    """The configuration lacks the line that changes nginx's answer to 403."""
     text = documented("nginx").replace(
         '    if ($lists_client = "") { return 401; }\n', documented("nginx-certificates")
     )

@@ -1,4 +1,4 @@
-"""The pages below docs/provider: each tells a story whose commands run as written, and is short."""
+"""The pages below docs/provider are short, and the commands of their stories run as written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ hashclient provider export theirs --to newer.bundle
 hashclient --state-dir client init --root theirs.json --from repo/public
 hashclient --state-dir client fetch --from repo/public
 """
-#: The end of each page: the repository that a client follows, and the message about the list.
+#: For each page: the repository that a client follows at the end, and the messages about its list.
 ENDS = {
     "backup": ("repo", ["3 added"]),
     "moving": ("new/repo", []),
@@ -56,9 +56,9 @@ def test_a_page_is_short(page: Path) -> None:
 
 
 def run(script: str) -> str:
-    """Run the lines of a story; each must end as it says; return their output.
+    """Run the lines of a story; each must end as the page says; return their output.
 
-    DIGEST is the digest of the draft that was shown last. A shell runs the lines of other programs.
+    DIGEST is the digest of the last shown draft. A shell runs the lines of other programs.
     """
     said = ""
     for line in script.replace("\\\n", "").splitlines():

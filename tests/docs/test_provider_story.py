@@ -1,4 +1,4 @@
-"""The story of docs/provider.md runs as written: from an export to a match elsewhere."""
+"""The story of docs/provider.md runs as written: from an export to a match in another country."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LISTED = b"a benign dummy file that is on the list\n"
 
 
 def run(block: str) -> str:
-    """Run the commands of a block; each must end as it says; return their output.
+    """Run the commands of a block; each must end as the page says; return their output.
 
-    DIGEST is the digest of the draft that was shown last.
+    DIGEST is the digest of the last shown draft.
     """
     said = ""
     for line in block.replace("\\\n", "").splitlines():
@@ -56,7 +56,7 @@ def test_from_an_export_to_a_match_in_another_country(
     assert "  0 of 2 signatures of 3 keys" in said
     assert "role baseline: version 1 is published" in said
 
-    # Only these files go from one country to the other.
+    # Only these files are sent from one country to the other.
     shutil.copy("lists/root.json", there)
     shutil.copy("lists.bundle", there)
     monkeypatch.chdir(there)

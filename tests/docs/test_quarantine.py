@@ -63,7 +63,7 @@ def test_every_outcome_is_in_the_table() -> None:
 
 
 def checked(match: re.Match[str]) -> str:
-    """Turn a command and the exit code it should have into a command that ends with 0."""
+    """Return a command that ends with 0 if the given command ends with the expected exit code."""
     command, code = match["command"], match["code"]
     return f"c=0; {command} || c=$?; [ $c = {code} ] || {{ echo 'not exit {code}:' $c; exit 1; }}"
 

@@ -1,4 +1,4 @@
-"""The quick start: its commands run as they stand and end with the exit codes it says."""
+"""The quick start: its commands run as written and end with the exit codes that it names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXPECTED_EXIT = re.compile(r"^(?P<command>\S.*?) +# exit (?P<code>\d+)$", re.MUL
 
 
 def checked(match: re.Match[str]) -> str:
-    """Turn a command and the exit code it should have into a command that ends with 0."""
+    """Return a command that ends with 0 if the given command ends with the expected exit code."""
     command, code = match["command"], match["code"]
     return f"c=0; {command} || c=$?; [ $c = {code} ] || {{ echo 'not exit {code}:' $c; exit 1; }}"
 
@@ -30,7 +30,7 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     variable, line = cron.replace("/srv/trial", str(tmp_path)).splitlines()
     command = line.split(maxsplit=5)[5]
     script += f"unset HASHCLIENT_STATE_DIR\necho CRON\n{variable} sh -c '{command}'\n"
-    # The script that ran yesterday cannot begin today: it does not show yesterday's report.
+    # When the script cannot start a scan, it does not show the report of the day before.
     script += "mv state/lists state/gone; echo CHECK; ./check.sh files/other.txt || echo $?\n"
     script += f"echo CRON\n{variable} sh -c '{command.replace(' --fetch', '')}' || true\n"
     script = f"set -e\n{script}"

@@ -49,8 +49,7 @@ VOLATILE = (
     (re.compile(r"(?<= by ).+ on .+(?=, in /)"), "USER on HOST"),
     (re.compile(r"(?<=agree\)  on )\S+$", re.MULTILINE), "HOST"),
     (re.compile(r'"host": "[^"]+", "user": "[^"]+"'), '"host": "HOST", "user": "USER"'),
-    # A file that changed within the same tick of the clock is read again, and does not count as
-    # known.
+    # A file that changed within the last tick of the clock is read again, so these numbers vary.
     (re.compile(r'"files_read": \d+, "bytes_read": \d+'), '"files_read": N, "bytes_read": N'),
     (re.compile(r"read \d+ files?, \d+ B"), "read N"),
     (re.compile(r'"known_unchanged": \d+'), '"known_unchanged": N'),
@@ -78,7 +77,7 @@ def test_the_session_is_what_the_commands_print(tmp_path: Path) -> None:
     script = PROVIDER.replace("PORT", port)
     for line in expected.splitlines():
         if line.startswith("$ "):
-            # Showing a command must not change what `$?` says.
+            # The code that shows a command must not change `$?`.
             script += f"(c=$?; cat <<'END'\n{line}\nEND\nexit $c)\n{line[2:]}\n"
     _, output = run_script(script, tmp_path)
     assert steady(output) == steady(expected)

@@ -32,7 +32,7 @@ EXPECTED_EXIT = re.compile(r"^(?P<command>\S.*?) +# exit (?P<code>\d+)$", re.MUL
 
 
 def code_of_reports() -> str:
-    """Return the text of the rooms that reports go through."""
+    """Return the source text of the rooms that reports pass through."""
     rooms = (read_by_recipients, quarantine, reporting)
     folders = [Path(room.__file__ or "").parent for room in rooms]
     return "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
@@ -58,7 +58,7 @@ def test_the_commands_run(tmp_path: Path) -> None:
     (tmp_path / "handover").mkdir()
     (text,) = marked_blocks(PAGE, "config")
     text = text.replace("/srv/handover", str(tmp_path / "handover"))
-    # The key of the example is refused: nobody could open the package.
+    # The example's key is refused because nobody could open the package.
     recipient = str(x25519.Identity.generate().to_public())
     assert EXAMPLE_RECIPIENT in text
     text = text.replace(EXAMPLE_RECIPIENT, recipient)

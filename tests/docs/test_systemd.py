@@ -1,4 +1,4 @@
-"""The systemd units: valid for systemd itself, and as closed as the document says."""
+"""The systemd units: valid for systemd itself, and as restricted as the document says."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_service_has_its_timer_or_runs_always() -> None:
 
 
 def settings(path: Path) -> list[str]:
-    """Return the names of what a unit sets for its service, in order."""
+    """Return the names of the settings of a unit's service, in order."""
     _, _, section = path.read_text().replace("\\\n", " ").partition("[Service]\n")
     lines = section.partition("\n[")[0].splitlines()
     return [line.partition("=")[0] for line in lines if line and not line.startswith("#")]
@@ -70,12 +70,12 @@ def settings(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_common_part_does_not_undo_the_settings_of_a_unit(name: str) -> None:
-    """Drop-ins come after the unit, and an empty value there would empty a list."""
+    """Drop-ins are read after the unit, and an empty value in a drop-in would empty a list."""
     common = settings(UNITS / "hashclient-.service.d" / "10-common.conf")
     own = settings(UNITS / name)
     assert {"CapabilityBoundingSet", "RestrictAddressFamilies", "UMask"} <= set(own)
     assert len(own) == len(set(own))
-    # These only add.
+    # These settings only add values.
     assert set(common) & set(own) <= {"Environment", "LoadCredential"}
 
 
@@ -120,14 +120,14 @@ def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_lea
     assert Path(output).parent == Path("/var/cache", cache)
     assert "CacheDirectoryMode=0755" in unit and "UMask=0022" in unit
     assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in PAGE.read_text()
-    # A failed write must be a failure: exit code 2 for a missing file is not a success.
+    # Exit code 2 for a missing file must count as a failure of the unit.
     assert re.findall(r"^SuccessExitStatus=(.*)$", unit, re.MULTILINE) == ["7 8 9"]
 
 
 def test_an_outage_is_told_once_a_day() -> None:
     text = (UNITS / "notify-hashclient@.service").read_text()
     assert "StartLimitIntervalSec=20h\nStartLimitBurst=1\n" in text
-    # No unit fails less often and should still be reported each time.
+    # A unit that failed only weekly would still have to be reported each time, so none is weekly.
     for name in TIMERS:
         (when,) = re.findall(r"^OnCalendar=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
         assert "weekly" not in when

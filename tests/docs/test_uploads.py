@@ -37,7 +37,7 @@ def interface(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def state(interface: str, tmp_path_factory: pytest.TempPathFactory) -> State:
-    """The state of one server: another server may give its uploads the same names."""
+    """Return a separate state for each server, because uploads may have the same names."""
     return State(tmp_path_factory.mktemp(f"state-{interface}"), {"base": {"e-1": LISTED}})
 
 
@@ -45,7 +45,7 @@ def state(interface: str, tmp_path_factory: pytest.TempPathFactory) -> State:
 def served(
     interface: str, state: State, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[int, int]]:
-    """The port of a server with the recipe, and the session of its processes."""
+    """Return the port of a server with the recipe, and the session of its processes."""
     module, *words = SERVERS[interface]
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"no {module}")
@@ -84,7 +84,7 @@ def _wait_for(server: subprocess.Popen[str], port: int) -> None:
 
 
 def put(port: int, body: bytes | Iterable[bytes], **headers: str) -> int:
-    """Send an upload and return the status of the answer."""
+    """Send an upload, and return the status of the answer."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, TIMEOUT_S)) as to:
         is_chunked = not isinstance(body, bytes) and not headers
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -95,14 +95,14 @@ def put(port: int, body: bytes | Iterable[bytes], **headers: str) -> int:
 def test_an_upload_is_answered_by_its_verdict(state: State, port: int) -> None:
     assert put(port, b"clean") == put(port, b"") == 204
     assert put(port, LISTED) == 403
-    assert put(port, iter([LISTED[:9], LISTED[9:]])) == 403  # in chunks
+    assert put(port, iter([LISTED[:9], LISTED[9:]])) == 403  # the upload is sent in chunks
     assert {found["type"] for found in state.call("matches", "--format", "jsonl").lines} == {
         "match"
     }
 
 
 def test_an_upload_that_breaks_off_is_neither_a_match_nor_clean(state: State, port: int) -> None:
-    """The listed content has come, but more was said to follow: the content is another."""
+    """The listed content arrives, but more bytes were announced, so the content is another."""
     before = state.call("matches", "--format", "jsonl").lines
     for head in (f"Content-Length: {len(LISTED) + 1}", "Transfer-Encoding: chunked"):
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as client:

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.docs
 #: The beginning of a sentence, of a clause after `:` or `;`, of an item or of a docstring.
 BEGINS = r'(?:(?<=[.:;] )|(?<=""")|(?m:^ *(?:#:? )?(?:(?:[-*]|\d+\.) )?))'
 
-#: A pattern for a text that is hard to read, and the plain words for it. A blank in a pattern means
-#: any white space.
+#: Patterns for texts that are hard to read, with the plain words. A blank in a pattern means any
+#: white space.
 HARD = {
     r"(?<![-.])\banew\b(?!\()": "again",
     r"\bhears?\b": "is called with, records",
@@ -40,7 +40,7 @@ TEXTS = sorted({*DOCUMENTS, *(ROOT / "hashclient").rglob("*.py")})
 
 
 def spaced(pattern: str) -> str:
-    """Let each blank between two words be any white space."""
+    """Let each blank between two words match any white space."""
     return re.sub(r"(?<=[\w)]) (?=[\w(])", r"\\s+", pattern)
 
 

@@ -1,4 +1,4 @@
-"""Gateways take long to start and are not on every machine: all tests here are `deep`."""
+"""Gateways take long to start and are not on every machine, so all these tests are `deep`."""
 
 from __future__ import annotations
 

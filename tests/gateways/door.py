@@ -1,8 +1,8 @@
-"""A socket where a program asks, and daemons that answer there in turn.
+"""A socket path for a gateway program, and daemons that answer there in turn.
 
-The program is started once and asks at a path. The socket's name is a link to the socket of the
-daemon that the test wants: a daemon with good or stale lists, under each rule for inputs without a
-verdict. There may be no daemon at all, too.
+The program is started once and connects to one path. This path is a link to the socket of the
+daemon that the test wants: a daemon with fresh or stale lists, under each rule for inputs without a
+verdict. A test may also have no daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_VERDICT = "Heuristics.Limits.Exceeded.Hashclient."
 
 
 class Door:
-    """Every user may enter the place `directory`; programs ask at `socket`."""
+    """A socket path `socket` for programs, in a `directory` that every user may enter."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self.directory = directory
@@ -34,7 +34,7 @@ class Door:
         self._states: dict[bool, Path] = {}
 
     def open(self, rule: str = "found", *, stale: bool = False) -> None:
-        """Let a daemon answer at this door that treats inputs without a verdict by `rule`."""
+        """Let a daemon answer at this door that handles inputs without a verdict by `rule`."""
         key = (rule, stale)
         if key not in self._sockets:
             options = (*OPTIONS, "--jobs", 1, "--no-verdict", rule, "--socket-mode", "666")
@@ -46,7 +46,7 @@ class Door:
         new.replace(self.socket)
 
     def close(self) -> None:
-        """Let no daemon answer here."""
+        """Let no daemon answer at this door."""
         self.socket.unlink(missing_ok=True)
 
     def _state(self, *, stale: bool) -> Path:
@@ -63,14 +63,14 @@ class Door:
 
 @contextlib.contextmanager
 def door() -> Iterator[Door]:
-    """Yield a door; in the end, all its daemons are stopped, and its directory is removed."""
-    # The paths of sockets are short, and pytest's own directories are closed to other users.
+    """Yield a door; at the end, all its daemons are stopped, and its directory is removed."""
+    # Socket paths must be short, and pytest's own directories are closed to other users.
     directory = Path(tempfile.mkdtemp(prefix="hashclient-"))
     try:
         directory.chmod(0o755)
         with contextlib.ExitStack() as stack:
             yield Door(directory, stack)
     finally:
-        if os.geteuid() == 0:  # other users have written there
+        if os.geteuid() == 0:  # other users have written into the directory
             subprocess.run(["rm", "-rf", directory], check=True)
         shutil.rmtree(directory, ignore_errors=True)

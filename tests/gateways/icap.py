@@ -1,4 +1,4 @@
-"""c-icap, set up by its recipe, for a client that asks it and for a proxy that does."""
+"""c-icap, set up by its recipe, for a simple client and for a proxy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AccessLog {place}/access.log
 
 @contextlib.contextmanager
 def icap(gate: Door, place: Path) -> Iterator[int]:
-    """Run c-icap in a directory of its own; yield its port."""
+    """Run c-icap in a new directory, and yield its port."""
     place.mkdir()
     port = free_port()
     configuration = place / "c-icap.conf"

@@ -13,7 +13,7 @@ from tests.gateways.objects import FOUND, MAILS, WITHOUT_VERDICT
 from tests.gateways.programs import give, listens, running
 
 SENDER, RECEIVER = "sender@example.org", "receiver@example.org"
-#: Seconds; scanners give up sooner.
+#: The limit in seconds for a mail; scanners have shorter limits.
 TIMEOUT_S = 60
 
 
@@ -31,10 +31,10 @@ def sent(port: int, mail: bytes) -> str:
 def mail_server(
     gate: Door, name: str, user: str, command: Callable[[Path, int], Sequence[object]]
 ) -> Iterator[int]:
-    """Run a mail server until the end of the block; yield its port.
+    """Run a mail server until the end of the block, and yield its port.
 
-    `command` is called with a directory that belongs to `user`, and with the port; it writes the
-    configuration beside that directory and returns how the server is started.
+    `command` gets a directory that belongs to `user`, and the port. It writes the configuration
+    beside the directory, and returns the command that starts the server.
     """
     port, place = free_port(), gate.directory / name
     place.mkdir()
@@ -53,7 +53,7 @@ def check_mails(gate: Door, port: int, rule: str) -> None:
         "clean": "taken",
         **dict.fromkeys(FOUND, "refused"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "taken",  # a limit for streams, but this program passes files
+        "long": "taken",  # the limit applies to streams, but this program passes files
     }
 
 

@@ -1,4 +1,4 @@
-"""The side of a mail server in sendmail's milter protocol, as plain as can be.
+"""The mail server's side of sendmail's milter protocol, as simple as possible.
 
 A packet is a length of four bytes in network order, a command of one byte and its data. See
 `libmilter/docs` and `mfdef.h` of sendmail.
@@ -13,14 +13,15 @@ import struct
 VERDICTS = {b"a": "taken", b"c": "taken", b"r": "refused", b"t": "put off", b"d": "dropped"}
 _CHANGES = frozenset({b"h", b"i", b"m", b"p", b"q"})
 _CHUNK_BYTES = 65_535
-#: Steps that the filter may leave out, by the bit that says so; it may leave out other steps, too.
+#: Steps that the filter may ask to omit, by the bit of this request; other steps may be omitted as
+#: well.
 _LEFT_OUT = {0x01: b"C", 0x02: b"H", 0x04: b"M", 0x08: b"R", 0x40: b"N", 0x100: b"U", 0x200: b"T"}
 _ACTIONS = 0x1FF
 TIMEOUT_S = 60
 
 
 def asked(path: str, mail: bytes) -> str:
-    """Show a mail to the filter at the socket `path`; return the filter's verdict on the mail.
+    """Show a mail to the filter at the socket `path`, and return the filter's verdict.
 
     `held` is a mail that the mail server has to keep for an operator.
     """

@@ -1,4 +1,4 @@
-"""clamav-milter, set up by its recipe, for a plain client and for a mail server."""
+"""clamav-milter, set up by its recipe, for a simple client and for a mail server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LogFile {place}/milter.log
 
 @contextlib.contextmanager
 def clamav_milter(gate: Door) -> Iterator[str]:
-    """Run clamav-milter; yield the path of its socket."""
+    """Run clamav-milter, and yield the path of its socket."""
     place = gate.directory / "milter"
     place.mkdir()
     gate.open()
@@ -32,7 +32,7 @@ def clamav_milter(gate: Door) -> Iterator[str]:
     path = str(place / "milter")
 
     def is_ready() -> bool:
-        # The milter listens before it has found the daemon.
+        # The milter listens before it has connected to the daemon, so a mail is tried, too.
         return listens(path) and asked(path, MAILS["clean"]) == "taken"
 
     with running(command, is_ready, gate.directory / "milter.log"):

@@ -13,13 +13,13 @@ from fixtures.archives import STORED, Zip, many_empty, zip_of
 from fixtures.mails import mail_of
 
 LISTED = b"a benign dummy that the list names " * 20
-#: The same listed bytes as files of other kinds, by their first bytes.
+#: The listed bytes behind the magic bytes of a film or a picture.
 FILM = b"\0\0\0\x18ftypmp42" + LISTED
 PICTURE = b"RIFF\xd0\x02\0\0WEBPVP8 " + LISTED
-#: An archive that is listed itself; its member is not.
+#: An archive that is listed itself, while its member is not.
 LISTED_ARCHIVE = zip_of({"a": b"benign"})
 ENTRIES = {"e-1": LISTED, "e-zip": LISTED_ARCHIVE, "e-film": FILM, "e-picture": PICTURE}
-#: Limits that `over` and `long` exceed.
+#: A limit that the input `over` exceeds.
 CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
 OPTIONS = ("--max-stream-mib", 1)
 
@@ -40,8 +40,7 @@ FILES = {
     "long": _NOISE,
 }
 
-#: In mail, all of these files are attachments; `mail` is a forwarded mail with an attachment of its
-#: own.
+#: In mail, all of these files are attachments; `mail` is a forwarded mail with an attachment.
 MAILS = {
     "clean": bytes(mail_of({"a.bin": b"a benign dummy"})),
     "match": bytes(mail_of({"a.bin": LISTED})),
@@ -67,7 +66,7 @@ INLINE = (
     + b"--xx--\n"
 )
 
-#: A mail that looks like two mails to a program that reads its file as a mailbox, and so hides an
+#: A mail that looks like two mails to a program that reads its file as a mailbox, which hides an
 #: attachment.
 _HEAD, _FIRST, _SECOND = MAILS["match"].partition(b"benign text\n")
 SPLIT = _HEAD + _FIRST + b"\nFrom x@example.org Fri May  1 12:00:00 2026\nX-A: b\n\n" + _SECOND

@@ -1,7 +1,7 @@
-"""Programs that ask: found, set up by the recipes of the document, started and ended again.
+"""Gateway programs: found, set up by the recipes of the document, started and stopped.
 
 A recipe is used unchanged; only paths, ports and users are replaced, each of which must occur. A
-program runs in its own session; the processes that remain there are killed at the end.
+program runs in a new session, and the remaining processes of the session are killed at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.kit import wait_until
 
 DOCUMENT = DOCS / "daemon.md"
 SOCKET = "/run/hashclient/clamd.sock"
-#: Directories of programs for root, which are not in the path of all users.
+#: Directories of programs for root, which are not in the `PATH` of all users.
 _SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
 TIMEOUT_S = 60
 
@@ -42,7 +42,7 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 
 def recipe(name: str, places: Mapping[str, object]) -> str:
-    """Return the block of the document that is marked with `name`, with its places replaced."""
+    """Return the document's block that is marked with `name`, with `places` replaced."""
     (text,) = marked_blocks(DOCUMENT, name)
     for old, new in places.items():
         assert old in text, (name, old)
@@ -51,14 +51,14 @@ def recipe(name: str, places: Mapping[str, object]) -> str:
 
 
 def give(path: Path, user: str) -> None:
-    """Let a user of the machine own a file or directory, if that is possible."""
+    """Make a user the owner of a file or directory, if that is possible."""
     if os.geteuid() == 0:
         entry = pwd.getpwnam(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
 def listens(address: tuple[str, int] | str) -> bool:
-    """Return whether somebody listens at a port, or at a socket in the file system."""
+    """Return whether a process listens at a port, or at a socket in the file system."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as probe:
         return probe.connect_ex(address) == 0
 
@@ -67,7 +67,7 @@ def listens(address: tuple[str, int] | str) -> bool:
 def running(
     command: Sequence[object], ready: Callable[[], bool], log: Path, **environ: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in the foreground, yield when it is ready; its output is in `log`."""
+    """Run a program in the foreground, and yield when it is ready; its output is in `log`."""
     with (
         log.open("wb") as out,
         subprocess.Popen(
@@ -97,7 +97,7 @@ def running(
 
 
 def output_of(*command: object, data: bytes | None = None) -> tuple[int, str]:
-    """Run a program to its end; return its exit code and all that it prints."""
+    """Run a program to its end, and return its exit code and all its output."""
     done = subprocess.run(
         [str(word) for word in command],
         input=data if data is not None else b"",

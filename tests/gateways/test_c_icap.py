@@ -1,4 +1,4 @@
-"""c-icap asks for a proxy, which sends the downloads of its users to it."""
+"""c-icap asks for a proxy, which sends it the downloads of its users."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_files(gate: Door, port: int, rule: str) -> None:
         "clean": "passes",
         **dict.fromkeys(FOUND_FILES, "blocked"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "passes",  # the limit is for streams only, and this is a file
+        "long": "passes",  # the limit applies to streams, but c-icap passes a file
     }
 
 

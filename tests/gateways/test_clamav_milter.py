@@ -1,4 +1,4 @@
-"""clamav-milter asks for a mail server, which is a simple client here."""
+"""clamav-milter asks for a mail server, which is a simple client in these tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_mails(gate: Door, milter: str, rule: str) -> None:
         "clean": "taken",
         **dict.fromkeys(FOUND, "refused"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "taken",  # a limit for streams, but the milter passes a file
+        "long": "taken",  # the limit applies to streams, but the milter passes a file
     }
 
 

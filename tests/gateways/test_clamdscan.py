@@ -1,4 +1,4 @@
-"""clamdscan asks about files, in each of its ways."""
+"""clamdscan asks about files, in each of its modes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODES = [
 
 
 def asked(socket: object, directory: Path, mode: str, *paths: Path) -> tuple[int, str]:
-    """Run the recipe with another mode; return its exit code and its output."""
+    """Run the recipe with another mode, and return its exit code and its output."""
     configuration = directory / "clamd.conf"
     places = {SOCKET: socket, "/tmp/clamd.conf": configuration, "FILE...": '"$@"'}
     script = recipe("recipe-clamdscan", {**places, "--fdpass": f"--no-summary {mode}"})
@@ -47,7 +47,7 @@ def test_files(gate: Door, tmp_path: Path, mode: str, rule: str) -> None:
         "clean": CLEAN,
         **dict.fromkeys(FOUND_FILES, FOUND),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": unknown if "stream" in mode else CLEAN,  # a limit for streams
+        "long": unknown if "stream" in mode else CLEAN,  # the limit applies to streams
     }
 
 
@@ -90,7 +90,7 @@ def test_a_match_among_errors(gate: Door, tmp_path: Path) -> None:
 
 
 def test_it_sends_the_whole_of_a_large_file(tmp_path: Path) -> None:
-    """By default clamdscan would send the first 100 MB and say that the file is clean."""
+    """By default clamdscan would send the first 100 MB and call the file clean."""
     large = bytes(101 << 20)
     tree = write_tree(tmp_path / "t", {"large": large})
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": large})})

@@ -35,7 +35,7 @@ async function asked(clam, way, path) {
 
 
 def modules() -> Path | None:
-    """Return where npm keeps packages that are installed for all."""
+    """Return the directory where npm keeps globally installed packages."""
     if program("npm") is None:
         return None
     done = subprocess.run(["npm", "root", "-g"], capture_output=True, text=True, check=False)
@@ -53,7 +53,7 @@ pytestmark = [
 
 
 def asked(gate: Door, way: str, tree: Path, *names: str) -> Any:
-    """Ask about files by `path` or by `stream`; return the answers by the name of the file."""
+    """Ask about files by `path` or by `stream`, and return the answers by file name."""
     script = SCRIPT % recipe("recipe-node", {SOCKET: gate.socket})
     paths = [tree / name for name in names]
     code, told = output_of("env", f"NODE_PATH={MODULES}", "node", "-e", script, way, *paths)
@@ -74,10 +74,11 @@ def test_files(gate: Door, tmp_path: Path, way: str, rule: str) -> None:
 
     said = asked(gate, way, tree, *FILES)
     long = said.pop("long")
-    if way == "stream":  # an answer before the client has sent everything is an exception there
+    # `clamscan` raises an exception if the answer arrives before it has sent everything.
+    if way == "stream":
         assert long in ("an exception", unknown("Length"))
     else:
-        assert long == "clean"  # a limit for streams
+        assert long == "clean"  # the limit applies to streams
     assert said == {
         "clean": "clean",
         **{what: [f"Hashclient.base.{NAMES.get(what, 'e-1')}"] for what in FOUND_FILES},
@@ -98,5 +99,5 @@ def test_stale_lists(gate: Door, tmp_path: Path, way: str, rule: str) -> None:
 def test_nobody_there(gate: Door, tmp_path: Path, way: str) -> None:
     gate.close()
     tree = write_tree(tmp_path / "t", FILES)
-    # Some versions ask for the daemon at their start, others for the first file.
+    # Some versions connect to the daemon at their start, and others for the first file.
     assert asked(gate, way, tree, "clean") in ("an exception", {"clean": "an exception"})

@@ -1,4 +1,4 @@
-"""Postfix has clamav-milter look at a mail before it takes it."""
+"""Postfix asks clamav-milter about a mail before it accepts the mail."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_stale_lists(gate: Door, port: int, rule: str) -> None:
 
 
 def test_it_asks_about_large_mails(gate: Door, port: int) -> None:
-    """The milter would leave out mails of more than 100 MB."""
+    """By default the milter would leave out mails of more than 100 MB."""
     gate.open()
     assert sent(port, bytes(mail_of({"a.bin": bytes(80 << 20), "b.bin": LISTED}))) == "refused"
 
@@ -92,7 +92,7 @@ def test_nobody_there(gate: Door, port: int) -> None:
 
 
 def test_without_the_milter_it_takes_nothing(gate: Door, port: int) -> None:
-    """Otherwise Postfix would accept everything while the milter is away."""
+    """Otherwise Postfix would accept every mail while the milter is away."""
     gate.open()
     milter = gate.directory / "milter/milter"
     away = milter.rename(milter.with_name("away"))

@@ -15,7 +15,7 @@ from tests.gateways.programs import SOCKET, listens, needs, program, recipe, run
 
 pytestmark = [pytest.mark.deep, needs("rspamd")]
 
-#: Modules of rspamd that use the network, or need a database.
+#: Modules of rspamd that use the network or need a database.
 OFFLINE = "arc asn dkim dkim_signing dmarc fuzzy_check phishing rbl reputation rspamd_update spf"
 MODULES = f"{OFFLINE} surbl url_redirector whitelist mx_check greylist multimap neural"
 OPTIONS = """
@@ -40,7 +40,7 @@ def port(gate: Door) -> Iterator[int]:
     for module in MODULES.split():
         (local / f"{module}.conf").write_text("enabled = false;\n")
     (local / "options.inc").write_text(OPTIONS.format(place=place))
-    (place / "suffixes").write_text("org\n")  # the suffixes of the whole world take long to compile
+    (place / "suffixes").write_text("org\n")  # the real list of suffixes takes long to compile
     (local / "actions.conf").write_text("reject = 999; add_header = 998; greylist = 997;\n")
     words = [f"--var={name}={place}" for name in ("LOCAL_CONFDIR", "DBDIR", "RUNDIR", "LOGDIR")]
     command = [program("rspamd"), "-f", "-i", "-c", "/etc/rspamd/rspamd.conf", *words]
@@ -49,7 +49,7 @@ def port(gate: Door) -> Iterator[int]:
 
 
 def asked(port: int, mail: bytes) -> tuple[str, dict[str, list[str]]]:
-    """Return what to do with a mail, and what the scanner has said, by its symbol."""
+    """Return the action for a mail, and the answers of the scanner by symbol."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/checkv2", mail)
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         said = json.load(answer)
@@ -67,7 +67,7 @@ def test_mails(gate: Door, port: int, rule: str) -> None:
     made = {what: asked(port, mail) for what, mail in (MAILS | {"inline": INLINE}).items()}
 
     def failed(reason: str) -> tuple[str, dict[str, list[str]]]:
-        # rspamd's module breaks on an error, and says nothing.
+        # On an error, the module of rspamd fails and reports nothing.
         told = {"HASHCLIENT_FAIL": [f"Limits Exceeded: {NO_VERDICT}{reason}"]}
         return ("soft reject", told) if rule == "found" else PASSES
 

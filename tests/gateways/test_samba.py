@@ -93,9 +93,9 @@ def test_files(gate: Door, port: int, rule: str) -> None:
         "clean": "passes",
         **dict.fromkeys(FOUND_FILES, "denied"),
         **dict.fromkeys(WITHOUT_VERDICT, "passes" if rule == "ok" else "denied"),
-        "long": "passes",  # a limit for streams, but Samba names a path
+        "long": "passes",  # the limit applies to streams, but Samba names a path
     }
-    # Samba ignores an answer with another name.
+    # Samba ignores an answer about another name.
     assert "Invalid reply" not in (gate.directory / "samba" / "smbd.log").read_text()
 
 
@@ -116,7 +116,7 @@ def test_it_asks_about_large_files(gate: Door, port: int) -> None:
 
 
 def test_it_asks_again_about_a_file_that_was_written(gate: Door, port: int) -> None:
-    """Samba remembers the answer about a file for ten seconds, even if the file is written to."""
+    """Samba caches the answer about a file for ten seconds, but must ask again after a write."""
     gate.open()
     other = write_tree(gate.directory / "other", {"listed": LISTED}) / "listed"
     write_tree(gate.directory / "share", {"sub/again": b"a benign dummy"})

@@ -38,7 +38,7 @@ TIMEOUT_S = 60
 
 
 class Origin(ThreadingHTTPServer):
-    """A site on loopback: it serves `FILES`, and keeps uploads."""
+    """A site on loopback that serves `FILES` and keeps uploads."""
 
     daemon_threads = True
 
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT  # noqa: N815 - the name that is looked for
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def port(gate: Door) -> Iterator[int]:
 def through(
     port: int, method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] = {}
 ) -> tuple[int, bytes]:
-    """Send a request through the proxy; return the status and what comes."""
+    """Send a request through the proxy, and return the status and the body."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, TIMEOUT_S)) as proxy:
         proxy.request(method, url, body, dict(headers))
         answer = proxy.getresponse()
@@ -107,7 +107,7 @@ def through(
 
 
 def judged(status: int, page: bytes) -> str:
-    """Return what became of a request: `passes`, `blocked` with a page, or `an error`."""
+    """Return the result of a request: `passes`, `blocked` with a page, or `an error`."""
     if status in (200, 201):
         return "passes"
     if status == 403 and b"VIRUS FOUND" in page:
@@ -117,7 +117,7 @@ def judged(status: int, page: bytes) -> str:
 
 
 def got(port: int, origin: Origin, what: str) -> str:
-    """Download one of `FILES`; return the result."""
+    """Download one of `FILES`, and return the result."""
     status, data = through(port, "GET", f"http://127.0.0.1:{origin.server_port}/{what}")
     said = judged(status, data)
     assert (data == FILES[what]) == (said == "passes")
@@ -125,7 +125,7 @@ def got(port: int, origin: Origin, what: str) -> str:
 
 
 def put(port: int, origin: Origin, data: bytes, method: str = "PUT", kind: str = "x/y") -> str:
-    """Upload bytes; return the result."""
+    """Upload bytes, and return the result."""
     origin.uploads.clear()
     url = f"http://127.0.0.1:{origin.server_port}/here"
     said = judged(*through(port, method, url, data, {"Content-Type": kind}))
@@ -146,7 +146,7 @@ def test_files(gate: Door, port: int, origin: Origin, way: str, rule: str) -> No
         "clean": "passes",
         **dict.fromkeys(FOUND_FILES, "blocked"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "passes",  # the limit is for streams only, and this is a file
+        "long": "passes",  # the limit applies to streams, but c-icap passes a file
     }
 
 
@@ -165,14 +165,14 @@ def test_nobody_there(gate: Door, port: int, origin: Origin) -> None:
 
 
 def form(data: bytes) -> tuple[bytes, str]:
-    """Return what a browser sends for a form with a file, and its type."""
+    """Return the body and the type of a form with a file, as a browser sends it."""
     head = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
     body = head + b"Content-Type: application/octet-stream\r\n\r\n" + data + b"\r\n--xx--\r\n"
     return body, "multipart/form-data; boundary=xx"
 
 
 def test_a_form_is_looked_into(gate: Door, port: int, origin: Origin) -> None:
-    """c-icap sends the whole upload as one file, which has the parts."""
+    """c-icap sends the whole upload as one file, which contains the parts of the form."""
     gate.open()
     for what, made in (("clean", "passes"), ("match", "blocked"), ("archive", "blocked")):
         body, kind = form(FILES[what])

@@ -1,4 +1,4 @@
-"""The parts of tests: a `Provider`, a `State` that fetches from it, a tree, and `Run`s.
+"""Common parts of tests: a `Provider`, a `State` of a client, a tree, and `Run`s of commands.
 
 A test of a command is a few lines:
 
@@ -7,8 +7,8 @@ A test of a command is a few lines:
         scan = state.scan()
         assert (scan.code, scan.summary["match"]) == (10, 1)
 
-`State.call` runs a command in this process, `State.run` in a process of its own. A `Site` is a
-provider behind HTTPS on loopback.
+`State.call` runs a command in this process, `State.run` in a new process. A `Site` is a provider
+behind HTTPS on loopback.
 """
 
 from tests.kit.provider import ALL_ALGORITHMS, Provider, csv_of, digests_of

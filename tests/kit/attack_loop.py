@@ -1,11 +1,10 @@
 """The program of `attacker`: repeats steps as another user until SIGTERM ends it.
 
-The loop runs by itself (`python -I -S`), and imports everything before it gives up its rights:
-afterwards it may not be able to read Python's own files. The only argument of the program is a JSON
-object with `uid`, `steps` and `most_pause_us`. The program prints a line when its first round is
-over. On SIGTERM the program ends its round, undoes nothing, and prints how many rounds it has made
-and how many of their steps have succeeded. The program also ends with the process that started it,
-however that ended.
+The program runs as `python -I -S`. It imports everything before it gives up its privileges, because
+afterwards it may not be able to read Python's own files. Its only argument is a JSON object with
+`uid`, `steps` and `most_pause_us`. It prints a line after its first round. On SIGTERM it ends its
+round, undoes nothing, and prints the number of its rounds and of its successful steps. It also ends
+together with the process that started it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-#: This much of a pause is spent running: a sleep may be longer than it should be.
+#: The last part of a pause, in nanoseconds, that the loop spends running, because a sleep may last
+#: too long.
 _COARSE_NS = 500_000
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -68,7 +68,7 @@ _STEPS = {
 
 
 def main() -> None:
-    """Give all rights up, then repeat the steps."""
+    """Give up all privileges, then repeat the steps."""
     given = json.loads(sys.argv[1])
     ended: list[int] = []
     parent = os.getppid()

@@ -8,7 +8,8 @@
             for _ in range(count_of(200)): ...
         assert attack.succeeded and victim.is_untouched()
 
-Everything is made by root and then given away, so tests that use it are marked `needs_root`.
+Root makes all files and gives them to the attacker, so tests with an attacker need the mark
+`needs_root`.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from tests.kit.tree import write_tree
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by others")
 
-#: The attacker's user and group: nobody, who owns nothing else.
+#: The user and group of the attacker: nobody, who owns no other files.
 ATTACKER = 65534
 
 _PROGRAM = Path(__file__).with_name("attack_loop.py")
 
-#: A name of `attack_loop`, and its two words.
+#: A function of `attack_loop`, and its two arguments.
 Step = tuple[str, str, str]
 
 
 def exchange(one: Path, other: Path) -> Step:
-    """Exchange two names in one step, whatever they are."""
+    """Exchange two names in one step, whatever they name."""
     return "exchange", str(one), str(other)
 
 
@@ -55,7 +56,7 @@ def link(name: Path, target: Path) -> Step:
 
 
 def hard_link(name: Path, target: Path) -> Step:
-    """Replace a name by a hard link, if the system lets this user make a hard link."""
+    """Replace a name by a hard link, if the system allows this user to make it."""
     return "hard_link", str(name), str(target)
 
 
@@ -75,7 +76,7 @@ def make_fifo(name: Path) -> Step:
 
 
 def make_socket(name: Path) -> Step:
-    """Make a socket to which nobody listens."""
+    """Make a socket on which nobody listens."""
     return "socket", str(name), ""
 
 
@@ -91,9 +92,9 @@ def remove_directory(name: Path) -> Step:
 
 @dataclass(slots=True)
 class Attack:
-    """A running attack; the numbers are there after its block.
+    """A running attack; the numbers are set after its block.
 
-    `succeeded` counts the steps that the system let the attacker do.
+    `succeeded`: the number of steps that the system allowed.
     """
 
     rounds: int = 0
@@ -122,7 +123,7 @@ def attacking(*steps: Step, uid: int = ATTACKER, most_pause_us: int = 0) -> Iter
 
 
 def attack_once(*steps: Step, uid: int = ATTACKER) -> None:
-    """Do `steps` once as another user; for tests that say between which two calls it happens.
+    """Do `steps` once as another user, for tests that choose the two calls between which to act.
 
     Raises:
         AssertionError: a step failed.
@@ -142,7 +143,7 @@ def attack_once(*steps: Step, uid: int = ATTACKER) -> None:
 
 @contextlib.contextmanager
 def open_ground() -> Iterator[Path]:
-    """Make a directory of root's that every user can reach: pytest's own are closed to others."""
+    """Make a directory of root that every user can reach; pytest's directories are closed."""
     ground = Path(tempfile.mkdtemp(prefix="hashclient-ground-", dir="/tmp"))
     try:
         ground.chmod(0o755)
@@ -160,10 +161,10 @@ def give_tree(directory: Path, files: Mapping[str, bytes], *, uid: int = ATTACKE
 
 
 class Victim:
-    """A file of root's that nobody else may reach, read or change, in a closed directory."""
+    """A file of root in a closed directory, which nobody else may reach, read or change."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        """Make the file with mode 0600, and its directory with 0700 if it is not there."""
+        """Make the file with mode 0600, and its directory with 0700 if it does not exist."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_bytes(content)
         path.chmod(0o600)
@@ -171,7 +172,7 @@ class Victim:
         self.look()
 
     def look(self) -> None:
-        """Take the present state of the file as untouched."""
+        """Note the present state of the file as untouched."""
         self._was = self._state()
 
     def _state(self) -> tuple[object, ...]:
@@ -181,5 +182,5 @@ class Victim:
         return self.path.read_bytes(), *(getattr(status, name) for name in names), *others
 
     def is_untouched(self) -> bool:
-        """Return whether the file is unchanged, under its name, and no new file lies beside it."""
+        """Return whether the file is unchanged under its name, and no new file is beside it."""
         return self.path.exists() and self._state() == self._was

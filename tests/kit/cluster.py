@@ -1,4 +1,4 @@
-"""The one Dask cluster that tests share, whose workers have a state directory of their own."""
+"""The one Dask cluster that tests share, whose workers have their own state directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hashclient.scan.cluster.connection import Connection, connected
 from hashclient.scan.cluster.messages import PROTOCOL, Spec, pins_of
 from tests.kit import csv_of, make_state
 
-#: Contents on the list of the cluster, by entry.
+#: The contents on the list of the cluster, by entry.
 LISTED = {f"e-{n}": f"content {n}".encode() for n in range(6)}
 WORKERS = 3
 
@@ -35,13 +35,13 @@ class SharedCluster:
     state: Path
 
     def whole(self) -> SharedCluster:
-        """Wait until all workers run, and return it."""
+        """Wait until all workers run, and return the cluster."""
         self.cluster.wait(WORKERS)
         return self
 
     @property
     def url(self) -> str:
-        """The address of its scheduler."""
+        """The address of the scheduler."""
         return self.cluster.url
 
     def client_state(self, directory: Path) -> Path:
@@ -49,12 +49,12 @@ class SharedCluster:
         return Path(shutil.copytree(self.state, directory / f"client-{uuid.uuid4().hex[:8]}"))
 
     def lists(self) -> OpenLists:
-        """Return the lists, open."""
+        """Return the opened lists."""
         settings = Settings(self.state, self.state / "c", None, Config())
         return open_lists(settings, {}, datetime.now(UTC))
 
     def spec(self, **changes: object) -> Spec:
-        """Return what a client with the lists of the workers says to them."""
+        """Return the description of a scan by a client that has the lists of the workers."""
         lists = self.lists()
         values = {"base": os.fsencode(Path.cwd()), "run": uuid.uuid4().hex, **changes}
         return Spec(
@@ -66,7 +66,7 @@ class SharedCluster:
         )
 
     def connect(self) -> AbstractContextManager[Connection]:
-        """Connect to it."""
+        """Connect to the cluster."""
         where = parse_executor(self.url, ClusterConfig())
         assert isinstance(where, Scheduler)
         return connected(where, {})
@@ -75,7 +75,7 @@ class SharedCluster:
 @contextlib.contextmanager
 def shared_cluster(directory: Path) -> Iterator[SharedCluster]:
     """Start a cluster with lists."""
-    # Because of the second list, every file is read, whatever its size.
+    # The second list has no sizes, so every file is read.
     unsized = csv_of({"u-0": b"content 50"}, sized=False)
     state = make_state(directory, {"base": csv_of(LISTED), "unsized": unsized})
     with started(WORKERS, {"HASHCLIENT_STATE_DIR": str(state)}) as cluster:

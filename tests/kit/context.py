@@ -1,4 +1,4 @@
-"""A context of click for a command that is looked at and not called."""
+"""A click context for a command that is examined but not called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashclient.cli.main import cli
 def context_of(command: click.Command, **more: Any) -> click.Context:
     """Return a context with the settings of the program.
 
-    click keeps the option for help that it makes first: in another context it would be another
-    option, in all later calls of the process as well.
+    click caches the first help option that it makes: a context with other settings would change the
+    option for all later calls of the process.
     """
     return click.Context(command, **{**cli.context_settings, **more})

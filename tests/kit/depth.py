@@ -1,4 +1,4 @@
-"""How deep tests look: `make test` has two minutes, `make check-deep` all night."""
+"""The depth of the tests: `make test` has two minutes, `make check-deep` has all night."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import settings
 
 #: The share of a property test's examples that a quick run tries.
 QUICK_SHARE = 0.2
-#: In a quick run, one of this number of changes of a disk fails.
+#: In a quick run, only each fourth change of a disk fails.
 QUICK_STEP = 4
 
 
@@ -15,7 +15,7 @@ class _Depth:
 
 
 def set_depth(*, deep: bool) -> None:
-    """Say how deep to look, before modules of tests are imported."""
+    """Set the depth, before modules of tests are imported."""
     _Depth.is_deep = deep
     settings.load_profile("deep" if deep else "quick")
 
@@ -39,5 +39,5 @@ def changes(most: int) -> range:
 
 
 def of_changes(number: int) -> int:
-    """Return how many of `number` changes `changes` takes, or one less."""
+    """Return how many of `number` changes `changes` includes, or one less."""
     return number if _Depth.is_deep else number // QUICK_STEP

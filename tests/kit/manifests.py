@@ -15,7 +15,7 @@ SEALER = Sealer(bytes(32))
 
 
 def manifest_at(now: datetime, runs: Iterable[RunRef]) -> Manifest:
-    """Return the manifest of a list without entries that was made, and checked, at a time."""
+    """Return the manifest of a list without entries that was made and checked at a given time."""
     return Manifest(
         format=MANIFEST_FORMAT,
         list="x",

@@ -12,7 +12,7 @@ ALL_ALGORITHMS = tuple(Algorithm)
 
 
 def digests_of(data: bytes, algorithms: Iterable[Algorithm] = ALL_ALGORITHMS) -> list[str]:
-    """Return digests of `data` in hexadecimal."""
+    """Return the digests of `data` in hexadecimal."""
     return [hashlib.new(a.label, data).hexdigest() for a in algorithms]
 
 

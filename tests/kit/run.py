@@ -1,4 +1,4 @@
-"""The command: run as a process of its own, or in this one, and its result."""
+"""The command, run in a new process or in this one, and its result."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hashclient.cli import main as command
 from hashclient.core.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
-#: This comes before the real command, so that even root cannot read files without permission.
+#: This program runs the command so that even root cannot read files without permission.
 _UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
 @functools.cache
 def is_python_for_all() -> bool:
-    """Return whether another account can run this Python; it may lie in the home of root."""
+    """Return whether another account can run this Python, which may be in the home of root."""
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     words = [*nobody, sys.executable, "-I", "-S", "-c", ""]
     return subprocess.run(words, check=False, stderr=subprocess.DEVNULL).returncode == 0
@@ -59,14 +59,14 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The last of the JSON lines."""
+        """The last of the JSON lines, which is the summary."""
         last = self.lines[-1]
         assert last["type"] == "summary"
         return last
 
 
 def checked(result: Run) -> Run:
-    """Return `result` after checks that hold for every run, however it ended."""
+    """Return `result` after checks that apply to every run, however it ended."""
     assert "Traceback" not in result.err, result.err
     assert "Exception ignored" not in result.err, result.err
     assert "hashclient: internal error" not in result.err, result.err
@@ -76,7 +76,8 @@ def checked(result: Run) -> Run:
     return result
 
 
-#: For a process that `make coverage` must not measure, since measuring changes its behaviour.
+#: Variables for a process that `make coverage` must not measure, because that changes its
+#: behaviour.
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
 
 
@@ -86,7 +87,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def arguments(*args: object) -> list[str]:
-    """Return the arguments that start the real command; an argument for a path may be bytes."""
+    """Return the arguments that start the real command; paths may be bytes."""
     given = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
     return [sys.executable, "-m", "hashclient", *given]
 
@@ -99,7 +100,7 @@ def run(
     unprivileged: bool = False,
     preexec: Callable[[], object] | None = None,
 ) -> Run:
-    """Run the real command to its end; `unprivileged` makes permissions count for root, too."""
+    """Run the real command to its end; with `unprivileged`, permissions also bind root."""
     prefix = _UNPRIVILEGED if unprivileged and os.geteuid() == 0 else ()
     done = subprocess.run(
         [*prefix, *arguments(*args)],
@@ -117,10 +118,10 @@ def run(
 
 @contextlib.contextmanager
 def started(*args: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Start the real command in a session of its own; none of its processes is left at the end."""
+    """Start the real command in a new session; check at the end that no process of it is left."""
     process = subprocess.Popen(
         arguments(*args),
-        # This variable lets the tests look into the processes.
+        # This variable makes the processes dumpable, so that the tests can look into them.
         env=environment(**{"HASHCLIENT_DEBUG": "1"} | variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -136,7 +137,7 @@ def started(*args: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def members(session: int) -> set[int]:
-    """Return the processes of a session, except processes that have ended already."""
+    """Return the processes of a session, except those that have ended."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -147,8 +148,8 @@ def members(session: int) -> set[int]:
     return found
 
 
-#: A process has at least the peak of the process that forked it: so a small process forks, and not
-#: pytest's.
+#: A script that measures the command. A process has at least the peak of the process that forked
+#: it, so this small process forks instead of pytest.
 _MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True, errors="surrogateescape")
@@ -173,7 +174,7 @@ def measured(*args: object, env: Mapping[str, str] | None = None) -> tuple[Run, 
 
 @contextlib.contextmanager
 def restored_signals() -> Iterator[None]:
-    """Let signals mean in the end what they mean now: a run that has ended leaves them ignored."""
+    """Restore the signal handlers at the end, because a run that ended leaves signals ignored."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -184,7 +185,7 @@ def restored_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def from_pipe(data: bytes) -> Iterator[None]:
-    """Let a pipe with `data`, which fits into it, be the standard input of this process."""
+    """Make a pipe with `data`, which must fit into it, the standard input of this process."""
     assert len(data) <= 1 << 16
     before = os.dup(0)
     reading, writing = os.pipe()
@@ -200,7 +201,7 @@ def from_pipe(data: bytes) -> Iterator[None]:
 
 
 def call(*args: object) -> Run:
-    """Run the command in this process: for what would take too many starts."""
+    """Run the command in this process, because starting many processes would take too long."""
     out, err = io.StringIO(), io.StringIO()
     with restored_signals(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = command._run(
@@ -210,9 +211,9 @@ def call(*args: object) -> Run:
 
 
 def wait_until(condition: Callable[[], bool], pid: int) -> None:
-    """Wait for an event that a running scan causes soon; fail when this takes far too long.
+    """Wait for an event that a running scan causes soon; fail when it takes far too long.
 
-    The limit is more than a minute: other tests use the processors, too.
+    The limit is more than a minute, because other tests use the processors, too.
     """
     for _ in range(6_000):
         if condition():
@@ -222,7 +223,7 @@ def wait_until(condition: Callable[[], bool], pid: int) -> None:
 
 
 class NoThread(threading.Thread):
-    """Replaces `Thread` on a system that has no room for another thread."""
+    """Replaces `Thread` on a system that cannot start another thread."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")
@@ -230,14 +231,14 @@ class NoThread(threading.Thread):
 
 def open_files() -> int:
     """Return how many descriptors this process has open."""
-    gc.collect()  # what earlier tests have left would be closed in between
-    gc.freeze()  # what stays need not be looked at again: that takes half a second
+    gc.collect()  # otherwise objects of earlier tests would close files later
+    gc.freeze()  # remaining objects are not searched again, which takes half a second
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Leave this process so many descriptors in the block."""
+    """Leave this process so many free descriptors within the block."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = [os.open("/", os.O_PATH) for _ in range(count)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, limits[1]))
@@ -250,7 +251,7 @@ def descriptors_left(count: int) -> Iterator[None]:
 
 
 def bytes_path(line: Mapping[str, Any]) -> bytes:
-    """Return the path of a JSON line as it is on disk."""
+    """Return the path of a JSON line with its bytes on disk."""
     if "path_b64" in line:
         return base64.b64decode(line["path_b64"])
     return str(line["path"]).encode()

@@ -1,4 +1,4 @@
-"""A tree that its owner exchanges while root works there, and a file out of the owner's reach."""
+"""A tree that its owner exchanges while root works in it, and a file out of the owner's reach."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ LISTED = b"a benign file that the list names"
 class Scene:
     """A tree of the attacker with a listed file, and a victim outside of it with the same content.
 
-    `directory` holds the listed file; `trap` is a link to the victim's directory, which has a file
-    of the same name. `steps` exchange the two, and put the listed file back if it was taken.
+    `directory`: the directory of the listed file. `trap`: a link to the victim's directory, which
+    has a file of the same name. `steps`: exchange `directory` and `trap`, and restore the listed
+    file if it was isolated.
     """
 
     def __init__(self, ground: Path, state_directory: Path, **quarantine: object) -> None:
@@ -54,20 +55,22 @@ class Scene:
         self.state.configure(f"{more}\n{report}[quarantine]\n{recipients}")
 
     def fill(self, count: int) -> None:
-        """Put so many listed files of the attacker into the directory, under its name again."""
+        """Put `count` listed files of the attacker into the directory, and restore its name."""
         if self.directory.is_symlink() or self.directory.stat().st_uid != ATTACKER:
             attack_once(exchange(self.directory, self.trap))
         for number in range(count):
             path = self.directory / f"f{number}"
-            if not path.exists() or path.read_bytes() != LISTED:  # isolated, or a tombstone
+            # The file was isolated, perhaps with a tombstone.
+            if not path.exists() or path.read_bytes() != LISTED:
                 path.unlink(missing_ok=True)
                 path.write_bytes(LISTED)
                 os.chown(path, ATTACKER, ATTACKER)
 
     def lay_traps(self, count: int, put: str = "link") -> None:
-        """Make victims with the same names and content, too.
+        """Make victims with the same names and content.
 
-        If a trap is a `directory`, root has made it in a directory of the attacker's.
+        With `directory`, the trap is a directory that root has made within a directory of the
+        attacker.
         """
         if put == "directory":
             self.trap = self.tree / "closed"
@@ -77,13 +80,13 @@ class Scene:
         self.victim.look()
 
     def check(self) -> None:
-        """Fail if the attacker has reached a victim, or anything says so."""
+        """Fail if the attacker has reached a victim, or any record names one."""
         self.fill(0)
         assert self.victim.is_untouched()
         closed = self.victim.path.parent
         inodes = {path.stat().st_ino for path in closed.iterdir()}
         room = self.state.path / "quarantine"
-        # The attacker's own directory has either name.
+        # The attacker's directory is under one of these names.
         own = {str(self.directory), str(self.trap)}
         for item in (load_item(room, match_id) for match_id in item_ids(room)):
             assert item.origin.inode not in inodes

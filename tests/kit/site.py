@@ -1,4 +1,4 @@
-"""A provider behind HTTPS on loopback, and a client that uses nothing but the real command."""
+"""A provider behind HTTPS on loopback, and a client that uses only the real command."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.kit.run import Run, call, run
 class Site:
     """A provider that is served on loopback, and a client's state directory.
 
-    `requests` are the lines that the server logs.
+    `requests`: the lines that the server logs.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Make the provider, without lists, and serve it until the end of the context."""
+        """Make the provider without lists, and serve it until the end of the context."""
         self.directory = directory
         self.state = directory / "state"
         self.requests: list[str] = []

@@ -1,4 +1,4 @@
-"""A state directory, the provider that it was fetched from, and a tree to scan."""
+"""A state directory, the provider of its lists, and a tree to scan."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from tests.kit.tree import write_tree
 class State:
     """A state directory that is made in this process, in some ten milliseconds.
 
-    `path` is the state directory, `tree` the directory that is scanned, `provider` the source of
-    the lists, and `client` the object that fetches them. Each test has a state of its own, unless a
-    fixture says otherwise.
+    `path`: the state directory. `tree`: the directory to scan. `provider`: the source of the lists.
+    `client`: the object that fetches them. Each test has a separate state, unless a fixture shares
+    it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class State:
         return run("--state-dir", self.path, *args, **kwargs)
 
     def scan(self, *args: object) -> Run:
-        """Scan in this process with lines of JSON; the tree, unless a path is among `args`."""
+        """Scan in this process with lines of JSON; scan the tree, unless a path is among `args`."""
         where = () if any(isinstance(arg, Path) for arg in args) else (self.tree,)
         return self.call("scan", "--format", "jsonl", *args, *where)
 
@@ -84,13 +84,13 @@ class State:
         return {Path(line["path"]).name: line["id"] for line in found}
 
     def states(self) -> dict[str, str]:
-        """Return the state of each match that is remembered, by its path below the tree."""
+        """Return the state of each recorded match, by its path below the tree."""
         with Matches(self.path, create=False) as matches:
             prefix = f"{self.tree}/"
             return {m.path.removeprefix(prefix): str(m.state) for m in matches.find()}
 
     def story(self, match_id: str) -> list[str]:
-        """Return what happened to a match, event by event."""
+        """Return the history of a match, as the names of its events."""
         shown = self.call("matches", "show", match_id, "--format", "json").out
         return [step["event"] for step in json.loads(shown)["story"]]
 
@@ -100,11 +100,11 @@ class State:
         return [(record.event, dict(record.data)) for record in records]
 
     def left(self) -> set[str]:
-        """Return the files of the tree that are there, by their names."""
+        """Return the names of the files that are still in the tree."""
         return {path.name for path in self.tree.rglob("*") if path.is_file()}
 
     def let_time_pass(self) -> None:
-        """Wait for the next tick of the file system's clock, so that each change has its time."""
+        """Wait for the next tick of the file system's clock, so that changes differ in time."""
         probe = self.directory / "probe"
         probe.write_bytes(b"")
         first = probe.stat().st_ctime_ns
@@ -113,7 +113,7 @@ class State:
 
 
 def make_state(directory: Path, lists: Mapping[str, bytes]) -> Path:
-    """Make a state directory that holds `lists`, files of digests by the name of their list."""
+    """Make a state directory with `lists`: files of digests by the name of their list."""
     provider = Provider(directory / "provider")
     for name, content in lists.items():
         provider.publish(content, name)
@@ -124,7 +124,7 @@ def make_state(directory: Path, lists: Mapping[str, bytes]) -> Path:
 def edit_manifest(state: Path, list_name: str, **changes: object) -> None:
     """Change the manifest of a list in a state directory, for example when it `expires`.
 
-    The manifest is sealed again with the key, so the new values count.
+    The manifest gets a new authentication code, so the new values count.
     """
     path = state / "lists" / list_name / "manifest.json"
     manifest = json.loads(path.read_bytes())
@@ -134,7 +134,7 @@ def edit_manifest(state: Path, list_name: str, **changes: object) -> None:
 
 
 def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
-    """Let scans in this process remember files as soon as they are written, also if in memory.
+    """Let scans in this process remember new files at once, also on a file system in memory.
 
     Otherwise tests would wait for the next tick of the clock; few tests need records.
     """
@@ -142,7 +142,7 @@ def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
         patch.setattr(cache, name, 0)
     fd = os.open(directory, os.O_RDONLY)
     kinds = filesystems._KEEP_CTIME | {filesystems.kind_of(fd)}
-    if identity.unique_mount(fd) is None:  # an earlier kernel
+    if identity.unique_mount(fd) is None:  # an earlier kernel has no unique numbers of mounts
         patch.setattr(identity, "unique_mount", lambda fd: os.fstat(fd).st_dev)
     os.close(fd)
     patch.setattr(filesystems, "_KEEP_CTIME", kinds)

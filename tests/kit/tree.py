@@ -29,7 +29,7 @@ def fast_directory() -> Iterator[Path]:
     try:
         yield directory
     finally:
-        # The tree may be deeper than Python's own function can go.
+        # The tree may be deeper than Python's own function can remove.
         subprocess.run(["rm", "-rf", directory], check=True)
 
 

@@ -81,7 +81,7 @@ def test_any_bytes_put_in_or_taken_out_are_found(sealed: Sealed, data: st.DataOb
 
 @given(kept=st.sets(where_lines))
 def test_any_lines_taken_out_are_found(sealed: Sealed, kept: set[int]) -> None:
-    """This needs no checkpoint, except if only the end is missing, after a signed record."""
+    """A checkpoint is needed only if nothing but the end is missing, after a signed record."""
     lines = [sealed.lines[index] for index in sorted(kept)]
     changed = b"".join(lines)
     if changed == sealed.content:
@@ -173,7 +173,7 @@ def test_no_path_loses_a_byte(raw: bytes) -> None:
     assert raw == (fields["path"].encode() if encoded is None else base64.b64decode(encoded))
 
 
-#: Appends batches of the sizes given, once all the others are ready too.
+#: A script that appends batches of the given sizes as soon as all other writers are ready.
 WRITER = """
 import sys
 from datetime import UTC, datetime
@@ -218,7 +218,7 @@ def test_processes_that_append_at_once_keep_one_chain(writers: list[list[int]]) 
             process.communicate(timeout=60)
             assert process.returncode == 0
         assert verify(directory).records == 1 + sum(map(sum, writers))
-        # The records of each batch are together, and the batches of one process in their order.
+        # The records of a batch are contiguous, and the batches of one process are in order.
         expected = {
             str(number): [batch for batch, size in enumerate(sizes) for _ in range(size)]
             for number, sizes in enumerate(writers)

@@ -1,4 +1,4 @@
-"""A changed byte of an index is found within a round of comparisons; no other is reported.
+"""A changed byte of an index is found within a round of comparisons, and intact pieces pass.
 
 This holds for any times of fetches, and with any other changes to the index.
 """
@@ -32,7 +32,7 @@ from tests.kit.manifests import SEALER, manifest_at
 START = datetime(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 #: Minutes between two fetches.
 PAUSES = st.lists(st.integers(0, 3 * 24 * 60), min_size=5, max_size=40)
-#: Runs, by their lengths in bytes, and how many of them exist from the first fetch on.
+#: The lengths of runs in bytes; the test also draws how many of the runs exist at the first fetch.
 RUNS = st.lists(st.integers(1, 900), min_size=1, max_size=4)
 
 
@@ -89,7 +89,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
                 assert changed_at is not None
                 return
             assert manifest.oldest_verified is not None
-            # The fetch at the end of a round, or the first one after it, has compared all pieces.
+            # At the end of a round, or at the first fetch after it, all pieces have been compared.
             assert now - manifest.oldest_verified < ROUND + timedelta(minutes=30, seconds=1)
             assert changed_at is None or now - changed_at < ROUND + timedelta(minutes=30, seconds=1)
             if later and number % 2:
@@ -102,7 +102,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
 def test_an_intact_index_is_never_called_damaged(
     lengths: list[int], pauses: list[int], jumps: list[int]
 ) -> None:
-    """The clock may show any time."""
+    """This holds whatever the clock shows."""
     with small() as directory:
         now = START
         add_run(directory, lengths[0], now)

@@ -1,4 +1,4 @@
-"""Each key of `config.toml` with values of each wrong kind: errors say where, exit code 2."""
+"""Each key of `config.toml` with wrong values: errors name the place, and the exit code is 2."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from hashclient.config.settings import COMMAND_TABLES, _Document, _Scans, parse_
 from hashclient.core.errors import ConfigError, ExitCode
 from tests.kit import State
 
-#: Values as they are written: of each type of TOML, and values that people mistake for another
-#: type.
+#: Values in TOML syntax: one of each type, and values that people take for another type.
 VALUES = (
     *("true", "0", "-1", "1", str(10**30), "1.5", "nan", "inf", "-inf"),
     *('""', '"text"', '"31.01.2027"', '"20270131"', '"2027-02-30"', r'"a\u0000b"', '"true"'),
@@ -25,7 +24,7 @@ VALUES = (
 )
 
 
-#: A right value of each key that its table must have, so that a fault is of the key in question.
+#: A valid value of each key that its table must have, so that only the tested key is faulty.
 REQUIRED = {
     "root_sha256": f'"{64 * "0"}"',
     "token_url": '"https://example.org/token"',
@@ -40,16 +39,16 @@ REQUIRED = {
     "until": "2027-01-31",
     "command": '["/usr/local/bin/facts"]',
 }
-#: The name of a table whose name is free; the name of a bucket's table is the bucket's URI.
+#: Names for tables whose names the user chooses; the name of a bucket's table is its URI.
 NAMES = {"objects": '"s3://bucket"'}
 
-#: The path to a key. Each step is a name or `[]`, with the keys that must be beside it in its
-#: table.
+#: The path to a key, in steps. Each step is a name or `[]`, and the keys that its table needs as
+#: well.
 Way = tuple[tuple[str, str], ...]
 
 
 def places(info: Any, above: Way = ()) -> Iterator[Way]:
-    """Yield the way to each key: names of tables, `[]` for an item of a list, and the key."""
+    """Yield the path to each key: names of tables, `[]` for an item of a list, and the key."""
     match info:
         case inspect.UnionType():
             for kind in info.types:
@@ -72,7 +71,7 @@ def places(info: Any, above: Way = ()) -> Iterator[Way]:
 
 
 def written(place: Way, value: str) -> str:
-    """Return a file with one key and the keys that must be beside it, in inline tables."""
+    """Return a file with one key and the keys that its tables need, in inline tables."""
     text = value
     for step, beside in reversed(place):
         text = f"[{text}]" if step == "[]" else f"{{{step} = {text}{beside}}}"
@@ -80,7 +79,7 @@ def written(place: Way, value: str) -> str:
 
 
 def refused(use: Callable[[str], object], key: str) -> list[ConfigError]:
-    """Use each of the values; check each error, and return the errors."""
+    """Use each of `VALUES`, check each error, and return the errors."""
     errors = []
     for value in VALUES:
         try:

@@ -1,4 +1,4 @@
-"""The rows of a file of digests are read as they are, in any format and in any chunks."""
+"""The rows of a file of digests are read as they are, in any format and any chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hashclient.lists.wire import NO_SIZE
 
 Row = tuple[bytes | None, int | None, dict[Algorithm, bytes]]
 
-# The smallest chunk that is still longer than any line in this test.
+# The smallest chunk is still longer than any line in this test.
 chunk_bytes = st.sampled_from([1024, 4096, 2 << 20])
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 SEPARATORS = re.compile(rb"[\0\r\n\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]")
@@ -121,7 +121,7 @@ def test_anything_else_is_an_error_that_quotes_no_digest(content: bytes) -> None
     assert not re.search("[0-9a-fA-F]{32}", message)
 
 
-#: Bytes that may divide two rows; no name that a tool writes holds one of these before a row.
+#: Bytes that may separate two rows; names from tools contain none of them before a row.
 DIVIDERS = [
     *map(bytes, zip(b"\r\n\0\x0b\x0c\x1c\x1d\x1e\x85 ")),
     "\x85".encode(),

@@ -23,7 +23,7 @@ from tests.kit.depth import examples
 
 LISTED = {f"e-{number}": b"a dummy %d" % number for number in range(3)}
 ROOT = "ab" * 32
-#: Names that are long enough to be in a file only if somebody has put them there.
+#: Names that are too long to occur in a file by chance.
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=9, max_size=30)
 reviews = st.lists(
     st.tuples(st.sampled_from(sorted(LISTED)), names, names, names, st.sampled_from([*Verdict])),

@@ -1,4 +1,4 @@
-"""A short fuzzing of all code that parses foreign bytes; `make fuzz` takes as long as you like."""
+"""A short fuzzing of all code that parses foreign bytes; `make fuzz` runs as long as you like."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def table() -> Iterator[dict[str, tuple[Target, list[bytes]]]]:
 
 
 def mutated(chance: random.Random, seed: bytes) -> bytes:
-    """Flip bits, put other bytes, cut, double or exchange parts: a few of that."""
+    """Return data after a few mutations: bits flipped, parts inserted, cut, doubled, exchanged."""
     data = bytearray(seed)
     for _ in range(chance.choice((1, 1, 2, 3, 8))):
         if not data:

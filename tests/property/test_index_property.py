@@ -1,4 +1,4 @@
-"""The sealed index answers as a Python dict would, after any additions and withdrawals."""
+"""The sealed index answers like a Python dict, after any additions and withdrawals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, checksum_of, entry_h
 from tests.kit.manifests import SEALER, finished
 
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
-#: Few digests, so that entries share them; two of them share the 16 bytes that a tag is made of.
+#: Few digests, so that entries share them. Two digests share the 16 bytes from which a tag is
+#: computed.
 DIGESTS = {
     a: [
         b"\x00" * a.digest_bytes,
@@ -42,7 +43,7 @@ SIZES = [0, 1, 7, 2**32 - 1, 2**32, 2**63 - 1]
 
 @dataclass(frozen=True)
 class Entry:
-    """The entry of a list with one id."""
+    """The entry of a list under one id."""
 
     digests: tuple[tuple[Algorithm, bytes], ...]
     size: int | None
@@ -65,7 +66,8 @@ def entries(draw: st.DrawFn) -> Entry:
 
 IDS = [b"%d" % n for n in range(8)] + [b"a-much-longer-id.%d" % n for n in range(4)]
 
-#: A step names ids: live ids are withdrawn, the others added. A generation has a few.
+#: A step has some ids: listed ids are withdrawn, and other ids are added. A generation has a few
+#: steps.
 STEPS = st.lists(
     st.lists(
         st.tuples(st.booleans(), st.dictionaries(st.sampled_from(IDS), entries(), min_size=1)),
@@ -108,7 +110,7 @@ def ids_at(index: Index, algorithm: Algorithm, digests: list[bytes]) -> list[lis
 
 
 def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
-    """Ask the index for all digests and compare the answers with the model."""
+    """Look up all digests in the index, and compare the answers with the model."""
     manifest = index.manifest
     assert manifest.entries == len(live)
     assert manifest.with_size == sum(e.size is not None for e in live.values())
@@ -119,7 +121,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
     total = checksum_of(entry_hashes(np.array(list(live)))) if live else 0
     assert manifest.checksum == f"{total:016x}"
     for algorithm, digests in DIGESTS.items():
-        # A tag is made of the first 16 bytes; two digests that differ only later have the same tag.
+        # A tag is computed from the first 16 bytes, so digests that differ only later have one tag.
         expected = [
             sorted(
                 i
@@ -143,7 +145,8 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
             return bits
 
         plan = index.masks_of_size(size)
-        # A listed entry must be planned for; a withdrawn entry may be.
+        # The plan must include the digests of listed entries, and may include those of withdrawn
+        # entries.
         assert plan & masks(iter(live.values())) == masks(iter(live.values()))
         assert plan & ~masks(iter(ever)) == 0
     check_hits(index, live)
@@ -151,7 +154,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
 
 
 def check_missed(index: Index, live: dict[bytes, Entry]) -> None:
-    """Ask which entries lack a digest of some kinds: exactly the live entries without it."""
+    """Check that exactly the live entries that lack a digest of some kinds are reported."""
     for given_mask in range(1, 8):
         missed = [e for e in live.values() if not e.mask & given_mask]
         sizes = [e.size for e in missed if e.size is not None]
@@ -161,7 +164,7 @@ def check_missed(index: Index, live: dict[bytes, Entry]) -> None:
 
 
 def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
-    """Ask as a scan does: with all digests, first with the size of the entry, then another."""
+    """Look up as a scan does: with all digests, first with the entry's size, then another size."""
     for entry_id, entry in live.items():
         digests = dict(entry.digests)
         found = [(a, index.find(a, SEALER.tags_of(a, [d]))) for a, d in digests.items()]
@@ -192,13 +195,13 @@ def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
 
 
 def small(rows: int) -> Room:
-    """Make runs of a few rows, and merge two at a time."""
+    """Write runs of a few rows, and merge two runs at a time."""
     return Room(run_rows=rows, merge_rows=2)
 
 
 @contextmanager
 def own_directory(ratio: int) -> Iterator[Path]:
-    """Merge runs by a `ratio`, in a directory of their own, and look at few rows at a time."""
+    """Yield a directory in which runs merge by `ratio`, and are read in blocks of two rows."""
     with (
         tempfile.TemporaryDirectory() as directory,
         mock.patch.object(index_writer, "MERGE_RATIO", ratio),
@@ -241,7 +244,7 @@ def test_the_index_is_a_dict(
 @pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(IDS), entries(), min_size=1), max_size=12))
 def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> None:
-    """A run that stays is more than four times as heavy as all later runs together."""
+    """A run that is not merged weighs more than four times as much as all later runs together."""
     with own_directory(4) as directory:
         live: set[bytes] = set()
         for generation, batch in enumerate(batches, 1):

@@ -77,7 +77,7 @@ def test_lines_of_json_are_those_of_the_encoder(outcomes: list[Handled]) -> None
 @settings(max_examples=25)
 @given(many)
 def test_rows_and_lines_say_what_a_fresh_formatter_says(outcomes: list[Handled]) -> None:
-    """Text that was rendered for one outcome is in the line of no other outcome."""
+    """Text that was rendered for one outcome must not occur in the line of another outcome."""
     for made in (CsvFormatter, TextFormatter):
         formatter = made(Context("scan", NOW))
         for handled in outcomes:

@@ -1,4 +1,4 @@
-"""A restored file has its former content, name and attributes, whatever these are."""
+"""A restored file has its former content, name and attributes, whatever they are."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_document_that_was_tampered_with_is_refused_or_means_itself(
         found = parse_item(spoiled, item.id, Path("item.json"))
     except StateError:
         return
-    # An accepted item can be used: each value can be read, and be written again.
+    # An accepted item is usable: each value can be read, and be written again.
     assert found.id == item.id and found.file.startswith("/")
     assert found.tags_by_algorithm().keys() == item.tags_by_algorithm().keys()
     assert parse_item(encode_item(found), item.id, Path("item.json")) == found

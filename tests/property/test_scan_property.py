@@ -24,11 +24,11 @@ from hashclient.scan.values.options import ScanOptions
 from tests.kit import fast_directory, make_state, run, write_tree
 from tests.kit.depth import examples
 
-#: Few contents of few sizes, so that files and entries meet; no entry may be of an empty file.
+#: Few contents of few sizes, so that files match entries. No entry may describe an empty file.
 CONTENTS = [b"a", b"b", b"aa", b"ab", b"bb", b"aaa", b"abc"]
 FILES = [b"", *CONTENTS, b"nothing", b"like", b"it"]
 
-#: A listed content, the digests that the entry has of it, and whether it has its size.
+#: The content of an entry, the digests that it has, and whether it has a size.
 Entry = tuple[bytes, int, bool]
 
 entries = st.lists(
@@ -50,7 +50,7 @@ def rows_of(listed: list[Entry]) -> bytes:
 
 
 def brute_force(listed: list[Entry], contents: dict[str, bytes]) -> set[tuple[str, str]]:
-    """Return (path, entry) for every file whose digests all agree with an entry's."""
+    """Return (path, entry) for every file whose digests all agree with the entry's digests."""
     found = set()
     for path, content in contents.items():
         for number, (other, mask, sized) in enumerate(listed):
@@ -165,7 +165,7 @@ def test_a_lookup_finds_what_brute_force_finds(
 @pytest.mark.slow
 @pytest.mark.parametrize("masks", [range(1, 8), (1,), (2, 5), (6,)])
 def test_processes_make_no_difference(tmp_path: Path, masks: tuple[int, ...]) -> None:
-    """There are more files than a task has, and one, two or four workers."""
+    """There are more files than one task has, and one, two or four workers."""
     listed = [
         (f"content {n % 90:02}".encode() * (n % 3 + 1), mask, n % 2 == 0)
         for n, mask in enumerate(list(masks) * 12)

@@ -1,8 +1,8 @@
 """No shortcut of a scan changes its verdicts: sizes, the inventory, few digests, workers.
 
-Random lists in several generations, random trees, and random edits between scans. An oracle hashes
-every file with hashlib and compares it with every live entry. The oracle and scans with and without
-each shortcut must agree, after every step.
+The tests draw lists in several generations, trees, and edits between scans. An oracle hashes every
+file with hashlib and compares it with every live entry. The oracle and scans with and without each
+shortcut must agree after every step.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ LISTED = CONTENTS[1:]
 NAMES = ["a", "b", "d/c"]
 ALL = tuple(Algorithm)
 
-#: The compared part of an outcome: its kind, and the entries that matched or did not quite.
+#: The compared part of an outcome: its kind, the entries that matched, and those that nearly did.
 Verdict = tuple[Kind, frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
 Edit = tuple[str, str, object, bool]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry for a content. `wrong` is an algorithm whose digest is of something else."""
+    """An entry for a content. `wrong`: an algorithm whose digest belongs to other content."""
 
     data: bytes
     algorithms: tuple[Algorithm, ...]
@@ -77,7 +77,7 @@ def entries(draw: st.DrawFn) -> Entry:
 
 names = st.sampled_from(NAMES)
 contents = st.sampled_from(CONTENTS)
-#: A change that only ctime shows comes first, and often.
+#: Changes that only the ctime shows are the first and frequent choice.
 overwritten = st.tuples(st.just("overwrite"), names, st.integers(0, 1), st.just(value=True))
 edits = st.one_of(
     overwritten,
@@ -89,7 +89,7 @@ edits = st.one_of(
     st.tuples(st.just("delete"), names, st.none(), st.booleans()),
     st.tuples(st.just("link"), names, names, st.booleans()),
 )
-#: One step: entries that are added to list `a` or `b`, how many are withdrawn again, and edits.
+#: One step: entries that are added to list `a` or `b`, the number of withdrawn entries, and edits.
 steps = st.tuples(
     st.sampled_from("ab"),
     st.lists(entries(), min_size=1, max_size=4),
@@ -135,7 +135,7 @@ def edit(tree: Path, what: str, name: str, argument: object, restore: bool) -> N
             target.hardlink_to(path)
         else:
             path.replace(target)
-            if path.exists():  # two links to one file: no file is renamed
+            if path.exists():  # both names are links to one file, so nothing was renamed
                 return
         path = target
     if restore and before is not None:
@@ -181,7 +181,7 @@ def verdict(outcome: Outcome) -> Verdict:
 
 
 def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
-    """Compare with the oracle: all matches, and the conflicts that the scan noticed.
+    """Check that a scan has all matches of the oracle, and only real conflicts.
 
     An entry with contradicting digests is noticed only if the first computed digest agrees.
     """
@@ -195,7 +195,7 @@ def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
 
 
 class Shortcuts:
-    """A provider with its lists, a client, a tree."""
+    """A provider with its lists, a client, and a tree."""
 
     def __init__(self, directory: Path) -> None:
         self.simulator = Simulator(directory / "repo")
@@ -207,7 +207,7 @@ class Shortcuts:
         self.number = 0
 
     def publish(self, list_name: str, new: list[Entry], withdrawn: int) -> None:
-        """Publish entries and withdraw the oldest entries; fetch the result."""
+        """Publish entries, withdraw the oldest entries, and fetch the result."""
         lines = ["entry_id,md5,sha1,sha256,size"]
         for entry in new:
             self.number += 1
@@ -226,7 +226,7 @@ class Shortcuts:
         found, summary = self.client.scan(self.tree, inventory=inventory, use=use, jobs=jobs)
         self.summary = summary
         assert summary.inputs == len(found)
-        # Each input was read, or the answer rests on something that is counted.
+        # Each input was read, or the answer about it rests on a fact that the summary counts.
         assert summary.inputs == (
             summary.files_read
             + summary.ruled_out_by_size
@@ -265,8 +265,8 @@ def test_the_evidence_of_answers_is_counted(tree: dict[str, bytes], listed: list
         for remembers, expected in (
             (False, (rest, ruled_out, 0)),
             (True, (rest, ruled_out, 0)),
-            # For a file of another size, the inventory knows that it is no container, but not the
-            # size.
+            # The inventory knows that a file of another size is no container, so that the record
+            # decides.
             (True, (0, 0, len(tree))),
         ):
             world.scan(inventory=remembers)
@@ -297,8 +297,8 @@ def test_no_shortcut_changes_a_verdict(
             plain = world.scan(inventory=False)
             agree(plain, expected)
             let_time_pass(world.probe)
-            # The first scan finds the inventory of the earlier steps, the second the inventory of
-            # the first. For a matching file the inventory may have more digests, and so show more
+            # The first scan uses the inventory of earlier steps, and the second uses that of the
+            # first. The inventory may have more digests of a matching file, and so show more
             # entries that agree in part.
             for _ in range(2):
                 remembered = world.scan(inventory=True)
@@ -319,7 +319,7 @@ def test_no_shortcut_changes_a_verdict(
 @examples(6)
 def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[Entry]) -> None:
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        # The pool forks while threads of the test runner are there.
+        # The pool forks while the test runner has threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         world = Shortcuts(Path(name))
         for number in range(2):
@@ -329,7 +329,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
         world.publish("a", listed, 0)
         let_time_pass(world.probe)
         with pytest.MonkeyPatch.context() as patch:
-            # A large file is handed back, to be a task of its own.
+            # A large file is handed back and becomes a separate task.
             patch.setattr(checker, "DEFER_BYTES", 4)
             one = world.scan(inventory=True, jobs=1)
             assert world.scan(inventory=True, jobs=2) == one
@@ -341,7 +341,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
 @given(st.lists(entries(), min_size=1, max_size=6), st.lists(contents, min_size=1, max_size=6))
 @examples(40)
 def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:
-    """The plan by itself: with a digest of each plan, every entry that fits is touched."""
+    """The plan alone: for each size, it includes a digest of every entry that fits."""
     with tempfile.TemporaryDirectory() as name:
         world = Shortcuts(Path(name))
         world.publish("a", listed, 0)

@@ -1,4 +1,4 @@
-"""A stream is judged as a file of the same bytes is, in whatever pieces it comes."""
+"""A stream is judged like a file of the same bytes, whatever pieces it arrives in."""
 
 from __future__ import annotations
 

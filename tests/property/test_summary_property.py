@@ -1,6 +1,6 @@
-"""`audit summary` has what a simple model counts, figure by figure, in any log and any period.
+"""`audit summary` agrees with a simple model, figure by figure, in any log and any period.
 
-The model reads the lines of the files by itself and keeps all of them; for each figure, it looks at
+The model reads the lines of the files itself and keeps all of them; for each figure, it looks at
 all records.
 """
 
@@ -128,7 +128,7 @@ events = st.one_of(
     of(["watch-look"], st.builds(lambda one, other: one | other, beginnings, ends)),
     of(["init", "notice-shown", "excepted", "conflict"], data(by=people)),
 )
-#: The place of a log file when the log is summarised.
+#: What happens to a log file before the log is summarised: it stays, is archived, or is lost.
 HERE, ARCHIVED, LOST = "here", "archived", "lost"
 steps = st.tuples(events, st.integers(0, 9), st.sampled_from([False, False, False, True]))
 
@@ -235,7 +235,7 @@ def runs(inside: Sequence[Record]) -> dict[str, Any]:
 
 
 def waits(records: Sequence[Record], acts: Sequence[tuple[str, datetime]]) -> list[float]:
-    """Return how long it took from the first record of each match to the first act."""
+    """Return the time between the first record of each match and the first action on it."""
     took = []
     for match_id in dict(acts):
         times = [r.time for r in records if r.event == "match" and r.data.get("id") == match_id]
@@ -255,7 +255,7 @@ def spread(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def interval(good: int, count: int) -> Any:
-    """Return Wilson's interval in the form without fractions of fractions."""
+    """Return Wilson's interval, by the formula without nested fractions."""
     if not count:
         return None
     z = 1.959964
@@ -290,7 +290,7 @@ def lists(records: Sequence[Record], inside: Sequence[Record]) -> dict[str, Any]
 
 
 def age(records: Sequence[Record], run: Record, used: dict[str, Any]) -> list[float]:
-    """Return how old a list was when a run began; an empty list if no earlier record says so."""
+    """Return the age of a list at a run's start; an empty list if no earlier record has it."""
     said = [
         r.data["published"]
         for r in records
@@ -330,7 +330,7 @@ def outages(
 
 
 def write(directory: Path, written: Sequence[tuple[Event, int, bool]]) -> list[Path]:
-    """Write a log in several files; return them, the open file as the last."""
+    """Write a log in several files, and return them; the last one is the open file."""
     now = [START]
     log = AuditLog(directory, clock=lambda: now[0])
     log.append([Event("init", {})])
@@ -381,7 +381,7 @@ def check(
     since: int | None,
     length: int | None,
 ) -> None:
-    """Compare the summary with the model: with some files archived, and some lost."""
+    """Compare the summary with the model, with some files archived and some lost."""
     begin = None if since is None else START + timedelta(minutes=since)
     end = None if length is None else (begin or START) + timedelta(minutes=length)
     with tempfile.TemporaryDirectory(dir=directory) as name:

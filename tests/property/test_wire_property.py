@@ -1,4 +1,4 @@
-"""The wire format under arbitrary input: valid input is read back, other input is one error."""
+"""The wire format with arbitrary input: valid input is read back, other input gives one error."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ JSON = st.recursive(
 
 
 def is_one_error_or_valid(data: bytes) -> None:
-    """Check that an index is refused by one error with a decent message, or is valid."""
+    """Check that an index is valid, or is refused by one error with a proper message."""
     try:
         index = parse_index(data, "x")
     except VerificationError as error:
@@ -193,7 +193,7 @@ def test_a_segment_with_some_bytes_changed(
     which: int, at_the_end: bool, edits: list[tuple[float, int, int]]
 ) -> None:
     data = SEGMENTS[which]
-    # A reader believes most values in the footer.
+    # A reader trusts most values in the footer, so half of the examples change only the end.
     cut = len(data) * 2 // 3 if at_the_end else 0
     data = data[:cut] + edited(data[cut:], edits)
     try:
