@@ -1,1 +1,1 @@
-"""Opens archives and mail, without trusting any claim in these files."""
+"""Opens archives and mail, without trusting any claim that the bytes of a file make."""

@@ -1,10 +1,10 @@
 """Finds archives behind other bytes: in self-extractors, and behind pictures and documents.
 
-`sniffing` decides for which files a search for such archives is needed. This module searches all
-bytes of the file for the marks (`Kind.in_programs`) that show archives behind other bytes. The
-expander of a kind decides whether an archive begins at a mark, and how long the archive is. An
-archive of a kind that is not opened is reported as not opened. This module does not search for zip,
-because the zip expander itself finds a zip behind other bytes.
+`sniffing` decides for which files a search for archives behind other bytes is needed. This module
+searches all bytes of the file for the marks (`Kind.in_programs`) that show archives behind other
+bytes. The expander of a kind decides whether an archive begins at a mark, and how long the archive
+is. An archive of a kind that is not opened is reported as not opened. This module does not search
+for zip, because the zip expander itself finds a zip behind other bytes.
 """
 
 from __future__ import annotations

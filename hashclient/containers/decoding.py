@@ -20,8 +20,8 @@ from hashclient.containers.interface import NotReadError, Why
 #: The size of the first piece, in bytes: enough to recognise the kind of a member, and decoded
 #: within microseconds.
 FIRST_PIECE_BYTES = 1 << 10
-#: The largest window: `xz -9` needs 65 MiB, and a stream that declares a larger window than this
-#: limit is not read.
+#: The largest permitted window: `xz -9` needs 65 MiB, and a stream that declares a window of more
+#: than `MAX_WINDOW_BYTES` is not read.
 MAX_WINDOW_BYTES = 192 << 20
 MAX_WINDOW_LOG = 27
 

@@ -137,7 +137,7 @@ class Tee(Buffered):
     def keep(self) -> None:
         """Keep all bytes in memory, up to `spool_bytes`.
 
-        Before this call, bytes may have been peeked at, but not read.
+        Before a call of `keep`, bytes may have been peeked at, but not read.
         """
         self._spool = bytearray(self._buffer)
         self._watching = InProgram(self._buffer)
@@ -250,7 +250,7 @@ class Driver:
     ) -> None:
         """Read one container; an error that ends the container early is reported as a row.
 
-        `among` are all expanders that read this container, including `expander`.
+        `among` are all expanders that read the container, including `expander`.
 
         Raises:
             LimitError: a limit for the whole file is exceeded.
@@ -362,8 +362,9 @@ class Driver:
 
         `once` is true within an alternative reading: bytes that were already opened as an
         alternative reading are not opened again. A mailbox is also read as a single mail. If the
-        text of this single mail is the rest of the mailbox, the text is opened only as a mailbox,
-        because otherwise each message would be read again for each message before it.
+        text of a mailbox that is read as a single mail is the rest of the mailbox, the text is
+        opened only as a mailbox, because otherwise each message would be read again for each
+        message before it.
         """
         once |= member.is_again
         name = _name(member)

@@ -41,7 +41,7 @@ class Why(enum.StrEnum):
     DAMAGED = "damaged"
     LIMIT = "limit"
     UNSUPPORTED = "unsupported"  # no expander supports the compression method or the kind
-    NOT_OPENED = "not-opened"  # the kind is not opened, and the configuration does not accept this
+    NOT_OPENED = "not-opened"  # the configuration refuses files of unopened kinds
     MISSING = "missing"  # the library that reads the kind is not installed
     FAILED = "failed"  # the process that opens containers has ended, or cannot be started
 
@@ -101,7 +101,7 @@ class Member(msgspec.Struct, frozen=True):
     message). `kind` is `NEVER` for an alternative reading of bytes that are already opened. If
     `kind` is empty, the first bytes of the member show its kind. `head` returns the requested
     number of first bytes, or all bytes if the member is shorter; it is None if these bytes would
-    cost as much as `chunks`. `is_again` means that this member is an alternative reading of an
+    cost as much as `chunks`. `is_again` means that the member is an alternative reading of an
     earlier member's bytes: of several equal alternative readings, only one is opened, because each
     may lead to further readings.
     """

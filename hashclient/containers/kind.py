@@ -22,13 +22,13 @@ class Mark(msgspec.Struct, frozen=True):
     """Bytes by which a kind is recognised.
 
     `at` is the offset of the mark: from the beginning, or from the end if it is negative, or
-    `ANYWHERE`. One of `literals` must be at this offset. A mark at `ANYWHERE` has `may_be` instead
-    of literals: a quick test, which gets a buffer and its used length. If the literals also occur
-    in many files of other kinds, `pattern` is a regular expression that the beginning must match;
-    `is_one` must check the literals as well. `differs` is the text of a Python expression for a
-    quick test: it is true for most `data` that begin with the first two bytes of a literal and are
-    not of the kind. `is_one` checks further conditions in the first KiB, or, if `reaches` is set,
-    in the first `interface.ISO_HEAD_BYTES`; if the bytes are too short, `is_one` may raise
+    `ANYWHERE`. One of `literals` must be at the offset `at`. A mark at `ANYWHERE` has `may_be`
+    instead of literals: a quick test, which gets a buffer and its used length. If the literals also
+    occur in many files of other kinds, `pattern` is a regular expression that the beginning must
+    match; `is_one` must check the literals as well. `differs` is the text of a Python expression
+    for a quick test: it is true for most `data` that begin with the first two bytes of a literal
+    and are not of the kind. `is_one` checks further conditions in the first KiB, or, if `reaches`
+    is set, in the first `interface.ISO_HEAD_BYTES`; if the bytes are too short, `is_one` may raise
     `struct.error` or `IndexError`.
     """
 
@@ -73,12 +73,12 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     the archive. Therefore the end of a file is not examined if its beginning shows a kind with
     `hides_end`, or a text.
 
-    `whole` returns whether a complete file with a mark of this kind can be of this kind. `in_tail`
-    is searched for near the end of each file, and in more bytes if the file begins with a front;
-    the method `ends` of the expander then decides. `ends` are compared with the last bytes of a
-    file. `in_programs` is searched for after and in programs; an archive begins `in_programs_at`
-    bytes before these bytes. The method `length` of the expander decides whether an archive begins
-    at a mark, and returns the length of the archive.
+    `whole` returns whether a complete file with a mark of the kind can be of the kind. `in_tail` is
+    searched for near the end of each file, and in more bytes if the file begins with a front; the
+    method `ends` of the expander then decides. `ends` are compared with the last bytes of a file.
+    `in_programs` is searched for after and in programs; an archive begins `in_programs_at` bytes
+    before these bytes. The method `length` of the expander decides whether an archive begins at a
+    mark, and returns the length of the archive.
 
     At most `most_members` members are taken from one container, even if the configuration allows
     more. With `has_readings`, members of the container are read in several ways, and no member is

@@ -80,7 +80,7 @@ def _is_form(head: bytes) -> bool:
 
 
 def _is_uuencoded(head: bytes) -> bool:
-    # `begins_file` is imported here because few files begin with these bytes.
+    # `begins_file` is imported here because few files begin like a uuencoded file.
     from hashclient.containers.mimedecode import begins_file
 
     return begins_file(head) is not None
@@ -121,9 +121,9 @@ def _is_compress(head: bytes) -> bool:
 def is_lzma_header(begin: bytes) -> bool:
     """Return whether the header fields of an .lzma file have valid values; .lzma has no mark.
 
-    Usual programs write a window size of 2^n or 3·2^n bytes. `xz` and 7-Zip open windows of these
-    sizes; zstd and Python also open a window of zero bytes, and zstd opens any window size after
-    the usual first bytes. The length is checked by the rules of `xz`.
+    Usual programs write a window size of 2^n or 3·2^n bytes. `xz` and 7-Zip open windows of 2^n or
+    3·2^n bytes; zstd and Python also open a window of zero bytes, and zstd opens any window size
+    after the usual first bytes. The length is checked by the rules of `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False

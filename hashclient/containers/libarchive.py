@@ -4,9 +4,9 @@ The system's C library libarchive is called through ctypes, in the sandboxed pro
 selected by name, because libarchive's own detection takes ordinary text for one of its formats.
 Only the built-in filters of libarchive are used, and never external programs. libarchive is loaded
 with this module, before the sandbox takes effect, because no file can be opened in the sandbox. If
-libarchive is not installed, containers that need it are reported as unread with this reason. The
-memory that libarchive uses is not managed by Python, but the memory limit of the process includes
-it.
+libarchive is not installed, containers that need libarchive are reported as unread for this reason.
+The memory that libarchive uses is not managed by Python, but the memory limit of the process
+includes it.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class _Archive:
     def rest(self) -> bytes:
         """Return the first bytes behind the compressed data that was read.
 
-        The first four of these bytes may belong to the compressed data, because libarchive
+        The first four of the returned bytes may belong to the compressed data, because libarchive
         sometimes consumes the next mark.
         """
         return self._input.rest(self.consumed - 4)
@@ -305,7 +305,8 @@ class _Archive:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
         text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
-        # If the format was not recognised, this call would make libarchive end the process.
+        # If the format was not recognised, a call of `archive_read_has_encrypted_entries` would
+        # make libarchive end the process.
         is_encrypted = self._is_open and (
             self._library.archive_read_has_encrypted_entries(self._archive) > 0
         )

@@ -326,7 +326,8 @@ class _Walk:
         if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
             bodies.append(behind)
         if ends_at_field:
-            # Mail clients that recognise a boundary by a part of its line drop this last line.
+            # Mail clients that recognise a boundary by a part of its line drop the line of the
+            # boundary.
             bodies.append(kept.without_last_line())
         for body in bodies:
             for encoding in fields.ways:

@@ -1,9 +1,9 @@
 """Facts about the mail that a listed file was in: its id, sender and recipients by its header.
 
-The record of a match contains these facts, so that a person can find the mail in the logs of a mail
-server. Anybody can write false values into the header of a mail. Only an id and a few addresses are
-recorded, without blanks, quotes and control characters, so that no other part of a header gets into
-a record.
+The record of a match contains the facts about its mail, so that a person can find the mail in the
+logs of a mail server. Anybody can write false values into the header of a mail. Only an id and a
+few addresses are recorded, without blanks, quotes and control characters, so that no other part of
+a header gets into a record.
 """
 
 from __future__ import annotations

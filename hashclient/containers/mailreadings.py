@@ -1,8 +1,8 @@
 """The different ways in which mail clients decode the body of one part.
 
-A part is read once in the most usual way. During this read, the bytes of the part are kept, up to a
-limit. With the kept bytes, the part is decoded again in the other ways: by another encoding, by
-another rule for padding or blanks, or with other line ends.
+A part is read once in the most usual way. During the first read, the bytes of the part are kept, up
+to a limit. With the kept bytes, the part is decoded again in the other ways: by another encoding,
+by another rule for padding or blanks, or with other line ends.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class Kept:
     def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end of the kept bytes; None if there are too few.
 
-        A mail client that reads the header in another way may decode these lines. If the header
-        names base64 (`is_known`), these lines are only returned if other lines precede them.
+        A mail client that reads the header in another way may decode the lines of base64 at the
+        end. If the header names base64 (`is_known`), lines of base64 are only returned if other
+        lines precede them.
         """
         head = next(filter(None, self._pieces), b"").lstrip()
         if is_known and _BASE64_LINE.fullmatch(head.split(b"\n", 1)[0]) is not None:

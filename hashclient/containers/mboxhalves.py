@@ -1,4 +1,4 @@
-"""Finds halves of messages: a line within a message looks like the beginning of the next message.
+"""Finds halves: messages in which a line looks like the beginning of the next message.
 
 A mail server that stores one mail as a mailbox does not escape a line with `From ` in the text, so
 a sender could use this line to hide parts of the mail. A message is reported as a half if it begins
@@ -14,7 +14,7 @@ from hashclient.containers.mimeheaders import Collector
 #: How many bytes of a header are kept; a header may be longer, but the fields that show its kind
 #: come first.
 MAX_HEADER_BYTES = 64 << 10
-#: The most boundaries that are searched at once; a message that exceeds this number counts as a
+#: The most boundaries that are searched at once; a message that exceeds `MAX_OPEN` counts as a
 #: half.
 MAX_OPEN = 256
 
@@ -54,7 +54,8 @@ class Halves:
         for delimiter in [each for each in self._open if each in text]:
             self.found.append(self._open.pop(delimiter))
         for delimiter in list(self._delimiters):
-            # Only as many earlier bytes are searched again as a delimiter may have before its end.
+            # Of the bytes before `piece`, only as many are searched again as a delimiter that is
+            # cut can have in them.
             self._look(delimiter, text[max(len(self._tail) - len(delimiter) - 1, 0) :])
         self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
 

@@ -21,7 +21,7 @@ from hashclient.containers.kinds import KINDS
 class Touched(msgspec.Struct, frozen=True):
     """A description of files.
 
-    `least_bytes` is the smallest length of these files, and `begins` are the possible first bytes.
+    `least_bytes` is the smallest length of the files, and `begins` are the possible first bytes.
     """
 
     least_bytes: int

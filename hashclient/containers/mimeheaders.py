@@ -125,7 +125,7 @@ NO_FIELDS = Fields(
 class Collector:
     """Collects the lines of one header.
 
-    Fields that describe the body are kept, and fields of mail are counted.
+    The collector keeps fields that describe the body, and counts fields of mail.
     """
 
     def __init__(self, *, is_first: bool = True) -> None:
@@ -194,7 +194,7 @@ class Collector:
     def passed(self, line: bytes) -> None:
         """Add a line that is no field.
 
-        Some clients begin the body at such a line, others ignore it.
+        Some clients begin the body at a line that is no field, and others ignore the line.
         """
         self.has_passed = True
         if len(self._rest) < MAX_REST_BYTES:

@@ -95,7 +95,8 @@ class Lines(Forward):
         """Begin at the beginning of `data`.
 
         With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a single carriage
-        return ends a line of a body, as on an old Macintosh; in headers, it always ends a line.
+        return ends a line of a body, as on an old Macintosh; in headers, a carriage return always
+        ends a line.
         """
         super().__init__(data)
         self._is_loose = is_loose
@@ -209,7 +210,8 @@ class Lines(Forward):
     ) -> Iterator[bytes]:
         """Yield the bytes of a body up to the next boundary of `stack`.
 
-        After the last byte, `hit` is this boundary, or None at the end of the mail.
+        After the last byte, `hit` is the boundary that ended the body, or None at the end of the
+        mail.
 
         The line end before a boundary belongs to the boundary, and not to the body. No client shows
         text outside of the parts (`is_aside`), so this text ends at each line that resembles a
@@ -227,7 +229,8 @@ class Lines(Forward):
         while True:
             # The position is at the beginning of a line.
             if may_end_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
-                # Some clients begin a part at such a field, as if a boundary preceded the field.
+                # Some clients begin a part at a field in text outside of the parts, as if a
+                # boundary preceded the field.
                 if is_apart or self._is_loose:
                     self.hit = Hit(len(stack) - 1, is_last=False, is_field=True)
                     return
@@ -273,7 +276,7 @@ class Lines(Forward):
     def _find_begin(self, *, or_field: bool) -> int:
         """Return the offset of the next line end before dashes or, with `or_field`, before a field.
 
-        Return -1 if there is no such line end.
+        Return -1 if no line end before dashes or a field follows.
         """
         if not (self.is_old or or_field):
             return self._buffer.find(_DASHES, self._at)

@@ -2,7 +2,7 @@
 
 Each member is in a record with a header of eight bytes. The references to members are in the text
 of a document, which is not parsed, so this module searches all streams that contain records. A
-workbook divides these records into pieces. An encrypted document is reported as encrypted.
+workbook divides records with pictures into pieces. An encrypted document is reported as encrypted.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
     """Yield the pictures of a workbook.
 
-    The records of these pictures are inside other records, in pieces of 8 kB.
+    The records of the pictures are inside other records, in pieces of 8 kB.
     """
     source, drawings, is_drawing = Forward(stream), Runs(stream), False
     while len(head := source.take(_BIFF.size)) == _BIFF.size:

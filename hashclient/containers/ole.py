@@ -114,7 +114,7 @@ class _File:
     def _fill(self, head: bytes, listed: int) -> None:
         """Read the table of sectors.
 
-        The header and further sectors list the sectors of this table.
+        The header and further sectors list the sectors of the table.
         """
         places = _words(head[_LISTED_AT:])
         for _ in range(self._count + 1):

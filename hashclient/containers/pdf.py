@@ -328,7 +328,7 @@ def _is_inside(value: Any) -> bool:
 def _numbers(files: Any) -> Iterator[tuple[int, int]]:
     """Yield the object numbers of all streams in a dictionary of files.
 
-    The values of such a dictionary are streams or lists of streams.
+    The values of a dictionary of files are streams or lists of streams.
     """
     for value in files.values():
         for one in value if isinstance(value, _pdf.Array) else [value]:

@@ -217,8 +217,8 @@ class Nodes:
     def hides_heap(self, content: bytes) -> bool:
         """Return whether bytes that should be data are a list of blocks that lead to a heap.
 
-        Some programs recognise such a list by its bytes, and some programs decode bytes that are
-        not encoded by the header of the store.
+        Some programs recognise a list of blocks by its bytes, and some programs decode bytes that
+        are not encoded by the header of the store.
         """
         if content[:2] == bytes((_LIST, 1)) and len(content) >= _INNER.size + self._two.size // 2:
             (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
@@ -310,7 +310,7 @@ class Nodes:
         self.take(len(raw))
         at = 4 if self.form is _32 else _INNER.size
         kind, level, count, _ = _INNER.unpack_from(raw.ljust(_INNER.size, b"\0"))
-        self.faults += not number & 2  # some programs decode this block, and others do not
+        self.faults += not number & 2  # some programs decode a list of nodes, and others do not
         row = self._two if level else self._branch
         if kind != _BELOW or level >= above or len(raw) < at + count * row.size:
             self.faults += 1

@@ -1,6 +1,6 @@
 """The sandbox of a process, which cannot open files, use the network, or start other processes.
 
-Code that parses hostile bytes runs in this sandbox. The sandbox has up to three parts, because the
+Code that parses hostile bytes runs in the sandbox. The sandbox has up to three parts, because the
 kernel may not support all of them. Landlock forbids access to the file system and to the network.
 seccomp allows only the few system calls that computing needs. Resource limits restrict the memory,
 the processor time and the number of open files. Descriptors that are open when the sandbox takes
@@ -45,8 +45,8 @@ _NET_RIGHTS = 0b11  # bind and connect of TCP; since version 4
 _SCOPES = 0b11  # abstract sockets and signals of other processes; since version 6
 
 #: The system calls that computing needs, by number: for memory, for open descriptors, for time, and
-#: for random numbers. A file that was passed in is open only for reading, and no call in this table
-#: changes its mode or owner.
+#: for random numbers. A file that was passed to the process is open only for reading, and no system
+#: call in the table changes the mode or the owner of a file.
 _X86_64: Mapping[str, int] = {
     "read": 0,
     "write": 1,
@@ -172,8 +172,9 @@ def die_with_parent(parent: int) -> None:
 def lock(memory_bytes: int, cpu_s: int) -> Locks:
     """Start the sandbox of this process, and return the parts that took effect.
 
-    From this call on, the process may map `memory_bytes` more bytes; its processor time is limited
-    to `cpu_s` seconds in all. All modules and libraries must be loaded before this call.
+    After a call of `lock`, the process may map `memory_bytes` more bytes; its processor time is
+    limited to `cpu_s` seconds in all. All modules and libraries must be loaded before `lock` is
+    called.
     """
     libc = _libc()
     _limit(memory_bytes, cpu_s)

@@ -98,8 +98,8 @@ class SevenZip(Libarchive):
 
         The first header of a 7z has a checksum, and states the end of the last header.
 
-        If the first header contains zeros in place of this end, 7-Zip searches for the last header
-        at the end of the file.
+        If the first header of a 7z contains zeros in place of the end of the last header, 7-Zip
+        searches for the last header at the end of the file.
         """
         head = data.read_at(0, HEAD_BYTES)
         if len(head) == HEAD_BYTES and not any(head[_VERSION_END:]) and _last_header(data):

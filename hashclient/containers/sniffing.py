@@ -76,7 +76,7 @@ class _Row(NamedTuple):
             begin = bytes(memoryview(data)[: min(length, ISO_HEAD_BYTES)])
         try:
             return mark.is_one(begin)
-        except (error, IndexError):  # the file is too short for this kind
+        except (error, IndexError):  # the file is too short for the kind
             return False
 
 
@@ -201,7 +201,7 @@ look_at, fits_none = looks_of(KINDS)
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
     """Return the kinds that the first bytes of a file fit.
 
-    `is_all` says that these bytes are the whole file.
+    `is_all` says that `head` contains all bytes of the file.
     """
     data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
     return () if fits_none(padded(data), len(data)) else look_at(data, len(data), is_all)

@@ -32,15 +32,15 @@ MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
 #: `_MAX_PATH_BYTES`: the longest path; `_NO_PATH` matches a text that is hardly a path, because it
-#: has a line end, or a zero byte before its end. If such a text is in place of a member's name,
-#: unar extracts the text as a file.
+#: has a line end, or a zero byte before its end. If a text that is hardly a path is in place of a
+#: member's name, unar extracts the text as a file.
 _MAX_PATH_BYTES = 4096
 _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
-#: The types of links, devices, directories and pipes. The header of such a type may have a size
-#: although no bytes follow it.
+#: The types of links, devices, directories and pipes. The header of a link, device, directory or
+#: pipe may have a size although no bytes follow it.
 _WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
 #: The types for which 7-Zip reads as many bytes as the size states.
 _DEVICES = frozenset(b"3 4 6".split())
@@ -65,7 +65,7 @@ class Area:
         """Return exactly `count` bytes, which should be few.
 
         Raises:
-            NotReadError: the archive ends before these bytes.
+            NotReadError: the archive ends before the `count` bytes.
         """
         taken = self._source.take(min(count, self.left))
         self.left -= len(taken)

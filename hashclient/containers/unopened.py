@@ -1,7 +1,7 @@
 """The kinds of containers that are not opened: disk images, some mail stores, rare archives.
 
-The content of files of these kinds is not checked, so the summary of each scan counts such files by
-kind. To add a kind that is not opened, add a row to `KINDS`.
+The content of a file of an unopened kind is not checked, so the summary of each scan counts such
+files by kind. To add a kind that is not opened, add a row to `KINDS`.
 
 Limits: a kind is recognised by marks in the first 33 KiB, in the last 512 bytes, or behind a
     program.

@@ -94,7 +94,7 @@ class Ranges:
         return True
 
     def has(self, start: int, end: int) -> bool:
-        """Return whether exactly this range was added."""
+        """Return whether exactly the range from `start` to `end` was added."""
         at = bisect_left(self._starts, start)
         return at < len(self._starts) and (self._starts[at], self._ends[at]) == (start, end)
 
@@ -316,7 +316,7 @@ class _Archive:
     def _add(self, start: int, end: int, *, is_first: bool) -> bool:
         """Add the range of a member.
 
-        Return False if another directory has already named this member.
+        Return False if another directory has already named the member.
 
         Raises:
             NotReadError: the member overlaps other bytes of the archive, or too many ranges are out

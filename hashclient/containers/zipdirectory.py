@@ -87,7 +87,7 @@ def may_end(tail: bytes) -> bool:
             if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
         elif ENTRY_MARK in tail[:at]:
-            return True  # the end record is cut off, and some programs accept this
+            return True  # the end record is cut off, and some programs accept a cut end record
         at = tail.rfind(END_MARK, 0, at)
     return False
 

@@ -102,7 +102,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 def by_directory(data: Data, entry: Entry) -> list[Member]:
     """Return a member in the way in which programs extract it that use only the directory.
 
-    Return an empty list if these programs cannot extract the member.
+    Return an empty list if programs that use only the directory cannot extract the member.
     """
     offset, packed, size, crc, flags, method, name = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
@@ -119,7 +119,7 @@ def by_directory(data: Data, entry: Entry) -> list[Member]:
 def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:
     """Return the length of the descriptor at `position`.
 
-    Return None if no descriptor with these values is there.
+    Return None if no descriptor with the given values is at `position`.
     """
     block = data.read_at(position, _DESCRIPTOR_BYTES)
     bodies = [_LONG.pack(crc, packed, size)]
@@ -224,7 +224,7 @@ class Packed:
             yield piece
 
     def _by_library(self, size: int) -> Iterator[bytes]:
-        """Let libarchive decode an archive that contains only this member; yield the bytes."""
+        """Let libarchive decode an archive that contains only the member; yield the bytes."""
         length = self._end - self.position
         if max(size, length) >= MAX32:
             raise unsupported(self._method)

@@ -1,8 +1,8 @@
 """Decodes methods of zip that the used libraries lack: Deflate64, and methods from before 1993.
 
 The Windows Explorer compresses members of more than 2 GiB by Deflate64; shrink and implode occur in
-archives from the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes these methods
-in Python, at a speed of some megabytes per second. The decoder needs memory for a window of 64 KiB,
+archives from the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). The methods are decoded in
+Python, at a speed of some megabytes per second. The decoder needs memory for a window of 64 KiB,
 for a piece and for tables.
 
 Limit: members that are compressed by reduce (methods 2 to 5), or by methods that are not in

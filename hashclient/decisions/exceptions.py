@@ -1,7 +1,7 @@
 """Decides which matches are excepted, by the rulings of people.
 
 A match is excepted if every entry that the match hits is covered by a ruling. A ruling covers a hit
-if all these conditions are true:
+if all of conditions 1 to 6 are true:
 
 1. the ruling is in the rulings file that was written last, and this file is authentic;
 2. the clock shows a time before the end of the ruling, and not before a time that is known to have
@@ -63,8 +63,7 @@ class Exceptions:
     ) -> None:
         """Read the rulings; `now` returns the time in UTC.
 
-        `on_failure` is called whenever the rulings cannot be used; in this case, no match is
-        excepted.
+        `on_failure` is called whenever the rulings cannot be used, so that no match is excepted.
         """
         self._layout, self._path = layout, layout.exceptions
         self._lists = lists

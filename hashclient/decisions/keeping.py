@@ -264,7 +264,7 @@ def exchange(
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
     """Make exceptions of exactly the entries `ids` of a list, which are known to be good.
 
-    Earlier exceptions that were made because entries of this list were known to be good end, unless
+    Earlier exceptions that were made because entries of the list were known to be good end, unless
     their entry is in `ids`; exceptions that end soon are renewed. Return whether a new exception
     was made. The caller has locked the state directory for writing.
 

@@ -56,8 +56,8 @@ class Review(msgspec.Struct, frozen=True):
         """Return the review that a text describes, for example `harmless: it is a licence text`.
 
         Raises:
-            UsageError: the text before the colon is no reason for this verdict, or no sentence
-                follows.
+            UsageError: the text before the colon is no reason for `verdict`, or no sentence follows
+                the colon.
         """
         word, _, text = reason.partition(":")
         words = REVIEW_REASONS[verdict]

@@ -99,7 +99,7 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
 
     @property
     def text(self) -> str:
-        """Why a match is excepted by this ruling, as text."""
+        """Why a match is excepted by the ruling, as text."""
         return f"exception {self.id} until {for_people(self.until)}: {self.reason}"
 
 

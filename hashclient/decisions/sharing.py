@@ -8,7 +8,7 @@ machine; `trusted` in [decisions] of the importing machine names the keys whose 
 accepted.
 
 An import replaces all exceptions that were imported earlier from the same key by the exceptions of
-the file. An import is refused unless all these conditions are true:
+the file. An import is refused unless all of conditions 1 to 4 are true:
 
 1. the file has the export format, as `verify_document` checks, and no value in the file is out of
    bounds;

@@ -83,7 +83,7 @@ class Permits(Selection):
     def use(self, match_ids: Sequence[str], now: datetime, before: datetime) -> None:
         """Note that matches are acted upon `now`.
 
-        Permits of these matches that were given before `before` get the time `now`.
+        Permits of the matches that were given before `before` get the time `now`.
 
         Raises:
             StateError: the database cannot be written.

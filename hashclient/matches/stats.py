@@ -119,8 +119,9 @@ class Statistics(Matches):
     ) -> list[Line]:
         """Return the counts of matches that were first found at or after `start` and before `end`.
 
-        The first line counts all matches; the lines of lists, of categories and of entries follow
-        in this order. `people` is how many persons must give the same verdict about a match.
+        The first line counts all matches; the lines of lists, then the lines of categories, then
+        the lines of entries follow. `people` is how many persons must give the same verdict about a
+        match.
 
         Raises:
             StateError: the database cannot be read.

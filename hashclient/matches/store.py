@@ -63,8 +63,8 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: The history of a match begins with one of these events, but the first step may be missing in the
-#: table.
+#: The history of a match begins with an event in `_BEGINNINGS`, but the first step may be missing
+#: in the table.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
 #: Finds the requested reports that were not prepared after the request; a report that was prepared
 #: earlier than the request does not count.
@@ -98,19 +98,19 @@ class Matches(Recording):
             return True
 
     def get(self, match_id: str) -> Match:
-        """Return the match with this id.
+        """Return the match with the id `match_id`.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be read.
         """
         with self._errors():
             return self._get(match_id)
 
     def look_up(self, match_id: str) -> Match | None:
-        """Return the match with this id.
+        """Return the match with the id `match_id`.
 
-        Return None if no match has this id, for example because the record was lost.
+        Return None if no match has the id, for example because the record was lost.
 
         Raises:
             StateError: the database cannot be read.
@@ -134,7 +134,7 @@ class Matches(Recording):
         """Return the steps in the history of a match, oldest first.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be read.
         """
         with self._errors():
@@ -193,7 +193,7 @@ class Matches(Recording):
         means that the place has not changed.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -229,7 +229,7 @@ class Matches(Recording):
         """Add a step that does not change the state of the match.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -241,12 +241,12 @@ class Matches(Recording):
     ) -> Match:
         """Note that the report that `detail` names is retracted, or is about to be retracted.
 
-        The state of the match becomes the state without this report: the match is open, unless
-        another report still counts. `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; for one
-        report, each of the two events is noted only once.
+        The state of the match becomes the state without the retracted report: the match is open,
+        unless another report still counts. `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`;
+        for one report, each of the two events is noted only once.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -292,7 +292,7 @@ class Matches(Recording):
         A report that was retracted does not count, so a new report can be requested after it.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -374,7 +374,7 @@ class Matches(Recording):
         The match gets its earlier state.
 
         Raises:
-            UsageError: no match has this id.
+            UsageError: no match has the id `match_id`.
             StateError: the database cannot be written.
         """
         with self._transaction():

@@ -101,9 +101,9 @@ _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
-#: If a match was held when it was first found, only the state of the match shows this, because no
-#: step is written. The next step may change the state, so a step `held` is written before the next
-#: step.
+#: If a match was held when it was first found, only the state of the match shows that it was held,
+#: because no step is written. The next step may change the state, so a step `held` is written
+#: before the next step.
 _ADD_HELD = f"""
 INSERT INTO step (match, time, event, detail)
 SELECT m.id, m.first_seen, m.state, '{{}}' FROM match m

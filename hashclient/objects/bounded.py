@@ -1,8 +1,8 @@
 """Limits the time and the length of each answer that botocore receives.
 
 botocore limits the time of each single read from a socket, but not the time of a whole answer, and
-keeps an answer of any length in memory. Without these limits, a store that sends one byte a minute,
-or a listing without an end, would stop a scan or fill the memory.
+keeps an answer of any length in memory. Without further limits, a store that sends one byte a
+minute, or a listing without an end, would stop a scan or fill the memory.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def has_proxy() -> bool:
 def _namable(key: str) -> str:
     """Return the longest folder at the beginning of a key that obstore can name.
 
-    Return "" if obstore can name no such folder.
+    Return "" if obstore can name no folder at the beginning of the key.
     """
     folder = key
     while folder and not is_plain(folder):

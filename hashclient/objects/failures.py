@@ -22,7 +22,7 @@ class Trouble(enum.Enum):
     GONE = enum.auto()
     CHANGED = enum.auto()
     DENIED = enum.auto()
-    NAME = enum.auto()  # no client can name this key
+    NAME = enum.auto()  # no client can name the key
     OTHER = enum.auto()
 
 

@@ -95,7 +95,7 @@ class Store(ABC):
     ) -> Seen:
         """Pass the bytes in the range `span` of an object to `sink`.
 
-        `etag` and `version`, if given, must be those of the object.
+        `etag` and `version`, if given, must be the ETag and the version of the object.
 
         `span` is (start, stop); None means the whole object, because some stores do not accept the
         whole length as a range. The caller checks the number of bytes. If the object has another

@@ -6,8 +6,7 @@
    `exact` lists pages of Google and Azure that have a key which obstore cannot name, and buckets
    that have keys which begin with a slash.
 3. Keys are listed in the order of their bytes. A key that is out of order means that the store
-   repeats keys:
-   in this case, the listing ends.
+   repeats keys, and ends the listing.
 
 Limits: directory buckets of S3 are not sorted, so their listing ends early. obstore drops a slash
 at the end of a key. If a proxy is set, obstore also drops a slash at the beginning of a key, and

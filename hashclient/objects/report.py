@@ -4,8 +4,8 @@
    files of the report with their MD5s. Each file of the inventory is downloaded into a file without
    a name, compared with its MD5, and read in batches of rows. The format of an inventory is
    Parquet, or CSV with keys that are escaped as in a URL.
-2. Any other report is one Parquet or CSV file, which is given by a path or a URI. The file of such
-   a report has the columns `key` and `size`, and possibly `etag` and `version`; its keys are not
+2. Any other report is one Parquet or CSV file, which is given by a path or a URI. A report in one
+   file has the columns `key` and `size`, and possibly `etag` and `version`; its keys are not
    escaped.
 3. Only the latest version of each key is used, unless all versions are wanted; delete markers are
    left out.

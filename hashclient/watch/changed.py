@@ -26,7 +26,7 @@ from hashclient.system.beneath import Directory
 LISTED_FROM = 16
 LISTED_TIMES = 4
 #: Errors that mean that the directory does not exist any more, or was replaced; the kernel has also
-#: reported this change.
+#: reported that it was removed or replaced.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 

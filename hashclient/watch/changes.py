@@ -283,7 +283,7 @@ class Changes:
         return self.missed or self.overflowed
 
     def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
-        """Handle a report about a watched directory, a subdirectory, or a file that has left."""
+        """Handle a report about a watched directory, a subdirectory, or a file that was moved."""
         if mask & _GONE:
             self._forget(number)
         elif mask & _MOVED:
@@ -296,7 +296,7 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            # Another directory may already have this path, and the report about the other directory
+            # Another directory may already be at `path`, and the report about the other directory
             # may have been read before: for example, if two directories were exchanged.
             self._files.update(self._add(path))
 
@@ -369,8 +369,8 @@ class Changes:
         if before is not None and before != path:
             del self._numbers[before]  # a directory that was moved keeps its watch
         if other is not None and other != number:
-            # The directory that was at this path before is not there any more. If the directory
-            # that was at this path is still in a watched tree, the kernel reports its new path, and
+            # The directory that was at `path` before is not there any more. If the directory that
+            # was at `path` before is still in a watched tree, the kernel reports its new path, and
             # the directory gets a new watch.
             del self._paths[other]
             self._remove(other)

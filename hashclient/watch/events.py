@@ -103,7 +103,7 @@ class Queue:
 
         Raises:
             UsageError: the address has another form, or botocore is not installed.
-            ConfigError: no credentials are found, or no queue of this name is visible with the
+            ConfigError: no credentials are found, or no queue named NAME is visible with the
                 credentials.
             UnreachableError: SQS cannot be reached.
         """
@@ -207,12 +207,12 @@ def _event_of(message: Any) -> Event:
 def _objects_in(body: Any) -> Iterator[ObjectUri]:
     """Yield the new objects in a notification of S3, SNS or EventBridge.
 
-    Amazon documents these forms as "Event message structure" (keys are escaped as in the query of a
-    URL) and "EventBridge event message structure" (keys are not escaped).
+    Amazon documents the forms of notifications as "Event message structure" (keys are escaped as in
+    the query of a URL) and "EventBridge event message structure" (keys are not escaped).
 
     Raises:
         KeyError, TypeError, AttributeError, ValueError, UsageError: the body is not a notification
-            in one of these forms.
+            of S3, SNS or EventBridge.
     """
     if body.get("Type") == "Notification":
         yield from _objects_in(msgspec.json.decode(body["Message"]))
