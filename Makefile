@@ -1,5 +1,6 @@
 # Every target installs what it needs: a bare Debian with python3 (3.11 or newer) and make suffices.
-# Only relative paths are used, so the checkout may be in any directory, also one with a space in its path.
+# Only relative paths are used, so the checkout may be in any directory, also in one with a space in
+# its path.
 
 PYTHON ?= python3
 ARGS ?=
@@ -28,22 +29,22 @@ help: ## list the targets
 
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
+
 # `make test` takes two minutes on two processors; with ARGS=--full it runs the slow tests as well.
 # `make check` runs the tests of documents and architecture; `make coverage` runs all tests.
-# and architecture are those of `make check`; `make coverage` runs all.
 test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--full)
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m 'not docs' $(ARGS)
 
 check: venv ## check format, lint, types, architecture, and that the docs are in step
 	@$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/python -m mypy
 	# pytest ends with exit code 5 if no test has the marker `docs`.
-	# Exit code 5: no test carries the mark.
 	$(BIN)/python -m pytest -q --full -m docs || test $$? = 5
-# `make check-deep` takes two hours on two processors. A Python or mail server that is not installed
-# is named and left out. The first Python runs all examples of the tests, every other Python runs all
+
+# `make check-deep` takes two hours on two processors. A Python or a mail server that is not installed
+# is named and left out. The first Python runs all examples of the tests; every other Python runs all
 # tests with fewer examples.
-# out. One Python tries all examples, the others run all tests.
 PYTHONS ?= 3.11 3.12 3.13
 FUZZ_SECONDS ?= 600
 CASES ?= 20000
@@ -89,8 +90,8 @@ mutants: venv ## put small faults into modules, and see whether tests notice: AR
 	  || $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
 	    -r fixtures/mutants/requirements.lock < /dev/null
 	$(BIN)/python -m fixtures.mutants $(ARGS)
+
 # The same commit gives the same files, because all dates in the files are the date of the commit.
-# The same commit gives the same files: all dates in them are that of the commit.
 dist: venv ## build sdist, wheel, its bill of materials and hashclient-verify into dist/, and try them
 	@rm -rf dist build/try
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d dist
@@ -103,17 +104,17 @@ dist: venv ## build sdist, wheel, its bill of materials and hashclient-verify in
 	$(BIN)/python -m docs.verify.bundle dist/hashclient-verify
 	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
+
 # `make image` needs root, mmdebstrap and bubblewrap.
-# Needs root, mmdebstrap and bubblewrap.
 image: venv ## build the OCI image and its bill of materials into dist/
 	$(BIN)/python -m docs.image.build dist/hashclient-image.tar
+
 # `make deb` needs dpkg-deb.
-# Needs dpkg-deb.
 deb: venv ## build a package for Debian and its bill of materials into dist/
 	$(BIN)/python -m docs.debian.build dist
-# `make release` needs the programs that `image` and `deb` need, and ssh-keygen. KEY is the file of the
-# key that signs the sums, which also signs tags.
-# Needs what the image and the package need, and ssh-keygen. KEY is the key that signs tags.
+
+# `make release` needs ssh-keygen and the programs that `make image` and `make deb` need. KEY is the
+# file of the key that signs the sums, which also signs tags.
 release: venv ## build all files of a release into dist/, and sign their sums: KEY=~/.ssh/id_release
 	@key=$$(realpath -e -- "$(KEY)") || { echo 'make release: which key signs? KEY=FILE' >&2; exit 1; }
 	$(MAKE) dist
@@ -132,8 +133,8 @@ lock: ## write the lock files again from pyproject.toml (needs uv)
 	    --generate-hashes --only-binary :all: --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make lock' $(ARGS) pyproject.toml "$$@"
 	}
-	# requirements.lock has what a client needs; the packages of other extras, which are large, are
-	# only in requirements-dev.lock.
+	# requirements.lock has the packages that a client needs; the packages of other extras, which are
+	# large, are only in requirements-dev.lock.
 	compile --extra socks -o requirements.lock
 	compile --all-extras --group dev -c requirements.lock -o requirements-dev.lock
 
@@ -143,8 +144,8 @@ clean: ## remove everything that the targets have made
 	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The virtual environment. Its stamp file names the inputs that the environment was made from. The
-# environment is made again if an input has changed, if the tree was moved, or if its Python does not
-# start.
+# environment is made again if an input has changed, if the tree was moved, or if the environment's
+# Python does not start.
 venv:
 	@exec 9> .venv.lock
 	# If several makes run at the same time, one builds the environment and the others wait for it.
@@ -176,8 +177,8 @@ venv:
 	      || fail "cannot install $$package" 'see what apt-get says above'
 	  fi
 	  # 3. Install the locked packages, then the project itself as an editable install. The lock file
-	  #    names all packages, so pip may not look for others: otherwise pip stops at a release that
-	  #    is newer than the locked one, if a package asks for it with an extra.
+	  #    names all packages, so pip may not look for other packages. Otherwise pip would stop at a
+	  #    release that is newer than the locked one, if a package asks for it with an extra.
 	  echo "make: setting up $(VENV) with $$("$$python" --version)" >&2
 	  rm -rf $(VENV)
 	  "$$python" -m venv $(VENV)
