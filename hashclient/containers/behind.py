@@ -45,7 +45,7 @@ class Begun(Expander, Protocol):
 
 
 class Behind:
-    """Opens archives of all kinds except zip that are behind other bytes."""
+    """Opens archives that are behind other bytes, of all kinds except zip."""
 
     name = "behind"
     seeks = True

@@ -213,8 +213,8 @@ class Gzip(_Compressed):
             source.give_back(len(decoder.unused_data))
             trailer = source.peek(_GZIP_TRAILER.size)
             source.skip(len(trailer))
-            # Programs differ: they check both checksums and the length, only one checksum, or
-            # nothing.
+            # Some programs check both checksums and the length, some check only one checksum, and
+            # some check nothing.
             if not is_right:
                 error = "gzip: the checksum of its header does not agree"
             elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):

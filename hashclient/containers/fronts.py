@@ -25,8 +25,7 @@ PROGRAMS = b"MZ", b"\x7fELF"
 #: How many bytes at the beginning of a program are read to find out where the program ends.
 FRONT_BYTES = 1 << 12
 #: How many bytes after a program, and how many bytes of its resources, are searched. 7-Zip searches
-#: as many bytes for the beginning of an archive, and ends earlier only in programs without an
-#: archive.
+#: 8 MiB for the beginning of an archive, and ends earlier only in programs without an archive.
 SEARCHED_BYTES = 8 << 20
 #: Marks in the last bytes of a 7z: a packed header ends with its method and checksum, and another
 #: header ends with the attributes of all members.

@@ -59,9 +59,9 @@ class _LineFinder:
             *lines, rest = text.split(b"\n")
             for line in lines:
                 self._line(line.strip(b"\r"))
-            # Only the beginning of a longer line is kept, which is enough to recognise the line. If
-            # the line belongs to a file, the file is reported as too long, because the cut bytes
-            # are missing.
+            # Only the first `_MAX_LINE_BYTES` of a longer line are kept, which is enough to
+            # recognise the line. If the line belongs to a file, the file is reported as too long,
+            # because the cut bytes are missing.
             self._rest = rest[:_MAX_LINE_BYTES]
             if len(rest) > _MAX_LINE_BYTES and not self._is_idle:
                 self._is_too_much = True

@@ -247,7 +247,7 @@ class UuFinder:
         at = self._at + 1  # skip the end of the previous line
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].strip(b"\r")):
-                # The foreign line may begin another file.
+                # The line that ends a file may begin another file.
                 self._at = at - 1
                 self._finish()
                 return True

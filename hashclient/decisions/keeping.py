@@ -68,7 +68,7 @@ class Keeper:
         return load_book(self._layout, self._sealer).rulings
 
     def check(self, number: int, reason: str, until: datetime | None) -> None:
-        """Check whether `number` exceptions can be made with this reason and end.
+        """Check whether `number` exceptions can be made with `reason` as reason and `until` as end.
 
         Raises:
             UsageError: the end or the reason is refused, or too many exceptions exist.

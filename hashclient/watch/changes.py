@@ -399,7 +399,7 @@ class Changes:
     def _drop_tree(self, top: str) -> None:
         """End the watches in a directory tree that was moved away.
 
-        At its new path, the tree may be watched again.
+        If the directory tree is still in a watched tree, it is watched again at its new path.
         """
         below = f"{top}/"
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
