@@ -1,1 +1,1 @@
-"""Reports: matches are handed over to a body, once and provably."""
+"""Reports, which hand over matches to a body (an authority or a hotline) once, with proof."""

@@ -1,11 +1,11 @@
-"""The chain of custody of a report: its records of the audit log. `packages.chain` verifies it.
+"""The chain of custody of a report: records of the audit log, verified by `packages.chain`.
 
-Records are handed over line by line, exactly as in the log, each with its hash and its own
-signature. So the recipient needs neither the log nor this machine. If a record has no signature,
-only a later record about other matches covers it. So a copy of the record is logged and signed, and
-the copy is handed over. The last record says that the report was packaged. The last record has the
-hash of every file of the package and the hash of the earlier lines, so one signature of the audit
-key covers the whole package.
+The records are handed over exactly as they are in the log, each with its hash and its own
+signature. So the recipient can verify them without the log and without this machine. If a record
+has no signature, only the signature of a later record, perhaps about other matches, covers it. So a
+copy of this record is logged and signed, and the copy is handed over. The last record of the chain
+says that the report was packaged. It contains the hash of every file of the package and the hash of
+the earlier lines of the chain, so one signature of the audit key covers the whole package.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ from hashclient.packages.chain import (
 )
 from hashclient.session import Session
 
-#: How many copies are logged at once; this bounds memory.
+#: The number of copies that are logged at once, which limits the use of memory.
 COPIES_AT_ONCE = 512
 
 
 def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
-    """Return the genesis record and all records with one of `ids`, as lines without newlines.
+    """Return the genesis record and all records that contain one of `ids`, as lines.
 
-    A record without a signature is left out if its hash is in `copied`: the log has a signed copy.
-    Otherwise, all records up to the next signature, which covers this record, follow it. Archived
-    records are left out, but not the genesis record, which each file of the log has.
+    A record without a signature is left out if its hash is in `copied`, because the log contains a
+    signed copy of it. Otherwise, all records up to the next signature are returned, too, because
+    this signature covers the record. Archived records are not returned, except for the genesis
+    record, which each file of the log contains.
 
     Raises:
         AuditError: the log is broken.
@@ -71,13 +72,14 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 
 
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
-    """Log a signed copy of each unsigned record with one of `ids`.
+    """Log a signed copy of each unsigned record that contains one of `ids`.
 
-    Returns the hashes of all records that have a copy in the log now, including older copies.
+    Return the hashes of all records that have a signed copy in the log after the call.
 
-    A record is copied only if the next signature in the log covers it: the signature is right, and
-    the hashes join the records in between. Records after the last signature come from a killed
-    command; the append of the copies adopts them, as any append would.
+    A record is copied only if the next signature in the log covers it, that is, if this signature
+    is right and the hashes chain the records in between. Records after the last signature in the
+    log were written by a killed command. They are copied as well, because the next signature of the
+    log will cover them.
 
     Raises:
         AuditError: the log is broken or cannot be written.
@@ -86,7 +88,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     wanted = frozenset(ids)
     copied: set[str] = set()
     copies: dict[str, Record] = {}
-    #: The wanted records since the last signature.
+    #: The unsigned records since the last signature that contain one of `ids`.
     waiting: list[Record] = []
     identity: Identity | None = None
     previous: Record | None = None
@@ -115,13 +117,13 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
 
 
 def _hash_of_copy(record: Record) -> str:
-    """Return the hash of the record that `record` copies; empty if it is no copy."""
+    """Return the hash of the record of which `record` is a copy; empty if it is not a copy."""
     copy = record.data.get("record")
     return str(copy.get("hash", "")) if isinstance(copy, dict) else ""
 
 
 def _names(value: Any, wanted: frozenset[str]) -> bool:
-    """Return whether JSON values contain one of `wanted` anywhere."""
+    """Return whether a JSON value contains one of the texts `wanted` at any depth."""
     if isinstance(value, str):
         return value in wanted
     if isinstance(value, dict):
@@ -135,10 +137,10 @@ def bind(
     data: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> bytes:
-    """Log that a report was packaged; return its chain of custody, which ends with this record.
+    """Log that a report was packaged; return the chain of custody, which ends with this record.
 
-    `ids` are the ids of the report and of its matches, `data` has further facts about the report,
-    and `files` has the SHA-256 of each file of the package, hexadecimal, by name.
+    `ids` are the ids of the report and of its matches. `data` are further facts about the report.
+    `files` is the SHA-256 of each file of the package, hexadecimal, by file name.
 
     Raises:
         AuditError: the log is broken or cannot be written.
@@ -148,7 +150,7 @@ def bind(
     before = b"".join(line + b"\n" for line in collect(audit_dir, ids, copied))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
     archived = parse_head(next(read(audit_dir)), "line 1").before
-    if archived is not None:  # records before that time are not in the chain
+    if archived is not None:  # archived records are not in the chain
         bound["archived_seq"] = archived.seq
     session.audit.append([Event(PACKAGED, bound)], durable=True)
     for record in read(audit_dir, event=PACKAGED, limit=1):
@@ -158,7 +160,7 @@ def bind(
 
 
 def retraction_note(audit_dir: Path, report_id: str) -> bytes:
-    """Return the note that a package is retracted: the signed records about the retraction.
+    """Return the note that a package was retracted, which consists of signed records of the log.
 
     Raises:
         AuditError: the log is broken.
@@ -170,9 +172,9 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
 
 
 def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) -> bytes | None:
-    """Return the note that sealed files were destroyed at the body's request, or None.
+    """Return the signed note that sealed files were destroyed at a recipient's request, or None.
 
-    The body asked to destroy the files of `matches`.
+    `matches` are the matches whose files the recipient of the report has requested to destroy.
 
     Raises:
         AuditError: the log is broken.

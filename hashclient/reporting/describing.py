@@ -1,4 +1,4 @@
-"""The document of a report: the facts about each match, and the sealed copies of its file."""
+"""Makes the document of a report, which describes each match and the sealed copies of its file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from hashclient.system.text import path_fields
 
 
 class Sealed(msgspec.Struct, frozen=True):
-    """The sealed files of one match: the file itself, facts about its source, added files."""
+    """The sealed files of one match: the matched file, facts about its source, and added files."""
 
     evidence: Evidence | None = None
     facts: Evidence | None = None
@@ -58,9 +58,9 @@ def make_document(
     sealed: Mapping[str, Sealed],
     provider_of: Callable[[str], Provider | None],
 ) -> Document:
-    """Return the document about `matches`, given with their stories.
+    """Return the document about `matches`, each with its history.
 
-    `machine` is the name of this machine. `sealed` has the sealed files, by match; `provider_of`
+    `machine` is the name of this machine. `sealed` are the sealed files by match id. `provider_of`
     returns the provider of a list.
     """
     return Document(
@@ -108,21 +108,21 @@ def _entry(hit: Hit, provider_of: Callable[[str], Provider | None]) -> Entry:
 
 
 def missing_about(reporter: Reporter) -> list[str]:
-    """Return which facts about the reporter are not configured."""
+    """Return messages about settings of the reporter that are missing in the configuration."""
     facts = {"organisation": reporter.organisation, "contact": reporter.contact}
     facts["email"] = reporter.email
     return [f"{name} of [report] is not set" for name, fact in facts.items() if not fact]
 
 
 def encode_document(document: Document) -> bytes:
-    """Return the document as JSON that people can read, too."""
+    """Return the document as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def sealed_items(
     quarantine_dir: Path, ids: Iterable[str], *, with_context: bool
 ) -> dict[str, Sealed]:
-    """Return the sealed files in quarantine of the matches `ids`, by match.
+    """Return the sealed files in quarantine of the matches `ids`, by match id.
 
     Raises:
         StateError: an item cannot be read, or is damaged.
@@ -157,10 +157,9 @@ def _sealed(item: Item, context: Sequence[Belonging]) -> Sealed:
 def seal_in_place(
     match: Match, path: Path, recipients: Sequence[str], sealer: Sealer
 ) -> Evidence | str:
-    """Seal the file of a match into `path`; the file itself stays in its place.
+    """Seal the file of a match into `path`, without removing the file; return the sealed copy.
 
-    If the copy cannot be made, because the file is gone or cannot be proven, return the reason;
-    else None.
+    If the copy cannot be made, because the file is missing or cannot be proven, return the reason.
 
     Raises:
         StateError: the copy cannot be written.

@@ -1,9 +1,9 @@
-"""Facts about the source of a file: the account, the address, the time, the URL, the message.
+"""Facts about the source of a file: the account, IP address, time, URL and message.
 
-The facts about the source are about a person. So no log, output, metric, alert or document of this
-program has these facts. They are sealed to the recipient of a package, or sent in the fields of a
-service. A program can add facts by the API; then they are kept sealed until the match ends. Or the
-command in [report.facts] returns them when a report is sent.
+The facts about the source are personal data. So no log, output, metric, alert or document of this
+program contains these facts. The facts are sealed to the recipients of a package, or sent to a
+service. A program can add facts by the API; they are stored sealed until the match ends. Otherwise,
+the command in `[report.facts]` returns the facts when a report is sent.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ from hashclient.system.files import (
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import path_fields, printable
 
-#: How long the command may take for one match, and how much it may write.
+#: The time limit of the command in `[report.facts]` in seconds, and the limit of its output in
+#: bytes.
 LIMIT_S = 10.0
 MAX_BYTES = 1 << 16
-#: After so many failures in a row the command is not asked again in the same run.
+#: After this many failures in a row, the command is not run again by the same process.
 MOST_FAILURES = 5
-#: The event in the audit log; it has no facts.
+#: The event in the audit log after facts were added; it does not contain the facts.
 ADDED = "facts-added"
 
 _Text = Annotated[
@@ -55,9 +56,10 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The facts about one source; each fact may be unknown.
+    """The facts about the source of one file; an unknown fact is None.
 
-    `address` is the IP address from which the file was uploaded, `uploaded` the time of the upload.
+    `address` is the IP address from which the file was uploaded. `uploaded` is the time of the
+    upload.
     """
 
     account: _Text | None = None
@@ -67,7 +69,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     message_id: _Text | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is known."""
+        """Return whether at least one fact is known."""
         return self != Facts()
 
     def texts(self) -> dict[str, str]:
@@ -77,7 +79,11 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Added facts: `Facts` as JSON, in the age format, and the keys that can open it."""
+    """The file with the added facts about a match.
+
+    `sealed` is the JSON of `Facts`, encrypted in the age format. `recipients` are the public keys
+    to which it is encrypted.
+    """
 
     format: Literal["hashclient-facts/1"]
     recipients: tuple[str, ...]
@@ -85,7 +91,7 @@ class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Asked(msgspec.Struct):
-    """The answers of the command in this run, by match, and the number of its recent failures."""
+    """The answers of the command in this process, by match id, and its failures in a row."""
 
     answers: dict[str, Facts] = {}
     failures: int = 0
@@ -93,10 +99,10 @@ class Asked(msgspec.Struct):
 
 
 def parse_facts(values: Any) -> Facts:
-    """Return JSON values as facts.
+    """Return the facts in a decoded JSON object.
 
     Raises:
-        UsageError: the values are not facts; the message names the key, but no value.
+        UsageError: a key or value is not valid; the message names the key, but contains no value.
     """
     if not isinstance(values, dict):
         raise UsageError("the facts are no JSON object")
@@ -115,11 +121,13 @@ def parse_facts(values: Any) -> Facts:
 
 
 def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -> None:
-    """Keep facts about a match, sealed to all who may get its report; replace earlier facts.
+    """Store facts about a match, sealed to all possible recipients of its report.
+
+    Facts that were added earlier are replaced.
 
     Raises:
         UsageError: no match has this id.
-        ConfigError: no key is configured to seal the facts to.
+        ConfigError: no public key to which facts could be sealed is configured.
         AuditError, StateError: the facts cannot be logged or written.
     """
     match = record.get(match_id)
@@ -134,11 +142,11 @@ def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -
 
 
 def facts_known(session: Session, match: Match, asked: Asked) -> bool:
-    """Return whether anything is known of the source of a match; nothing is opened.
+    """Return whether facts about the source of a match are known, without opening sealed facts.
 
     Raises:
         StateError: the added facts are damaged.
-        UsageError, UnreachableError: the command has failed.
+        UsageError, UnreachableError: the command in `[report.facts]` has failed.
     """
     return _added(session, match.id) is not None or _ask(session, match, asked) is not None
 
@@ -146,12 +154,12 @@ def facts_known(session: Session, match: Match, asked: Asked) -> bool:
 def plain_facts(
     session: Session, identities: Sequence[Any], match: Match, asked: Asked
 ) -> Facts | None:
-    """Return the facts about a match, for a service; None if nothing is known.
+    """Return the facts about the source of a match in plain form; None if no fact is known.
 
     Raises:
-        AuthorisationError: no key in `identities` opens the added facts.
+        AuthorisationError: no secret key in `identities` can open the added facts.
         StateError: the added facts are damaged.
-        UsageError, UnreachableError: the command has failed.
+        UsageError, UnreachableError: the command in `[report.facts]` has failed.
     """
     added = _added(session, match.id)
     if added is None:
@@ -167,15 +175,15 @@ def plain_facts(
 def seal_facts(
     session: Session, recipients: Sequence[str], match: Match, asked: Asked, directory: Path
 ) -> Evidence | None:
-    """Write the sealed facts about a match into `directory`, for a package to `recipients`.
+    """Write the sealed facts about a match into `directory`, for a package for `recipients`.
 
-    For a package without recipients the facts are sealed to the recipients of the quarantine.
-    Return None if nothing is known.
+    For a package without recipients, the facts are sealed to the recipients of the quarantine.
+    Return None if no fact is known.
 
     Raises:
-        ConfigError: no key is configured to seal the facts to.
+        ConfigError: no public key to which facts could be sealed is configured.
         StateError: the added facts are damaged, or the sealed facts cannot be written.
-        UsageError, UnreachableError: the command has failed.
+        UsageError, UnreachableError: the command in `[report.facts]` has failed.
     """
     added = _added(session, match.id)
     if added is not None:
@@ -211,7 +219,7 @@ def _added(session: Session, match_id: str) -> _Added | None:
 
 
 def _ask(session: Session, match: Match, asked: Asked) -> Facts | None:
-    """Return the answer of the configured command about a match; None without a command."""
+    """Return the facts that the command in `[report.facts]` returns about a match, or None."""
     config = session.settings.config.report.facts
     if config is None:
         return None

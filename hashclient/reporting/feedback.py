@@ -1,4 +1,4 @@
-"""Feedback to a provider: how many matches of each entry people confirmed or rejected."""
+"""Makes feedback for a provider: how many matches of each entry people confirmed or rejected."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from hashclient.matches.stats import Statistics
 from hashclient.session import Session
 from hashclient.system.layout import AUDIT_KEY_NAME
 
-#: The event in the audit log.
+#: The event in the audit log when feedback is made.
 WRITTEN = "feedback-written"
-#: The counts of an entry, in the order of `EntryFeedback`.
+#: The names of the counts of an entry, in the order of `EntryFeedback`.
 _COUNTS = ("confirmed", "rejected", "excepted", "held")
 
 
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
-    """Return the feedback for a provider, and the signed file; log it first.
+    """Log that feedback for a provider is made; return the feedback and the signed file.
 
-    The feedback has the entries of the provider's lists with a count above zero. The audit key
-    signs the file.
+    The feedback contains the entries of the provider's lists that have a count above zero. The file
+    is signed with the audit key.
 
     Raises:
-        ConfigError: no provider has this name, or no seal key is known.
-        StateError, AuditError: lists, record or log cannot be read or written.
+        ConfigError: no provider has this name, or the seal key is missing.
+        StateError, AuditError: the lists, the record of matches or the log cannot be read or
+            written.
     """
     settings = session.settings
     root = settings.provider(provider).root_sha256
     expected = expected_lists(settings, session.sealer())
-    # Another provider's list may have the same name: its entries are not for this provider.
+    # If another provider has a list of the same name, the entries are not reported to this
+    # provider.
     owners = {one.name: one.provider for one in expected if one.index is not None}
     lists = {
         one.name
@@ -41,7 +43,7 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in record.lines(settings.config.report.people):
         name, _, entry = line.about
-        # An entry has several lines if its category has changed.
+        # An entry has several lines in the statistics if its category has changed.
         if name in lists and entry is not None:
             for word in _COUNTS:
                 counts[name, entry, word] += getattr(line, word)

@@ -1,10 +1,11 @@
-"""The outbox: makes and changes reports on disk, and records their states.
+"""The outbox: makes and changes reports in the state directory, and records their states.
 
-A report is made under `prepare.lock` and appears as a whole. When the audit log and the record of
-matches have the report (`settled`), only the holder of `lock` changes it. Each state is written to
-the report on disk first, then to the log and the record. After a kill in between, the next command
-writes the state to log and record again. A state is *settled* when the log and the record have it.
-`submit` sends reports.
+A report is made while `prepare.lock` is held, and its folder gets its name when the report is
+complete. A state of a report is *settled* when it is written to the audit log and the record of
+matches. After the first state is settled, a report may be changed only while `lock` is held. A new
+state is first written to the record of the report, then to the log, and then to the record of
+matches. If the process is killed meanwhile, the next command writes the state to the log and the
+record of matches again. The module `submit` sends reports.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK
 from hashclient.system.text import counted, printable
 from hashclient.system.versions import format_of, is_newer, older
 
-#: The SHA-256 of a root, as other machines spell it.
+#: The form of the SHA-256 of a root of trust in a report.
 ROOT_PATTERN = re.compile(r"[0-9a-f]{64}")
-#: A single record of the audit log names all matches of a report, and the length of a record is
-#: limited.
+#: The highest number of matches in a report. It is limited because one record of the audit log
+#: contains the ids of all matches, and the length of a record is limited.
 MAX_MATCHES = 10_000
-#: Seconds that a command waits to prepare a report; very many matches take a minute.
+#: Seconds that a command waits for `prepare.lock`; a report of very many matches takes a minute.
 PREPARE_WAIT_S = 120.0
 
 
@@ -76,7 +77,7 @@ class Outbox:
     """The reports of one state directory."""
 
     def __init__(self, session: Session) -> None:
-        """Keep the arguments; nothing is read or made yet."""
+        """Store the arguments; no file is read or made yet."""
         self.session = session
         self.settings = session.settings
         self.now = session.now
@@ -95,7 +96,7 @@ class Outbox:
         return report_ids(self.settings.layout.reports)
 
     def get(self, report_id: str) -> Report:
-        """Return one report.
+        """Return the report `report_id`.
 
         Raises:
             UsageError: no report has this id.
@@ -121,17 +122,17 @@ class Outbox:
         seal_evidence: bool = False,
         with_context: bool = False,
     ) -> Report:
-        """Make a report of `matches`, to be sent later.
+        """Make a report of `matches`, which is sent later.
 
-        `record` is the open record of matches. `destination` None means the default destination.
-        With `again`, matches that were reported to this destination before are reported again. With
-        `seal_evidence`, files that are not in quarantine are sealed for the package; with
-        `with_context`, sealed files that belong to the matches go into the package, too.
+        `record` is the open record of matches. If `destination` is None, the default destination is
+        used. `again` allows matches that were already reported to this destination. `seal_evidence`
+        says whether files that are not in quarantine are sealed for the package. `with_context`
+        says whether files that were added to the items are put into the package, too.
 
         Raises:
-            UsageError, ConfigError: these matches cannot be reported to this destination.
+            UsageError, ConfigError: the matches cannot be reported to the destination.
             StateError, AuditError: the report cannot be written; or it is written and will be sent,
-                but the record of matches or the audit log cannot be written now.
+                but the audit log or the record of matches cannot be written now.
         """
         name, where = find_destination(self.settings.config.report, destination)
         chosen = {match.id: match for match in matches}
@@ -154,16 +155,18 @@ class Outbox:
     def prepare_wanted(
         self, destination: str, record: Matches, *, most: int, unreviewed: bool = False
     ) -> Report | None:
-        """Make a report of up to `most` matches that scans marked for reporting, or return None.
+        """Make a report of up to `most` matches that scans have marked for reporting.
 
-        Matches that wait for a review stay marked, unless `unreviewed` is set.
+        Matches that wait for a review are not reported yet, unless `unreviewed` is set. Return None
+        if no match can be reported.
 
         Raises:
-            ConfigError: the destination is not configured any more, or a setting is missing.
+            ConfigError: the destination is not configured any more, or one of its settings is
+                missing.
             StateError, AuditError: as `prepare`.
         """
         with self._preparing():
-            # Matches in a report that the record lacks because of a kill must not be reported
+            # Reports of killed commands are settled first, so that their matches are not reported
             # twice.
             self._settle_new(record)
             reported = self.reported(destination)
@@ -201,10 +204,10 @@ class Outbox:
         )
 
     def settle_new(self, record: Matches) -> None:
-        """Record reports in the log and the record of matches, if a kill has prevented this.
+        """Settle new reports that a killed command has made but not settled.
 
         Raises:
-            AuditError, StateError: log or record cannot be written.
+            AuditError, StateError: the log or the record of matches cannot be written.
         """
         if is_there(self.settings.layout.reports):
             with self._preparing():
@@ -212,7 +215,8 @@ class Outbox:
 
     def _settle_new(self, record: Matches) -> None:
         for report_id in self.ids():
-            # A damaged report raises an error when reports are sent or listed.
+            # A damaged report is skipped here, because sending or listing reports reports the
+            # damage.
             with contextlib.suppress(StateError):
                 report = self.get(report_id)
                 if report.settled is None:
@@ -222,15 +226,15 @@ class Outbox:
     def set_apart(
         self, report: Report, stuck: Mapping[str, HashclientError | None], record: Matches
     ) -> tuple[Report, Report]:
-        """Move matches that cannot be sent into a report of their own; return both reports.
+        """Move matches that cannot be sent into another, new report; return both reports.
 
-        Nobody outside has the report. `stuck` has the reason for each match; None means that the
-        match only waits for a review.
+        No part of the report may have been sent yet. `stuck` are the matches, each with an
+        exception as the reason; None means that the match only waits for a review.
 
         1. The move is logged.
-        2. The report is saved without these matches. After a kill, the next command goes on from
-           here.
-        3. The other report is written, and it and its matches get their reasons.
+        2. The report is saved without these matches. If the process is killed after this step, the
+           next command takes step 3.
+        3. The new report is written, and the reasons are written to the histories of the matches.
 
         Raises:
             AuditError, StateError: the change cannot be logged or written.
@@ -257,7 +261,7 @@ class Outbox:
         return report, made
 
     def _make_apart(self, report: Report, record: Matches) -> None:
-        """Write the reports of matches that were moved out of another report, if still missing."""
+        """Write missing reports of matches that `set_apart` has moved out of a report."""
         for apart in report.apart:
             if not is_there(self.folder(apart.report)):
                 made = Report(
@@ -276,10 +280,10 @@ class Outbox:
     def note_stuck(
         self, report: Report, stuck: Mapping[str, HashclientError], record: Matches
     ) -> None:
-        """Note in the stories of matches why a report cannot be sent with them, once each.
+        """Write to the history of each match, once, why a report cannot be sent with the match.
 
         Raises:
-            StateError: the note cannot be written.
+            StateError: the record of matches cannot be written.
         """
         with record.batch():
             for match_id, error in stuck.items():
@@ -289,7 +293,7 @@ class Outbox:
                     record.note(match_id, REPORT_HELD, self.now(), said)
 
     def reported(self, destination: str) -> dict[str, Report]:
-        """Return the matches in reports to a destination that were not taken back, by their report.
+        """Return the matches in reports to a destination that were not retracted, with the report.
 
         Raises:
             StateError: a report cannot be read.
@@ -314,11 +318,12 @@ class Outbox:
                 )
 
     def _write_new(self, report: Report, record: Matches) -> Report:
-        """Write a new report, and record it in the log and the record of matches."""
+        """Write a new report, and settle its first state."""
         directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
         with state_errors("cannot write report", temporary):
-            # A report whose making was killed was never recorded anywhere.
+            # A leftover folder of a killed command contains a report that was not recorded
+            # anywhere.
             for leftover in directory.glob(f"{TEMP_PREFIX}*"):
                 shutil.rmtree(leftover)
             temporary.mkdir(mode=0o700)
@@ -335,9 +340,9 @@ class Outbox:
         record: Matches,
         more: Mapping[str, Sealed] = MappingProxyType({}),
     ) -> Document:
-        """Write the document of a report from the present state, and return it.
+        """Write the document of a report with the present state of its matches, and return it.
 
-        `more` has the sealed files outside of the quarantine, by match.
+        `more` are the sealed files outside of the quarantine, by match id.
 
         Raises:
             StateError: the document cannot be written, or the quarantine cannot be read.
@@ -352,7 +357,7 @@ class Outbox:
         record: Matches,
         more: Mapping[str, Sealed] = MappingProxyType({}),
     ) -> Document:
-        """Return the document of a report from the present state, as `write_document` writes it.
+        """Return the document that `write_document` would write now.
 
         Raises:
             StateError: the quarantine or the record of matches cannot be read.
@@ -372,7 +377,7 @@ class Outbox:
         )
 
     def sealed(self, report: Report) -> dict[str, Sealed]:
-        """Return the sealed files of a report's matches, with context if the report has it.
+        """Return the sealed files in quarantine of a report's matches, by match id.
 
         Raises:
             StateError: an item cannot be read, or is damaged.
@@ -381,7 +386,7 @@ class Outbox:
         return sealed_items(where, report.matches, with_context=report.with_context)
 
     def _provider_of(self, list_name: str) -> Provider | None:
-        """Return the provider of a list; None if the list or the provider is not here any more."""
+        """Return the provider of a list; None if the list or the provider does not exist."""
         from hashclient.index.manifest import load_manifest
 
         try:
@@ -392,13 +397,13 @@ class Outbox:
         except (ConfigError, StateError):
             return None
         root = provider.root_sha256.lower()
-        # somebody has edited the address: no fetch would accept it
+        # a person has edited the setting: no fetch would accept the root
         if not ROOT_PATTERN.fullmatch(root):
             return None
         return Provider(root, next((url for url, _ in provider.addresses), None))
 
     def document(self, report: Report) -> Document:
-        """Return the document of a report.
+        """Read and return the document of a report.
 
         Raises:
             StateError: the document cannot be read, or is damaged.
@@ -415,13 +420,12 @@ class Outbox:
             raise StateError(f"document of a report is damaged: {printable(path)}") from error
 
     def export(self, report: Report, record: Matches) -> Document:
-        """Log that a report is exported, and return its document.
+        """Log the export of a report, and return its document.
 
-        The document has the form in which it would be sent now: without ended or rejected matches.
-        It is refused if a match waits for a review.
+        The document is as it would be sent now, without matches that have ended or were rejected.
 
         Raises:
-            UsageError: a match in it waits for a review.
+            UsageError: a match in the report waits for a review.
             StateError: the document cannot be read, or is damaged.
             AuditError: the export cannot be logged.
         """
@@ -440,7 +444,7 @@ class Outbox:
         return document
 
     def save(self, report: Report) -> Report:
-        """Write the record of a report and return it.
+        """Write the record of a report, and return the report.
 
         Raises:
             StateError: the record cannot be written.
@@ -455,7 +459,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Hold the lock under which reports are sent and changed.
+        """Hold the lock for sending and changing reports during the block.
 
         Raises:
             LockedError: another command holds the lock.
@@ -466,11 +470,11 @@ class Outbox:
             yield
 
     def acknowledge(self, report_id: str, reference: str, record: Matches) -> Report:
-        """Note that the recipient has confirmed a package under `reference`.
+        """Record that the recipient has acknowledged a package with the reference `reference`.
 
         Raises:
             UsageError: no report has this id, or the report was not handed over.
-            LockedError, StateError, AuditError: the confirmation cannot be recorded.
+            LockedError, StateError, AuditError: the acknowledgement cannot be recorded.
         """
         with self.working():
             report = self.get(report_id)
@@ -492,9 +496,9 @@ class Outbox:
             return self.settle(self.save(noted), record)
 
     def decide_retraction(self, report: Report, *, reason: str, by: str | None = None) -> Report:
-        """Note the decision to take a report back, before the act.
+        """Write the decision to retract a report to its record, before it is retracted.
 
-        `by` is the person who has decided; the default is the operator.
+        `by` is the person who has made the decision; the default is the operator.
         """
         if report.retraction is not None:
             return report
@@ -502,7 +506,7 @@ class Outbox:
         return self.save(report.replace(retraction=decision, next_attempt=None))
 
     def retracted(self, report: Report, record: Matches) -> Report:
-        """Note in the report, the log and the record of matches that a report is taken back.
+        """Record in the report, the log and the record of matches that a report was retracted.
 
         Raises:
             StateError, AuditError: the retraction cannot be recorded.
@@ -511,7 +515,7 @@ class Outbox:
         return self.settle(self.save(done.noted(self.now(), "retracted")), record)
 
     def leave_out_ended(self, report: Report, record: Matches) -> Report:
-        """Drop from an unsent report the matches that ended or were rejected meanwhile.
+        """Remove the matches that have ended or were rejected from a report that was not sent.
 
         Raises:
             StateError: the change cannot be recorded.
@@ -524,14 +528,14 @@ class Outbox:
         return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
 
     def has_ended(self, match_id: str, record: Matches) -> bool:
-        """Return whether no report may have this match any more: it has ended, or was rejected."""
+        """Return whether a match must not be reported, because it has ended or was rejected."""
         return self.policy.ended(record.get(match_id), record.reviews(match_id)) is not None
 
     def waiting(self, report: Report, record: Matches) -> list[str]:
-        """Return the matches of a report that wait for a review, so that it must not leave yet.
+        """Return the matches that wait for a review and prevent sending a report.
 
-        The result is empty if a person lets the report leave unreviewed, or if the other side may
-        have it already.
+        The result is empty if a person has allowed sending the report without the review, or if the
+        recipient may already have the report.
 
         Raises:
             StateError: the record of matches cannot be read.
@@ -542,11 +546,11 @@ class Outbox:
         return [m.id for m in found if m and self.policy.waits(m, record.reviews(m.id))]
 
     def settle(self, report: Report, record: Matches) -> Report:
-        """Write the new states of a report to the audit log and the record of matches.
+        """Settle a report: write its states to the audit log and the record of matches.
 
         Raises:
-            AuditError, StateError: the states cannot be written; the next command that sends
-                reports tries again.
+            AuditError, StateError: a state cannot be written; the next command that sends reports
+                tries again.
         """
         for state in unsettled(report):
             settle(self.session, report, state, record)

@@ -1,7 +1,7 @@
-"""Receives the signed answers of the bodies that reports were handed over to.
+"""Receives the signed answers of the recipients of reports (bodies, for example an authority).
 
-An answer counts once, for one report of this machine, and only if it is signed by the key that the
-configuration pins for the destination.
+An answer is accepted only once, for one report of this machine, and only if it is signed with the
+key that the configuration pins for the destination of the report.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ _HANDED_OVER = (State.SUBMITTED, State.ACKNOWLEDGED, State.RETRACTED)
 
 
 def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answer]:
-    """Note an answer in the audit log, the record of matches and the report.
+    """Record an answer in the audit log, the record of matches and the report.
 
-    1. The answer verifies by the key that it names, and this key is pinned for the destination.
-    2. The answer is about a report of this machine that was handed over, and about its matches.
-    3. The answer was not received before.
-    4. The answer is written to the audit log, durably, and then to the stories of the matches.
-    5. Sealed files that the body asks to keep are put on hold until the time that it names.
-    6. The answer is written to the report, which then counts as acknowledged. If a kill comes
-       before this step, receiving the same answer again finishes the work.
+    1. The signature is verified with the key that the answer contains, and this key must be pinned
+       for the destination.
+    2. The answer must be about a report of this machine that was handed over, and only about
+       matches of this report.
+    3. The answer must not have been received before.
+    4. The answer is written to the audit log, durably, and then to the histories of the matches.
+    5. Items that the answer requests to keep are put on hold until the requested time.
+    6. The answer is written to the report, which becomes acknowledged. If the process is killed
+       before this step, receiving the same answer again takes the missing steps.
 
     Raises:
-        VerificationError: the answer is not for this report, or counted before.
-        ConfigError: no key is pinned for the destination.
+        VerificationError: the signature is wrong, the answer does not fit the report, or the answer
+            was received before.
+        ConfigError: the configuration pins no key for the destination.
         UsageError: no report has this id.
         LockedError, StateError, AuditError: the answer cannot be recorded.
     """
@@ -103,7 +106,7 @@ def _report_of(outbox: Outbox, answer: Answer) -> Report:
 
 
 def _keep(outbox: Outbox, record: Matches, answer: Answer) -> None:
-    """Put sealed files on hold if the body asks to keep them."""
+    """Put the items on hold that an answer requests to keep."""
     quarantine = Quarantine(outbox.session)
     for request in answer.requests:
         for match_id in request.matches if request.request == "keep" else ():
@@ -133,7 +136,7 @@ def _detail(report: Report, answer: Answer) -> dict[str, Any]:
 
 
 def _about(answer: Answer, match_id: str) -> dict[str, Any]:
-    """Return what an answer says of one match."""
+    """Return the parts of an answer about one match."""
     said = {}
     if match_id in (*answer.accepted, *answer.refused):
         said["result"] = "accepted" if match_id in answer.accepted else "refused"

@@ -1,9 +1,10 @@
-"""A report on disk: its record, from prepared to acknowledged.
+"""The record of a report in the state directory, and the states of a report.
 
-Each report has a folder, `STATE/reports/<report id>/`. `report.json` is the record, replaced as a
-whole before and after each step that is visible outside; `document.json` is the document. The
-record never holds a credential or a digest, and of a service's answers only ids and codes. This
-module has values only; `outbox` changes reports under its locks.
+Each report has a folder, `STATE/reports/<report id>/`. `report.json` is the record of the report,
+which is replaced before and after each step that a recipient can see; `document.json` is the
+document. The record never contains a credential or a digest, and contains only ids and codes from
+answers of a service. This module defines, reads and writes records; the module `outbox` changes
+reports and holds the locks.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from hashclient.system.text import printable
 
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
-#: A time must have a zone: without one it cannot be compared with the clock.
+#: A time with a time zone, so that it can be compared with the clock.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
-    """How far a report has come; `docs/reporting.md` has the picture.
+    """The states of a report; `docs/reporting.md` contains a diagram of them.
 
-    A FAILED report waits like a PREPARED report, but a person must first correct something.
+    A FAILED report waits like a PREPARED report, but a person must correct a fault before it can be
+    sent.
     """
 
     PREPARED = "prepared"
@@ -58,7 +60,7 @@ class Call(enum.StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the last attempt has failed."""
+    """The reason why the last attempt to send a report has failed."""
 
     time: Time
     message: str
@@ -67,7 +69,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The id that a service gave to a request from here; the service's operators can look it up."""
+    """The id that a service has given to a request, by which its operators can find the request."""
 
     time: Time
     call: str
@@ -77,9 +79,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The known state of a report at a service.
 
-    `in_doubt` is a call whose answer is not known; perhaps the call was never made. `files` has the
-    uploaded and described files, by match; `past` has reports that were retracted at the service
-    and begun again.
+    `report_id` is the id of the open report at the service. `files` are the service's ids of
+    uploaded and described files, by match id. `in_doubt` is a call that was perhaps made, and whose
+    answer is not known. `past` are the ids of reports that were retracted at the service or lost by
+    it.
     """
 
     report_id: str | None = None
@@ -90,9 +93,10 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A package that is about to be put, or was put, into a directory: its name in the directory.
+    """A package that was put, or is about to be put, into a directory; `name` is its file name.
 
-    `sha256` is the SHA-256 of the archive or, for a directory, of its `custody.jsonl`.
+    `sha256` is the SHA-256 of the archive or, if the package is a directory, of its
+    `custody.jsonl`.
     """
 
     name: str
@@ -100,7 +104,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A person's decision: who, when and why."""
+    """A decision about a report: who made it, when and why."""
 
     time: Time
     by: str
@@ -108,7 +112,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An answer of a body: who gave it, what it says, and what it requests, in words."""
+    """An answer of a recipient: its author, the refused matches, and its requests as text."""
 
     id: str
     received: Time
@@ -120,14 +124,14 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Matches that were moved into another report, with its id; the others can be sent now."""
+    """Matches that were moved out of a report, and the id of the report that contains them now."""
 
     report: str
     matches: tuple[str, ...]
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A step of a report's history."""
+    """A step in the history of a report."""
 
     time: Time
     event: str
@@ -135,14 +139,14 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A report, its history, and the state of each part. Times are in UTC.
+    """A report: its matches, its state, and its history. Times are in UTC.
 
-    `matches` are the ids of the reported matches. `left_out` are the ids of matches that were
-    withdrawn, settled or rejected before sending. `apart` are the ids of matches that could not be
-    sent and are in other reports now. `unreviewed` is the decision of a person to send the report
-    although matches in it wait for a review. `settled` is the last state that the audit log and the
-    record of matches have. `reference` is the recipient's name for the report, `answers` are its
-    signed answers.
+    `matches` are the ids of the reported matches. `left_out` are the ids of matches that ended or
+    were rejected before the report was sent. `apart` are matches that could not be sent and were
+    moved to other reports. `unreviewed` is the decision of a person to send the report although
+    matches in it wait for a review. `settled` is the last state that was written to the audit log
+    and the record of matches. `reference` is the recipient's id of the report. `answers` are the
+    signed answers of the recipient.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -171,14 +175,15 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_open(self) -> bool:
-        """Whether the report still has to be sent."""
+        """Whether the report must still be sent."""
         return self.state in (State.PREPARED, State.SUBMITTING, State.FAILED)
 
     @property
     def is_retracting(self) -> bool:
-        """Whether a person wants to retract the report, and this is possible and not done yet.
+        """Whether a person has decided to retract the report, and the retraction is not finished.
 
-        Some kinds of destinations cannot retract a report that was handed over.
+        The value is False if the report was handed over to a kind of destination that does not
+        allow retracting it.
         """
         handed_over = self.state in (State.SUBMITTED, State.ACKNOWLEDGED)
         can_be = self.is_open or (handed_over and KINDS[self.kind].takes_back)
@@ -186,7 +191,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_untouched(self) -> bool:
-        """Whether certainly nobody outside has the report."""
+        """Whether certainly no recipient has any part of the report."""
         remote = self.remote
         return (
             self.is_open
@@ -197,38 +202,39 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_ours(self) -> bool:
-        """Whether the other side certainly has no finished report, so that it can wait here."""
+        """Whether certainly no recipient has the finished report, so that it can still wait."""
         return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:
-        """Return whether it is time to send the report, to retract it, or to try again."""
+        """Return whether the report should be sent or retracted now."""
         return (self.is_open or self.is_retracting) and is_due(self.next_attempt, now)
 
     def is_overdue(self, now: datetime, deadline_hours: float) -> bool:
-        """Return whether the report should have been handed over by now."""
+        """Return whether the report has waited longer than `deadline_hours`."""
         return self.is_open and now - self.created > timedelta(hours=deadline_hours)
 
     def replace(self, **changes: Any) -> Report:
-        """Return the report with `changes`."""
+        """Return a copy of the report with `changes`."""
         return msgspec.structs.replace(self, **changes)
 
     def noted(self, time: datetime, event: str, **detail: Any) -> Report:
-        """Return the report with one more step in its history."""
+        """Return a copy of the report with one more step in its history."""
         return self.replace(history=(*self.history, Step(time, event, detail)))
 
     def failed(
         self, problem: Problem, *, person: bool = False, retry_after_s: float | None = None
     ) -> Report:
-        """Return the report after a failed attempt, with the time of the next attempt.
+        """Return a copy of the report after a failed attempt, with the time of the next attempt.
 
-        With `person`, a person must act, so the report is tried only once a day.
+        `person` says whether a person must act; then the next attempt is made after the longest
+        pause, a day.
         """
         noted = self.noted(problem.time, "attempt-failed", message=problem.message)
         if not self.is_open and not self.is_retracting:
             return noted
         state, wait = self.state, LAST
         if person:
-            # A report that was handed over keeps that state until it is taken back.
+            # A report that was handed over keeps its state until it is retracted.
             state = State.FAILED if self.is_open else state
         else:
             state = State.PREPARED if state is State.FAILED else state
@@ -242,11 +248,12 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """The report after an attempt to send or retract it, and messages for people.
+    """The result of an attempt to send or retract a report, with messages for people.
 
-    `error` is why the attempt failed; `retry_after_s` is the pause in seconds that the destination
-    wants. `stuck` has the matches that cannot be sent, each with the reason. `notes` are messages
-    that need a person's attention, even after success.
+    `report` is the report after the attempt. `error` is the exception if the attempt failed.
+    `retry_after_s` is the pause in seconds that the destination has requested. `stuck` are the
+    matches that cannot be sent, each with an exception as the reason. `notes` are messages that a
+    person should read, even after success.
     """
 
     report: Report
@@ -258,22 +265,22 @@ class Sent(msgspec.Struct, frozen=True):
 
     @classmethod
     def stuck_at(cls, report: Report, stuck: Mapping[str, HashclientError]) -> Sent:
-        """Return the result of an attempt that some matches have stopped before it began."""
+        """Return the result of an attempt that did not begin because matches cannot be sent."""
         return cls(report, "not sent", next(iter(stuck.values())), stuck=stuck)
 
     @classmethod
     def not_done(cls, report: Report, error: HashclientError) -> Sent:
-        """Keep the result; an error may mean only that the log or the record was not written."""
+        """Return the result of an attempt with an error, after which the report may be sent."""
         return cls(report, "not sent" if report.is_open else str(report.state), error)
 
 
 def new_report_id() -> str:
-    """Return a random id; ids of matches have another form."""
+    """Return a random report id, whose prefix distinguishes it from match ids."""
     return ID_PREFIX + new_id()
 
 
 def save(folder: Path, report: Report) -> Report:
-    """Write the record of a report into its folder and return it.
+    """Write the record of a report into its folder, and return the report.
 
     Raises:
         StateError: the record cannot be written; the earlier record is unchanged.
@@ -317,7 +324,7 @@ def load(reports_dir: Path, report_id: str) -> Report:
     unknown = UsageError(
         f"no report has the id {printable(report_id)}", hint="`hashclient report status` lists them"
     )
-    # A text typed by a user must not lead to another directory.
+    # The id is checked because a text that a user typed must not lead to another directory.
     if not ID_PATTERN.fullmatch(report_id):
         raise unknown
     path = reports_dir / report_id / RECORD_NAME

@@ -1,8 +1,8 @@
-"""Settles states of reports: writes them to the audit log and to the record of matches.
+"""Settles states of reports, that is, writes them to the audit log and the record of matches.
 
-The report on disk is written first, so a kill may leave a state that the log and the record lack;
-the next command settles it. The log may then have the event twice; the history of a match has it
-once.
+A new state is written to the report first. If the process is killed afterwards, the log or the
+record of matches lacks the state, and the next command settles it. The log may then contain the
+event twice; the history of a match contains it once.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from hashclient.packages.chain import RETRACTED
 from hashclient.reporting.report import Report, State
 from hashclient.session import Session
 
-#: The event in the audit log when a report that was handed over counts no more.
+#: The event in the audit log when the effects of a report that was handed over are ended.
 REOPENED = "matches-reopened"
-#: For each state: the event in the audit log, and the step in the history of a match.
+#: The event in the audit log, and the step in the history of a match, for each state.
 _WRITTEN: dict[State, tuple[str, str]] = {
     State.PREPARED: ("report-prepared", REPORT_PREPARED),
     State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
     State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
     State.RETRACTED: (RETRACTED, REPORT_RETRACTED),
 }
-#: By state: the steps in the report's own history that lead to it and name the operator.
+#: The steps in the history of a report that lead to a state and contain the operator, by state.
 _LEADS_TO = {
     State.SUBMITTED: ("submitted", "finished"),
     State.ACKNOWLEDGED: ("acknowledged", "finished"),
@@ -41,7 +41,7 @@ _LEADS_TO = {
 
 
 def unsettled(report: Report) -> list[State]:
-    """Return the states of a report that are not settled yet, in order."""
+    """Return the states of a report that are not settled, in the order of settling."""
     states = []
     if report.settled is None:
         states.append(State.PREPARED)
@@ -54,10 +54,10 @@ def unsettled(report: Report) -> list[State]:
 
 
 def settle(session: Session, report: Report, state: State, record: Matches) -> None:
-    """Settle a state: write it first to the log, durably, then to the history of each match.
+    """Write a state to the audit log, durably, and then to the history of each match.
 
     Raises:
-        AuditError, StateError: the state cannot be recorded.
+        AuditError, StateError: the log or the record of matches cannot be written.
     """
     event, step = _WRITTEN[state]
     now = session.now()
@@ -68,7 +68,7 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
     session.audit.append([Event(event, logged)], durable=True)
     with record.batch():
         for match_id in report.matches:
-            # A new record of matches, begun after a loss, lacks old matches.
+            # A match is missing if the record of matches was lost and begun again.
             with contextlib.suppress(UsageError):
                 story = record.story(match_id)
                 if any(s.event == step and s.detail.get("report") == report.id for s in story):
@@ -86,14 +86,14 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
 
 
 def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
-    """End the effects of a report that was handed over, before it is retracted.
+    """End the effects of a report that was handed over, before the report is retracted.
 
-    The matches of the report are open again, and their items in quarantine are not due for
-    destruction. The record changes first: so after a kill, no item is due because of a report that
-    is being retracted.
+    The matches of the report become open again, and their items in quarantine are not due for
+    destruction any more. This is recorded before the retraction begins, so that no item is due
+    because of a report that is being retracted, even if the process is killed.
 
     Raises:
-        AuditError, StateError: the change cannot be recorded; the report counts as before.
+        AuditError, StateError: the change cannot be recorded, and the report keeps its effects.
     """
     matches = []
     for match_id in report.matches:
@@ -116,7 +116,7 @@ def reopen(session: Session, report: Report, record: Matches, *, reason: str) ->
 
 
 def is_reopened(report: Report, record: Matches) -> bool:
-    """Return whether `reopen` was called for a report; it covers all matches of the report."""
+    """Return whether `reopen` was called for a report, by the history of its first known match."""
     for match_id in report.matches:
         with contextlib.suppress(UsageError):
             return report.id in taken_back(record.story(match_id))

@@ -1,8 +1,8 @@
-"""Sends the reports that wait in the outbox, each to its destination.
+"""Sends and retracts reports in the outbox.
 
-Only one attempt at one report is made at a time, under the outbox's lock. The intent is written to
-the audit log before anything is sent. A failed attempt is noted with its error and the time of the
-next attempt. A failure does not stop the other reports.
+Only one report is sent at a time, while the lock of the outbox is held. The intent is written to
+the audit log before any data is sent. After a failed attempt, the error and the time of the next
+attempt are written to the record of the report, and the other reports are sent.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ from hashclient.reporting.settling import reopen
 from hashclient.system.files import sweep_temporary
 from hashclient.system.text import counted
 
-#: The operator, in the audit log, of the retraction of a report without remaining matches.
+#: The name that is recorded as the operator if a report is retracted because it has no matches
+#: left.
 NOBODY = "hashclient"
 
 
 class Sender:
-    """Sends reports."""
+    """Sends and retracts the reports of an outbox."""
 
     def __init__(
         self,
@@ -57,12 +58,12 @@ class Sender:
         unreviewed: str | None = None,
         load: Callable[[str], Factory] = load,
     ) -> None:
-        """Keep the open record of matches, and the `identities` that open items in quarantine.
+        """Store the arguments; `record` is the open record of matches.
 
-        `on_bytes` is called with the number of bytes after each part is sent. With `allow_closed`,
-        evidence is sent even to a recipient who cannot open it. With `unreviewed`, a person's
-        reason, reports are sent although matches in them wait for a review. `load` returns the
-        implementation of a kind of destination.
+        `identities` are secret keys that open items in quarantine. `on_bytes` is called with the
+        number of bytes of each sent piece. `allow_closed` allows sending evidence to a recipient
+        who cannot open it. `unreviewed` is the reason of a person for sending reports with matches
+        that wait for a review, or None. `load` returns the implementation of a kind of destination.
         """
         self._outbox = outbox
         self._record = record
@@ -73,22 +74,23 @@ class Sender:
         self._load = load
 
     def send_due(self) -> Iterator[Sent]:
-        """Send all due reports, in turn; yield the result of each.
+        """Send all reports that are due, one after the other; yield the result of each.
 
-        A failed report is due after its pause. Timers use this call.
+        A report whose last attempt has failed is due after a pause. This method is for commands
+        that run at intervals.
 
         Raises:
             LockedError: another command is working on reports.
-            HashclientError: nothing at all can be sent.
+            HashclientError: no report can be sent, or a report is damaged.
         """
         return self._send_all(self._is_due)
 
     def send_waiting(self) -> Iterator[Sent]:
-        """Send all waiting reports now, due or not, in turn, since a person requests it.
+        """Send all waiting reports at the request of a person, whether they are due or not.
 
         Raises:
             LockedError: another command is working on reports.
-            HashclientError: nothing at all can be sent.
+            HashclientError: no report can be sent, or a report is damaged.
         """
         return self._send_all(lambda _report: True)
 
@@ -104,7 +106,7 @@ class Sender:
                     damaged = error
             for report in sorted(reports, key=lambda r: (r.created, r.id)):
                 if report.settled is None:
-                    continue  # another command is making this report at this moment
+                    continue  # another command is making this report now
                 if not report.is_open and not report.is_retracting:
                     self._outbox.settle(report, self._record)
                 elif is_wanted(report):
@@ -113,11 +115,11 @@ class Sender:
                 raise damaged
 
     def rehearse(self, report_ids: Sequence[str] | None) -> Iterator[tuple[Report, Rehearsal]]:
-        """Yield given reports, or all waiting reports, and what would be sent; change nothing.
+        """Yield the given or all waiting reports, each with what would be sent; change nothing.
 
         Raises:
-            UsageError: no report has this id, or the report was sent already.
-            HashclientError: the content to send cannot be known.
+            UsageError: no report has the given id, or the report was already sent.
+            HashclientError: what would be sent cannot be determined.
         """
         for report_id in self._outbox.ids() if report_ids is None else report_ids:
             report = self._outbox.get(report_id)
@@ -130,14 +132,14 @@ class Sender:
                 raise UsageError(f"report {report.id} is {report.state} already")
 
     def send(self, report_id: str, *, again: bool = False) -> Sent:
-        """Send one report now, whether it is due or not.
+        """Send the report `report_id` now, whether it is due or not.
 
-        With `again`, the journal of the report at a service is dropped first: a person has made
-        sure that the service does not have the report.
+        With `again`, the known state of the report at a service is deleted first, because a person
+        has made sure that the service does not have the report.
 
         Raises:
             LockedError: another command is working on reports.
-            UsageError: no report has this id, or the report was sent or retracted already.
+            UsageError: no report has this id, or the report was already sent or retracted.
         """
         with self._outbox.working():
             report = self._take_up(report_id)
@@ -149,21 +151,23 @@ class Sender:
             return self._send(report)
 
     def retract(self, report_id: str, *, reason: str) -> Sent:
-        """Retract a report, as far as this is still possible.
+        """Retract a report, if this is still possible.
 
-        An unsent report is dropped; an unfinished report at a service is retracted there; beside a
-        package that was handed over, a signed note is put.
+        A report that was not sent is only marked as retracted. An unfinished report at a service is
+        retracted at the service. If a package was handed over, a signed note is written beside the
+        package.
 
-        1. A report that was handed over does not count any more. This is written to the log and the
-           record of matches, and no item is due for destruction because of the report.
-        2. The decision to retract the report is written to disk. After a kill from here on, the
-           next command that sends goes on.
-        3. The report is retracted, and the retraction is noted.
+        1. The effects of a report that was handed over are ended by `settling.reopen`, so that no
+           item is due for destruction because of the report.
+        2. The decision to retract the report is written to its record. If the process is killed
+           after this step, the next command that sends reports continues the retraction.
+        3. The report is retracted, and the retraction is recorded.
 
         Raises:
             LockedError: another command is working on reports.
-            UsageError: no report has this id, or the report is finished.
-            AuditError, StateError: step 1 or 2 cannot be noted.
+            UsageError: no report has this id, or the report is finished at a service or already
+                retracted.
+            AuditError, StateError: step 1 or 2 cannot be recorded.
         """
         with self._outbox.working():
             report = self._take_up(report_id)
@@ -191,7 +195,8 @@ class Sender:
         return report
 
     def _is_due(self, report: Report) -> bool:
-        # If an identity is given, reports that wait for a key, or failed with a wrong key, are due.
+        # If identities are given, reports are due that wait for an identity or have failed with a
+        # wrong identity.
         waits = report.problem is not None and report.problem.exit_code in (
             ExitCode.INCOMPLETE,
             ExitCode.UNAUTHORISED,
@@ -209,22 +214,22 @@ class Sender:
         )
 
     def _send(self, report: Report) -> Sent:
-        """Make one attempt, and note its result."""
+        """Make an attempt to send or retract a report, and record a failure."""
         notes: list[str] = []
         try:
             sent = self._send_what_can_be(report, notes)
         except AuditError as error:
-            # The report did not cause this failure, so it needs no pause: the report is sent as
-            # soon as the log works again.
+            # The audit log could not be written. No pause is needed, because the report did not
+            # cause the failure, so the next command tries again.
             sent = Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
             sent = Sent.not_done(self._failed(report.id, error), error)
         return msgspec.structs.replace(sent, notes=(*notes, *sent.notes))
 
     def _send_what_can_be(self, report: Report, notes: list[str]) -> Sent:
-        """Make an attempt; matches that cannot be sent are set apart, so that the others are sent.
+        """Make an attempt; move matches that cannot be sent to another report, and try again.
 
-        `notes` gets a line about the matches that were set apart.
+        A message about the moved matches is added to `notes`.
         """
         while True:
             waiting = self._waiting(report)
@@ -257,11 +262,11 @@ class Sender:
             return Sent.not_done(self._failed(report.id, error, sent.retry_after_s), error)
 
     def _waiting(self, report: Report) -> list[str]:
-        """Return the matches of a report to be sent that wait for a review."""
+        """Return the matches that wait for a review and prevent sending; none for a retraction."""
         return [] if report.retraction else self._outbox.waiting(report, self._record)
 
     def _let_leave(self, report: Report, waiting: Sequence[str], reason: str) -> Report:
-        """Note that a person lets a report leave, although matches in it wait for a review."""
+        """Record that a person lets a report be sent although matches in it wait for a review."""
         self._log("report-unreviewed", report, matches=list(waiting), reason=reason)
         decision = Decision(self._session.now(), self._session.operator, reason)
         noted = report.noted(decision.time, "unreviewed", by=decision.by, reason=reason)
@@ -284,8 +289,8 @@ class Sender:
         """Return the destination of a report.
 
         Raises:
-            UsageError, ConfigError: the destination is not configured any more, or is of another
-                kind now.
+            UsageError, ConfigError: the destination is not configured any more, or has another kind
+                now.
         """
         _, table = find_destination(self._session.settings.config.report, report.destination)
         if kind_of(table) != report.kind:
@@ -306,8 +311,8 @@ class Sender:
         return self._session.settings.config.report.to
 
     def _take_back(self, report: Report) -> Sent:
-        # A report that nobody outside has needs no destination; but leftovers of a kill are
-        # removed.
+        # A report of which no recipient has a part can be retracted without its destination. If the
+        # destination is configured, it removes leftover files of killed attempts.
         if not report.is_untouched:
             return self._destination(report).take_back(report)
         table = self._tables.get(report.destination)
@@ -318,12 +323,12 @@ class Sender:
     def _failed(
         self, report_id: str, error: HashclientError, retry_after_s: float | None = None
     ) -> Report:
-        """Note a failed attempt in the latest journal of the report."""
+        """Write a failed attempt to the latest record of a report and to the log."""
         report = self._outbox.get(report_id)
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
-        with contextlib.suppress(StateError):  # the user sees the first error
+        with contextlib.suppress(StateError):  # only the first error is reported
             changed = self._outbox.save(changed)
         with contextlib.suppress(AuditError):
             requests = [r.id for r in report.remote.requests[-3:]]
@@ -336,12 +341,12 @@ class Sender:
 
 
 def _can_part(report: Report, stuck: Collection[str]) -> bool:
-    """Return whether a report can be sent without the matches that are `stuck`."""
+    """Return whether the other matches of a report can be sent without the matches `stuck`."""
     return report.is_untouched and len(stuck) < len(report.matches)
 
 
 def _joined(stuck: Mapping[str, HashclientError]) -> HashclientError:
-    """Return one error for matches that cannot be sent."""
+    """Return one exception for all matches that cannot be sent."""
     match_id, error = next(iter(stuck.items()))
     where = "" if match_id in error.message else f"match {match_id}: "
     more = f", and {counted(len(stuck) - 1, 'more match')}" if len(stuck) > 1 else ""
@@ -349,7 +354,7 @@ def _joined(stuck: Mapping[str, HashclientError]) -> HashclientError:
 
 
 def _these(matches: Collection[str], verb: str) -> str:
-    """Return a count of matches and a verb."""
+    """Return the number of matches with a verb, for example `2 matches wait`."""
     plural = {"waits": "wait", "is": "are"}[verb]
     return f"{counted(len(matches), 'match')} {verb if len(matches) == 1 else plural}"
 

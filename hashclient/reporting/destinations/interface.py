@@ -1,9 +1,10 @@
-"""The interface of all kinds of destinations, to which reports are handed over.
+"""The interface of destinations, to which reports are handed over.
 
-The outbox keeps the journal of a report and decides the steps; a destination does the steps. A
-destination is called under the outbox's lock, one report at a time. The journal notes each step
-before the step is visible at the other side. So after a kill at any instant, the next attempt knows
-which parts the destination may have, and a report is handed over only once.
+The outbox saves the journal of a report and decides which steps are taken; a destination takes the
+steps. A destination is called while the lock of the outbox is held, for one report at a time. Each
+step is written to the journal before the recipient can see it. So if the process is killed at any
+time, the next attempt knows which parts the recipient may have, and a report is handed over only
+once.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from hashclient.session import Session
 
 
 class Work(msgspec.Struct, frozen=True):
-    """The arguments of a destination.
+    """The arguments with which a destination is made.
 
-    `record` is the open record of matches, `identities` open items in quarantine, `on_bytes` is
-    called with the number of bytes after each part is sent. With `allow_closed`, a person has
-    allowed to hand evidence over even to a recipient who cannot open it. `asked` has the answers of
-    the command for facts about sources.
+    `record` is the open record of matches. `identities` are secret keys that open items in
+    quarantine. `on_bytes` is called with the number of bytes of each sent piece. `allow_closed`
+    says whether a person has allowed handing over evidence that a recipient cannot open. `asked`
+    are the answers of the command that returns facts about sources.
     """
 
     outbox: Outbox
@@ -38,12 +39,12 @@ class Work(msgspec.Struct, frozen=True):
 
     @property
     def session(self) -> Session:
-        """The use of the state directory."""
+        """The session of the outbox."""
         return self.outbox.session
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
-    """What would be handed over: texts and files by their names, and the missing parts."""
+    """What `send` would hand over: texts by file name, names of files, and missing parts."""
 
     texts: Mapping[str, bytes]
     files: tuple[str, ...]
@@ -51,51 +52,53 @@ class Rehearsal(msgspec.Struct, frozen=True):
 
 
 class Destination(Protocol):
-    """A place where reports go. Making a destination reads no file and opens no connection."""
+    """A destination of reports; making a destination reads no file and opens no connection."""
 
     def send(self, report: Report) -> Sent:
-        """Hand a report over, or go on where an earlier attempt was interrupted.
+        """Hand a report over, or continue an interrupted attempt.
 
-        Afterwards the report is submitted, acknowledged or waiting, or has an error. If the error
-        is about some of its matches, these matches are `stuck`, and the others can be sent without
-        them. The journal has every half-done step at the other side.
+        Afterwards, the report is submitted, acknowledged or waiting, or the result contains an
+        error. If the error is about single matches of the report, these matches are in `stuck` of
+        the result, and a report without them can be sent. The journal contains every step that may
+        have begun at the recipient.
 
         Raises:
             HashclientError: the report cannot be handed over now.
         """
 
     def rehearse(self, report: Report) -> Rehearsal:
-        """Return the content that `send` would hand over now; write nothing, open no connection.
+        """Return what `send` would hand over now; write no file and open no connection.
 
         Raises:
-            HashclientError: the content cannot be known.
+            HashclientError: the content cannot be determined.
         """
 
     def renew(self, report: Report) -> Report:
-        """Take back a begun report if some of its matches have ended meanwhile.
+        """Retract a report that was begun at the destination if some of its matches have ended.
 
-        Matches that have ended can then be left out. Called before each `send`.
+        The report can then be sent without these matches. This method is called before each `send`.
 
         Raises:
-            HashclientError: the report cannot be taken back now.
+            HashclientError: the report cannot be retracted now.
         """
 
     def take_back(self, report: Report) -> Sent:
-        """Take a report back: a begun report always, a handed-over report if possible.
+        """Retract a report that was begun or, if the destination allows it, handed over.
 
-        Afterwards the report is retracted. For a retracted report, unfinished steps are finished.
+        Afterwards, the report is retracted. If the report is already retracted, the remaining steps
+        of the retraction are taken.
 
         Raises:
-            UsageError: the report is finished at the destination, and cannot be changed.
-            HashclientError: the report cannot be taken back now.
+            UsageError: the report is finished at the destination and cannot be changed.
+            HashclientError: the report cannot be retracted now.
         """
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return whether the retraction of a report is finished at the other side."""
+        """Return whether all steps of the retraction of a report were taken."""
 
 
 class Factory(Protocol):
-    """Makes a destination from its table in the configuration."""
+    """A function that makes a destination from its table in the configuration."""
 
     def __call__(self, work: Work, table: Any) -> Destination:
-        """Make a destination."""
+        """Return the destination that `table` configures."""

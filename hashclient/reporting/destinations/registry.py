@@ -1,8 +1,8 @@
-"""The kinds of destinations, and the configured destinations.
+"""The table of the kinds of destinations, and the look-up of configured destinations.
 
-This module has the facts about each kind of destination, so that its implementation need not be
-imported. A new kind needs a table in `config`, an entry in `KINDS`, and a class that follows
-`interface`.
+This module contains facts about each kind of destination, so that its implementation is imported
+only when a report is sent. A new kind of destination needs a table in the package `config`, an
+entry in `KINDS`, and a class with the methods of `interface.Destination`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from hashclient.config.tables import PackageDestination, ReportConfig, ServiceDe
 from hashclient.core.errors import ConfigError, UsageError
 from hashclient.system.text import printable
 
-#: The configuration of a destination.
+#: The configuration of a destination, of any kind.
 Table = PackageDestination | ServiceDestination
 
 _HERE = "hashclient.reporting.destinations"
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """The facts about a kind of destination.
+    """The facts about one kind of destination.
 
-    `implementation` names a class, as `module:name` below this package. `takes_back` says whether a
-    report can be taken back after it was handed over, `needs_email` whether the reporter's address
-    is needed.
+    `implementation` names a class in the form `module:name`, where the module is in this package.
+    `takes_back` says whether a report can be retracted after it was handed over. `needs_email` says
+    whether the email address of the reporter must be configured.
     """
 
     implementation: str
@@ -45,24 +45,24 @@ KINDS: Mapping[str, Kind] = {
 
 
 def kind_of(table: Table) -> str:
-    """Return the word for the kind of a destination."""
+    """Return the name of the kind of a configured destination, which is a key of `KINDS`."""
     kind = type(table).__struct_config__.tag
     assert isinstance(kind, str)
     return kind
 
 
 def load(kind: str) -> Any:
-    """Import and return the implementation of the kind: a `Factory`, see `interface`."""
+    """Import and return the implementation of a kind of destination, an `interface.Factory`."""
     module, _, name = KINDS[kind].implementation.partition(":")
     return getattr(importlib.import_module(f"{_HERE}.{module}"), name)
 
 
 def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table]:
-    """Return the destination called `name`, or without a name the default destination.
+    """Return the name and table of the destination `name`, or of the default destination.
 
     Raises:
-        UsageError, ConfigError: no destination has this name, or a setting for reports to it is
-            missing.
+        UsageError, ConfigError: no destination has this name, or a setting that this destination
+            needs is missing.
     """
     if not config.to:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""Reports to a service with an API like the CyberTipline's."""
+"""Sends reports to a service with an API like that of the CyberTipline."""

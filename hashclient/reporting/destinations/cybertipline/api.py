@@ -1,9 +1,9 @@
-"""The calls of a reporting service with an API of the CyberTipline's kind, one method each.
+"""Calls the API of a reporting service like the CyberTipline; `Service` has a method for each call.
 
-A call is made once and never repeated here: `filing`, which keeps the journal, decides whether to
-repeat it. Answers are bounded and parsed strictly. Messages never repeat text of the service,
-except the id of a request, by which the service's operators can look the request up. Codes and
-their meaning come from the public description of the API.
+This module never repeats a call; the module `filing`, which writes the journal, decides whether to
+repeat a call. Answers are limited in length and parsed strictly. Messages never contain text of the
+service, except the id of a request, by which the operators of the service can find the request. The
+codes and their meanings are from the public description of the API.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ NO_SUCH_REPORT = 5001
 NOT_OURS = 5002
 ALREADY_RETRACTED = 5101
 ALREADY_FINISHED = 5102
-#: The service has a problem of its own; whether the call was carried out is not known.
+#: Codes for an internal problem of the service, after which it is not known whether the call was
+#: carried out.
 SERVER_SIDE = range(1000, 2000)
-#: A call is refused: the service did nothing.
+#: Codes for a refused call, which the service has not carried out.
 REFUSED = range(2000, 6000)
 
-#: Ranges of codes that refuse a call for good: the error, the message, the hint.
+#: The exception, the message and the hint for ranges of codes of refused calls that should not be
+#: repeated.
 _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
     (
         range(2000, 4000),
@@ -100,7 +102,7 @@ _HINT = REPORTING_SERVICE.kept
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer of a service: the code and the values."""
+    """An answer of a service: its code, and the values in it."""
 
     code: int
     request_id: str | None
@@ -111,7 +113,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Answered(Download):
-    """An HTTP answer of a service; its body counts whatever the status is."""
+    """An HTTP answer of a service, whose body is read with any HTTP status."""
 
     def __init__(self, url: str, max_bytes: int) -> None:
         super().__init__(url, max_bytes, peer=REPORTING_SERVICE)
@@ -131,7 +133,7 @@ class _Answered(Download):
 
 
 class Service:
-    """A reporting service; use it as a context manager."""
+    """A reporting service; the context manager closes its connections."""
 
     def __init__(
         self,
@@ -140,13 +142,13 @@ class Service:
         on_bytes: Callable[[int], None] = lambda _count: None,
         **clocks: Any,
     ) -> None:
-        """Read the credential and certificates, without a connection.
+        """Read the credential and certificates; open no connection.
 
-        `on_bytes` is called with the number of bytes of each part of a file that was sent.
-        `clocks` are the clocks of `Transport`.
+        `on_bytes` is called with the number of bytes of each sent piece of a file. `clocks` are
+        passed to `Transport`.
 
         Raises:
-            ConfigError: the destination's settings cannot be used.
+            ConfigError: the settings of the destination cannot be used.
         """
         self._transport = Transport(
             access_of(destination.url, destination, REPORTING_SERVICE),
@@ -155,13 +157,13 @@ class Service:
         )
         self._base = destination.url.rstrip("/")
         self._on_bytes = on_bytes
-        #: The pause in seconds that the last answer asked for, or None.
+        #: The pause in seconds that the last answer requested, or None.
         self.retry_after_s: float | None = None
-        #: The service's id of the last request, or None.
+        #: The id that the service has given to the last request, or None.
         self.request_id: str | None = None
 
     def __enter__(self) -> Service:
-        """Return itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +171,7 @@ class Service:
         self._transport.close()
 
     def status(self) -> Answer:
-        """Ask whether the service works and accepts the credential.
+        """Check that the service works and accepts the credential.
 
         Raises:
             HashclientError: the service does not work, or refuses the credential.
@@ -179,7 +181,7 @@ class Service:
         return answer
 
     def schema(self) -> bytes:
-        """Fetch the schema that the service serves.
+        """Fetch the XML schema of reports from the service.
 
         Raises:
             HashclientError: the schema cannot be fetched.
@@ -191,12 +193,12 @@ class Service:
             raise self._ours(error) from error
 
     def open(self, document: bytes) -> Answer:
-        """Open a report, whose XML is `document`."""
+        """Open a report at the service; `document` is the XML of the report."""
         return self._call("POST", "submit", "text/xml; charset=utf-8", document)
 
     def upload(self, report_id: str, name: str, evidence: Proven) -> Answer:
-        """Upload a file under `name`, which must be a plain file name."""
-        # The boundary is random, so that no file can contain it.
+        """Upload a file under `name`, which must be a file name without special characters."""
+        # The boundary is random, so that no file contains it.
         boundary = secrets.token_hex(24)
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="id"\r\n\r\n{report_id}\r\n'
@@ -218,15 +220,15 @@ class Service:
         )
 
     def describe(self, document: bytes) -> Answer:
-        """Give the details of an uploaded file, whose XML is `document`."""
+        """Send the details of an uploaded file; `document` is the XML of the details."""
         return self._call("POST", "fileinfo", "text/xml; charset=utf-8", document)
 
     def finish(self, report_id: str) -> Answer:
-        """End a report; nothing about it can be changed afterwards."""
+        """Finish a report at the service, which cannot be changed afterwards."""
         return self._call("POST", "finish", *_form(report_id))
 
     def retract(self, report_id: str) -> Answer:
-        """Take back a report that is not finished."""
+        """Retract a report at the service that is not finished."""
         return self._call("POST", "retract", *_form(report_id))
 
     def _call(
@@ -237,13 +239,13 @@ class Service:
         content: bytes | Iterator[bytes] | None = None,
         content_bytes: int | None = None,
     ) -> Answer:
-        """Make one call, and return the answer, whatever its code is.
+        """Make one call, and return the answer with any code.
 
         Raises:
-            AuthorisationError: the credential is refused; nothing was done.
+            AuthorisationError: the credential is refused; the call was not carried out.
             ConfigError: the address is refused, or the proxy cannot be used; nothing was sent.
-            HashclientError: no valid answer came; whether the service has done the call is not
-                known.
+            HashclientError: no valid answer was received; it is not known whether the call was
+                carried out.
         """
         url = f"{self._base}/{name}"
         answered = _Answered(url, MAX_ANSWER_BYTES)
@@ -260,7 +262,7 @@ class Service:
                 content=content,
                 content_bytes=content_bytes,
             )
-        except StateError:  # an error of our own file, not of the service
+        except StateError:  # an error of a local file, not of the service
             raise
         except HashclientError as error:
             self._note(answered)
@@ -273,7 +275,7 @@ class Service:
         self.retry_after_s = answered.retry_after_s
 
     def _answer(self, answered: _Answered, text: bytes, name: str) -> Answer:
-        """Parse an answer; without a code of the service's own, its HTTP status counts."""
+        """Parse an answer; if it contains no code of the service, use its HTTP status."""
         fault = answered.fault
         if isinstance(fault, TransientError):
             fault = fault.error
@@ -299,9 +301,10 @@ class Service:
         )
 
     def _ours(self, error: HashclientError) -> HashclientError:
-        """Return an error of the transport as an error of reports, with the request's id.
+        """Return an exception of the transport with the id of the request, for a report.
 
-        A broken rule of lists means an invalid answer of the service: the call may have worked.
+        A `VerificationError` becomes an `UnreachableError`, because after an invalid answer the
+        call may have been carried out.
         """
         if isinstance(error, VerificationError):
             return UnreachableError(self._named(error.message), hint=_HINT)
@@ -312,10 +315,10 @@ class Service:
 
 
 def check(answer: Answer, call: str) -> None:
-    """Check that an answer means success.
+    """Check that the code of an answer means success.
 
     Raises:
-        HashclientError: the answer is an error; the class depends on the code.
+        HashclientError: the code means an error; the class of the exception depends on the code.
     """
     if answer.code == OK:
         return
@@ -330,7 +333,7 @@ def check(answer: Answer, call: str) -> None:
 
 
 def _plain(kind: type[HashclientError]) -> type[HashclientError]:
-    """Return the class of the project's own error tree that is `kind`, or the base of `kind`."""
+    """Return the general exception class, for example `ConfigError`, to which `kind` belongs."""
     for plain in (AuthorisationError, UnreachableError, ConfigError):
         if issubclass(kind, plain):
             return plain
@@ -342,7 +345,7 @@ def _form(report_id: str) -> tuple[str, bytes]:
 
 
 def _one(texts: dict[str, list[str]], name: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the first text of an element if it has the right form."""
+    """Return the first text of the element `name` if it matches `pattern`."""
     text = texts.get(name, [""])[0]
     text = text.lower() if pattern is _MD5 else text
     return text if pattern.fullmatch(text) else None

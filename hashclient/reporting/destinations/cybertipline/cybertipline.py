@@ -1,6 +1,7 @@
-"""A service like the CyberTipline as a destination: one attempt at filing or retracting.
+"""The destination for a service like the CyberTipline, which files or retracts a report.
 
-`filing` keeps the journal of the calls to the service, `plan` decides what is uploaded.
+The module `filing` makes the calls and writes the journal; the module `plan` decides which files
+are uploaded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SCHEMA_NAME = "schema.xsd"
 
 
 class CyberTipline:
-    """Files reports with one service."""
+    """The destination for one service."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class CyberTipline:
         *,
         read_schema: Callable[[bytes], AbstractContextManager[Validator]] = ConfinedSchema,
     ) -> None:
-        """Keep the arguments; `read_schema` is called with the schema that the service serves."""
+        """Store the arguments; `read_schema` is called with the schema of the service."""
         self._work = work
         self._outbox = work.outbox
         self._session = work.session
@@ -46,7 +47,7 @@ class CyberTipline:
         self._read_schema = read_schema
 
     def renew(self, report: Report) -> Report:
-        """Retract an open report there if a match ended or was rejected; the report begins again.
+        """Retract a report that is open at the service if one of its matches ended or was rejected.
 
         Raises:
             HashclientError: the report cannot be retracted now.
@@ -58,7 +59,7 @@ class CyberTipline:
         return report
 
     def rehearse(self, report: Report) -> Rehearsal:
-        """Return the documents, with names in place of the service's ids, and the files."""
+        """Return the XML documents, with placeholders for ids of the service, and the files."""
         document = self._outbox.described(report, self._work.record)
         missing = missing_about(document.reporter)
         plan, waiting, stuck = make_plan(document, self._table, self._work)
@@ -79,10 +80,10 @@ class CyberTipline:
         return Rehearsal(texts, plan.upload, tuple(missing))
 
     def send(self, report: Report) -> Sent:
-        """File a report, or continue to file it, and finish it.
+        """File a report with the service, or continue an interrupted filing.
 
         Raises:
-            HashclientError: the report cannot even be begun.
+            HashclientError: the filing cannot begin.
         """
         if report.remote.in_doubt is Call.FINISH:
             return self._file(report, Filing.finish_again)
@@ -124,8 +125,8 @@ class CyberTipline:
 
     def _wait_for_identity(self, report: Report, count: int) -> Sent:
         if report.remote.report_id is not None:
-            # If an earlier attempt, with an identity, has left a report open at the service, this
-            # report is retracted meanwhile.
+            # An earlier attempt that had an identity has left the report open at the service. The
+            # report is retracted while it waits for an identity.
             report = self._retract_there(report)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
@@ -140,7 +141,7 @@ class CyberTipline:
         return Filing(service, report, self._outbox)
 
     def _retract_there(self, report: Report) -> Report:
-        """Retract an open report at the service; the report itself stays."""
+        """Retract a report that is open at the service, so that it can be filed again."""
         with self._connect() as service:
             return self._filing(service, report).give_up()
 
@@ -159,7 +160,7 @@ class CyberTipline:
             try:
                 report = filing.retract()
             except UsageError:
-                # The report is finished at the service: that is its state now.
+                # The report is finished at the service, so it gets this state in the outbox.
                 self._outbox.settle(filing.report.replace(retraction=None), record)
                 raise
         notes = []
@@ -171,7 +172,7 @@ class CyberTipline:
         return Sent(self._outbox.retracted(report, record), "retracted", notes=tuple(notes))
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return True: a service keeps no retracted report."""
+        """Return True, because no step remains after a service has retracted a report."""
         return True
 
 

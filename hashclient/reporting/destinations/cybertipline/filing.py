@@ -1,19 +1,19 @@
-"""Files a report with a service: open, upload and describe each file, finish; or retract.
+"""Files a report with a service: opens it, uploads and describes files, and finishes it.
 
-The journal is the report's record. The journal notes a call as in doubt before the call, and its
-result after the answer. A kill or a broken connection leaves a call in doubt. The next attempt
-first resolves a call in doubt by these rules. So no second report is ever finished, and no report
-stays open:
+The journal is the record of the report, `report.json`. Before a call, the journal is written with
+the call marked as in doubt; after the answer, it is written with the result. So a call stays in
+doubt if the process is killed or the connection breaks. The next attempt first resolves a call in
+doubt by these rules, so that no report is finished twice and no report stays open at the service:
 
-* open: a report may be open under an id that we do not know. An unfinished report vanishes there by
-  itself; another report is opened.
-* upload, file details: nobody can ask the service which files it has. The report is retracted, and
-  another report is opened.
-* finish: the report is finished again; the answer "finished already" counts as success.
-* retract: the report is retracted again; the answer "gone already" counts as success.
+* open: the service may have opened a report with an id that we do not know. The service deletes an
+  unfinished report by itself, and another report is opened.
+* upload, file details: the API has no call that returns the uploaded files. So the report is
+  retracted, and another report is opened.
+* finish: the call is repeated, and the answer "finished already" counts as success.
+* retract: the call is repeated, and the answer "retracted already" counts as success.
 
-A report that the service no longer knows was never finished. Only if the call `finish` is in doubt,
-a person has to ask.
+If the service no longer knows a report, the report was never finished. The exception is a report
+whose call `finish` is in doubt; a person must ask the service whether it was finished.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ from hashclient.reporting.destinations.cybertipline.xml import (
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Remote, Report, Request, State
 
-#: If a service loses our report more often than this in one attempt, the service has a fault.
+#: How often a report that the service has lost is opened again in one attempt.
 MAX_RESTARTS = 2
-#: How many ids of requests are kept; the oldest are dropped first.
+#: The highest number of request ids in the journal; the oldest ids are dropped first.
 MAX_REQUESTS = 5000
 
 
 class _LostError(Exception):
-    """The service no longer knows a report that was not finished."""
+    """The service no longer knows an unfinished report."""
 
 
 class _MisfitError(ConfigError):
-    """The facts about the source of a match do not fit the schema."""
+    """The facts about the source of a match are not valid by the schema of the service."""
 
 
 class Filing:
-    """An attempt to file a report."""
+    """An attempt to file or retract a report."""
 
     def __init__(
         self,
@@ -79,33 +79,34 @@ class Filing:
         report: Report,
         outbox: Outbox,
     ) -> None:
-        """Keep the report, which is the journal; `outbox` saves it before the next call."""
+        """Store the report, which is the journal; `outbox` saves it before each call."""
         self.service = service
         self._write = outbox.save
         self._now = outbox.session.now
         self._by = outbox.session.operator
-        #: The report as saved in the journal.
+        #: The report as it was last saved.
         self.report = report
-        #: The matches that cannot be sent, with the reasons.
+        #: The matches that cannot be sent, with the exceptions.
         self.stuck: dict[str, HashclientError] = {}
-        #: How many uploaded files the service did not name when it finished the report.
+        #: The number of uploaded files that the answer to `finish` did not name.
         self.missing_there = 0
-        #: The id of a report taken back that may have been finished, though the service lacks it.
+        #: The id of a retracted report that the service does not know and may have finished.
         self.unknown_there: str | None = None
 
     def file(self, plan: Plan, schema: Validator) -> Report:
-        """Bring the report to its end at the service, and return it.
+        """File the report with the service up to its end, and return the report.
 
-        1. A call in doubt is resolved as described above; only `finish_again` resolves the call
-           `finish`.
-        2. The report is opened.
-        3. Each file is uploaded, the service's MD5 of the file is compared, and the details of the
-           file are sent.
-        4. The report is finished.
+        1. A call in doubt is resolved by the rules of this module, except for the call `finish`,
+           which `finish_again` resolves.
+        2. The report is opened at the service.
+        3. Each file is uploaded, the MD5 in the answer is compared, and the details of the file are
+           sent.
+        4. The report is finished at the service.
 
         Raises:
-            HashclientError: filing failed; the journal has the known state. If a person has to act,
-                no report stays open at the service, or the next attempt first retracts it.
+            HashclientError: the filing failed, and the journal contains the known state. If a
+                person must act before the next attempt, the report is retracted at the service, now
+                or at the beginning of the next attempt.
         """
         try:
             for _ in range(1 + MAX_RESTARTS):
@@ -115,8 +116,8 @@ class Filing:
         except UnreachableError:
             raise
         except HashclientError:
-            # Another attempt would fail in the same way, so no report stays open meanwhile. If the
-            # retraction fails, too, the journal says that it is still to be done.
+            # The next attempt would fail in the same way, so the report is retracted now. If the
+            # retraction fails, too, the journal says that the report must still be retracted.
             if self._remote.report_id is not None and self._remote.in_doubt is not Call.FINISH:
                 with contextlib.suppress(HashclientError):
                     self.give_up()
@@ -140,7 +141,7 @@ class Filing:
         """Retract the report at the service if it is open there, and return the report.
 
         Raises:
-            UsageError: the report is finished at the service, and cannot be changed.
+            UsageError: the report is finished at the service and cannot be changed.
             HashclientError: the retraction failed; the next attempt continues it.
         """
         if self._remote.report_id is None:
@@ -164,21 +165,21 @@ class Filing:
         return self.report
 
     def give_up(self) -> Report:
-        """Retract the open report and drop its journal, so that the report can begin again.
+        """Retract a report that is open at the service, so that it can be filed again.
 
         Raises:
             HashclientError: the retraction failed; the next attempt continues it.
         """
         if self._remote.report_id is None:
-            # A report opened under an unknown id vanishes there by itself.
+            # The service deletes an unfinished report with an unknown id by itself.
             if self._remote.in_doubt is not None:
                 self._save(in_doubt=None)
             return self.report
         fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
         answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
         if answer.code == ALREADY_FINISHED:
-            # Somebody else has finished it, perhaps without all files, and to file it again would
-            # make a second finished report. It stays in doubt until a person decides.
+            # Another program has finished the report, perhaps without all files. Filing the report
+            # again would finish a second report, so the call stays in doubt until a person decides.
             check(answer, Call.RETRACT)
         self._forget("retracted")
         return self.report
@@ -223,8 +224,9 @@ class Filing:
                 f"the service has got other bytes than were sent: match {match.id}",
                 hint="the report is retracted there and sent again later",
             )
-        # Digests of the original are known only while its plain bytes are read, and are not stored:
-        # if the next step is interrupted, the report begins again.
+        # The digests of the plain file are not stored. They are known only after the file was read
+        # for the upload, so if the next step is interrupted, the report is filed again from its
+        # beginning.
         digests = {}
         if sealed_to is None:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
@@ -242,7 +244,7 @@ class Filing:
         self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
 
     def _find_stuck(self, plan: Plan) -> None:
-        """Find all matches whose evidence cannot be sent, so that one attempt finds all."""
+        """Store in `stuck` all matches whose evidence cannot be sent, and not only the first."""
         for match in plan.document.matches:
             if match.id in plan.upload and match.id not in self._remote.files:
                 try:
@@ -252,12 +254,13 @@ class Filing:
                     self.stuck[match.id] = error
 
     def finish_again(self) -> Report:
-        """Finish a report that may be finished already, and return it.
+        """Repeat the call `finish`, which is in doubt, and return the report.
 
         Raises:
-            StateError: the service does not know the report; only a person can find out whether it
-                is finished.
-            HashclientError: the call failed; it is still not known whether the report is finished.
+            StateError: the service does not know the report, so a person must find out whether it
+                was finished.
+            HashclientError: the call failed, and it is still not known whether the report is
+                finished.
         """
         answer = self._call(
             Call.FINISH,
@@ -265,8 +268,8 @@ class Filing:
             (OK, ALREADY_FINISHED, NO_SUCH_REPORT),
         )
         if answer.code == NO_SUCH_REPORT:
-            # Still in doubt: the service may have finished and archived the report, or removed it
-            # unfinished.
+            # The call stays in doubt, because the service may have finished and archived the
+            # report, or deleted it unfinished.
             raise StateError(
                 f"the service does not know report {self._id}, which may have been finished",
                 hint="ask the recipient whether the report has arrived; if not, `hashclient "
@@ -307,25 +310,27 @@ class Filing:
         *,
         doubt: Call | None = None,
     ) -> Answer:
-        """Make one call between two entries in the journal.
+        """Write the journal, make one call, and write the journal again.
 
-        `fine` are the allowed answers, and the caller notes their consequences; until then the call
-        stays in doubt. `doubt` is noted as in doubt; the default is the call itself.
+        `fine` are the codes of answers that are returned. After such an answer, the call stays in
+        doubt until the caller writes its result to the journal. `doubt` is the call that is marked
+        as in doubt; the default is `call`.
 
         Raises:
             _LostError: the service does not know the report.
-            HashclientError: the service refuses; or the result is not known, and the call stays in
-                doubt.
+            HashclientError: the service refuses the call; or the result is not known, and the call
+                stays in doubt.
         """
         before = self._remote.in_doubt
         self._save(in_doubt=doubt or call)
         try:
             answer = make()
-            # A refusal names no report, or report 0.
+            # The answer to a refused call names no report, or report 0.
             if call is not Call.OPEN and answer.report_id not in (None, "0", self._id):
                 raise UnreachableError(f"the service answers for another report: /{call}")
         except (AuthorisationError, ConfigError):
-            # After this error, by the rules of the transport, the service has done nothing.
+            # The transport raises these exceptions only if the service has not carried out the
+            # call.
             self._note_request(call)
             self._save(in_doubt=before)
             raise
@@ -337,7 +342,8 @@ class Filing:
         if answer.code in fine:
             return answer
         if answer.code in REFUSED:
-            # The service did nothing; whether the report was finished before is still not known.
+            # The service has not carried out the call. If an earlier call `finish` was in doubt, it
+            # still is.
             self._save(in_doubt=before if before is Call.FINISH else None)
         else:
             self._save()
@@ -347,7 +353,7 @@ class Filing:
         raise AssertionError("an answer that is neither fine nor refused")
 
     def _note_request(self, call: Call) -> None:
-        """Keep the service's id of the request; the next change of the journal saves it."""
+        """Add the service's id of the last request to the report; the next `_save` writes it."""
         request_id = self.service.request_id
         if request_id is not None:
             entry = Request(self._now(), call, request_id)
@@ -359,7 +365,7 @@ class Filing:
         self._journal(self.report.replace(state=State.SUBMITTING, remote=remote))
 
     def _journal(self, report: Report) -> None:
-        # A change that cannot be saved does not count: only the saved journal counts.
+        # The report is saved first, so that `self.report` is always the saved report.
         self._write(report)
         self.report = report
 
@@ -370,10 +376,10 @@ class Filing:
 def _checked(
     make: Callable[[Mapping[str, Any]], ET.Element], facts: Mapping[str, Any], schema: Validator
 ) -> bytes:
-    """Return a document with facts, after it was compared with the schema.
+    """Return the document that `make` makes with `facts`, after validation against the schema.
 
     Raises:
-        ConfigError: the service will not take the report.
+        ConfigError: the document is not valid by the schema, so the service would refuse it.
         VerificationError: the schema cannot be used.
     """
     document = to_bytes(make(facts))
@@ -382,7 +388,8 @@ def _checked(
     except (ConfigError, VerificationError):
         if not facts:
             raise
-        # A validator may repeat a value, and no message may hold a fact.
+        # The message of the validator may repeat a fact, which no message may contain. So the
+        # document is validated again without facts.
         schema.validate(to_bytes(make({})))
         raise _MisfitError(
             "the facts about the source do not fit the schema that the service serves",

@@ -1,4 +1,4 @@
-"""Plans a filing: which files are uploaded, in which form, and how each is opened."""
+"""Plans the filing of a report: which files are uploaded, and whether they are uploaded sealed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hashclient.system.text import printable
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The plan of a filing.
+    """The plan of the filing of a report.
 
-    `upload` are the matches whose evidence is uploaded, in order; `sealed_to` has the public keys
-    of evidence that is uploaded sealed. `facts` has the known facts of sources, by match and name.
-    `open_evidence` returns the proven evidence of a match.
+    `upload` are the ids of matches whose evidence is uploaded, in this order. `sealed_to` are the
+    public keys of evidence that is uploaded sealed, by match id. `facts` are the known facts about
+    sources, by match id and name. `open_evidence` returns the proven evidence of a match.
     """
 
     document: Document
@@ -39,12 +39,12 @@ class Plan(msgspec.Struct, frozen=True):
 def make_plan(
     document: Document, table: ServiceDestination, work: Work
 ) -> tuple[Plan, list[str], dict[str, HashclientError]]:
-    """Return the plan, the matches whose evidence needs an identity, and the stuck matches.
+    """Return the plan, the matches whose evidence needs an identity, and matches with exceptions.
 
     Three kinds of files are reported without evidence: files that are neither in place nor in
-    quarantine, files that the configuration does not want to upload, and streams, whose content
-    nobody has kept. An object is read by its version. A match is stuck if its file is missing and
-    the history of the match does not say why, or if the facts about its source are not available.
+    quarantine, files whose upload the configuration forbids, and streams, whose content was not
+    kept. A match has an exception if its file is missing without a known reason, or if the facts
+    about its source are not available.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []
@@ -53,7 +53,8 @@ def make_plan(
     sealed_to: dict[str, Sequence[str]] = {}
     for match in document.matches:
         item = find_item(quarantine_dir, match.id)
-        # The present state: the file may have been isolated since the document was written.
+        # The record of matches is read, because the file may have been isolated after the document
+        # was written.
         known = record.get(match.id)
         in_place = known.in_place and not known.is_stream
         if table.evidence == "sealed" and item is not None:

@@ -1,9 +1,10 @@
-"""Runs the schema of a service in a process of its own, with bounded time and memory.
+"""Validates documents against the schema of a service in a child process with limits.
 
-A schema is foreign input. A small schema can keep a validator busy for years or use all memory, by
-a pattern that backtracks or a content model that explodes. In this sandbox, a hostile schema only
-fails one attempt at one report. The process gets the schema, then documents, and answers each with
-its fault or nothing. When the process dies or takes too long, the schema is not usable.
+The schema of a service is not trusted. A small schema can keep a validator busy for years or use
+all memory, for example by a regular expression that backtracks. The limits of time and memory let a
+hostile schema fail only one attempt to send one report. The child process reads the schema and then
+documents, and answers each with a line that contains the fault or null. If the child process dies
+or takes too long, the schema is not usable.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from hashclient.core.errors import ConfigError, HashclientError, VerificationErr
 from hashclient.reporting.destinations.cybertipline.xml import Schema, unusable
 from hashclient.system.process import keep_memory_private
 
-#: Seconds for reading the schema, or checking one document; real ones take a second.
+#: Seconds for reading the schema or validating one document, which usually takes a second.
 LIMIT_S = 30.0
-#: The memory limit of the process, in bytes.
+#: The memory limit of the child process, in bytes.
 MAX_MEMORY_BYTES = 1 << 30
-#: The process's limit of processor time, in case nobody is left to end it.
+#: The limit of processor time of the child process in seconds, in case its parent cannot end it.
 MAX_CPU_S = 120
 
 _LENGTH = struct.Struct(">Q")
@@ -42,13 +43,13 @@ _PROGRAM = (
 
 
 class ConfinedSchema:
-    """The schema that a service serves; use it as a context manager."""
+    """The schema of a service in a child process; the context manager ends the process."""
 
-    #: How long one answer may take, in seconds.
+    #: The time limit for one answer of the child process, in seconds.
     limit_s = LIMIT_S
 
     def __init__(self, text: bytes) -> None:
-        """Start the process and let it read the schema.
+        """Start the child process and let it read the schema.
 
         Raises:
             VerificationError: the schema cannot be used.
@@ -58,7 +59,7 @@ class ConfinedSchema:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # A signal from the terminal is for the parent.
+            # The child process must not get signals of the terminal, for example from Ctrl-C.
             start_new_session=True,
         )
         try:
@@ -68,11 +69,11 @@ class ConfinedSchema:
             raise
 
     def __enter__(self) -> ConfinedSchema:
-        """Return itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process."""
+        """End the child process."""
         self._end()
 
     def _end(self) -> None:
@@ -84,15 +85,15 @@ class ConfinedSchema:
                     stream.close()
 
     def validate(self, document: bytes) -> None:
-        """Check that the service will take `document`.
+        """Check that `document` is valid by the schema.
 
         Raises:
-            ConfigError: the service would refuse the document; the message names the wrong element.
+            ConfigError: the document is not valid; the message names the wrong element.
             VerificationError: the schema cannot be used.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        # The process reads a whole document before it answers, so this write cannot deadlock.
+        # The child process reads a whole document before it answers, so this write cannot deadlock.
         with contextlib.suppress(BrokenPipeError):
             stdin.write(_LENGTH.pack(len(document)) + document)
             stdin.flush()
@@ -105,7 +106,7 @@ def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
     """Yield bytes up to the end of a line.
 
     Raises:
-        VerificationError: reading takes too long, or the process ends.
+        VerificationError: reading takes too long, or the child process ends.
     """
     ends = time.monotonic() + limit_s
     with selectors.DefaultSelector() as selector:
@@ -123,7 +124,7 @@ def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
 
 
 def serve() -> None:
-    """Run in the process: read the schema, then documents, from stdin; answer each with a line."""
+    """Run in the child process: read a schema and documents from stdin; answer each with a line."""
     _bound(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
     _bound(resource.RLIMIT_CPU, MAX_CPU_S)
     keep_memory_private()

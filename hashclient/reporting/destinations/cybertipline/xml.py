@@ -1,9 +1,10 @@
-"""XML of a reporting service: writes documents in the schema's order, and reads answers safely.
+"""The XML of a reporting service: makes documents, validates them, and parses answers safely.
 
-The tables here give the order of elements. Before a document is sent, it is validated against the
-schema that the service serves. Answers and schema are not trusted: document types, entities and
-external files are refused, and size and depth are bounded. `api` bounds lengths as bytes arrive;
-`sandbox` bounds the time and memory of a schema.
+The table `_ORDER` has the order of elements. Before a document is sent, it is validated against the
+schema that is fetched from the service. Answers and schema are not trusted: document types,
+entities and external files are refused, and the depth of nesting is limited. The module `api`
+limits the length of answers as bytes arrive; the module `sandbox` limits the time and memory of a
+validation.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from hashclient.system.text import excerpt, printable
 if TYPE_CHECKING:
     import xmlschema
 
-#: The deepest nesting accepted; answers of a reporting service are flatter.
+#: The deepest nesting of elements that is accepted; real answers have less.
 MAX_DEPTH = 20
-#: The longest text that is kept from one element of an answer.
+#: The longest text of an element of an answer that is kept, in characters.
 MAX_TEXT_CHARS = 1000
 
-#: A validator may repeat a digest of the document, and no message may hold a digest.
+#: A digest, which is removed from messages, because a validator may repeat a digest of the
+#: document.
 _DIGEST = re.compile(r"[0-9A-Fa-f]{32,}")
 
-# The elements that are used, in the order in which the public description of the API lists them.
+# The used child elements of each element, in the order of the public description of the API.
 _ORDER = {
     "report": ("incidentSummary", "reporter", "personOrUserReported", "additionalInfo"),
     "personOrUserReported": ("espIdentifier",),
@@ -59,11 +61,12 @@ _ORDER = {
     ),
 }
 
-#: A text, the content of an element, a text with attributes, or a sequence of these.
+#: The content of an element: a text, child elements by name, or a text with attributes; a list
+#: means several elements with the same name.
 Content = str | Mapping[str, Any] | tuple[str, Mapping[str, str]] | Sequence[Any]
 
 
-#: Facts about sources: texts by name; or, by match, texts by name.
+#: The default for facts about sources, which is empty.
 _NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -74,11 +77,12 @@ def report_element(
     sealed: Collection[str],
     facts: Mapping[str, Mapping[str, str]] = _NO_FACTS,
 ) -> ET.Element:
-    """Return the report that opens a submission.
+    """Return the XML element with which a report is opened.
 
-    `with_file` are the matches whose file will follow; the others are described here, with the
-    `facts` about their sources. Matches in `sealed` have sealed files. An account is the reported
-    person, if no other person is known.
+    `with_file` are the ids of matches whose files will be uploaded; the other matches are described
+    in this element, with the `facts` about their sources. `sealed` are the ids of matches whose
+    files are uploaded sealed. If the facts contain exactly one account, it becomes the reported
+    person.
     """
     first = min(match.first_seen for match in document.matches)
     others = [match for match in document.matches if match.id not in with_file]
@@ -115,11 +119,11 @@ def file_element(
     sealed_to: Sequence[str] | None,
     facts: Mapping[str, str] = _NO_FACTS,
 ) -> ET.Element:
-    """Return the details of an uploaded file.
+    """Return the XML element with the details of an uploaded file.
 
-    `digests` has the known digests of the original file, hexadecimal, by the name of the algorithm;
-    `sealed_to` has the public keys, if the sealed form was uploaded. `facts` are about the source;
-    facts without an XML element are in the text.
+    `digests` are the known digests of the plain file, hexadecimal, by the name of the algorithm.
+    `sealed_to` are the public keys if the file was uploaded sealed, else None. `facts` are facts
+    about the source; a fact that has no XML element is written to `additionalInfo`.
     """
     name = printable(os.path.basename(file_path(match)))  # noqa: PTH119 - any bytes
     others = {name: facts[name] for name in ("account", "message_id") if name in facts}
@@ -142,7 +146,7 @@ def file_element(
 
 
 def about(match: ReportedMatch) -> str:
-    """Return in one line the place of a file and the entries that it matched."""
+    """Return a line with the path of a file and the entries that it matched."""
     entries = "; ".join(
         f"list {printable(e.list)}, entry {printable(e.entry)}, category {printable(e.category)},"
         f" generation {e.generation}, by {', '.join(e.algorithms)}"
@@ -154,7 +158,7 @@ def about(match: ReportedMatch) -> str:
 
 
 def _as_elements(facts: Mapping[str, str]) -> dict[str, Content]:
-    """Return the facts that have elements of their own in the report."""
+    """Return the facts about a source that have their own XML elements, by element."""
     names = {"uploaded": "uploadedToEspTimestamp", "url": "locationOfFile"}
     found: dict[str, Content] = {names[n]: text for n, text in facts.items() if n in names}
     if "address" in facts:
@@ -209,26 +213,27 @@ def _element(tag: str, content: Content) -> ET.Element:
 
 
 def to_bytes(element: ET.Element) -> bytes:
-    """Return the bytes of a document."""
+    """Return the XML document with the root `element` as bytes."""
     text: bytes = ET.tostring(element, encoding="utf-8", xml_declaration=True)
     return text
 
 
 class Validator(Protocol):
-    """Checks a document before it is sent."""
+    """An object that validates a document before it is sent."""
 
     def validate(self, document: bytes) -> None:
-        """Check that the service will take `document`; raise ConfigError if it will not."""
+        """Check that `document` is valid by the schema; raise ConfigError if it is not."""
 
 
 class Schema:
-    """The schema that a service serves, read and used in this process.
+    """The schema of a service, used in this process.
 
-    Only `sandbox` guards against a hostile schema, for example a schema that takes for ever.
+    This class does not limit time and memory, so a schema that is not trusted must be used through
+    the module `sandbox`.
     """
 
     def __init__(self, text: bytes) -> None:
-        """Read the schema; files that it refers to are not loaded.
+        """Read the schema; files to which the schema refers are not loaded.
 
         Raises:
             VerificationError: the text is not a schema, or refers to other files.
@@ -237,10 +242,11 @@ class Schema:
 
         try:
             with warnings.catch_warnings():
-                # Warnings about parts that are not loaded; if these parts matter, the next call
-                # fails.
+                # Warnings about parts of the schema that are not loaded are ignored; if these parts
+                # are needed, the next call fails.
                 warnings.simplefilter("ignore", xmlschema.exceptions.XMLSchemaWarning)
-                # The bytes begin with a tag: the library could take other text for a file name.
+                # The passed bytes begin with `<`, because the library could read another text as a
+                # file name.
                 self._schema: xmlschema.XMLSchema = xmlschema.XMLSchema(
                     b"<" + text.partition(b"<")[2], allow="none", defuse="always"
                 )
@@ -260,7 +266,7 @@ class Schema:
 
         Raises:
             ConfigError: the service would refuse the document; the message names the wrong element.
-            VerificationError: the schema cannot be used after all.
+            VerificationError: the schema cannot be used for this document.
         """
         import xmlschema
 
@@ -285,7 +291,7 @@ class Schema:
 
 
 def unusable(why: str) -> VerificationError:
-    """Return the error for a schema that cannot be used, with the reason."""
+    """Return the exception for a schema that cannot be used; `why` is the reason."""
     first = _DIGEST.sub("…", why.partition("\n")[0].rstrip(":"))
     return VerificationError(
         f"the schema that the service serves cannot be used: {excerpt(first)}",
@@ -294,7 +300,7 @@ def unusable(why: str) -> VerificationError:
 
 
 def parse_answer(text: bytes) -> dict[str, list[str]]:
-    """Return the texts of the elements of an answer that hold no others, by name.
+    """Return the texts of the elements without child elements in an answer, by element name.
 
     Raises:
         UnreachableError: the text is not an answer of a reporting service.
@@ -330,7 +336,7 @@ def parse_answer(text: bytes) -> dict[str, list[str]]:
     parser.EntityDeclHandler = refuse
     try:
         parser.Parse(text, True)  # noqa: FBT003 - of the standard library
-    # LookupError: the encoding is unknown.
+    # LookupError is raised for an unknown encoding.
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise UnreachableError("the service answers with something that is no answer") from error
     return found

@@ -1,1 +1,1 @@
-"""Reports as an encrypted package."""
+"""Hands reports over as packages, which may be encrypted."""

@@ -1,7 +1,8 @@
-"""Hands a report over as a package in a directory, without a network, and retracts it.
+"""Hands a report over as a package in a directory, and retracts a package.
 
-The record of the report names the package before the package appears. So the attempt after a kill
-recognises the package, and does not add a second package. `package` makes packages.
+The record of the report names the package before the package gets its name in the directory. So if
+the process is killed, the next attempt recognises the package and does not make a second package.
+The module `package` makes packages.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from hashclient.system.text import excerpt, printable
 
 
 class HandOver:
-    """Puts packages into one directory. The caller holds the outbox's lock."""
+    """The destination that puts packages into a directory, under the lock of the outbox."""
 
     def __init__(self, work: Work, table: PackageDestination) -> None:
-        """Keep the arguments."""
+        """Store the arguments."""
         self._outbox = work.outbox
         self._session = work.session
         self._record = work.record
@@ -49,11 +50,11 @@ class HandOver:
         self._work = work
 
     def renew(self, report: Report) -> Report:
-        """Do nothing: a begun package is finished as the journal says."""
+        """Return the report unchanged, because `send` finishes a package that was begun."""
         return report
 
     def rehearse(self, report: Report) -> Rehearsal:
-        """Return the document, the sealed files, and who cannot open them."""
+        """Return the document, the names of the sealed files, and messages about missing parts."""
         document = self._outbox.described(report, self._record)
         missing = missing_about(document.reporter)
         if not self._directory.is_dir():
@@ -77,23 +78,23 @@ class HandOver:
         return Rehearsal({DOCUMENT_NAME: encode_document(document)}, tuple(files), tuple(missing))
 
     def _places(self, report: Report) -> tuple[Path, Path]:
-        """Return where the sealed files of a report are: in quarantine, or made for the report."""
+        """Return the directories with sealed files: the quarantine, and a folder of the report."""
         folder = self._outbox.folder(report.id)
         return self._session.settings.layout.quarantine, folder / SEALED_DIR
 
     def send(self, report: Report) -> Sent:
-        """Make the package of a report and put it into the directory, unless it is there already.
+        """Make the package of a report in the directory, unless the package exists already.
 
         Raises:
-            HashclientError: the package cannot be made; then the directory does not contain it.
+            HashclientError: the package cannot be made; the directory does not contain it.
         """
         folder = self._outbox.folder(report.id)
         packager = Packager(self._directory, self._recipients, self._session)
         notes: list[str] = []
         closed: tuple[str, ...] = ()
         if report.package is None or not packager.is_there(report.package):
-            # This check comes before files in place are sealed for the package, which takes a
-            # while.
+            # The recipients are checked before files in place are sealed for the package, because
+            # sealing may take long.
             stuck = self._refused(self._outbox.described(report, self._record))
             if stuck:
                 return Sent.stuck_at(report, stuck)
@@ -123,10 +124,10 @@ class HandOver:
     def _document(
         self, report: Report, notes: list[str], stuck: dict[str, HashclientError]
     ) -> Document:
-        """Return the document of a report; files in place and facts are sealed for it.
+        """Return the document of a report, after sealing files in place and facts for the package.
 
-        A begun package keeps its document, unless its evidence was sealed to other keys since.
-        `stuck` gets the matches whose facts are not available.
+        An interrupted package keeps its document, unless its evidence was sealed to other keys
+        meanwhile. Matches whose facts are not available are added to `stuck`.
         """
         folder = self._outbox.folder(report.id)
         if report.is_untouched:
@@ -155,9 +156,9 @@ class HandOver:
         return self._outbox.write_document(folder, report, self._record, named)
 
     def _refused(self, document: Document) -> dict[str, HashclientError]:
-        """Return the matches with a sealed file that some recipient of the package cannot open.
+        """Return exceptions for matches with a file that a recipient of the package cannot open.
 
-        The result is empty if a person allows the report to leave without this check.
+        The result is empty if a person has allowed handing over such files.
         """
         if self._work.allow_closed:
             return {}
@@ -172,7 +173,7 @@ class HandOver:
         }
 
     def _closed(self, document: Document) -> dict[str, list[str]]:
-        """Return, by match, the recipients of the package who cannot open all its files."""
+        """Return, by match id, the recipients of the package who cannot open all its files."""
         closed: dict[str, list[str]] = {}
         for recipient in self._recipients:
             key = canonical_recipient(recipient)
@@ -183,7 +184,7 @@ class HandOver:
         return closed
 
     def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Sealed]:
-        """On request, seal files that are not in quarantine into the folder of the report."""
+        """If `seal_evidence` is set, seal files that are in place into the folder of the report."""
         if not report.seal_evidence:
             return {}
         settings = self._session.settings
@@ -207,10 +208,10 @@ class HandOver:
         return sealed
 
     def take_back(self, report: Report) -> Sent:
-        """Retract a package; if it was handed over, put a signed note of the retraction beside it.
+        """Retract a report; if its package was handed over, write a signed note beside the package.
 
         Raises:
-            HashclientError: the retraction cannot be noted, or the note cannot be written.
+            HashclientError: the retraction cannot be recorded, or the note cannot be written.
         """
         with contextlib.suppress(OSError), named_directory(self._directory) as directory:
             remove_unfinished(directory, report.id)
@@ -233,9 +234,10 @@ class HandOver:
         return Sent(report, f"retracted: hand over the signed note: {printable(path)}")
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return whether the note of a retracted package is there, or there never was a package.
+        """Return whether the note about the retraction exists, or the report never had a package.
 
-        A package that is gone from its place needs its note, too: the recipient may have taken it.
+        The note is also needed if the package is not in the directory any more, because the
+        recipient may have taken the package.
         """
         return report.package is None or os.path.lexists(self._directory / _note_name(report))
 

@@ -1,9 +1,10 @@
-"""Makes a package: a directory, or one archive sealed to its recipients.
+"""Makes a package, which is a directory, or an archive that is encrypted to its recipients.
 
-A package holds the report document, the chain of custody, a checkpoint of the audit log and the
-sealed evidence, and can be verified by `verify` anywhere. A package appears in its directory
-complete, under its own name, and never replaces another file. An archive is encrypted while it is
-made, so it is never on a disk without encryption. `docs/reporting.md` specifies the format.
+A package contains the document of the report, the chain of custody, a checkpoint of the audit log
+and the sealed evidence. A package can be verified on any machine by `hashclient-verify`. A package
+gets its name when it is complete, and never replaces another file. An archive is encrypted while it
+is made, so it is never written to a disk without encryption. `docs/reporting.md` specifies the
+format.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from hashclient.system.outputs import give_name, named_directory, new_directory
 from hashclient.system.text import printable
 
 SEALED_SUFFIX = ".tar.age"
-#: One record of the audit log binds all sealed files of a package, and its length is limited.
+#: The highest number of sealed files in a package. It is limited because one record of the audit
+#: log contains the hashes of all files, and the length of a record is limited.
 MOST_FILES = 10_000
 
 _README = """\
@@ -75,24 +77,25 @@ To open a file, with the secret key of one of the recipients that document.json 
 
 
 class Content(msgspec.Struct, frozen=True):
-    """The content of a package: the document, and the proven evidence by file name."""
+    """The content of a package: the document, and the proven sealed files by file name."""
 
     document: Document
     evidence: Mapping[str, Proven]
 
 
 def package_name(report_id: str, recipients: Sequence[str]) -> str:
-    """Return the name of a package, which says whether it is sealed."""
+    """Return the file name of a package; an encrypted package has the suffix `SEALED_SUFFIX`."""
     return f"{package_folder(report_id)}{SEALED_SUFFIX if recipients else ''}"
 
 
 def gather(
     document: Document, places: Sequence[Path], stuck: dict[str, HashclientError]
 ) -> Content:
-    """Find and prove the sealed files that `document` names, in the directories `places`.
+    """Find the sealed files that `document` names in the directories `places`, and prove them.
 
-    In each place, `evidence/MATCH.REST` is found as `MATCH.REST` or as `MATCH/evidence.REST`. If a
-    file is missing or damaged, the error is in `stuck`, by match.
+    The file `evidence/MATCH.REST` of a package has the path `MATCH.REST` or `MATCH/evidence.REST`
+    in one of the directories. If a file is missing or damaged, the exception is added to `stuck`,
+    by match id.
     """
     found = {}
     for match in document.matches:
@@ -119,7 +122,7 @@ def _find(match_id: str, name: str, places: Sequence[Path]) -> Path:
 
 
 def remove_unfinished(directory: Directory, report_id: str) -> None:
-    """Remove from `directory` the leftovers of a killed attempt at the package of a report."""
+    """Remove incomplete packages of a report that killed attempts have left in `directory`."""
     prefix = f"{TEMP_PREFIX}{package_folder(report_id)}"
     with contextlib.suppress(OSError):
         for name in directory.names():
@@ -128,19 +131,19 @@ def remove_unfinished(directory: Directory, report_id: str) -> None:
 
 
 class Packager:
-    """Makes a package in a directory."""
+    """Makes packages in a directory."""
 
     def __init__(self, directory: Path, recipients: Sequence[str], session: Session) -> None:
-        """Keep the arguments; nothing is made yet."""
+        """Store the arguments; no file is made yet."""
         self._directory = directory
         self._recipients = recipients
         self._session = session
 
     def is_there(self, package: Package) -> bool:
-        """Return whether the announced package is in its place.
+        """Return whether the package that the record of a report names exists in the directory.
 
         Raises:
-            StateError: another file has the package's name, or the package cannot be read.
+            StateError: another file has the name of the package, or the package cannot be read.
         """
         target = self._directory / package.name
         try:
@@ -159,19 +162,21 @@ class Packager:
 
     @contextlib.contextmanager
     def made(self, content: Content, data: Mapping[str, object]) -> Iterator[Package]:
-        """Make the package under a temporary name; after the block, give it its name.
+        """Make a package under a temporary name; give it its final name after the block.
 
-        1. The other files are hashed; the evidence was proven when it was gathered.
-        2. The audit log binds the files: a signed record has their hashes, who reports to whom, and
-           whose lists matched.
-        3. All files are written and synced; the evidence is compared again.
-        4. The block runs: in it, the caller notes the name that is about to appear.
-        5. The package gets its name, unless another file has this name.
+        1. The README and the document are hashed; the hashes of the evidence are known from
+           `gather`.
+        2. A signed record is written to the audit log. It contains the hashes of the files, the
+           reporter and the destination, and the providers of the lists.
+        3. All files are written and synced; the evidence is compared with its hashes again.
+        4. The block runs, in which the caller saves the name of the package in the record of the
+           report.
+        5. The package gets its final name, unless another file has this name.
 
         Raises:
-            UsageError: there are too many files.
-            StateError: the package cannot be written, or another file has its name; then no package
-                is there.
+            UsageError: the package would have more than `MOST_FILES` sealed files.
+            StateError: the package cannot be written, or another file has its name; no package was
+                made.
             AuditError: the audit log cannot be written or does not verify.
         """
         report_id = content.document.report
@@ -273,7 +278,7 @@ def _sync(stream: IO[bytes]) -> None:
 
 
 def _digest_of(directory: Directory, name: str, status: os.stat_result) -> str:
-    """Return the digest that identifies a package: of its archive, else of its custody."""
+    """Return the SHA-256 of an archive, or of the `custody.jsonl` of a directory."""
     with contextlib.ExitStack() as stack:
         if stat.S_ISDIR(status.st_mode):
             directory, name = stack.enter_context(directory.beneath(name)), CUSTODY_NAME
@@ -289,9 +294,10 @@ def _readme(report_id: str) -> bytes:
 
 
 def _remove(directory: Directory, name: str, report_id: str) -> None:
-    """Remove what `made` writes for a report, and nothing else.
+    """Remove a file or directory that `made` has written for a report, and no other files.
 
-    The owner of the directory may have given the name to another directory of ours.
+    The content is checked because the owner of `directory` may have given the name to another
+    directory of this user.
     """
     status = directory.status(name)
     if status is None:
@@ -300,7 +306,7 @@ def _remove(directory: Directory, name: str, report_id: str) -> None:
         directory.unlink(name)
         return
     with directory.beneath(name) as package:
-        has_files = package.status(README_NAME) is not None  # the README is written first
+        has_files = package.status(README_NAME) is not None  # `made` writes the README first
         if has_files:
             with os.fdopen(package.open(README_NAME, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
                 if stream.read(MAX_TEXT_BYTES) != _readme(report_id):
