@@ -107,7 +107,8 @@ def noticed(kind: Kind, *subjects: str) -> Noticed:
 class Alert(Noticed, frozen=True, kw_only=True):
     """A waiting alert.
 
-    It collects events until it is first sent; `to` then names the receivers that lack it.
+    A waiting alert collects events until it is first sent; `to` then names the receivers that lack
+    it.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """Finds the events since the last time, in the audit log and in the record of matches.
 
-Every run writes to the log and to the record, so reading them finds the events of scans, watches,
-daemons and fetches; none of these uses alerts. Reading begins with the newest record and ends where
-it began the last time.
+Every run writes to the audit log and to the record of matches, so reading them finds the events of
+scans, watches, daemons and fetches; none of these imports `alerts`. Reading begins with the newest
+record and ends where it began the last time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hashclient.system.text import path_fields
 
 #: The age of the oldest events that are read the first time.
 FIRST_LOOK = timedelta(days=1)
-#: A fetch with one of these exit codes has received nothing; with another exit code, received data
-#: was refused.
+#: The exit codes of a fetch that has received nothing; a fetch with another exit code has refused
+#: received data.
 _NOT_GOT = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
 #: The names of damaged parts in alerts.
 LOG, MATCHES, STATE = "audit log", "matches", "state"

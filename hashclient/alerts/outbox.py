@@ -3,8 +3,9 @@
 1. A new event is added to the waiting alert of its kind, or to a new alert if no alert of the kind
    waits.
 2. An alert is due if no alert has named one of its subjects during the time that its kind sets.
-3. Before an alert is first sent, its receivers are stored in the alert. After this the alert is not
-   changed, so that its id stands for one content whether attempts succeed or fail.
+3. Before an alert is first sent, its receivers are stored in the alert. After its receivers are
+   stored, an alert is not changed, so that its id stands for one content whether attempts succeed
+   or fail.
 4. When a receiver has accepted an alert, this is stored; an alert that all its receivers have
    accepted is removed. If a receiver does not accept an alert, its later alerts were not tried yet,
    so they are joined and get a new id.

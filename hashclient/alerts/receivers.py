@@ -234,7 +234,7 @@ def _as_mail(config: AlertsConfig, message: Message) -> EmailMessage:
         "To": ", ".join(config.mail),
         "Date": formatdate(),
         "Message-ID": f"<{message.id}@{message.machine}>",
-        # This header prevents automatic replies to the mail (RFC 3834).
+        # The header prevents automatic replies to the mail (RFC 3834).
         "Auto-Submitted": "auto-generated",
     }.items():
         mail[name] = value

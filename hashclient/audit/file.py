@@ -249,7 +249,7 @@ def _torn_bytes(fd: int, size: int) -> int:
 def read_tail(fd: int, size: int) -> Tail:
     """Read the log backwards to its last signed record.
 
-    This is the last line, unless a writer was killed.
+    Only the last line is read, unless a writer was killed.
 
     Raises:
         AuditError: a line is broken, or does not follow the line before.

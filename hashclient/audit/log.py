@@ -11,8 +11,8 @@ credential.
 
 A signature takes 30 microseconds, which is more than all other work of recording a match, and
 OpenSSL lets other threads run meanwhile. So a large batch is signed by several threads, up to the
-number of processors. These threads end before the append returns, because a process with threads
-should not fork.
+number of processors. The signing threads end before the append returns, because a process with
+threads should not fork.
 """
 
 from __future__ import annotations
@@ -228,7 +228,8 @@ class AuditLog:
             tail = read_tail(fd, size)
             return tail.last is not None and tail.last.event != SEGMENT
         # A process may have been killed after it had closed the file and before it began the next.
-        # In this case the last line, which is short, contains the event `CLOSED`.
+        # The last line of a closed file is short and contains the event `CLOSED`, so it is enough
+        # to read the end of the file.
         end = os.pread(fd, _CLOSING_BYTES, max(0, size - _CLOSING_BYTES))
         if f'"event":"{CLOSED}"'.encode() not in end:
             return False

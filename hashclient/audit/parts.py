@@ -22,7 +22,7 @@ _PART_CHARS = MAX_LINE_BYTES // 4
 def bodies_of(event: Event | Encoded) -> list[str]:
     """Return an event as bodies of records: one body, or several if the event is too large.
 
-    Only lists are split: if another value is too large, the body is too large.
+    Only lists are split: if a value that is not a list is too large, the body is too large.
 
     Raises:
         ValueError, TypeError: the data of the event is not a JSON object.

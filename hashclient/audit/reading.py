@@ -122,7 +122,8 @@ def verify(
         AuditError: a rule is broken; the message names the first bad line.
         StateError: no log exists, and nothing shows that a log ever existed.
     """
-    given = () if checkpoint is None else (parse_checkpoint(checkpoint, trim=True),)  # rule 1
+    # Rule 1 of `verify`.
+    given = () if checkpoint is None else (parse_checkpoint(checkpoint, trim=True),)
     expected = sorted((*given, *others), key=lambda one: one.seq)
     with open_log(directory, required=bool(expected)) as log:
         key = public_key or load_public_key(directory)
@@ -132,9 +133,9 @@ def verify(
                 check.file(closed, number)
         check.file(log, None)
     check.end()
-    if log.torn_bytes:  # rule 2
+    if log.torn_bytes:  # rule 2 of `verify`
         broken(log.where(check.lines + 1), "not written to its end", _HINT_CRASH)
-    if check.last.sig is None:  # rule 5
+    if check.last.sig is None:  # rule 5 of `verify`
         broken(log.where(check.lines), "the last record is not signed", _HINT_CRASH)
     return check.report()
 
@@ -178,11 +179,11 @@ class _Check:
         Raises:
             AuditError: a rule is broken.
         """
-        lines = records(log)  # rule 2
+        lines = records(log)  # rule 2 of `verify`
         first = next(lines, None)
         if first is None:
             broken(log.where(1), "not written to its end", _HINT_CRASH)
-        head = parse_head(first, log.where(1))  # rules 3 and 7
+        head = parse_head(first, log.where(1))  # rules 3 and 7 of `verify`
         if self._first is None:
             self._begin(head, log.where(1))
             self._first_time = first.time
@@ -197,12 +198,12 @@ class _Check:
         for record in itertools.chain((first,), lines):
             self.lines += 1
             where = log.where(self.lines)
-            if record is not first and record.event in (GENESIS, SEGMENT):  # rule 3
+            if record is not first and record.event in (GENESIS, SEGMENT):  # rule 3 of `verify`
                 kind = "genesis record" if record.event == GENESIS else "beginning"
                 broken(where, f"a second {kind}")
             if is_over:
                 broken(where, "it follows the record that closes its file")
-            is_over = record.event == CLOSED  # rule 7
+            is_over = record.event == CLOSED  # rule 7 of `verify`
             if is_over and (record.sig is None or record.data != {"segment": head.number}):
                 broken(where, "it does not close its file")
             self._record(record, head.identity, where)
@@ -220,7 +221,7 @@ class _Check:
         if before is None:
             return
         self._seq, self._prev = before.seq, before.hash
-        if expected and expected[-1].seq < before.seq:  # rule 6
+        if expected and expected[-1].seq < before.seq:  # rule 6 of `verify`
             raise AuditError(
                 f"the record of the checkpoint was archived: record {expected[-1].seq}",
                 hint="restore the archived files, or verify a copy of all files together",
@@ -230,14 +231,14 @@ class _Check:
 
     def _record(self, record: Record, identity: Identity, where: str) -> None:
         self._seq += 1
-        if record.seq != self._seq:  # rule 4
+        if record.seq != self._seq:  # rule 4 of `verify`
             broken(where, "wrong seq")
         if record.prev != self._prev:
             broken(where, "wrong prev: an earlier record was changed, removed or inserted")
         self._prev = record.hash
-        if record.sig is not None:  # rule 5
+        if record.sig is not None:  # rule 5 of `verify`
             verify_signature(record, identity.public_key, where)
-        for expected in self._by_seq.get(record.seq, ()):  # rule 6
+        for expected in self._by_seq.get(record.seq, ()):  # rule 6 of `verify`
             if (record.hash, format_time(record.time)) != (expected.hash, expected.time):
                 broken(where, "not the record of the checkpoint")
         self._count += 1
@@ -250,7 +251,7 @@ class _Check:
             AuditError: the record of the checkpoint was not found.
         """
         last = self._expected[-1].seq if self._expected else 0
-        if self._seq < last:  # rule 6
+        if self._seq < last:  # rule 6 of `verify`
             broken(f"line {last}", f"missing: the log ends at line {self._seq}")
 
     def report(self) -> Report:

@@ -99,7 +99,7 @@ def rotate(
     temporary = directory / f"{TEMP_PREFIX}log"
     new = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _probe(temporary)  # step 1
+        _probe(temporary)  # step 1 of `rotate`
         _like(new, fd)
         if os.path.lexists(closed_path) and not _is_it(fd, closed_path):
             raise AuditError(
@@ -108,7 +108,7 @@ def rotate(
                 hint="look at the file, then move it away",
             )
         last = read_tail(fd, os.fstat(fd).st_size).last
-        if last is None or last.event != CLOSED:  # step 2
+        if last is None or last.event != CLOSED:  # step 2 of `rotate`
             append(fd, [encode_body(CLOSED, {"segment": head.number})])
             last = read_tail(fd, os.fstat(fd).st_size).last
         if last is None or last.sig is None or last.event != CLOSED:
@@ -116,10 +116,10 @@ def rotate(
         os.fsync(fd)
         body = encode_body(SEGMENT, segment_data(head.number + 1, head.genesis, last))
         line, _ = encode_record(last.seq + 1, format_time(now()), body, last.hash, key)
-        lock(new, 0)  # step 3
+        lock(new, 0)  # step 3 of `rotate`
         write_all(new, line)
         os.fsync(new)
-        if not os.path.lexists(closed_path):  # step 4
+        if not os.path.lexists(closed_path):  # step 4 of `rotate`
             os.link(path, closed_path)
         fsync_dir(directory)  # otherwise a power failure could undo the link and keep the rename
         os.rename(temporary, path)  # noqa: PTH104 - 5

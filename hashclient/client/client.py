@@ -165,9 +165,9 @@ class Client:
         """Return a checker for content that a program receives; the caller must close it.
 
         Open one checker in each process, after all forks. `actions`: whether the policy is applied
-        to matches. `exceptions` and `members` have the same meaning as for `scan`. `spool_bytes`:
-        the disk space for streams that may be containers, for all threads together; by default as
-        much as `serve` uses.
+        to matches. `exceptions`, `members`: the same as the options of `scan`. `spool_bytes`: the
+        disk space for streams that may be containers, for all threads together; by default as much
+        as `serve` uses.
 
         Raises:
             StateError: no list can be used.
@@ -199,8 +199,8 @@ class Client:
 
         The name `-` in `files` stands for `stdin`, if `stdin` is given. `accept_gaps`: inputs that
         cannot be decided without digests of other kinds are clean instead of unread. `show_clean`:
-        yield clean inputs, which otherwise are only counted. `exceptions` has the same meaning as
-        for `scan`. `reading`: which rows of files are used, and what their columns are called.
+        yield clean inputs, which otherwise are only counted. `exceptions`: the same as the option
+        of `scan`. `reading`: which rows of files are used, and what their columns are called.
 
         Raises:
             UsageError: no digest and no file is given. The error of an unreadable file is raised at

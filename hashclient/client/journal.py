@@ -67,7 +67,7 @@ class Journal:
         return sorted(found, key=lambda s: s.notice.sent, reverse=True)
 
     def find(self, names: Sequence[str]) -> list[Standing]:
-        """Return the notices with these names; a name is an id, or `PROVIDER/ID`.
+        """Return the notices with the given names; a name is an id, or `PROVIDER/ID`.
 
         Raises:
             UsageError: a notice is not found, or several notices have the id.

@@ -1,8 +1,8 @@
 """Deletes old matches and old records of the inventory, so that the state directory stays bounded.
 
 Matches that ended long ago, and records of files that no scan has met for a long time, are deleted
-after the times that the configuration sets. Each call does a limited part of this work, and the
-next call continues.
+after the times that the configuration sets. Each call of `tidy` does a limited part of the work,
+and the next call continues.
 """
 
 from __future__ import annotations

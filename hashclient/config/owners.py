@@ -1,6 +1,6 @@
 """Refuses files that decide what root does, such as keys, if other users may write to them.
 
-A user who can write to one of these files, or to a directory above it, decides which lists are
+A user who can write to a file such as a key, or to a directory above it, decides which lists are
 trusted, which files are isolated, and who receives reports. So a file that others may change is
 refused, as ssh(1) refuses its keys, unless the operator allows it with `--allow-shared`.
 """
@@ -99,7 +99,7 @@ def _remedy(found: Stranger) -> str:
 def _is_mapped(user: int) -> bool:
     """Return whether this user namespace contains a user.
 
-    It shows other users as nobody (65534).
+    The namespace shows other users as nobody (65534).
     """
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()

@@ -378,7 +378,8 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
         if version <= mine:
             _merge(document, table)
         else:
-            # This is logged because the version may be mistyped, so that its tables never apply.
+            # Tables for later versions are logged, because a mistyped version would mean that its
+            # tables never apply.
             _log.info(
                 "passed over, for later versions: [%s.%s]", SINCE, ".".join(map(str, version))
             )

@@ -173,7 +173,7 @@ def digest_fd(
     overwritten.
 
     Raises:
-        LengthError: the file has more or fewer bytes than `size`; reading stops there.
+        LengthError: the file has more or fewer bytes than `size`; reading ends at this point.
         OSError: reading failed.
     """
     if buffer is None:
@@ -226,5 +226,5 @@ def _every(masks: int) -> int:
 #: compute.
 CHEAPEST_COVER: tuple[int, ...] = tuple(_cheapest_cover(masks) for masks in range(128))
 
-#: For each set of entry masks (7 bits), the mask of all algorithms of these entries.
+#: For each set of entry masks (7 bits), the mask of all algorithms in these masks.
 EVERY_DIGEST: tuple[int, ...] = tuple(_every(masks) for masks in range(128))

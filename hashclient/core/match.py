@@ -115,10 +115,10 @@ STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
 class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a file is: its path without links, and an identification of directory and file system.
 
-    `standing`: None if the directory and the file system are not known. Otherwise `standing` has
-    several words: the first identifies the directory in its file system, and each other word
-    identifies the file system. `reached`: the path by which the scan reached the file, if this path
-    contains a link.
+    `standing`: None if the directory and the file system are not known. If `standing` is not None,
+    its first word identifies the directory in its file system, and each other word identifies the
+    file system. `reached`: the path by which the scan reached the file, if this path contains a
+    link.
     """
 
     path: str
@@ -258,7 +258,7 @@ def was_viewed(story: Sequence[Step]) -> bool:
 def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
     """Return the verdict if at least `people` persons have reviewed and all agree.
 
-    Otherwise None.
+    The result is None if fewer persons have reviewed, or if they disagree.
     """
     said = _said_in(story)
     if len(said) < people or len({*said.values()}) != 1:

@@ -73,7 +73,7 @@ LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
 def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
     """Return the fields `names` of `hit`, in this order, as JSON values; no field is a digest.
 
-    Only this function converts a hit to JSON. `names` is `ENTRY_FIELDS` if all hits are complete,
+    Only `hit_fields` converts a hit to JSON. `names` is `ENTRY_FIELDS` if all hits are complete,
     and `LOGGED_FIELDS` if some are partial; `withdrawn_generation` is added if the hit comes from
     the record of matches.
     """
@@ -304,8 +304,8 @@ class Gap(msgspec.Struct, frozen=True):
     """Entries of one list that digests of some algorithms cannot rule out.
 
     `rows`: the number of inputs that had digests of `algorithms` only. `entries`: the number of the
-    list's `live` entries that have no digest of these algorithms; an input with only these digests
-    may be one of them.
+    list's `live` entries that have no digest of `algorithms`, so that an input with only such
+    digests may be one of them.
     """
 
     list_name: str

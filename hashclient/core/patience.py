@@ -1,6 +1,6 @@
 """Default time limits for the network (`net.deadline` explains them), and pauses after failures.
 
-These numbers have their own module because the man pages show them, and man pages are built with
+The time limits have their own module because the man pages show them, and man pages are built with
 few packages installed.
 """
 
@@ -20,7 +20,7 @@ LAST = timedelta(hours=24)
 def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = LAST) -> timedelta:
     """Return the pause after a failure that follows `attempts` failed attempts.
 
-    `asked_s`: the pause in seconds that the other side has asked for.
+    `asked_s`: the pause in seconds that the server has asked for.
     """
     # The exponent is bounded, because attempts may continue for years.
     doubled: timedelta = FIRST * 2 ** min(attempts, 20)

@@ -1,7 +1,7 @@
 """The counts of a run, and the only code that derives an exit code from them.
 
-A run with an input that was not checked must never end with `OK`. So this module contains only this
-rule, apart from the code that checks and writes, and is short enough to verify by reading.
+A run with an input that was not checked must never end with `OK`. So this module only turns counts
+into an exit code, and is short enough to verify by reading.
 
 The counts of a check are one struct, which tasks, runs and the daemon use. A new count only needs a
 new field: executors transport it, and the engine and clusters add it up.
@@ -36,10 +36,10 @@ class Counts(msgspec.Struct, array_like=True):
     `ruled_out_by_size`: inputs with a size that no entry has. `ruled_out_by_claim`: inputs with
     such a size by the claim of a container, which may be wrong. `known_unchanged`: inputs that an
     earlier scan has read, and that are unchanged since. `believed_unchanged`: those of the
-    unchanged inputs for which this is not proven. `objects`: inputs in buckets. `by_store_digest`:
-    those of the objects for which a digest from their store decides. `members`: inputs in
-    containers. `members_read`: those of the members that were read. `not_opened`: the number of
-    containers of each kind that is not opened.
+    `known_unchanged` inputs that are not proven to be unchanged. `objects`: inputs in buckets.
+    `by_store_digest`: those of the objects for which a digest from their store decides. `members`:
+    inputs in containers. `members_read`: those of the members that were read. `not_opened`: the
+    number of containers of each kind that is not opened.
     """
 
     files_read: int = 0
@@ -160,7 +160,7 @@ class Summary(Counts, kw_only=True):
     def fail(self, error: HashclientError) -> None:
         """Record a failure that has nothing to do with an input.
 
-        Only the first of several is recorded.
+        If several failures occur, only the first is recorded.
         """
         if self.failed is None:
             self.failed, self.failure = error.exit_code, error.message

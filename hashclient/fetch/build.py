@@ -160,8 +160,8 @@ class Build(msgspec.Struct, frozen=True):
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
-            # The runs of the unfinished build are removed, because a build that continued from them
-            # would fail in the same way.
+            # The runs of the unfinished build are removed, because the next build would continue
+            # from them and fail in the same way.
             tidy(self.directory)
             raise
         if manifest is None:
@@ -259,7 +259,8 @@ class Build(msgspec.Struct, frozen=True):
         """Return the progress of a killed build of the same generation, if it can be used.
 
         The runs of the killed build are compared with their digests, because bytes on the disk may
-        have changed since then. Otherwise the new manifest would authenticate the changed bytes.
+        have changed since then. If bytes on the disk were changed, the new manifest would otherwise
+        authenticate them.
         """
         staging = _read_staging(self.directory, self.sealer)
         if staging is None:
@@ -318,8 +319,8 @@ def _apply(
 def changed_segments(manifest: Manifest, signed: Mapping[str, str]) -> frozenset[str]:
     """Return the names of the segments of `manifest` whose signed hash is a different one now.
 
-    A provider may publish other digests under the same entry ids, and count and checksum do not
-    show this change.
+    A provider may publish other digests under the same entry ids; such a change does not change
+    count and checksum.
     """
     pairs = [(name, mine, signed.get(name, mine)) for name, mine in manifest.segments.items()]
     # Hashes of different algorithms differ in length, and cannot be compared.

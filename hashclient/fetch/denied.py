@@ -71,7 +71,7 @@ def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection
 
 
 def note_denied(folder: Path, names: Collection[str]) -> None:
-    """Record that every address has refused these lists.
+    """Record that every address has refused the lists `names`.
 
     Scans then do not report them as missing any more.
 

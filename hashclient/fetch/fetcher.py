@@ -6,8 +6,8 @@ A fetch takes these steps for each list:
 1. `trust` looks up the signed hash of the list's `index.json`.
 2. If the local index was built from this `index.json`, the manifest only gets a new time of the
    check.
-3. Otherwise `index.json` is downloaded, verified and parsed, and refused if it is older than the
-   local index.
+3. If the local index was built from another `index.json`, the signed `index.json` is downloaded,
+   verified and parsed, and refused if it is older than the local index.
 4. The new segments are downloaded, verified, parsed, inspected by the guard and sealed, in order.
 5. The result must have the signed count and checksum, otherwise the list is built again from its
    first segment.
@@ -98,8 +98,8 @@ _log = Log("fetch")
 #: how long a list may wait for other lists, in seconds.
 AT_ONCE = 64
 BUILT_S = 1.0
-#: Before a list with more than this many entries is built, the lists that are built already come
-#: into use.
+#: Before a list with more than this many entries is built, the lists that are waiting for the disk
+#: come into use.
 LONG = 100_000
 FORK_HINT = (
     "two hosts publish the same repository, or an older copy of it was put back; tell the provider:"
@@ -193,11 +193,11 @@ class Fetcher:
         """Bring every list up to date, or the lists in `only`; yield the result for each list.
 
         If `lists` of the provider is set, 'every list' means the lists in `lists`, and the lists of
-        the provider that have a folder on this machine. Scans expect all these lists on this
-        machine, so a fetch updates all of them. If a list is refused, the remaining lists are still
-        fetched. A name in `only` that this provider does not offer is ignored, because another
-        provider may offer it. If `only` contains only `NO_LIST`, notices are fetched, but no list.
-        Lists that this place refuses are yielded first, with `is_denied`.
+        the provider that have a folder on this machine. Scans expect all lists in `lists` and with
+        a folder, so a fetch updates all of them. If a list is refused, the remaining lists are
+        still fetched. A name in `only` that this provider does not offer is ignored, because
+        another provider may offer it. If `only` contains only `NO_LIST`, notices are fetched, but
+        no list. Lists that this place refuses are yielded first, with `is_denied`.
 
         Raises:
             HashclientError: the provider is refused as a whole, cannot be reached or refuses the
@@ -302,8 +302,8 @@ class Fetcher:
         """Return the lists that have a folder, but no manifest in `here` that names their provider.
 
         A folder that could belong to another provider is left out, so scans report its list as
-        missing. If there are several providers, every folder could belong to another provider; if
-        there is one, only the folders of lists that an unconfigured provider offers.
+        missing. If there are several providers, each folder could belong to another provider; if
+        there is one provider, only a list of an unconfigured provider could.
         """
         if len(self._settings.config.providers) > 1:
             return set()
@@ -317,25 +317,25 @@ class Fetcher:
         Comparing the local files takes at most `limit_s`.
         """
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
-        # Step 0.
+        # Step 0 of a fetch.
         found = open_base(
             *(directory, self._provider, self._sealer, self._session.now()),
             rebuild=self._how.rebuild,
             limit_s=limit_s,
         )
-        # Step 1.
+        # Step 1 of a fetch.
         info = trust.target(name, INDEX_NAME)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         signed = trust.hashes(name)
         here, base, delta = found.here, found.index, None
         other = frozenset() if here is None else changed_segments(here, signed)
-        # Step 2.
+        # Step 2 of a fetch.
         if base is not None and base.manifest.index_hash == index_hash and not other:
             same = msgspec.structs.replace(
                 base.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
             return self._note(directory, same, found, {}, same.generation, 0, 0)
-        # Step 3.
+        # Step 3 of a fetch.
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         counts_on = here is not None and here.epoch in {"", epoch}
         is_other = False
@@ -355,7 +355,7 @@ class Fetcher:
             )
             if is_other and counts_on:
                 self._name_fork(here, index)
-        # Steps 4 and 5.
+        # Steps 4 and 5 of a fetch.
         if index.entries > LONG:  # other lists must not wait for the download of a long list
             self._publish()
         known = read_known_listed(self._settings.state_dir).get(name)

@@ -5,8 +5,9 @@ generation is refused if it adds the digest of the empty file. A generation is a
 adds too many entries whose digests are in the operator's files of known good digests;
 `known_listed` explains the limit. An entry that a later segment of the generation withdraws is not
 counted, so a provider can correct a mistake. The known good digests are sealed into an index of
-their own. This index is built again only when one of the files changes, so the cost of inspecting a
-generation depends on the size of its change. Messages of this module name entry ids, never digests.
+their own. The index is built again only when a file of known good digests changes, so the cost of
+inspecting a generation depends on the size of its change. Messages of this module name entry ids,
+never digests.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PoisonGuard:
     """Finds digests that a list must not contain; all builds of a fetch use the same guard.
 
-    `most`: the number of entries of a list that may be known to be good; these entries are set
+    `most`: the number of entries of a list that may be known to be good. Such entries are set
     aside.
     """
 
@@ -167,7 +168,7 @@ def live_among(index: RunSet, ids: Sequence[str]) -> list[str]:
 def open_guard(
     state_dir: Path, files: Sequence[str], sealer: Sealer, most: int = 0, *, verify: bool = False
 ) -> PoisonGuard:
-    """Return the guard for these files of known good digests.
+    """Return the guard for `files` of known good digests.
 
     Build its index if a file has changed.
 

@@ -5,8 +5,8 @@ exception (`decisions`), and the rest of the list is used. If a file of `known_g
 an MD5 or a SHA-1 of the entry, the entry stays in use, because anybody could make another file with
 this digest. If more entries than the limit would be set aside, none is set aside. Each fetch and
 `status` show the entries that are known to be good. The whole list is compared with the known good
-digests if their files have changed, if new entries are known to be good, or if the list has a new
-generation and had such entries before. Otherwise the list is not read.
+digests in three cases: their files have changed, new entries are known to be good, or the list has
+a new generation and had known good entries before. In all other cases, the list is not read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """The known good entries as a sentence, or an empty text if there are none."""
+        """The known good entries as a sentence, or an empty text without known good entries."""
         parts = []
         if self.set_aside:
             what = counted(len(self.set_aside), "entry is", "entries are")

@@ -96,7 +96,7 @@ def _fetch(
     ends = monotonic() + PATIENCE * session.settings.provider(provider).timeout_s
     layout = session.settings.layout
     try:
-        signed = trust.notices()  # step 1
+        signed = trust.notices()  # step 1 of a fetch of notices
         before = _book(session, provider)
         if signed is None:
             path = layout.notices_of(provider)
@@ -210,9 +210,10 @@ def _keep(
     found = standings(provider, kept, now)
     new = {one.notice.id for one in come.arrived}
     arrived = tuple(s for s in found if s.notice.id in new)
-    session.audit.append([_arrival(s) for s in arrived], durable=True)  # step 3
+    # Step 3 of a fetch of notices.
+    session.audit.append([_arrival(s) for s in arrived], durable=True)
     book = Book(provider, signed.version, epoch, signed.expires, now, kept, tuple(come.refused))
-    write_book(session.settings.layout, book)  # step 4
+    write_book(session.settings.layout, book)  # step 4 of a fetch of notices
     ended = tuple(s for s in found if s.notice.id in stood and not s.stands)
     return FetchedNotices(provider, arrived, ended, book.refused, come.error)
 

@@ -1,4 +1,4 @@
-"""Fetches lists from all providers in turn, under one lock, and reports failures.
+"""Fetches lists from all providers, one after the other, under one lock, and reports failures.
 
 If a provider fails, the remaining providers are still fetched. The error of a list is part of the
 result for the list; the error of a provider is raised after all providers were tried.
@@ -9,8 +9,8 @@ The places of one provider are asked in order:
 2. If the failure may be the fault of the place (unreachable, not authorised, wrong signature,
    expired), it is logged and reported, and the next place is asked for the missing lists. A list
    that all places refuse to this client is treated as not offered.
-3. The loop ends when no list is missing, when there is no other place, or when places have failed
-   for too long.
+3. The loop ends when no list is missing, when all places were asked, or when places have failed for
+   too long.
 
 Signed data that are refused are not requested from another place, because each place has the same
 signed data. Each place has its own transport and its own credential, so that no place receives the
@@ -151,7 +151,7 @@ def _in_turn(
         timed: TimedSource | None = None
         failed: HashclientError | None = None
         started = monotonic()
-        # Step 1.
+        # Step 1 of asking the places of a provider.
         try:
             with place.open() as source:
                 timed = TimedSource(source, monotonic)
@@ -184,14 +184,14 @@ def _in_turn(
             pass  # the lists were delivered, and only notices failed
         elif worst is None or failed.exit_code >= worst.exit_code:
             worst = failed
-        # Step 2.
+        # Step 2 of asking the places of a provider.
         if others := places[number:]:
             faults = [entry.error for entry in held.values() if not entry.is_denied]
             faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
                     how.on_failure(_passed_over(place, fault))
-            # Step 3.
+            # Step 3 of asking the places of a provider.
             patience_s -= max(timed.failed_s if timed else 0.0, notices.failed_s(started))
             if patience_s < 0:
                 how.on_failure(

@@ -49,8 +49,8 @@ from hashclient.system.text import for_programs, log_path_fields
 class Base(msgspec.Struct):
     """The local state of a list: its manifest `here`, and the `index` that a build can use.
 
-    `here` is None if the list is not on this machine yet. If only `index` is None, the new
-    generation is still compared with `here`.
+    `here`: None if the list is not on this machine yet. If only `index` is None, the new generation
+    is still compared with `here`.
     """
 
     here: Manifest | None = None
@@ -77,7 +77,7 @@ def open_base(
         DamagedError: the index is damaged, and the damage was not known before.
         StateError: a file cannot be read or written.
     """
-    # Part 1.
+    # Part 1 of step 0 of a fetch.
     try:
         here = load_manifest(directory, sealer)
     except DamagedError:
@@ -93,7 +93,7 @@ def open_base(
             f"list {here.list} is here already, from provider {here.provider}",
             hint="name the lists to fetch with `lists = […]` in the provider's configuration",
         )
-    # Part 2.
+    # Part 2 of step 0 of a fetch.
     if rebuild:
         return Base(here)
     try:
@@ -101,7 +101,7 @@ def open_base(
     except DamagedError:
         return Base(here)
     assert index is not None
-    # Part 3.
+    # Part 3 of step 0 of a fetch.
     for run in index.runs:
         # the kernel keeps mapped pages in its cache, and reading them would not read the disk
         run.forget()

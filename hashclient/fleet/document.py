@@ -174,12 +174,13 @@ def verify_status(data: bytes) -> Verified:
         VerificationError: one of the rules is broken.
     """
     try:
-        document, key = verify_document(data, _TAG, StatusDocument, MAX_STATUS_BYTES)  # rule 1
+        # Rule 1 of `verify_status`.
+        document, key = verify_document(data, _TAG, StatusDocument, MAX_STATUS_BYTES)
         checkpoint = parse_checkpoint(f"{document.checkpoint}\n".encode())
     except AuditError as error:
         raise VerificationError(error.message) from error
     except ValueError as error:
         raise VerificationError(f"not of the format {FORMAT}") from error
     if (checkpoint.identity.log_id, checkpoint.identity.public_key) != (document.machine.id, key):
-        raise VerificationError("its checkpoint is of another log")  # rule 2
+        raise VerificationError("its checkpoint is of another log")  # rule 2 of `verify_status`
     return Verified(document, key, checkpoint)

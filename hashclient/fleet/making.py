@@ -202,14 +202,14 @@ def publish(session: Session, status: Status, where: str) -> str:
     place = place_at(where)
     layout = session.settings.layout
     path = make_private_dir(layout.fleet) / PUBLISHED_NAME
-    with writer_lock(layout.fleet / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):  # rule 1
+    with writer_lock(layout.fleet / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):  # rule 1 of publishing
         before = load_published(layout)
         begun = replace(before, counter=before.counter + 1, failures=before.failures + 1)
-        keep(path, begun)  # rule 2
+        keep(path, begun)  # rule 2 of publishing
         status.published = begun
         document, data = make_document(session, status, begun.counter, before.failures)
-        place.write(document.machine.file_name, data)  # rule 3
+        place.write(document.machine.file_name, data)  # rule 3 of publishing
         done = replace(begun, at=document.made, failures=0)
-        keep(path, done)  # rule 4
+        keep(path, done)  # rule 4 of publishing
         status.published = done
     return place.text

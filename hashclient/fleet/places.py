@@ -245,10 +245,9 @@ def place_at(where: str) -> Folder | Bucket:
 def checkpoints_at(place: Folder | Bucket, identity: Identity) -> list[Checkpoint]:
     """Return the checkpoints of a log at a place.
 
-    They are in status documents, and in files with one checkpoint each.
+    The checkpoints are in status documents, and in files with one checkpoint each.
 
-    All other files and objects are ignored, such as those of other machines, and damaged or forged
-    ones.
+    All other files and objects are ignored: files of other machines, and damaged or forged files.
 
     Raises:
         AuditError: the place has no checkpoint of this log, so nothing shows which records the log

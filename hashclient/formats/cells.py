@@ -20,7 +20,8 @@ _SEPARATED_FORMULA = f";(?=[\\s\"']*[{_TRIGGERS}])"
 def words(text: str) -> str:
     """Return a text for people, in which characters that are unsafe on a terminal are escaped.
 
-    Paths need `printable` instead, which gives different paths different texts.
+    For paths, use `printable` instead of `words`, because `printable` returns different texts for
+    different paths.
     """
     return text if text.isprintable() else printable(text)
 

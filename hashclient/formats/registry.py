@@ -35,7 +35,7 @@ class Context(NamedTuple):
     def host(self) -> str | None:
         """The name of the machine for each line of `matches`, whose output has no summary.
 
-        Otherwise None.
+        For other commands, the value is None.
         """
         return self.about.host if self.about is not None and self.command == "matches" else None
 

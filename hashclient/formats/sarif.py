@@ -213,7 +213,7 @@ class SarifFormatter:
             # Code hosts require a line number, even for a file without lines.
             "locations": [_location(outcome, region={"startLine": 1})],
             **self._inside(outcome),
-            # The fingerprint is the same for an entry on every machine and in every run, and is no
+            # The fingerprint of an entry is equal on every machine and in every run, and is no
             # digest.
             "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
             "properties": properties,

@@ -81,7 +81,7 @@ class Sealer:
     def mac(self, purpose: str, *parts: bytes | memoryview) -> str:
         """Return the HMAC-SHA-256 of a document, given in parts, in hexadecimal.
 
-        Each purpose has its own subkey.
+        `mac` uses a different subkey for each purpose.
         """
         mac = hmac.new(_derive(self._mac_key, purpose), digestmod="sha256")
         for part in parts:
@@ -97,8 +97,8 @@ class Sealer:
             # The import takes a while, and a check of one file seldom needs it.
             from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-            # ECB is right here, because each digest is an independent block, and equal digests must
-            # have equal tags.
+            # The mode ECB is right for tags, because each digest is an independent block, and equal
+            # digests must have equal tags.
             key = algorithms.AES(self._subkeys[algorithm])
             self._ciphers[algorithm] = Cipher(key, modes.ECB())  # noqa: S305 - see above
         encryptor: CipherContext = self._ciphers[algorithm].encryptor()

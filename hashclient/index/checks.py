@@ -130,8 +130,8 @@ def verify_due(
     """Compare the pieces that are due with their digests; return the manifest with new times.
 
     The comparison takes at most `limit_s` seconds, but at least one piece is always compared, and a
-    run whose digests are not known is read whole. The caller holds the writers' lock, and writes
-    the manifest.
+    run whose digests are not known is read whole. The caller must have the writers' lock, and must
+    write the manifest.
 
     Raises:
         DamagedError: a run differs from the written bytes. The manifest on the disk now names the

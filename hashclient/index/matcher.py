@@ -5,8 +5,8 @@ Files and digests are looked up in the lists only by this module. This module re
 `Gaps` finds the inputs of a lookup whose digests cannot rule out every entry of a list. If an entry
 and an input have digests of different algorithms only, the entry can neither match the input nor be
 ruled out, unless both have a size and the sizes differ. An input that cannot be decided is not
-clean. If every entry of a list has every digest, `Gaps` takes no time. Otherwise `Gaps` compares
-whole columns, and counts entries once for each list and set of algorithms.
+clean. If every entry of a list has every digest, `Gaps` takes no time. If an entry lacks a digest,
+`Gaps` compares whole columns, and counts entries once for each list and set of algorithms.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Judge:
 
         If the function returns False, no entry has the digest; it hardly ever returns True for an
         unlisted digest. The function takes about three microseconds, while `find` takes thirty for
-        a single tag. Only one thread may use the function.
+        a single tag. Only one thread may use the function that `screen` returns.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
         tables = {
@@ -196,9 +196,9 @@ class Judge:
         """Return the columns of the inputs that may hit an entry, without repeated inputs.
 
         Thousands of files may have the same content, and thousands of entries may have the digest
-        of this content. So equal inputs are looked up only once. The second value has the rows of
-        all inputs that may hit an entry, ascending; the third has, for each of these rows, the
-        first row with an equal input.
+        of this content. So inputs with equal tags are looked up only once. The second value has the
+        rows of all inputs that may hit an entry, ascending; the third has, for each of these rows,
+        the first row with an equal input.
         """
         may = np.zeros(count, np.bool_)
         for index in self._indexes:

@@ -4,16 +4,16 @@ Only this module has the rule for which lists should be on this machine. For eac
 configuration, the lists in its key `lists` should be on this machine; if `lists` is not set, the
 lists that the provider's last verified metadata delegates. Every list with a folder below `lists/`
 should be on this machine, too. The lists may have been fetched with another configuration. So a
-provider that the configuration does not name counts as well, if it has a folder below `trust/` or a
-list on this machine. Each manifest also names the lists that its provider offered, and the seal key
-authenticates the manifest. A list is missing if it should be on this machine and cannot be used.
-Scans and lookups continue with the other lists, and name the missing list; `status` shows the
-missing list.
+provider that the configuration does not name counts as well, if the state directory has its folder
+below `trust/` or one of its lists. Each manifest also names the lists that its provider offered,
+and the seal key authenticates the manifest. A list is missing if it should be on this machine and
+cannot be used. Scans and lookups continue with the other lists, and name the missing list; `status`
+shows the missing list.
 
 This module reads the metadata that python-tuf has stored. python-tuf verified the metadata when it
 stored it; this module does not verify the metadata again, and does not load the modules for
-verification. If somebody removes a list from the metadata, the manifests of the other lists still
-name the list.
+verification. If somebody removes a list from the metadata, the manifests of the provider's other
+lists still name the list.
 """
 
 import os
@@ -39,8 +39,7 @@ from hashclient.system.text import printable
 
 _log = Log("lists")
 
-#: The largest length of a file of stored metadata, in bytes; python-tuf has the same limit for
-#: targets.
+#: The largest length of a file of metadata in bytes; python-tuf has this limit for targets.
 MAX_TARGETS_BYTES = 5_000_000
 
 #: The message about a list that has no folder.
@@ -143,7 +142,7 @@ class OpenLists(msgspec.Struct, frozen=True):
 
     @property
     def missing(self) -> tuple[MissingList, ...]:
-        """The lists that should be here and cannot be used, as a summary names them."""
+        """The lists that should be on this machine and cannot be used, for a summary."""
         return tuple(MissingList(e.name, e.provider, e.problem) for e in self.unusable)
 
     @property
@@ -209,10 +208,10 @@ def expected_lists(
 ) -> list[ExpectedList]:
     """Open every list that should be on this machine; a list that cannot be used has an error.
 
-    A provider whose lists are not known has an item without a list name; these items come first. A
-    list whose manifest fails verification with the key of `sealer` cannot be used. Without a key,
-    no list is verified, and no lookup is possible. With `verify`, every index is read whole and
-    compared with its digests.
+    Items without a list name come first; they are providers whose lists are not known. A list whose
+    manifest fails verification with the key of `sealer` cannot be used. Without a key, no list is
+    verified, and no lookup is possible. With `verify`, every index is read whole and compared with
+    its digests.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -385,7 +384,7 @@ def known_lists(settings: Settings) -> frozenset[str] | None:
 def lists_of_unconfigured(settings: Settings, here: Iterable[Manifest]) -> frozenset[str] | None:
     """Return the lists of providers that the configuration does not name; None if not known.
 
-    `here` are the manifests of the lists on this machine.
+    `here`: the manifests of the lists on this machine.
 
     Raises:
         StateError: the folder of trusted providers cannot be read.
@@ -435,7 +434,7 @@ def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
 def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]:
     """Return the providers that the state directory has but the configuration does not name.
 
-    `here` are the providers of the lists on this machine.
+    `here`: the providers of the lists on this machine.
 
     Raises:
         StateError: the folder of trusted providers cannot be read.

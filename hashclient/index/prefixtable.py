@@ -158,5 +158,5 @@ def may_have(lookup: Lookup, key: int) -> bool:
 
 
 def shift_of(bits: Uint64) -> np.uint64:
-    """Return by how many bits a key is shifted right to give its bit number in `bits`."""
+    """Return by how many bits a key is shifted right to obtain its bit number in `bits`."""
     return np.uint64(64 - (_WORD_BITS * len(bits)).bit_length() + 1)

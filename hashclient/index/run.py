@@ -110,7 +110,7 @@ class Run:
             FileNotFoundError: the run is gone (a writer has replaced it since the manifest was
                 read).
             StateError: the file is not a run, or is another run than the one with `length` and
-                `run_id`, as far as these are given.
+                or `run_id`, if they are not None.
         """
         self.name = path.name
         try:
@@ -130,8 +130,8 @@ class Run:
             raise
         except OSError as error:
             raise unreadable(path, error) from error
-        # A run of a later version and a changed byte look the same; `state.json` says whether the
-        # state is of a later version.
+        # A run of a later version and a run with a changed byte cannot be distinguished;
+        # `state.json` says whether the state is of a later version.
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
             raise DamagedError(
                 f"index file is of another version: {printable(path)}", hint=REBUILD_HINT
@@ -190,7 +190,7 @@ class Run:
         """Return the rows to which the keys at `positions` of section `prefix` belong.
 
         Raises:
-            DamagedError: the run does not have these rows.
+            DamagedError: the run has no rows with these numbers.
         """
         rows = self._sections[f"{prefix}.row"][positions].astype(np.intp)
         if len(rows) and int(rows.max()) >= self.count:
@@ -277,7 +277,7 @@ class Run:
             raise self.damaged() from error
 
     def table(self, prefix: str) -> Lookup | None:
-        """Return a `Lookup` for the keys of `prefix`, or None if the run has no such keys."""
+        """Return a `Lookup` for the keys of `prefix`, or None if the run has none of them."""
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column):
             return None

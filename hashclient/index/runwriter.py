@@ -210,7 +210,7 @@ class MergedColumns(Columns):
             all_sizes[piece] = joined.take(by_size)
             order[piece] = np.concatenate(rows).take(by_size)
             end += len(joined)
-        # Rows without a size come last, one run after the other.
+        # Rows without a size come after all rows with a size, one run after the other.
         for number, sizes in enumerate(columns):
             first, last = int(self._starts[number]) + len(sizes), int(self._starts[number + 1])
             order[end : end + last - first] = np.arange(first, last, dtype=np.uint32)
@@ -403,7 +403,10 @@ def _take(column: Array, rows: Uint32 | None) -> Array:
 
 
 def _sized(run: Run, rows: Uint32 | None) -> Array:
-    """Return the sizes of the live rows that have a size; these rows come first in a run."""
+    """Return the sizes of the live rows that have a size.
+
+    These rows are the first rows of a run.
+    """
     if rows is None:
         return run.sizes
     return run.sizes.take(rows[: int(rows.searchsorted(len(run.sizes)))])

@@ -76,7 +76,7 @@ class Room(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, free_bytes: int | None) -> Room:
-        """Return the sizes for `free_bytes` of memory; None gives the largest sizes."""
+        """Return the sizes for `free_bytes` of memory, or the largest sizes if it is None."""
         if free_bytes is None or free_bytes >= _PLENTY_BYTES:
             return cls()
         rows = max(_FEWEST_ROWS, free_bytes // _ROW_BYTES)
@@ -106,7 +106,7 @@ class IndexWriter:
     """Builds the next generation of a list, while readers use the present generation.
 
     Each change updates the checksum of the list, and the totals that the manifest has. The caller
-    holds the writers' lock.
+    must have the writers' lock.
     """
 
     def __init__(
@@ -290,8 +290,8 @@ class IndexWriter:
         """Return the first run that the later runs outweigh. A merge starts at this run.
 
         The search begins at the oldest run, for this reason. A generation that adds many entries
-        and then withdraws few ends with a small run, and this small run must not prevent the
-        merging of the other runs for ever.
+        and then withdraws few entries ends with a small run, and this small run must not prevent
+        the merging of larger runs for ever.
         """
         weights = [_weight(run) for run in self._runs]
         for start, weight in enumerate(weights):

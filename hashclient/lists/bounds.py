@@ -113,7 +113,8 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
 def _columns(data: bytes) -> list[list[dict[int, Any]]]:
     """Return the footer's data on each column of each row group.
 
-    pyarrow is not used here: if the footer contradicts itself, pyarrow ends the whole process.
+    This function does not use pyarrow, because pyarrow ends the whole process if the footer
+    contradicts itself.
 
     Raises:
         ValueError, TypeError, LookupError: the footer does not describe the columns of row groups.

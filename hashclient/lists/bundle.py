@@ -1,8 +1,8 @@
 """A bundle: a provider's published files in one file, for clients without a network.
 
-A bundle is a plain tar archive (ustar, without extended headers or links). It is never unpacked: a
-member is read into memory by its name, and the caller verifies its bytes. This module trusts the
-archive only for the positions of members. `docs/format.md` has the rules for bundles.
+A bundle is a plain tar archive (ustar, without extended headers or links). A bundle is never
+unpacked: a member is read into memory by its name, and the caller verifies its bytes. This module
+trusts the archive only for the positions of members. `docs/format.md` has the rules for bundles.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def write_bundle(stream: IO[bytes], mark: Mark, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write a bundle of `members`, pairs of name and bytes; equal members give equal bundles.
+    """Write a bundle of `members`, pairs of name and bytes; equal members make equal bundles.
 
     Raises:
         ValueError: the format does not allow the name of a member.

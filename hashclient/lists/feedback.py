@@ -72,9 +72,10 @@ def verify_feedback(data: bytes) -> tuple[Feedback, str]:
         VerificationError: one of the rules is broken.
     """
     try:
-        feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)  # rules 1 and 2
+        # Rules 1 and 2 of `verify_feedback`.
+        feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)
         names = {(one.list, one.entry) for one in feedback.entries}
-        if len(names) != len(feedback.entries):  # rule 3
+        if len(names) != len(feedback.entries):  # rule 3 of `verify_feedback`
             raise ValueError("an entry twice")
         if not all(is_name(name) and is_entry_id(entry) for name, entry in names):
             raise ValueError("not a name")

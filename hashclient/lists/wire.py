@@ -43,8 +43,9 @@ MAX_CATEGORIES = 255
 
 #: The number of rows in a batch, which limits the memory for an honest segment of any size.
 BATCH_ROWS = 1 << 19
-#: `DECODED_ROWS`: the number of rows that are decoded at a time. `MAX_DECODING_BYTES`: the memory
-#: that decoding these rows may take. The largest honest pages need half of this memory.
+#: `DECODED_ROWS`: the number of rows that are decoded at a time. `MAX_DECODING_BYTES`: the largest
+#: memory in bytes for decoding `DECODED_ROWS` rows. The largest honest pages need half of
+#: `MAX_DECODING_BYTES`.
 DECODED_ROWS = 1 << 16
 MAX_DECODING_BYTES = 256 << 20
 

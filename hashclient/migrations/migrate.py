@@ -117,7 +117,7 @@ def writing(
 
 
 def migrate(layout: Layout, steps: Sequence[Step]) -> None:
-    """Migrate a state directory by those `steps` that were not taken yet.
+    """Migrate a state directory by those of `steps` that were not taken yet.
 
     The caller must have the writers' lock.
 

@@ -389,9 +389,9 @@ def limits_of(
 ) -> Limits:
     """Return the time limits for `provider`; `timeout_s` scales every wait.
 
-    `has_another` says that the provider has another address. In this case all waits between
-    attempts together are at most as long as an answer may take, because another server can answer
-    in place of a busy server.
+    `has_another` says that the provider has another address. If `has_another` is set, all waits
+    between attempts together are at most as long as an answer may take, because another server can
+    answer in place of a busy server.
     """
     usual = Limits()
     scale = provider.timeout_s / usual.base_s

@@ -213,7 +213,7 @@ class BoundedStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        """Return the same connection under TLS; close it if the handshake fails."""
+        """Return this connection under TLS; close it if the handshake fails."""
         try:
             with self._operation(httpcore.ConnectError, httpcore.ConnectTimeout):
                 # A connection that is closed without TLS's closing message is an error, because an

@@ -41,7 +41,7 @@ _SUFFIX = ".json"
 ROLE_NAME = "notices.json"
 
 
-#: Metadata without these bytes has no role of notices, and is not decoded.
+#: The bytes that metadata with a role of notices contains; other metadata is not decoded.
 _MARK = b'"hashclient-notices"'
 #: The largest metadata in bytes, the same as in `trust`.
 _MAX_TARGETS_BYTES = 8 << 20

@@ -110,9 +110,9 @@ def parse_answer(text: bytes) -> Answer:
         values = parse_json(text)
         sig = values.pop("sig")
         signature = bytes.fromhex(sig)
-        answer = msgspec.convert(values, Answer)  # rule 2
+        answer = msgspec.convert(values, Answer)  # rule 2 of `parse_answer`
         head = _head(answer)
-        if text != head + _ending(sig):  # rule 1
+        if text != head + _ending(sig):  # rule 1 of `parse_answer`
             raise ValueError("another spelling")
         if {*answer.accepted} & {*answer.refused}:
             raise ValueError("accepted and refused")
@@ -124,7 +124,7 @@ def parse_answer(text: bytes) -> Answer:
     ) as error:
         raise VerificationError(f"not an answer of the format {FORMAT}") from error
     try:
-        verify(bytes.fromhex(answer.key), signature, _TAG + head)  # rule 3
+        verify(bytes.fromhex(answer.key), signature, _TAG + head)  # rule 3 of `parse_answer`
     except BadSignatureError as error:
         raise VerificationError("the answer has a bad signature") from error
     return answer

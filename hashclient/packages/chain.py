@@ -84,13 +84,14 @@ def _verify(text: bytes) -> Custody:
     # memory of the text.
     lines = io.BytesIO(text)
     line, number = next(lines), 1
-    last = parse_record(line[:-1], "line 1")  # rule 1
-    identity = parse_genesis(last, "line 1")  # rule 2
+    last = parse_record(line[:-1], "line 1")  # rule 1 of `verify_custody`
+    identity = parse_genesis(last, "line 1")  # rule 2 of `verify_custody`
     for line in lines:
         number += 1
-        previous, last = last, parse_record(line[:-1], f"line {number}")  # rule 1
+        # Rule 1 of `verify_custody`.
+        previous, last = last, parse_record(line[:-1], f"line {number}")
         _verify_next(previous, last, identity, number)
-    if last.event != PACKAGED or last.sig is None:  # rule 5
+    if last.event != PACKAGED or last.sig is None:  # rule 5 of `verify_custody`
         raise VerificationError("chain of custody does not end with the record of a package")
     before = text[: len(text) - len(line)]
     if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
@@ -102,9 +103,9 @@ def _verify_next(previous: Record, record: Record, identity: Identity, number: i
     where = f"chain of custody, line {number}"
     if record.event == GENESIS:
         raise VerificationError(f"{where}: a second genesis record")
-    if record.seq <= previous.seq:  # rule 3
+    if record.seq <= previous.seq:  # rule 3 of `verify_custody`
         raise VerificationError(f"{where}: out of order")
-    if record.sig is not None:  # rule 4
+    if record.sig is not None:  # rule 4 of `verify_custody`
         verify_signature(record, identity.public_key, f"line {number}")
     if previous.sig is None and record.prev != previous.hash:
         raise VerificationError(f"{where}: it does not follow the unsigned line before it")
@@ -161,8 +162,9 @@ def verify_note(text: bytes) -> Note:
 
     1. The note has, byte for byte, the form in which the writer writes it.
     2. The records of the note are valid like records of a log, and the first is the genesis record.
-    3. The other records are about the report of the note, in the order of the log. These records
-       say that the report was packaged and, for a destruction, what the organisation has answered.
+    3. The other records are about the report of the note, in the order of the log. The records of
+       the report say that it was packaged and, for a destruction, what the organisation has
+       answered.
     4. The last records say that the report is retracted; or that exactly the sealed files of the
        matches in the note were destroyed, as the organisation has ordered.
 
@@ -171,13 +173,14 @@ def verify_note(text: bytes) -> Note:
     """
     try:
         document = parse_json(text)
-        if spelled_note(document) != text:  # rule 1
+        if spelled_note(document) != text:  # rule 1 of `verify_note`
             raise VerificationError("the note is not in canonical form")
         report_id = msgspec.convert(document["report"], ReportId)
         about, values = _ABOUT[document["format"]], document["records"]
         matches = msgspec.convert(document.get("matches", []), tuple[MatchId, ...])
         lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
-        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # rule 2
+        # Rule 2 of `verify_note`.
+        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]
         identity = parse_genesis(records[0], "record 1")
         for number, record in enumerate(records[1:], 2):
             verify_signature(record, identity.public_key, f"record {number}")
@@ -196,10 +199,10 @@ def verify_note(text: bytes) -> Note:
     keys = {"format", "report", "records"} | ({"matches"} if about == PURGED else set())
     if (
         set(document) != keys
-        or any(r.event not in allowed for r in others)  # rule 3
+        or any(r.event not in allowed for r in others)  # rule 3 of `verify_note`
         or any(r.data.get("report") != report_id for r in reports)
         or any(after.seq <= before.seq for before, after in pairwise(records))
-        or last.event != about  # rule 4
+        or last.event != about  # rule 4 of `verify_note`
         or matches != destroyed
         or not ordered.issuperset(matches)
     ):

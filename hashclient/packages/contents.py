@@ -41,8 +41,8 @@ HEAD = {
 }
 #: The first two headers of an archive are within this many bytes.
 _HEAD_BYTES = HEAD[README_NAME] + 2 * BLOCK_BYTES
-#: A directory is a package only if it has a file of one of these names, because any directory may
-#: have a README.txt.
+#: The names of which a directory must contain one to be a package, because any directory may have a
+#: README.txt.
 _SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
 
 #: A function that yields the decrypted bytes of an age file, which is given in chunks. The function

@@ -69,7 +69,7 @@ def verify_package(
     """Verify a package: a directory, an archive, or an encrypted archive that `opener` decrypts.
 
     `on_evidence` is called with the name of each sealed file and an iterator of its bytes. The
-    caller must not rely on these bytes before this function returns.
+    caller must not rely on the bytes of sealed files before `verify_package` returns.
 
     1. The package contains only files of the format: no links, no other types and no other names,
        and no file is too long.
@@ -79,7 +79,8 @@ def verify_package(
     4. The last record of the chain is about the report of the document, names the same reporter and
        providers, and has the hashes of exactly the files of the package. All files of an archive
        are in the folder of the report.
-    5. The checkpoint is of the same log and covers the last record of the chain.
+    5. The checkpoint is of the same log as the chain of custody and covers the last record of the
+       chain.
     6. The evidence has exactly the names, lengths and hashes that the document has.
 
     Raises:
@@ -92,7 +93,7 @@ def verify_package(
     with members_of(path, opener) as members:
         head: dict[str, bytes] = {}
         folders: set[str | None] = set()
-        for name, limit in HEAD.items():  # rule 1
+        for name, limit in HEAD.items():  # rule 1 of `verify_package`
             member = next(members, None)
             if member is None or member.name != name:
                 raise VerificationError(f"package lacks {name}, or has it in another place")
@@ -100,15 +101,15 @@ def verify_package(
                 raise VerificationError(f"package: {name} is longer than {limit} bytes")
             head[name] = b"".join(member.chunks)
             folders.add(member.folder)
-        document = parse_document(head[DOCUMENT_NAME])  # rule 2
-        custody = verify_custody(head[CUSTODY_NAME])  # rule 3
+        document = parse_document(head[DOCUMENT_NAME])  # rule 2 of `verify_package`
+        custody = verify_custody(head[CUSTODY_NAME])  # rule 3 of `verify_package`
         key = custody.identity.public_key
         if expected is not None and key != expected:
             raise VerificationError(
                 f"package is signed by another key than expected: {key}",
                 hint="the package is from somebody else, or the reporter has a new audit log",
             )
-        signed = custody.last.data  # rule 4
+        signed = custody.last.data  # rule 4 of `verify_package`
         if signed.get("report") != document.report:
             raise VerificationError("the signed record is about another report")
         names = named_in(document)
@@ -123,8 +124,8 @@ def verify_package(
             hashes[name] = hashlib.sha256(head[name]).hexdigest()
         if signed.get("files") != hashes:
             raise VerificationError("the files are not those that the signed record names")
-        verify_checkpoint(head[CHECKPOINT_NAME], custody)  # rule 5
-        for member in members:  # rule 6
+        verify_checkpoint(head[CHECKPOINT_NAME], custody)  # rule 5 of `verify_package`
+        for member in members:  # rule 6 of `verify_package`
             folders.add(member.folder)
             if member.name not in wanted:
                 raise VerificationError(f"package has a file too many: {printable(member.name)}")

@@ -1,7 +1,7 @@
 """The notices in a status: open notices, and notices that are damaged or missing.
 
-The verified metadata on the disk shows which providers have published notices. So `status` notices
-if nobody has fetched the notices, or if somebody has removed their file.
+The verified metadata on the disk shows which providers have published notices. So `status` shows if
+nobody has fetched the notices, or if somebody has removed their file.
 """
 
 from __future__ import annotations

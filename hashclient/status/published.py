@@ -1,7 +1,6 @@
 """Stores how often and when this machine has published its status, and failures since then.
 
-This module also reads and writes other small files of our state. Each of these files contains one
-struct.
+This module also reads and writes other small files of our state. A small file contains one struct.
 """
 
 from __future__ import annotations

@@ -2,19 +2,19 @@
 
 A client refuses a provider that delegates to a role which is not a list. So the delegation to the
 role of notices is a separate member of the top-level `targets`. Programs that do not know this
-member ignore it, as TUF requires (its specification, 4.3). This member is an object like
+member ignore it, as TUF requires (its specification, 4.3). The member for notices is an object like
 `delegations`, and is signed with the other members. `tuf` loads the metadata of the role of
 notices; this module finds the delegation and verifies both.
 
 If a list has ended, clients remove it. The delegation of an ended list is removed, but the snapshot
 still names its role, as TUF requires of every role (its specification, 5.5.5). If a delegation is
 only missing, this may be a mistake, and clients keep the list. So the top-level `targets` name
-ended lists in another separate member.
+ended lists in a separate member.
 
 The root limits how long signatures of snapshot and timestamp may be valid. The keys of snapshot and
-timestamp are on a machine that publishes every day. Without the limit, a thief of these keys could
-sign a repository that clients accept as fresh for years. The thief cannot change the limit, because
-the keys of the root are kept in another place.
+timestamp are on a machine that publishes every day. Without the limit, a thief of the keys of
+snapshot and timestamp could sign a repository that clients accept as fresh for years. The thief
+cannot change the limit, because the keys of the root are kept in another place.
 """
 
 from __future__ import annotations
@@ -130,20 +130,21 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
         ValueError: a hash or a key is invalid.
     """
     try:
-        meta.verify_length_and_hashes(data)  # rule 1
+        meta.verify_length_and_hashes(data)  # rule 1 of `verify_role`
     except LengthOrHashMismatchError as error:
         raise RepositoryError(f"{NOTICES}.json is not the file that the snapshot names") from error
     metadata: Metadata[Targets] = Metadata.from_bytes(data)
     signed = metadata.signed
     if not isinstance(signed, Targets):
         raise RepositoryError(f"{NOTICES}.json is no targets metadata")
-    delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)  # rule 2
-    # Rule 3. (In Python, True equals 1, but it is no version.)
+    # Rule 2 of `verify_role`.
+    delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)
+    # Rule 3 of `verify_role`. (In Python, True equals 1, but it is no version.)
     if signed.version is True or signed.version != meta.version:
         raise BadVersionNumberError(
             f"expected {NOTICES} version {meta.version}, got version {signed.version}"
         )
-    if signed.delegations is not None:  # rule 4
+    if signed.delegations is not None:  # rule 4 of `verify_role`
         raise RepositoryError(f"role {NOTICES} delegates to others")
     if len(signed.targets) > MAX_NOTICES:
         raise RepositoryError(

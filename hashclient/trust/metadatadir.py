@@ -1,8 +1,8 @@
 """The metadata directory of python-tuf: it is cleaned before python-tuf reads it, and synced later.
 
 The metadata of a role is in a file with the role's name, and earlier roots are in a separate
-folder. The metadata of the role of notices, which python-tuf does not know, is in the same
-directory.
+folder. The metadata of the role of notices, which python-tuf does not know, is in this directory as
+well.
 """
 
 from __future__ import annotations

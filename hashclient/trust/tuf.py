@@ -92,8 +92,8 @@ class TufFetcher(FetcherInterface):
         """Return the bytes of the metadata at `url`.
 
         If a key occurs twice, python-tuf's parser uses the last value, so another parser could read
-        other values than those that were verified. So JSON with a repeated key is refused before it
-        is trusted.
+        other values than those that were verified. So metadata with a repeated key is refused
+        before it is trusted.
 
         Raises:
             DownloadHTTPError: the status is 403 or 404, which ends python-tuf's search for a newer

@@ -1,8 +1,8 @@
 """ClamAV's signatures of whole files: `.hdb`, `.hsb`, and the similar `.fp` and `.sfp`.
 
 A line is `digest:size:name`, where the size is `*` if it is unknown; one or two functionality
-levels of ClamAV may follow. The number of digits in the digest gives the algorithm. Lines of every
-level are read, because a level says only which versions of ClamAV can read the line.
+levels of ClamAV may follow. The number of digits in the digest determines the algorithm. Lines of
+every level are read, because a level says only which versions of ClamAV can read the line.
 """
 
 from __future__ import annotations

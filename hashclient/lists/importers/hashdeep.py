@@ -1,4 +1,4 @@
-"""The output of hashdeep: a header `%%%% size,md5,...,filename`, and rows with these columns."""
+"""The output of hashdeep: a header `%%%% size,md5,...,filename`, and rows below a header."""
 
 from __future__ import annotations
 

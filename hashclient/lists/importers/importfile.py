@@ -52,7 +52,7 @@ class Remarks(msgspec.Struct):
     not_meant: int = 0
 
     def note(self, text: str) -> None:
-        """Add a note, unless `notes` has the same text already."""
+        """Add a note, unless `notes` contains an equal text."""
         if text not in self.notes:
             self.notes.append(text)
 

@@ -85,7 +85,7 @@ class Scanner:
         """Step over `character`.
 
         Raises:
-            UsageError: another character comes next.
+            UsageError: the next character is not `character`.
         """
         if not self.take(character):
             raise self.bad("not JSON, or not all of it")
@@ -149,7 +149,7 @@ class Scanner:
         self.need("]")
 
     def end(self) -> None:
-        """Check that the document ends here.
+        """Check that the document has no more text.
 
         Raises:
             UsageError: more text follows.

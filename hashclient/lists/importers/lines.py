@@ -83,7 +83,7 @@ def lines_of(first: int, chunk: bytes, file: ImportFile) -> Numbered:
         UsageError: a line is too long, or contains a character that may be meant to end the line.
     """
     refuse_separators(chunk, first, file)
-    # The chunk ends in a newline, so the last part is empty and drops out here.
+    # The chunk ends in a newline, so the text after the last newline is empty and is skipped.
     for line, content in enumerate(chunk.split(b"\n"), first):
         if len(content) > MAX_LINE_BYTES:
             raise file.bad(line, f"a line of more than {MAX_LINE_BYTES} bytes")
@@ -95,7 +95,7 @@ def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
     """Refuse a chunk in which a line contains a character that may be meant to end a line.
 
     Raises:
-        UsageError: `chunk` has such a character.
+        UsageError: `chunk` contains a character that may be meant to end a line.
     """
     if chunk.isascii() and len(chunk.translate(None, _CONTROLS)) == len(chunk):
         return

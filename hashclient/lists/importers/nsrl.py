@@ -66,8 +66,8 @@ def _open(file: ImportFile) -> sqlite3.Connection:
     import sqlite3
 
     descriptor = file.descriptor("a database")
-    # The thread that takes a batch may differ from the thread that closes the database, but two
-    # threads never use the database at the same time.
+    # Different threads may take a batch and close the database, but never at the same time, so
+    # SQLite need not check the thread.
     uri = f"file:/proc/self/fd/{descriptor}?mode=ro"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False)
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LINE_BYTES)

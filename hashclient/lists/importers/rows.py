@@ -174,8 +174,8 @@ _ROW = re.compile(
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Each match of `_ROW` in a name contains one of these texts. Few names of files contain one of
-#: these texts, so many names can be searched at once before `_ROW` is tried.
+#: Each match of the pattern `_ROW` contains one of these texts. Few names of files contain a text
+#: in `_MARKS`, so many names can be searched at once before `_ROW` is tried.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 

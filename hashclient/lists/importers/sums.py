@@ -1,6 +1,6 @@
-"""Files of digests alone, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
+"""Files of bare digests, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
 
-Files of digests alone may have millions of lines, so their lines are decoded together; lines with a
+Files of bare digests may have millions of lines, so their lines are decoded together; lines with a
 name are decoded one by one. A line with two rows is refused, because the second row would become
 part of the first row's file name.
 """
@@ -30,7 +30,7 @@ _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 
 
 class Sums:
-    """Reads lines of digests alone and lines of sum files, which may be mixed in one file."""
+    """Reads lines of bare digests and lines of sum files, which may be mixed in one file."""
 
     name = "md5sum"
     has_columns = False

@@ -64,12 +64,12 @@ class KeyEnds:
     def count(self, name: str, expected: int) -> int:
         """Return how often a key occurs.
 
-        If `expected` keys end in the same three bytes, the result is `expected`.
+        If exactly `expected` keys end in the same three bytes as `name`, the result is `expected`.
         """
         found = self._quotes[self._last_three == _last_three(name)]
         key = f'"{name}'.encode()
-        # Every key is found, so if the two numbers are equal, all keys with the same three bytes
-        # are this key.
+        # `KeyEnds` finds every key, so if as many keys end in these three bytes as were decoded
+        # with this name, all of them are the key `name`.
         for back in range(4, len(key) + 1 if len(found) != expected else 0):
             found = found[self._data[found - back] == key[-back]]
         return len(found)
@@ -172,7 +172,8 @@ class Media:
             return
         try:
             values = {name: record.get(name, UNSET) for name in self.fields.all}
-            # A cell keeps the type that `msgspec` gives a usual cell; any other value becomes text.
+            # A cell keeps the type that `msgspec` would return for a usual cell; any other value
+            # becomes text.
             cells = {
                 name: value if value is UNSET or type(value) is int else text_of(value)
                 for name, value in values.items()
