@@ -215,7 +215,7 @@ class AuditLog:
                 if is_current(fd, path):
                     return fd
             except FileNotFoundError:
-                pass  # somebody has moved the file away
+                pass  # the file was moved away meanwhile
             except BaseException:
                 os.close(fd)
                 raise

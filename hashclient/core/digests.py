@@ -75,7 +75,7 @@ class Digester:
     __slots__ = ("_hashes", "length")
 
     def __init__(self, algorithms: Iterable[Algorithm]) -> None:
-        """Compute `algorithms`."""
+        """Compute the digests of `algorithms`."""
         self._hashes = [new_hash(a) for a in algorithms]
         self.length = 0
 

@@ -1,8 +1,8 @@
 """The values that all packages use: hits, outcomes, lists and their problems.
 
-All values are frozen. If a run has many values of a type, the type has `gc=False`, because its
-values are never part of a reference cycle and the garbage collector can ignore them. This module
-does no I/O and does not know formats of output.
+All values in this module are frozen. If a run has many values of a type, the type has `gc=False`,
+because its values are never part of a reference cycle and the garbage collector can ignore them.
+This module does no I/O and does not know formats of output.
 """
 
 from __future__ import annotations
@@ -275,9 +275,10 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 class MissingList(msgspec.Struct, frozen=True):
     """A list that should be on this machine but cannot be used. No input was compared with it.
 
-    The configuration or the provider's last verified metadata names the list. `name`: None if no
-    list of `provider` was ever fetched, so that its lists are not known. `provider`: None if damage
-    hides the list's provider. `problem`: the problem in a few words, for example "never fetched".
+    A list should be on this machine if the configuration or the provider's last verified metadata
+    names it. `name`: None if no list of `provider` was ever fetched, so that its lists are not
+    known. `provider`: None if damage hides the list's provider. `problem`: the problem in a few
+    words, for example "never fetched".
     """
 
     name: str | None

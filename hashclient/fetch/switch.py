@@ -269,8 +269,8 @@ def _withdraw(session: Session, matches: Matches, index: Index) -> list[tuple[Ma
 def withdraw_list(session: Session, name: str, generation: int) -> tuple[tuple[Match, Hit], ...]:
     """Record that a list has ended and all its entries are withdrawn, in the log and in the record.
 
-    `generation` is the last generation on this machine. Return the matches of the ended list, in
-    their present state.
+    `generation`: the last generation of the list on this machine. Return the matches of the ended
+    list, in their present state.
 
     Raises:
         AuditError, StateError: the log or the record of matches cannot be used.

@@ -217,8 +217,8 @@ class Judge:
             at = place[rows]
             known[at, 3 * number : 3 * number + 2] = tags
             known[at, 3 * number + 2] = 1
-        # If all checksums differ, all inputs differ. Different inputs are the usual case, and are
-        # detected cheaply.
+        # If the sums over the columns of `known` are different for all inputs, all inputs are
+        # different. Different inputs are the usual case, and are detected cheaply.
         if len(set(known.sum(axis=1, dtype=np.uint64).tolist())) == len(asked):
             return chosen, asked, asked
         whole = known.view(np.dtype((np.void, known.shape[1] * known.itemsize))).ravel()

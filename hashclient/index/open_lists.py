@@ -3,12 +3,12 @@
 Only this module has the rule for which lists should be on this machine. For each provider in the
 configuration, the lists in its key `lists` should be on this machine; if `lists` is not set, the
 lists that the provider's last verified metadata delegates. Every list with a folder below `lists/`
-should be on this machine, too. The lists may have been fetched with another configuration. So a
-provider that the configuration does not name counts as well, if the state directory has its folder
-below `trust/` or one of its lists. Each manifest also names the lists that its provider offered,
-and the seal key authenticates the manifest. A list is missing if it should be on this machine and
-cannot be used. Scans and lookups continue with the other lists, and name the missing list; `status`
-shows the missing list.
+should be on this machine, too. The lists on this machine may have been fetched with another
+configuration. So a provider that the configuration does not name counts as well, if the state
+directory has its folder below `trust/` or one of its lists. Each manifest also names the lists that
+its provider offered, and the seal key authenticates the manifest. A list is missing if it should be
+on this machine and cannot be used. Scans and lookups continue with the other lists, and name the
+missing list; `status` shows the missing list.
 
 This module reads the metadata that python-tuf has stored. python-tuf verified the metadata when it
 stored it; this module does not verify the metadata again, and does not load the modules for

@@ -104,7 +104,7 @@ class Run:
     """A memory-mapped run."""
 
     def __init__(self, path: Path, *, length: int | None = None, run_id: str = "") -> None:
-        """Map `path`.
+        """Map the run at `path` into memory.
 
         Raises:
             FileNotFoundError: the run is gone (a writer has replaced it since the manifest was

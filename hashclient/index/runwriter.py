@@ -355,7 +355,7 @@ def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
 
 
 def _write_at(stream: IO[bytes], places: dict[str, int], name: str, array: Array) -> None:
-    """Write the next piece of section `name` and advance its offset."""
+    """Write the next piece of the section `name`, and advance the offset of the section."""
     stream.seek(places[name])
     stream.write(np.ascontiguousarray(array).data.cast("B") if len(array) else b"")
     places[name] += array.nbytes
@@ -378,7 +378,7 @@ def _inverse(order: Rows | Uint32) -> Uint32:
 
 
 def _in_order(column: Array, order: Uint32) -> Array:
-    """Return the values of a column in another order.
+    """Return the values of a column in the order `order`.
 
     numpy converts row numbers to eight bytes each, so only some of them are converted at a time.
     """

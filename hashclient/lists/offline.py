@@ -39,7 +39,7 @@ class Copy(Protocol):
 
 
 class MissingError(UnreachableError):
-    """The file does not exist.
+    """The bundle or the directory does not have the requested file.
 
     The status is 404, as on a network, because the search for a newer root ends at a missing file.
     """

@@ -78,8 +78,8 @@ class Step(msgspec.Struct, frozen=True):
     readable: bool = False
 
 
-#: The steps in order; the version of the last step is `version.CURRENT`. The first step gives a new
-#: state its version.
+#: The steps in order; the version of the last step is `version.CURRENT`. The first step only writes
+#: the version of a new state.
 STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, readable=True),)
 
 

@@ -76,7 +76,8 @@ class Csv:
 
 def _header(head: bytes, line: int, file: ImportFile) -> _Header:
     delimiter = _delimiter(head, file.reading)
-    assert delimiter is not None  # otherwise this importer would not have been chosen
+    # `sniff` chooses this importer only for a header with a known column
+    assert delimiter is not None
     columns = _cells(head, delimiter)
     ours = our_columns(columns, line, file)
     return _Header(delimiter, columns, ours, is_nsrl(columns))

@@ -82,7 +82,7 @@ class Scanner:
         return True
 
     def need(self, character: str) -> None:
-        """Step over `character`.
+        """Step over `character`, which must come next.
 
         Raises:
             UsageError: the next character is not `character`.

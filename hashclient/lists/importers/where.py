@@ -62,7 +62,7 @@ class Condition(msgspec.Struct, frozen=True):
 
     @property
     def is_truth(self) -> bool:
-        """Whether cells are read as yes or no."""
+        """Whether the condition reads cells as yes or no."""
         return self.value in ("true", "false") and self.op in ("=", "!=")
 
 
