@@ -165,7 +165,7 @@ def test_lists_are_delegated_in_any_order(trust: Any) -> None:
         role(paths=None, path_hash_prefixes=["00"]),
         role(terminating=False),
     ],
-    ids=repr,
+    ids=lambda wrong: f"{wrong.name} {wrong.paths} {wrong.terminating}",
 )
 def test_a_delegation_to_other_files_is_refused(trust: Any, wrong: DelegatedRole) -> None:
     trust._verified["targets"].delegations = delegations(role("good"), wrong)
