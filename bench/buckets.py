@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 PAGE = 1_000
-#: The number of objects in a bucket that one page lists: a scan of it costs little but the start.
+#: The number of objects in the small bucket, which one page lists: a scan costs only the start.
 FEW = PAGE
 #: The number of objects that suffices to measure the cost of one object, at any scale.
 ENOUGH = 100_000
@@ -36,7 +36,7 @@ ROWS = 1_000_000
 EVENTS = 2_000
 #: Seconds between two looks at the memory of a process.
 LOOK_S = 0.1
-#: The smallest and the largest size of an object, in bytes; entries of the list are as large.
+#: The smallest and the largest size of an object, in bytes; sizes in the list are similar.
 SMALLEST, LARGEST = 1_000, 3_000
 
 ENVIRONMENT = {
@@ -129,7 +129,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """The server; it prepares the pages of the bucket with `count` objects before it serves."""
+    """The server; the pages of the bucket with `count` objects are made before it starts."""
 
     daemon_threads = True
 
@@ -209,7 +209,7 @@ def cost_of(
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident bytes of a process without pages of an index; 0 if it has ended."""
+    """Return the resident bytes of a process without pages of an index; 0 for an ended one."""
     found, is_index = 0, False
     with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open() as lines:
         for line in lines:

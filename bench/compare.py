@@ -88,7 +88,7 @@ class Pairs:
             for build in (self.old, self.new):
                 shutil.rmtree(build.state, ignore_errors=True)
                 shutil.copytree(here.state, build.state)
-                # The code of this checkout wrote state.json, and OLD may not know its version.
+                # The code of this checkout wrote state.json, whose version OLD may not know.
                 # OLD can read everything else that the state directory contains so far.
                 (build.state / "state.json").unlink(missing_ok=True)
                 if fetch:
@@ -104,7 +104,7 @@ class Pairs:
         repeat: int = 1,
         before: Callable[[Build], None] | None = None,
     ) -> None:
-        """Time a command in pairs and print its row; `before` runs untimed before each."""
+        """Time a command in pairs and print its row; `before` runs untimed before each run."""
 
         def one(build: Build) -> float:
             if before is not None:
@@ -166,7 +166,7 @@ def _scan(here: Pairs, algorithm: str) -> None:
     with here.serving(root):
         words: Words = ["scan", "--no-inventory", where]
         here.row(f"scan {files:,} files, {algorithm}", words, expect=10)
-        # The difference between these two rows is the cost of looking for containers.
+        # The difference from the row without --no-members is the cost of looking for containers.
         here.row("the same, as files alone", [*words, "--no-members"], expect=10)
 
 

@@ -21,7 +21,7 @@ from hashclient.decisions.rulings import MOST, USUAL, Entry, Ruling, write_book
 
 
 def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
-    """Compare a lookup with the most exceptions that are allowed with one with none or one."""
+    """Compare lookups with as many exceptions as are allowed to lookups with at most one."""
     with site(work, "ruled", entries=2 * MOST, algorithms=("sha256",)) as here:
         listed = [line.split(",")[:2] for line in here.csv.read_text().splitlines()[1:]]
         states = {number: here.state.with_name(f"ruled-{number}") for number in (0, 1, MOST)}
@@ -46,8 +46,9 @@ def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
 def held_rows(work: Path, files: int, pairs: int) -> Iterator[Row]:
     """Compare a scan whose matches are held by the brake with a scan that only records them.
 
-    In both scans one entry matches every file, and both write the same matches. With the policy the
-    brake holds all matches but one, because isolating files is work that the other scan doesn't do.
+    In both scans one entry matches every file, and both write the same matches. In the scan with
+    the policy the brake holds all matches but one, because isolating files is work that the other
+    scan doesn't do.
     """
     where = work / f"same-{files}"
     _fill(where, files)
@@ -90,7 +91,7 @@ def _in_turn(
 
 
 def _except(state: Path, entries: list[str]) -> None:
-    """Add an exception for each of these entries."""
+    """Add an exception for each of `entries`."""
     if not entries:
         return
     session = Client(state).session
@@ -111,7 +112,7 @@ def _except(state: Path, entries: list[str]) -> None:
 
 
 def _fill(where: Path, files: int) -> None:
-    """Create the missing ones of `files` files of the same content, a thousand in a folder."""
+    """Create files until there are `files`, all of the same content, a thousand in a folder."""
     for number in range(files):
         path = where / f"{number // 1000:04d}" / f"{number:07d}"
         path.parent.mkdir(parents=True, exist_ok=True)

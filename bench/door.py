@@ -1,4 +1,4 @@
-"""Asking a daemon by clamd's protocol: what an answer costs, ours and clamd's; and idle watching.
+"""Measures `serve` and clamd, asked by clamd's protocol, and `watch` while nothing changes.
 
 CPU seconds and memory are those of the daemon's processes, as /proc counts them; the client is
 another one.

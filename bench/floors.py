@@ -76,7 +76,8 @@ def parse_and_sort(paths: list[str]) -> int:
 def record(directory: str, out: str) -> int:
     """Digest every file, and write its path to an SQLite table, a log and a list.
 
-    All three are synced to the disk. One process does all of it, in three SQL statements.
+    The table, the log and the list are synced to the disk. One process does the whole work, in
+    three statements.
     """
     rows = []
     for folder, _, names in os.walk(directory):
@@ -114,7 +115,7 @@ def join(digests: str, segments: list[str]) -> int:
 
 
 def main(words: list[str]) -> None:
-    """Run the floor that the first word names."""
+    """Run the floor that the first argument names."""
     if words[0] == "read":
         print(read_tree(words[1], int(words[2])))
     elif words[0] == "digest":

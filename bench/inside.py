@@ -121,7 +121,7 @@ def with_infolist(path: Path) -> None:
 
 
 def with_heads(path: Path) -> None:
-    """List a zip, and decompress the first bytes of each member, which show a container."""
+    """List a zip, and decompress the first bytes of each member, which show its kind."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     fd = os.open(path, os.O_RDONLY)

@@ -3,7 +3,7 @@
 Each run of hashclient gets a fresh copy of the same files or of the same quarantine. The files of
 an earlier run are moved away and removed at the end, because ext4 without a journal does not reuse
 inodes of removed files for a while, and looks at each of them when a new file is created. All
-entries are withdrawn before files are restored. The floors are processes of their own:
+entries are withdrawn before files are restored. The floors are these programs:
 
     python -m bench.restoring seal FILES KEY OUT      seal, write and sync each file in turn
     python -m bench.restoring open FOLDERS KEY OUT    open, write and sync each sealed copy in turn

@@ -111,7 +111,7 @@ def _scan(bench: Bench, algorithm: str, *, hashdeep: bool) -> Iterator[Row]:
         for digests, target in ((("md5", "sha256"), 1 / 12), ((algorithm,), None)):
             known = _known(bench.work, where, entries, digests)
             words: list[str | Path] = ["hashdeep", "-m", "-k", known, "-r", where]
-            peer = run(words, repeat=1, expect=[0, 1, 2, 3])  # 1 to 3: unmatched files or digests
+            peer = run(words, repeat=1, expect=[0, 1, 2, 3])  # exit 1 to 3: some are unmatched
             against = f"hashdeep -m, {' and '.join(digests)}"
             yield time_row(name, ours.wall_s, peer.wall_s, against, target)
 
@@ -450,7 +450,7 @@ def objects(bench: Bench) -> Iterator[Row]:
         def cost(
             words: Callable[[int], Sequence[str | os.PathLike[str]]], size: int = count
         ) -> float:
-            """Return the CPU seconds for `size` objects, without those of the start."""
+            """Return the CPU seconds for `size` objects, without the seconds of a start."""
             return whole(words(size)) - whole(words(buckets.FEW))
 
         def other(name: str, size: int) -> Sequence[str]:
@@ -508,8 +508,8 @@ def cluster(bench: Bench) -> Iterator[Row]:
     """How many CPU seconds do all processes of a cluster take, beside one machine?
 
     The start (importing Dask, comparing lists) takes the same time for every tree, and is most of
-    the time for a small tree; so the target holds from `_CLUSTER_FILES` files on. The two sides run
-    in alternating order.
+    the time for a small tree; so the target holds from `_CLUSTER_FILES` files on. The cluster and
+    the one machine run in alternating order.
     """
     files = bench.count(1_000_000)
     where = tree(bench.work, files=files, total_bytes=files * 4096)
@@ -549,7 +549,7 @@ def importing(bench: Bench) -> Iterator[Row]:
 
 
 def restoring(bench: Bench) -> Iterator[Row]:
-    """How long do isolating and restoring take, beside sealing, opening and writing them?"""
+    """How long does isolating and restoring files take, beside only sealing and opening files?"""
     yield from restore_rows(bench.work, bench.count(8_000))
 
 

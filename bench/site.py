@@ -39,7 +39,7 @@ def tree(work: Path, *, files: int, total_bytes: int, a_folder: int = FILES_A_DI
 
 
 def settle() -> None:
-    """Wait until the inventory takes the new files, which it doesn't right after a change."""
+    """Wait until the new files are old enough to be recorded in the inventory."""
     time.sleep((FRESH_NS + COARSE_NS) / 1e9)
 
 
@@ -61,7 +61,7 @@ def forget(tree: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A repository, and the state of a client of it; the provider runs until the context is left.
+    """A repository, and the state of a client of that repository's provider, which is running.
 
     `csv`: the table that the first generation was published from.
     """

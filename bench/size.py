@@ -4,7 +4,7 @@ For `scan` it also counts the rooms (modules and packages) and the arrows betwee
 means that one room imports the other.
 
 Docstrings, comments and line breaks are not counted. Therefore formatting doesn't change the
-figure; only less code makes it smaller. The package needs not be installed.
+figure; only less code makes it smaller. The package need not be installed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def by_room(package: Path) -> Counter[str]:
 
 
 def arrows(package: Path, name: str) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the rooms of a package, and the pairs (importer, imported) of them."""
+    """Return the rooms of a package, and pairs of rooms whose first imports the second."""
     files = {path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py")}
     rooms = {parts[0] for parts in files} - {"__init__"}
     found = set()

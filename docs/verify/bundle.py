@@ -20,7 +20,7 @@ STANDINS = {
     "msgspec": _STANDINS / "msgspec.py",
     "hashclient.audit.ed25519": _STANDINS / "ed25519.py",
 }
-#: Packages whose `__init__.py` is empty in the one file, because it loads modules left out there.
+#: Packages that have an empty `__init__.py` in the one file, which lacks some of their modules.
 EMPTY = frozenset({"hashclient"})
 _MAIN = "from hashclient.cli.officer.tool import main\n\nmain()\n"
 _FIRST_LINE = b"#!/usr/bin/env python3\n"

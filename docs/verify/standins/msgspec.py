@@ -111,7 +111,7 @@ def convert(value: Any, type: type[_T]) -> _T:  # noqa: A002 - msgspec's word
     """Return JSON values converted strictly to a value of type `type`.
 
     Raises:
-        ValidationError: the values do not fit.
+        ValidationError: the values do not fit `type`.
     """
     result: _T = _convert(value, type)
     return result
