@@ -108,7 +108,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def acting(uid: int) -> Iterator[None]:
-    """Act as another user in the block, so that a server sees this user as its client."""
+    """Act as another user within the block, so that a server sees this user as its client."""
     groups, gid, before = os.getgroups(), os.getegid(), os.geteuid()
     os.setgroups([])
     os.setegid(uid)

@@ -48,7 +48,7 @@ def mounted(*args: object) -> Iterator[Path]:
 
 
 def make_image(path: Path, kind: str, *options: object) -> Path:
-    """Make an image of an empty file system."""
+    """Make an image file with an empty file system."""
     with path.open("wb") as stream:
         stream.truncate(_IMAGE_BYTES[kind])
     tool(f"mkfs.{kind}", "-q", *options, path)

@@ -20,7 +20,7 @@ from hashclient.containers.interface import (
 from hashclient.containers.registry import Registry
 from hashclient.containers.sniffing import is_opened, look, not_opened
 
-#: The most bytes of one piece.
+#: The largest size of a piece, in bytes.
 MAX_PIECE_BYTES = 256 << 10
 
 

@@ -33,7 +33,7 @@ def site(tmp_path: Path, authority: Authority) -> Iterator[HostileSite]:
 
 
 def way_in(site: HostileSite, *options: object, env: Mapping[str, str] | None = None) -> None:
-    """Pin and fetch with an access; then the provider refuses the access, and a message says so."""
+    """Check that `init` and `fetch` work with a credential, and that its refusal is reported."""
     for arguments in (site.init_arguments(*options, "--attempts", 2), ["fetch"]):
         result = site.run(*arguments, env=env)
         assert result.code == 0, result.err

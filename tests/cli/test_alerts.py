@@ -279,7 +279,7 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
         quiet = state.scan()
         assert (quiet.code, quiet.err) == (10, "")
         assert len(server.requests) == 1
-        # The receiver works again: the same alert arrives, and no alert waits any more.
+        # When the receiver works again, the same alert arrives, and no alert waits any more.
         server.on("/hook", reply())
         assert state.call("alerts", "send").out == "webhook: took 1 alert\n"
         first, last = server.requests[0], server.requests[-1]
@@ -315,7 +315,7 @@ def test_a_server_that_never_begins_tls_holds_nothing_up(
         to_webhook(state, server, authority)
         began = time.monotonic()
         assert state.scan().code == 10
-        assert time.monotonic() - began < MAX_WAIT_S  # the command gives up before this time
+        assert time.monotonic() - began < MAX_WAIT_S  # the command stops waiting before this time
 
 
 @pytest.mark.parametrize("login", [False, True])
@@ -502,7 +502,7 @@ def test_long_running_commands_say_it_while_they_run(
         "watch": ("watch", "--settle", "1", state.tree),
         "serve": ("serve", "--jobs", "1", "--bind", f"unix:{state.directory}/socket"),
     }[command]
-    # Two looks at changes are usually too far apart for a test.
+    # The pause between two looks at the state is usually too long for a test.
     script = (
         "import sys; from hashclient.system import beside; beside._REST_S = 0.1;"
         " from hashclient.cli.main import main; main(sys.argv[1:])"

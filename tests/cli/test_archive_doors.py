@@ -164,7 +164,7 @@ def test_a_stream_finds_a_listed_member(world: World, tmp_path: Path, name: str)
 def test_each_file_has_one_verdict_by_every_door(
     world: World, tmp_path_factory: pytest.TempPathFactory, door: str
 ) -> None:
-    """`python -m fixtures.differential --corpus DIR --doors` tests other files in the same way."""
+    """`python -m fixtures.differential --corpus DIR --doors` does the same with files in DIR."""
     names, contents = zip(*samples(), strict=True)
     numbered = {str(number): content for number, content in enumerate(contents)}
     folder = write_tree(tmp_path_factory.mktemp("samples"), numbered)

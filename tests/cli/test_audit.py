@@ -25,7 +25,7 @@ def match(number: int) -> Event:
 
 
 class Logged:
-    """A state directory with a log of a genesis record and three appends, a minute apart."""
+    """A state directory whose log has a genesis record and three appends, a minute apart."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -190,7 +190,7 @@ def test_rotate_goes_on_in_another_file(world: Logged) -> None:
 
 
 def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: Logged) -> None:
-    """Only a checkpoint proves the removal, because a kill could also leave no next file."""
+    """A kill could also leave no next file, so only a checkpoint proves that a file was removed."""
     world.output("rotate")
     assert "if another file followed" not in world.output("verify")
     (world.directory / "log-000001.jsonl").rename(world.directory / "log.jsonl")

@@ -1,4 +1,4 @@
-"""The reader of the output ends, or the disk is full: every command ends by the same rule."""
+"""The program that reads the output ends, or the disk is full: commands end by one rule."""
 
 from __future__ import annotations
 

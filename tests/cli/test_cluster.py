@@ -235,7 +235,7 @@ def test_an_unchanged_file_is_not_read_again(
     again, there = scanned(), scanned("--executor", cluster.url)
     assert there == again
     assert there["known_unchanged"] > 240
-    # The one file that has changed is read.
+    # A scan with the cluster reads the one file that has changed.
     (tree / "many" / "3" / "7").write_bytes(b"FILE 3 7")
     assert scanned("--executor", cluster.url)["files_read"] == again["files_read"] + 1
     everything = scanned("--executor", cluster.url, "--no-inventory")

@@ -1,7 +1,7 @@
 """Containers in unusual forms: content that another program extracts is never clean.
 
-`python -m fixtures.differential KIND` shows the differences. Programs that are not installed are
-skipped by name, and recipes of earlier differences are checked without them.
+`python -m fixtures.differential KIND` shows the differences. The test skips programs that are not
+installed and names them, and checks recipes of earlier differences without them.
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ def test_a_member_of_a_file_of_others_is_found_or_the_reason_is_named() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_clean_that_a_program_extracts(comparison: Comparison, kind: str) -> None:
-    """Content that two programs extract is rarely unread; `make check-deep` tries 20,000."""
+    """In a few drawn containers, content that two programs extract is unread, never clean.
+
+    `make check-deep` draws 20,000 containers.
+    """
     chosen, number = KINDS[kind], 500
     found = comparison.differences(chosen, [chosen.draw(f"1 {each}") for each in range(number)])
     assert not [each.line() for each in found if not each.is_named]

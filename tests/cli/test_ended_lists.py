@@ -212,7 +212,7 @@ def test_a_member_that_is_malformed_is_refused(
 
 
 def test_a_list_of_another_provider_is_not_dropped(simulator: Simulator, tmp_path: Path) -> None:
-    """The provider that ended a list is also configured with the name of another's list."""
+    """The provider that ended list `a` is also configured to offer a list of another provider."""
     other = Simulator(tmp_path / "another")
     other.publish(csv(range(3)), "other")
     other.publish(csv(range(3, 6)), "theirs")

@@ -442,7 +442,7 @@ def test_exceptions_of_another_key_are_refused(world: Ruled) -> None:
 
 
 def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
-    """The file is written first; with the hash of the earlier file, the state takes the new one."""
+    """The file of exceptions is written before its hash; a newer file with the old hash is read."""
     state = (world.path / "state.json").read_bytes()
     world.add("base/wrong")
     (world.path / "state.json").write_bytes(state)

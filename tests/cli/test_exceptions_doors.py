@@ -186,7 +186,7 @@ def test_an_exception_ends_while_a_daemon_runs_and_the_next_answer_is_found(
 ) -> None:
     with serving(world.path, tmp_path / "run") as daemon:
         until, made, answer = asked_after_exception(world, daemon, seconds=2)
-        if datetime.now(UTC) >= until:  # on a slow machine, the exception has ended
+        if datetime.now(UTC) >= until:  # on a slow machine, the exception has ended already
             until, made, answer = asked_after_exception(world, daemon, seconds=40)
         assert (made.code, answer) == (0, CLEAN)
         wait_until(lambda: datetime.now(UTC) > until, daemon.process.pid)

@@ -175,7 +175,8 @@ def test_an_approval_after_the_entry_has_changed_says_that_nothing_is_covered(
 def test_an_approval_that_is_edited_in_counts_for_nothing(world: Ruled, as_: As) -> None:
     world.add("base/wrong")
     data = world.file.read_bytes()
-    assert data.count(b",true,") == 1  # this field says whether the exception waits
+    # The field says whether the exception waits for a second person.
+    assert data.count(b",true,") == 1
     world.file.write_bytes(data.replace(b",true,", b",false,"))
     result = world.scan()
     assert (result.code, result.lines[-1]["match"]) == (11, 2)

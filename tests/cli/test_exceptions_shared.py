@@ -84,7 +84,7 @@ def listed(world: Ruled) -> list[dict[str, Any]]:
 
 
 def list_on(world: Ruled, **contents: bytes) -> None:
-    """Publish entries of the list of one machine, and fetch them there."""
+    """Publish entries in the list of one machine, and fetch them on this machine."""
     world.provider.add(contents, "base")
     world.client.fetch()
 
@@ -184,7 +184,7 @@ def test_a_key_that_is_not_trusted_is_refused_by_name(pair: Pair) -> None:
 
 
 def test_a_machine_does_not_import_its_own_decisions(pair: Pair) -> None:
-    """Otherwise one person could count as two."""
+    """If a machine imported its own export, one person could count as two."""
     pair.hub.add("base/wrong")
     pair.export()
     pair.hub.configure(trusting(hub=pair.key))

@@ -67,7 +67,7 @@ class Peer:
 
 
 def provider(site: Site, *words: Any, code: int = 0) -> Run:
-    """Run a command on the repository, with words before and after its path."""
+    """Run a command on the repository; `words` precede and follow the repository's path."""
     count = 2 if words[0] == "client" else 1
     done = call("provider", *words[:count], site.repository.directory, *words[count:])
     assert done.code == code, done.err

@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def own(site: Site, tmp_path: Path) -> Path:
-    """A copy of a state directory that has been fetched."""
+    """A copy of a state directory whose lists have been fetched."""
     return Path(shutil.copytree(site.state, tmp_path / "state", symlinks=True))
 
 
@@ -330,7 +330,7 @@ def edited(config: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path) -> None:
-    """A script that continues after exit code 4 must not continue after a worse failure as well."""
+    """A script may continue after exit code 4, but not if a worse failure happened as well."""
     config = own / "config.toml"
     away(config)
     result = site.call("fetch", state=own)
@@ -357,7 +357,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
 
 @pytest.mark.slow
 def test_an_unreadable_list_switches_no_guard_off(site: Site, own: Path) -> None:
-    """The state of a list that is not fetched shows whether this machine's clock is right."""
+    """A list that is not fetched now still shows whether the clock of this machine is right."""
     folder = own / "lists" / "local"
     edit_manifest(own, "local", checked_at="2999-01-01T00:00:00Z")
     edited(own / "config.toml", MAIN, f'{MAIN}lists = ["baseline"]\n')

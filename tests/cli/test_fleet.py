@@ -283,7 +283,8 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
     yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
-    # A machine with an older generation is behind, whatever it says about a younger generation.
+    # A machine is reported as behind because of its older generation, although it also has a
+    # younger one.
     yard.put(yard.boxes[1], 7, 102, lists=(newer,))
     assert yard.states() == {"web-2": "behind"}
 
@@ -312,7 +313,7 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     assert yard.states() == {"web-1": "rolled-back"}
     assert yard.states() == {"web-1": "rolled-back"}  # the finding is kept
     assert yard.show().code == 9
-    # The finding is kept when the machine has passed its highest number.
+    # The machine stays reported when its number exceeds the highest earlier number.
     yard.put(yard.boxes[1], 7, 101)
     assert yard.states() == {"web-1": "rolled-back"}
     yard.put(yard.boxes[1])  # the finding is kept with the machine's earlier document
@@ -547,7 +548,8 @@ def test_every_format_has_every_machine(yard: Yard, tmp_path: Path) -> None:
 
 # A thousand machines
 
-#: The numbers of the machines, named by what the test does to each group.
+#: The numbers of the machines whose documents the test forges, replays, withholds, rolls back or
+#: doubles.
 FORGED, REPLAYED, SILENT, ROLLED, TWIN = (
     range(3),
     range(3, 8),
@@ -582,7 +584,7 @@ def before_and_after(yard: Yard) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 def check(yard: Yard, shown: Run) -> None:
-    """Check that each machine with a problem is named, and that none of them counts as well."""
+    """Check that each machine with a problem is named, and is not counted as healthy."""
     assert shown.code == 9
     states: dict[str, list[str]] = {}
     for line in shown.lines:
@@ -770,7 +772,7 @@ def test_a_log_that_was_cut_or_replaced_does_not_pass(world: State, place: Path)
     assert world.call("audit", "verify").code == 0  # without the checkpoint, the log seems intact
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "missing: the log ends at line" in done.err
-    world.scan()  # the log is long enough again, but has other records
+    world.scan()  # the log has as many records as before, but other records
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "not the record of the checkpoint" in done.err
     shutil.rmtree(world.path / "audit")

@@ -1,4 +1,4 @@
-"""Matches whose files are gone: when a scan may report this."""
+"""Matches whose files are gone: the conditions under which a scan reports a match as gone."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
     early = Session(Settings(state, config, None, Config()))
     assert site.call(*site.init_arguments(), state=state).code == 0
     text, provider = config.read_text(), ProviderConfig(root_sha256="")
-    # The change that the other `init` made since the settings were read is not undone.
+    # The second `init` keeps the change that the first `init` made after the settings were read.
     with pytest.raises(ConfigError, match="cannot add a provider"):
         pin_provider(early, "main", provider, site.repository.root_file, site.repository.public)
     assert config.read_text() == text
@@ -308,7 +308,7 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
 
 @pytest.mark.slow
 def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
-    """With any umask, private files stay private, and public files stay readable by others."""
+    """With any umask, private files stay private, and other users can read public files."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"
     out.mkdir(parents=True)

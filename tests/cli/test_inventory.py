@@ -249,7 +249,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(
 def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file changes between reading and noting, and the note has the status at the reading."""
+    """The file changes after it was read, and the record keeps the status from the reading."""
     original = records.records_of
 
     def change(statuses: Sequence[os.stat_result]) -> records.Records:

@@ -1,4 +1,4 @@
-"""A state directory that was really used has only the files that `layout` names."""
+"""A state directory that was really used has only the files that `hashclient.layout` names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_is_one_that_the_layout_names(state: Path) -> None:
     found = files_of(state)
     assert [path for path in found if purpose_of(path) is None] == []
-    # If these important files were missing, the test would prove nothing.
+    # The test proves something only if the state has these important files.
     parts = {re.sub(r"(?<=[/-])[0-9a-z]{10}(?=/)|(?<=run-)\d+", "X", path) for path in found}
     assert parts >= {
         *("lock", "seal.key", "matches.db", "inventory.db", "mounts.json", "mounts.lock"),

@@ -100,7 +100,7 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
     ) as process:
         os.close(reading)
         os.write(writing, f"{CLEAN[0]}\n".encode())
-        # The command has read these bytes, and waits for more.
+        # The command has read the bytes so far, and waits for more.
         wait_until(lambda: pending(writing) == 0, process.pid)
         wait_until(lambda: is_asleep(process.pid) or process.poll() is not None, process.pid)
         with contextlib.suppress(BrokenPipeError):

@@ -152,7 +152,7 @@ def test_odd_places(path: str) -> None:
 def test_no_configuration_or_code_is_read_from_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("frob = ")
     (tmp_path / "hashclient.py").write_text("raise SystemExit(99)")
-    # The module is loaded from its own directory, as in an installed program.
+    # The current directory is not on the import path, as in an installed program.
     code = "import sys; sys.path.remove(''); from hashclient.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--state-dir", tmp_path / "state", "scan", "."],
@@ -323,8 +323,8 @@ def test_a_signal_ends_a_command_whose_output_nobody_reads(
 
 
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
-#: Modules that these commands must not load: modules that open containers or fetch, that numpy
-#: loads only for unique values, that read any form of a key, and modules for matches, rulings,
+#: Modules that some commands must not load: modules for containers and fetches, a module that numpy
+#: needs only for unique values, a parser for any form of a key, and modules for matches, rulings,
 #: clusters and threads.
 IN_VAIN = {
     "cryptography.hazmat.primitives.serialization",

@@ -43,7 +43,8 @@ def test_before_any_scan_there_are_none(state: State) -> None:
         result = state.call("matches", "--format", output_format)
         assert (result.code, result.out) == (0, "")
         assert result.err == "no scan has found anything yet\n"
-    # A reading command makes no file, because the scan of another user could not write to it.
+    # A command that only reads creates no database, because another user's scan could not write to
+    # it.
     assert not (state.path / "matches.db").exists()
     state.ids()
     assert state.call("matches", "--state", "purged").err == "no match is in that state\n"
@@ -276,7 +277,7 @@ def test_the_list_has_a_name_of_its_own_with_the_same_options(state: State, tmp_
     output = tmp_path / "list"
     assert state.call("matches", "list", "--output", output).code == 0
     assert output.read_text() == state.call("matches").out
-    # An old output is never left in place.
+    # The output of an earlier run is never left in place.
     refused = state.call("matches", "list", "--output", output, "--state", "lost")
     assert refused.code == 2 and "lost" in output.read_text()
     assert state.call("matches", "--format", "jsonl", "list").code == 2

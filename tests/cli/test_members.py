@@ -93,7 +93,7 @@ def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
 def test_a_member_of_which_one_digest_agrees_is_a_conflict(tmp_path: Path) -> None:
     """The member's other digests are computed, even if entries of all sizes need the same one."""
     md5, _, sha256 = digests_of(b"another file")
-    sha1 = digests_of(LISTED)[1]  # the digest that is computed first
+    sha1 = digests_of(LISTED)[1]  # SHA-1 is the digest that is computed first
     rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},{sha1},{sha256},synthetic\n"
     state = make_state(tmp_path / "site", {"base": rows.encode()})
     (tmp_path / "a.zip").write_bytes(zip_of({"x": LISTED}))
@@ -423,7 +423,7 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
     said = {"sender": "a@example.org", "recipients": ["b@example.org"]}
     assert result.lines[0]["mail"] == said
-    for _ in range(2):  # the same file is recorded as the same mail
+    for _ in range(2):  # a second scan of the same file records the same mail
         assert scan(state, tree).code == 10
         shown = run("--state-dir", state, "matches", "show", result.lines[0]["id"]).out
         assert shown.count("mail: a@example.org b@example.org") == 1
@@ -536,5 +536,5 @@ def test_listed_members_of_many_archives_take_no_more_memory_than_those_of_few(
         found, _, peak_kb = measured(*command)
         assert (found.code, found.summary["match"]) == (10, count * 5_000)
         peaks_kb.append(peak_kb)
-    # When all outcomes of a directory were in memory together, the difference was 60 MiB.
+    # The difference was 60 MiB as long as all outcomes of a directory were in memory together.
     assert peaks_kb[1] - peaks_kb[0] < 40 << 10

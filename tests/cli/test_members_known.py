@@ -182,7 +182,7 @@ def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
 
 
 def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
-    """No entry has its size; its beginning is that of a tar, and reading it would take hours."""
+    """No entry has the file's size; it begins like a tar, and reading it would take hours."""
     import os
     import tarfile
 

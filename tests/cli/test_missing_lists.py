@@ -181,7 +181,8 @@ def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> 
 
 @pytest.mark.slow
 def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
-    (state / "lists").chmod(0o100)  # whoever knows the names could still open these files
+    # A process that knows the names of the lists could still open their files.
+    (state / "lists").chmod(0o100)
     try:
         asked = ask(state, tmp_path, unprivileged=True)
     finally:
@@ -332,7 +333,7 @@ def test_the_expected_lists_are_not_known(
 def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metadata(
     state: Path, tmp_path: Path, name: str
 ) -> None:
-    """No scan verifies the metadata, but the key authenticates a note in the other list."""
+    """No scan verifies the metadata, but an authenticated note in another list names this list."""
     path = state / METADATA / "targets.json"
     document = json.loads(path.read_bytes())
     roles = document["signed"]["delegations"]["roles"]

@@ -123,7 +123,7 @@ def test_a_kind_is_one_module_and_one_row_and_what_it_may_touch_is_looked_at_aga
     toys = ["a.toy", "many.toy", "setup.exe"]
     # If a member matches, each container is opened each time.
     assert scan(state, package.parent)[1] == toys
-    # A version that does not know the kind may still have the records of the other version.
+    # A version without the new kind may still use the records of the version with the kind.
     code, looked, _ = scan(state)
     assert code == 0 and set(looked) <= set(toys)
     # The archive behind a toy container is opened, too.

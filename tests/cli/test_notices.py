@@ -82,7 +82,7 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     again = site.call("notices", "acknowledge", first, state=state)
     assert again.out == f"main/{first}  is acknowledged\n"
     assert "by " in site.call("notices", "show", first, state=state).out
-    # The log has each step once.
+    # The log has one record for each step of a notice.
     log = site.call("audit", "show", "--format", "jsonl", state=state).lines
     events = [line for line in log if line["event"].startswith("notice-")]
     mine = [e for e in events if e["data"]["notice"] == first]
@@ -216,8 +216,8 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     for args in ((), ("list", "--show-all"), ("acknowledge", "n-1"), ("show", "n-1")):
         said = site.call("notices", *args, state=state)
         assert (said.code, "provider main are not here" in said.err) == (8, True), args
-    # An old version that knows no notices leaves this state. It causes no alarm unless the
-    # configuration asks for one.
+    # A version that knows no notices leaves a state without this file. The state causes no alarm
+    # unless the configuration asks for one.
     (state / "trust" / "main" / "metadata" / "notices.json").unlink()
     shown = site.call("status", state=state)
     assert shown.code == 0 and missing in shown.out

@@ -87,7 +87,7 @@ def test_a_network_that_comes_later_goes_on(tmp_path: Path) -> None:
         online = site.call("fetch")
         assert online.out.startswith("list baseline: generation 1 -> generation 2, 1 added")
         assert not [line for line in site.requests if "g000001" in line]
-        # The earlier bundle has an older generation by now.
+        # The first bundle now has an older generation than the client.
         older = site.call("fetch", "--from", bundle)
         assert older.code == 6
         shown = site.call("status")

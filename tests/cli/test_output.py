@@ -529,7 +529,7 @@ def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
         assert call(*words).code == ExitCode.MATCH
 
 
-# `status`, which replaces its output in one step
+# `status`, whose output replaces the earlier file in one step
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class Scan:
             return made
 
         self._patch.setattr("hashclient.formats.registry.formatter", formatter)
-        # Outcomes that are written together go to one file, so each portion has one outcome.
+        # Outcomes that are written together stay in one file, so the test writes single outcomes.
         self._patch.setattr("hashclient.scan.run.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")
@@ -126,7 +126,7 @@ def test_before_anything_was_written_and_before_the_end(scan: Scan, name: str) -
 def test_a_trap_of_another_user_is_not_written_to_when_it_is_opened_again(
     scan: Scan, tmp_path: Path, trap: str
 ) -> None:
-    """The rest is in the renamed file, and the command says so."""
+    """The rest of the output is in the renamed file, and the command says so."""
     with attacker.open_ground() as ground:
         theirs = attacker.give_tree(ground / "theirs", {})
         victim = Victim(ground / "closed" / "file", b"root's")

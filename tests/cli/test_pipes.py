@@ -30,7 +30,7 @@ def on(layout: Layout, *args: object) -> Run:
 def test_a_pipe_in_place_of_a_database_holds_nobody_up(layout: Layout, suffix: str) -> None:
     files = layout.root.parent / "files"
     assert on(layout, "scan", files).code == 10
-    # The files are too new for the inventory, so the scan has not created it.
+    # The files are too new for the inventory, so the scan has not created an inventory.
     Inventory(layout.root, load_sealer(layout.root, None, {}).key_id, write=True).close()
     for path in (layout.matches, layout.inventory):
         if suffix:

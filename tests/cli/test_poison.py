@@ -102,7 +102,7 @@ def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Pa
         site.publish(f"entry_id,md5\np-0,{EMPTY[Algorithm.MD5]}\np-1,{'ab' * 16}\n".encode())
         assert fetch(site).code == 6
         site.repository.withdraw("baseline", ["p-0"])
-        # This holds for a client that had the list before the mistake, and for a new client.
+        # A client that had the list before the mistake and a new client behave in the same way.
         for state in site.state, tmp_path / "new":
             if state != site.state:
                 assert call("--state-dir", state, *site.init_arguments()).code == 0
@@ -223,7 +223,7 @@ def test_an_entry_that_is_known_to_be_good_is_excepted_whenever_it_was_added(
             "known_good",
             [{"list": "baseline", "entry": "e-2"}],
         )
-        # The good entries of a generation are used although another one is set aside.
+        # The good entries of a generation are used although another entry is set aside.
         site.publish(csv([30, 31]))
         assert "2 entries are known to be good, by known_good, and excepted" in fetch(site).err
         assert scan_codes(site, tmp_path, 2, 30, 31) == {2: 0, 30: 0, 31: 10}
@@ -401,7 +401,7 @@ def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
     site: Site, tmp_path: Path
 ) -> None:
-    """After a consolidation the list is built again, with the same number of other entries."""
+    """After a consolidation, the rebuilt list has the same number of entries, but other ones."""
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
         assert fetch(site).code == 0

@@ -84,7 +84,7 @@ def test_the_policy_takes_away_what_it_says_and_nothing_else(world: Policies) ->
     assert (action, done) == ("quarantine", True) and "quarantined" in detail
     assert world.left() == {"other", "clean"}
     assert world.states() == {"worst": MatchState.QUARANTINED, "sub/other": MatchState.FOUND}
-    # A match is recorded and logged before it is acted on.
+    # A match is recorded and logged before an action is done.
     events = world.happened()
     assert events.index("match") < events.index("quarantine-sealed") < events.index("quarantined")
     # The second scan finds only the remaining files.
@@ -300,7 +300,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     assert (report["destination"], len(report["matches"])) == ("second", 1)  # type: ignore[arg-type]
     sent = world.call("report", "submit", "--all")
     assert sent.code == 2 and "handed over" in sent.out and "police" in sent.err
-    # The hint of the warning names this command.
+    # The warning's hint names this command.
     words = ("report", "prepare", "--all", "--to", "second")
     assert world.call(*words).code == 0
     sent = world.call("report", "submit", "--all")

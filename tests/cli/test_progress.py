@@ -84,7 +84,7 @@ def test_data_goes_to_stdout_as_it_is(scan: list[object], tmp_path: Path) -> Non
     assert code == 10
     assert [line["type"] for line in lines] == ["match", "summary"]
     assert "summary" not in shown
-    # The output on a terminal is the same, and the terminal itself folds long lines.
+    # On a terminal, the output has the same text, and the terminal itself folds long lines.
     code, shown = in_terminal(scan)
     assert code == 10
     (line,) = (text for text in shown.split("\r\n") if '"type": "match"' in text)
@@ -246,7 +246,7 @@ def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
     before = open_files()
     with files_counted([str(tree), str(tmp_path / "none")], ScanOptions(("*.iso",))) as total:
         wait_until(lambda: total() is not None, 0)
-        # The count has the files, an excluded file, a link, and a path that does not exist.
+        # The count includes the files, an excluded file, a link, and a path that does not exist.
         assert total() == 50 + 1 + 1 + 1
     assert open_files() == before
     with files_counted([], ScanOptions()) as total:

@@ -396,7 +396,7 @@ def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
 
 
 def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
-    """The other text of the file stays, and a key that is there already is not added again."""
+    """`keygen` keeps all other text of the configuration, and adds no key a second time."""
     state = tmp_path / "state"
     state.mkdir()
     config = state / "config.toml"

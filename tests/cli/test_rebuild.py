@@ -23,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def flip_last_bytes(run: Path) -> None:
-    """Change the last section, which has rows and tags, without changing its length."""
+    """Change the last section of a run, which has rows and tags, without changing its length."""
     data = bytearray(run.read_bytes())
     for position in range(len(data) // 2, len(data)):
         data[position] ^= 0x55

@@ -337,7 +337,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "closed"])
 def test_an_unusable_stderr_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
-    """The warning about the stale list, and errors, cannot be written anywhere."""
+    """The warning about the stale list, and error messages, cannot be written to stderr."""
     for args, code in (
         (["scan", listed], 11),
         (["scan", "--jobs", "0", listed], 2),
@@ -471,7 +471,8 @@ def test_flags_outrank_the_environment_which_outranks_the_file(
     from_flags = scan(own_state, "--exclude", "a", listed, env=env)
     assert from_flags.summary["match"] == 2
     assert scan(own_state, listed, env={"HASHCLIENT_SCAN_JOBS": "x"}).code == 2
-    # The same precedence applies to the paths of the state and the configuration.
+    # Options, environment and configuration have the same precedence for the paths of state and
+    # configuration.
     env = {"HASHCLIENT_STATE_DIR": str(own_state)}
     assert run("scan", listed, env=env).summary["match"] == 1
     other = tmp_path / "other.toml"
@@ -515,7 +516,7 @@ def test_the_seal_key_has_to_be_the_one(own_state: Path, listed: Path, tmp_path:
     assert scan(own_state, listed, env=env).code == 10
 
 
-# Options that do the same work in other ways
+# Options that change how a scan works, but not its result
 
 
 @pytest.fixture(scope="module")
@@ -587,7 +588,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
 
 @pytest.mark.slow
 def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
-    """The unreadable path may be anywhere in the arguments: only this path is unread."""
+    """Only the unreadable path is unread, wherever it is in the arguments."""
     tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
     (tree / "closed").chmod(0)
     (tree / "dir").chmod(0)

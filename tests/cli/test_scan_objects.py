@@ -701,7 +701,7 @@ def test_any_table_of_keys_and_sizes_will_do(
     }, result.err
     assert reasons(result)[f"{bucket.uri}/long"] == "the report does not say how long it is"
     assert scan("--inventory-report", path).code == 2
-    # The table of objects may also be in a bucket.
+    # The manifest may also name a table in a bucket.
     reports = site.bucket(**{path.name: path.read_bytes()})
     again = scan("--inventory-report", f"{reports.uri}/{path.name}", f"{bucket.uri}/")
     assert again.outcomes == result.outcomes
@@ -801,7 +801,7 @@ def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
 
 def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> None:
     """The client is Google's, and the server speaks the part that both protocols share."""
-    name = "bucketofgoogle"  # the server takes an escape in a name literally
+    name = "bucketofgoogle"  # the server does not decode an escape in the name of a bucket
     site.client.create_bucket(Bucket=name)
     for key, data in {"one": LISTED, "two": OTHER}.items():
         site.client.put_object(Bucket=name, Key=key, Body=data, ACL="public-read")
@@ -912,7 +912,7 @@ def test_a_container_that_is_known_is_not_read_again(
     for name in ("inputs", "clean", "members"):
         assert again.summary[name] == first.summary[name]
     assert again.summary["known_unchanged"] == 4
-    # A scan with `--no-members` also read the object, whose record is still valid.
+    # A scan with `--no-members` also read the object, and the next scan still uses its record.
     commands.run((*words, "--no-members", "--no-inventory"), site.environment)
     site.requests.clear()
     commands.run(words, site.environment)
@@ -1085,7 +1085,7 @@ def test_an_exact_listing_that_fails_is_incomplete(
 def test_no_other_answer_is_the_end_of_a_listing_of_google(
     site: Site, scan: Scan, page: bytes, recovers: bool
 ) -> None:
-    """obstore takes such an answer for the last page, and the keys behind it would be lost."""
+    """obstore takes such an answer for the last page and would lose the keys of later pages."""
 
     def answer(request: Request) -> Answer:
         if "continuation-token" in request[2] or ("start-after" in request[2] and not recovers):

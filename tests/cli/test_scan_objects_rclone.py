@@ -59,7 +59,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, s
                 line = server.stderr.readline()
                 if not line and "unknown flag" in said:
                     pytest.skip("this rclone is too old to serve S3")
-                assert line, said  # otherwise the server has ended
+                assert line, said  # an empty line means that the server has ended
                 said += line
             yield {
                 "AWS_ENDPOINT_URL": started[0],

@@ -127,7 +127,7 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
         os.close(fd)
         path = os.fsencode(tree / "0/listed")
         assert daemon.ask(b"zSCAN %s\0" % path) == path + b": Hashclient.base.e-1 FOUND\0"
-        # By now, the daemon has done only a little of the requested work.
+        # The daemon has done only a little of the requested work so far.
         for sock in greedy:
             sock.setblocking(False)
             with contextlib.suppress(BlockingIOError):

@@ -97,7 +97,7 @@ def test_an_archive_that_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None
 def test_an_archive_behind_other_bytes_is_never_clean(
     daemon: Daemon, state: Path, step: int
 ) -> None:
-    """As a file, the bytes are opened; in a long stream, the beginning decides what is kept."""
+    """A file of these bytes is opened; of a long stream, the first bytes decide what is kept."""
     rows = ((b"\1" * 100, FOUND), (b"\1" * 100_000, FOUND), (b"\1" * 2_000_000, UNREAD))
     for front, answer in rows[: 2 if step == 5 else 3]:
         data = front + HOLDERS["zip"]
@@ -180,7 +180,7 @@ def test_matches_in_streams_are_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path) -> None:
-    """The first match has all facts of its mail; later counted matches have only the last ids."""
+    """The first match has all facts of its mail; counts of later matches have the last ids."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     for _ in range(2):
         with serving(state, tmp_path / "run", "--jobs", "1", "--metrics", "127.0.0.1:0") as daemon:
@@ -213,7 +213,7 @@ def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path
 
 @pytest.mark.slow
 def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
-    """The number of a descriptor is no path, and no file at such a path is used."""
+    """The number of a descriptor is no path, so a file whose path is this number is not used."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     path = write_tree(tmp_path / "t", {"a.zip": HOLDERS["zip"]}) / "a.zip"
     with serving(state, tmp_path / "run") as daemon:

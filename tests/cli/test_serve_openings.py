@@ -20,8 +20,8 @@ from tests.kit import csv_of, make_state, wait_until, write_tree
 
 LISTED = b"listed one"
 FOUND = b"stream: Hashclient.base.e-1 FOUND\0"
-#: This container unpacks to gigabytes, which takes long. Entries have no size, so it is read to its
-#: end.
+#: A container that unpacks to gigabytes, which takes long. The entry has no size, so the container
+#: is read to its end.
 PIECE = gzip_of(bytes(16 << 20))
 SMALL = PIECE * 200
 LARGE = PIECE * (SMALL_BYTES // len(PIECE) + 1)
@@ -44,7 +44,7 @@ def opening(daemon: Daemon) -> list[int]:
 
 
 def seconds_of(pid: int) -> float:
-    """Return the processor time of a process; its start takes a tenth of a second."""
+    """Return the processor time of a process, including the tenth of a second of its start."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -102,7 +102,7 @@ def test_small_containers_that_take_long_hold_up_no_files(daemon: Daemon, tree: 
 
 @pytest.mark.slow
 def test_a_process_that_opens_and_dies_is_no_verdict(daemon: Daemon) -> None:
-    """Content can make an opening process die; the daemon then still opens containers."""
+    """Some content makes an opening process die; the daemon still opens other containers."""
     for _ in range(MAX_VAIN_STARTS):
         with daemon.connect() as sock:
             sock.sendall(instream(SMALL))

@@ -1,4 +1,4 @@
-"""A daemon of root that other users may ask: it does nothing that these users cannot do."""
+"""A daemon of root that other users may ask does nothing that these users cannot do."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: P
     assert scan(daemon, tree / "own") == NAME
     assert scan(daemon, tree / "sub") == b": OK\n"
     assert scan(daemon, tree) == b"/own" + NAME
-    # A listed file that the client may not read has no verdict.
+    # A listed file that the client may not read makes the answer one without a verdict.
     (tree / "sub" / "roots").write_bytes(LISTED)
     (tree / "sub" / "roots").chmod(0o600)
     assert scan(daemon, tree / "sub").startswith(b"/roots" + NO_VERDICT + b"Unread")
@@ -266,7 +266,7 @@ def items_in(state: Path) -> int:
 
 @pytest.mark.slow
 def test_a_file_that_its_owner_makes_again_and_again_is_one_item(ground: Path) -> None:
-    """The file is found each time, but isolated once an hour, at this path or another."""
+    """The file is found at each request, but isolated only once an hour, whatever its path."""
     state = isolating(ground, {"e-1": LISTED})
     tree = give_tree(ground / "tree", {})
     with serving(state, ground / "run", "--socket-mode", "666", "--jobs", 1) as daemon:
@@ -348,7 +348,7 @@ def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.so
 def test_a_user_who_holds_connections_by_a_byte_now_and_then_keeps_nobody_out(
     ground: Path,
 ) -> None:
-    """The share of a user prevents this; several users together have to give up a connection."""
+    """The share limits one user; if several users hold all connections, one is closed."""
     with (
         open_to_all(ground, "--max-connections", 20, "--command-time", "1h") as daemon,
         trickling(daemon, ATTACKER, count=40),
@@ -451,7 +451,7 @@ def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
     steps = []
     for name, target in (("s", victim.path), ("s.lock", new)):
         steps += [link(sticky / name, target), remove(sticky / name)]
-        # The attacker's link stays under this name where it could not replace the file.
+        # a link of the attacker stays under this name if it could not replace the file
         steps += [remove(sticky / f"{name}.new-link")]
     made = refused = 0
     with attacking(*steps) as attack:

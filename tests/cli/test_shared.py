@@ -68,14 +68,14 @@ def test_the_directory_of_the_state_counts_and_what_is_above_it(state: State) ->
         refused = state.scan()
         assert (refused.code, f"chmod go-w {directory}" in refused.err) == (2, True)
         directory.chmod(before)
-    state.directory.chmod(0o1777)  # /tmp has this mode
+    state.directory.chmod(0o1777)  # the directory gets the mode of /tmp
     assert state.scan().code == 10
 
 
 def test_a_private_group_may_write_and_another_may_not(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A umask of 002 leads to these modes."""
+    """A umask of 002 makes files and directories with these modes."""
     for path in (state.directory, state.path, state.path / "config.toml"):
         path.chmod(path.stat().st_mode | 0o020)
     assert state.scan().code == 10

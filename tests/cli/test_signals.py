@@ -1,4 +1,4 @@
-"""Signals during a run: which wait, which act at once, and that none is lost."""
+"""Signals during a run: which signals wait, which act at once, and that no signal is lost."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def run_in_steps() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_whatever_line_it_comes_it_comes_once(number: signal.Signals) -> None:
-    """The signal comes at entry, in a step, or at exit; then each signal has its former handler."""
+    """The signal arrives at entry, in a step or at exit; later signals have their old handlers."""
     for at in range(1, 1_000):
         set_handlers()
         raised = RaisedAt(number, at)

@@ -88,7 +88,7 @@ def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) 
     assert document["recognised_by"]["md5"] == 20 / 21
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     assert f'hashclient_list_recognised_ratio{{by="sha1",list="base"}} {8 / 21!r}\n' in metrics
-    # A lookup succeeds or fails as the status says.
+    # A lookup exits with an error exactly if the status reports one.
     assert call("--state-dir", state, "lookup", "0" * 32).code == 3
     (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
     assert call("--state-dir", state, "lookup", "--from", state / "rows.csv").code == 0
@@ -310,7 +310,7 @@ def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "hashclient.prom"
     result = call("--state-dir", state, "status", "--format", "prometheus", "--output", missing)
-    # An --output that cannot be opened gives 2, because a unit takes 8 for a result of the metrics.
+    # An --output that cannot be opened gives exit code 2, because the unit accepts 8 as success.
     assert result.code == 2
     assert "cannot open the output" in result.err
     assert "hint: choose another --output" in result.err

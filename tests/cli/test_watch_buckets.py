@@ -232,7 +232,7 @@ def test_a_kill_at_any_moment_loses_no_event_and_records_no_match_twice(
 ) -> None:
     chance = random.Random(kills)
     keys = [f"k{number:03}" for number in range(10 * kills)]
-    # After a kill, events may be delivered a third time; this is no failure of their objects.
+    # After a kill, the queue may deliver events a third time, which is no failure of their objects.
     world.set_queue(RedrivePolicy="", VisibilityTimeout="1")
     for first in range(0, len(keys), 10):
         for key in keys[first : first + 10]:

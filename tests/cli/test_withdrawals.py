@@ -310,7 +310,7 @@ def test_withdrawn_entries_of_one_list_leave_those_of_others(world: Withdrawals)
     world.provider.withdraw("e-1", list_name="other")
     results = {f.list_name: f.affected for f in world.client.fetch()}
     assert [hit.list_name for _, hit in results["other"]] == ["other"] and not results["baseline"]
-    # The file is still on the other list, so no action has to be undone.
+    # The file is still on the other list, so the isolation stays as it is.
     assert world.status() == []
     world.provider.withdraw("e-1")
     world.client.fetch()

@@ -40,7 +40,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """The run in a report: how complete it is, and on what besides reading its answer rests."""
+    """The run in a report: how complete it is, and which inputs were answered without reading."""
 
     #: The signal that ended the run early.
     interrupted_by: str | None
@@ -347,7 +347,7 @@ def read_csv(text: str) -> Report:
 
 
 def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | None, Run | None]:
-    """Read the rows about the run, which are the last ones; the very last row is its end."""
+    """Read the rows about the run, which are the last rows; the very last one has the exit code."""
     if not rows:
         return {}, frozenset(), None, None
     end = rows.pop()

@@ -101,7 +101,7 @@ def same(one: Records, other: Records) -> bool:
 
 
 class KnownPlace:
-    """A place for a cache that exists as long as the process."""
+    """The place of a cache that exists as long as the process."""
 
     def __init__(self, _: Path) -> None:
         self._cache: Known | None = None
@@ -287,7 +287,7 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
         assert known == sorted(known, reverse=True)
         assert known[0] and not known[-1]
         due.add(known.index(False))
-    # Each day has some due files.
+    # Each day has at least one due inode.
     assert due == set(range(1, DAYS + 1))
     put(place, status, 1, 9)
     for day in (501, 60_000):
@@ -303,7 +303,7 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
     ("before", "after", "mask", "day"),
     [
         (0, 0, 3, 0),
-        # A proven record proves that the content is unchanged, whichever scan has read it now.
+        # A proven record shows that the content has not changed, whichever scan has read it now.
         (0, 510, 3, 0),
         # Believed content may have been other content, so the older tags are dropped.
         (505, 0, 2, 0),

@@ -48,7 +48,7 @@ class OtherSide:
         raise NotImplementedError
 
     def unfinished(self) -> int:
-        """Return the number of unfinished reports at the destination with known names."""
+        """Return the number of unfinished reports whose ids the client knows."""
         raise NotImplementedError
 
     def is_out_of_order(self) -> None:

@@ -226,7 +226,7 @@ def test_work_is_read_no_further_than_is_needed(make: Make) -> None:
             taken += 1
             yield task(str(taken))
 
-    # If a batch is sent to another machine, it has more names.
+    # A batch for another machine has more names than a batch for this machine.
     on_cluster = isinstance(make, functools.partial)
     most = MOST_NAMES if on_cluster else 1
     results = iter(make().run(endless(), maker(all_clean)))

@@ -313,7 +313,7 @@ def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
 
 @pytest.mark.sampled
 def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, form: Format) -> None:
-    """The report is incomplete however much of its end is missing, even if only one line is."""
+    """The report looks incomplete, however many of its last lines are missing."""
     found = outcomes("path")
     text = write(name, found, summaries()[3])
     assert form.read(text).exit_code is not None

@@ -48,15 +48,15 @@ class Side:
         self.begin()
 
     def begin(self) -> None:
-        """Make the places."""
+        """Create the places: a directory, a store or a bucket."""
         raise NotImplementedError
 
     def put(self, data: bytes) -> None:
-        """Put other content in the place."""
+        """Put other content in the object's place."""
         raise NotImplementedError
 
     def content(self) -> bytes | None:
-        """Return the content in the place, or the content that was moved aside to be removed."""
+        """Return the content in the object's place, or the content that was moved aside."""
         raise NotImplementedError
 
     def take_away(self) -> None:
@@ -81,7 +81,7 @@ class Side:
             return quarantine.take(match, record, reason="test")
 
     def is_safe(self, match: Match) -> bool:
-        """Return whether the content is in its place, or sealed completely."""
+        """Return whether the object's content is in its place, or sealed completely."""
         sealed = match.id in self.ward.names() and self.ward.opened(match) == CONTENT
         return sealed or self.content() == CONTENT
 
@@ -276,7 +276,7 @@ def test_content_exchanged_after_sealing_stays(side: Side, monkeypatch: pytest.M
     assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
     assert side.content() == OTHER and side.ward.opened(match) == CONTENT
     assert side.ward.get(match).in_place
-    # The next action finds that the file is gone, and that another person's content is in its
+    # The next action finds that the object is gone, and that another person's content is in its
     # place.
     taken = side.take(match)
     assert taken.taken and "something else" in taken.detail and side.content() == OTHER

@@ -88,7 +88,7 @@ def valid(schema: str, path: Path) -> None:
 
 
 def test_they_are_valid(tmp_path: Path) -> None:
-    """GitLab reads the header, inserts the inputs, and only then reads the job."""
+    """GitLab reads the header, inserts the inputs, and then reads the job."""
     valid("vendor.github-workflows", GITHUB)
     valid("vendor.github-actions", ACTION)
     (included,) = marked_blocks(CI, "gitlab")
@@ -365,7 +365,7 @@ def test_a_job_ends_with_the_exit_code_of_its_scan(
 @pytest.mark.slow
 @HOSTS
 def test_a_change_is_checked_by_its_files_alone(site: Site, tmp_path: Path, host: str) -> None:
-    """These files exclude a listed file that existed before, and a deleted file."""
+    """The scan gets only files that the change added or modified."""
     runner = Runner(tmp_path, site, site.token, CLEAN | {"old.dat": LISTED, "kept.dat": LISTED})
     runner.base = runner.commit("echo .hashclient/state >> .git/info/exclude")
     odd = "echo new > $'a\\nname'; chmod +x src/main.py; rm old.dat"
@@ -424,7 +424,7 @@ def test_a_job_with_a_wrong_token(site: Site, tmp_path: Path, host: str) -> None
 
 @pytest.mark.slow
 def test_a_scan_that_cannot_begin_uploads_nothing(site: Site, tmp_path: Path) -> None:
-    """The job has the scan's exit code. The report of a failed scan would close alerts."""
+    """The job has the scan's exit code, and uploads no report: a failed scan would close alerts."""
     runner = Runner(tmp_path, site, site.token, CLEAN)
     runner.environ["HASHCLIENT_SCAN_JOBS"] = "none"
     assert runner.github() == 2
@@ -510,7 +510,7 @@ def machine(site: Site, tmp_path: Path) -> Machine:
 def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     machine: Machine, options: list[str]
 ) -> None:
-    """The configuration, the environment and the `args` of a project cannot change this."""
+    """A project cannot change this by configuration, environment or the `args` of its hook."""
     (hook,) = load(HOOKS)
     words = [*shlex.split(hook["entry"]), *options, "--", *CLEAN, "images/a.dat"]
     script = f"PATH=../venv/bin:$PATH; {shlex.join(words)}"

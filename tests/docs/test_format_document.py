@@ -107,7 +107,7 @@ def test_every_must_names_the_tests_that_prove_it() -> None:
     """Each "must" has a comment that names tests of a client that refuses violations."""
     text = (DOCS / "format.md").read_text()
     existing = names_of_tests(ROOT / "tests")
-    # The first paragraphs only define the word "must".
+    # The first paragraphs define the word "must" and state no rule.
     _, _, rules = text.partition("\n## ")
     parts = re.split(r"\n\n(?!<!-- must)|\n(?=- )|\n(?=[0-9]\\. )", rules)
     with_must = [part for part in parts if re.search(r"\bmust\b", part.partition("<!--")[0])]

@@ -75,7 +75,7 @@ def test_the_common_part_does_not_undo_the_settings_of_a_unit(name: str) -> None
     own = settings(UNITS / name)
     assert {"CapabilityBoundingSet", "RestrictAddressFamilies", "UMask"} <= set(own)
     assert len(own) == len(set(own))
-    # These settings only add values.
+    # The settings that are in both files add values and replace none.
     assert set(common) & set(own) <= {"Environment", "LoadCredential"}
 
 

@@ -46,7 +46,7 @@ def test_killed_at_each_change_an_alert_is_not_lost(told: Told) -> None:
         told.alert()
         kinds = {d["kind"]: d["id"] for d in documents(told.inbox)}
         assert kinds.keys() >= {"fetch-failed", "refused"}
-        # An alert that was received twice has the same id and count.
+        # If an alert is received twice, both documents have the same id and count.
         assert len({(d["id"], d["count"]) for d in documents(told.inbox)}) == len(kinds)
         assert told.book().waiting == ()
         if not is_killed:

@@ -380,7 +380,7 @@ def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: S
 
 
 def test_delta_that_does_not_add_up_is_built_again(client: Client, simulator: Simulator) -> None:
-    """The provider has changed a generation that the client has; the client keeps its own base."""
+    """The provider has changed a generation that the client has, so the sums do not agree."""
     table = pq.read_table(io.BytesIO(simulator.files[simulator.target_path(G2)]))
     kept = table.slice(0, 4).cast(add_schema())
     simulator.replace_target("other", encode_segment(kept))

@@ -114,7 +114,7 @@ def states(client: Client) -> dict[str, State]:
 
 
 def refused(client: Client, code: ExitCode, message: str) -> FetchedNotices:
-    """Check that a fetch refuses the notices, keeps earlier ones, fetches lists and logs this."""
+    """Check that a fetch refuses new notices, keeps earlier ones, fetches lists, and logs this."""
     before = found(client)
     assert client.fetch()[0].error is None
     (fetched,) = client.notices
@@ -175,7 +175,7 @@ def test_updates_and_cancels_end_what_they_refer_to(client: Client, simulator: S
 
 
 def test_a_client_of_lists_alone_is_not_kept_out(simulator: Simulator, tmp_path: Path) -> None:
-    """python-tuf's own client and a client of the first release can read the metadata."""
+    """The metadata can be read by python-tuf's own client and by a client of the first release."""
     for role in ("targets", "snapshot", NOTICES):
         simulator.rotate(role)
     targets = simulator.metadata("targets").signed
@@ -674,7 +674,7 @@ def test_a_kill_while_it_is_acknowledged_loses_nothing(client: Client) -> None:
         (standing,) = found(client)
         logged = list(read(client.settings.layout.audit, event="notice-acknowledged"))
         assert standing.state is State.OPEN or logged
-        # The acknowledgement is undone, so that the next attempt makes as many changes.
+        # The test undoes the acknowledgement, so that the next attempt makes as many changes.
         path = client.settings.layout.notices_of("main")
         if standing.state is not State.OPEN:
             path.unlink()

@@ -83,7 +83,7 @@ for _ in range(4):
 
 @pytest.mark.slow
 def test_kill_after_kill_leaves_one_chain_and_each_is_recorded(directory: Path) -> None:
-    """What is left of the batch: nothing, a part of a record, unsigned records, or all of it."""
+    """A kill leaves nothing of the batch, a part of a record, unsigned records, or all of it."""
     lengths = [0, 300, 800, 10_000, 10, 500, 700, 0, 1]
     for number, length in enumerate(lengths):
         done = run(KILLED_WRITER, directory, 1 + number % 4, length)

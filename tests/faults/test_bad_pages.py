@@ -234,7 +234,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         path = run_of(site.state, "baseline")
         disk.rot(path, 0 if place == "all" else 4096)
         before = path.stat().st_ino
-        # Each command is a real process, because it may die; its message says what helps.
+        # Each command runs in a process, because the process may die; its message says what helps.
         for args in (["scan", tree], ["lookup", *digests_of(b"clean")]):
             result = site.run(*args)
             assert result.code == 8, args

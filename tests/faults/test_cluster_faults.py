@@ -82,7 +82,7 @@ def expected_of(cluster: SharedCluster, tree: Path) -> dict[str, Kind]:
 
 
 def once(outcomes: list[Outcome]) -> dict[str, Kind]:
-    """Return the outcome of each path, and check that each path has only one."""
+    """Return the outcome of each path, and check that no path has two outcomes."""
     counted = collections.Counter(outcome.path for outcome in outcomes)
     assert set(counted.values()) == {1}
     return {outcome.path: outcome.kind for outcome in outcomes}

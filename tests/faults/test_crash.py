@@ -180,7 +180,8 @@ def test_killed_before_each_change(step: Step) -> None:
         if status == 0:
             break
         assert number < MOST
-    # Two builds may differ by one write, so only the first and the last result are certain.
+    # Two builds may differ by one write, so only the results of the first and last kill are
+    # certain.
     assert (seen[0], seen[-1], set(seen)) == (step.old, step.new, {step.old, step.new})
     assert number > 40
 

@@ -48,9 +48,9 @@ RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str
 #: These rounds run the same lines as the other rounds, so `make coverage` skips them, which would
 #: double the time of a round.
 UNMEASURED = (pytest.mark.slow, pytest.mark.no_cover)
-#: Rounds, other files, and pauses. With 300 files in each directory, workers are separate
-#: processes; with rare moves, each directory stops changing. These two take minutes for their 200
-#: rounds.
+#: For each size: the number of rounds, the number of other files, and the pause between exchanges.
+#: With 300 files in each directory, the workers are separate processes; with rare exchanges,
+#: directories stop changing. The two largest sizes take minutes for 200 rounds.
 SIZES = [
     pytest.param(4, 0, 50, id="few"),
     pytest.param(200, 0, 50, id="often", marks=pytest.mark.slow),

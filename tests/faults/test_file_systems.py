@@ -108,7 +108,7 @@ def test_a_disk_that_calls_a_file_something_else_hides_nothing(
 
 @needs_mounts
 def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path: Path) -> None:
-    """The folder is alone in the result, so no other file decides, and it must not be clean."""
+    """The scan lists only this folder, so that no other file decides the exit code."""
     source = write_tree(tmp_path / "source", {"d/c": LISTED, "beside": BENIGN})
     image = ext4(tmp_path / "image", source, {"d": (FOLDER, REGULAR)})
     with mounted("-o", "loop,ro", image, tmp_path / "m") as tree:
@@ -128,7 +128,7 @@ def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
     daemon = os.fork()
     if daemon == 0:
         try:
-            # Processes in the group of an autofs daemon trigger no mount, so this daemon gets its
+            # A process in the group of an autofs daemon triggers no mount, so the daemon gets its
             # own group.
             os.setpgid(0, 0)
             options = f"fd={writing},pgrp={os.getpid()},minproto=5,maxproto=5,direct"

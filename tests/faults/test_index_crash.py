@@ -1,7 +1,7 @@
 """Kills and failing disks while pieces of an index are compared, and rot is noted.
 
-The list is then usable, or it is damaged and says so; the next fetches repair it. If the damage of
-a run was seen, it is noted, or the next comparison sees it again.
+After a kill, the list is usable, or a command reports it as damaged, and the next fetches repair
+it. If the damage of a run was seen, it is noted, or the next comparison sees it again.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_only_the_file_that_was_read_is_taken(
     assert victim.path.read_bytes() == LISTED if later else victim.is_untouched()
     room = scene.state.path / "quarantine"
     taken = {load_item(room, match_id).origin.inode for match_id in item_ids(room)} - later
-    if where is isolate:  # at this step, the file and its directory are open
+    if where is isolate:  # when the action is killed here, it has opened the file and its directory
         assert taken <= {own}
     else:
         assert not taken
@@ -283,7 +283,7 @@ def test_set_id_bits_come_back_to_where_they_were_and_not_to_a_directory_of_othe
 def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_unnamed_files: bool
 ) -> None:
-    """On some file systems the copy has a name from the start, and may even get another name."""
+    """On some file systems the copy has a temporary name, which somebody may rename."""
     scene = Scene(ground, tmp_path)
     match_id = taken(scene)
     file, new = scene.directory / "f", scene.directory / NEW_NAME.format(match_id)

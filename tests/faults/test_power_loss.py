@@ -67,7 +67,8 @@ def is_manifest(name: str, path: str) -> bool:
     if name != "replace" or "/lists/" not in path or "/.tmp-" not in path:
         return False
     data = Path(path).read_bytes()
-    return b'"index_hash"' in data and b'"partial"' not in data  # the note of the progress
+    # The content is that of the note of progress.
+    return b'"index_hash"' in data and b'"partial"' not in data
 
 
 def writes_to_log(name: str, path: str) -> bool:

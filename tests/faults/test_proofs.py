@@ -169,7 +169,7 @@ def test_a_file_that_is_open_for_writing_is_not_remembered(
 def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease has ended before the record is made, so a later record has another time."""
+    """The lease has ended before the record is made, so the next scan finds another time."""
     maps: list[Map] = []
 
     read = os.readv
@@ -302,7 +302,7 @@ def test_contents_that_are_exchanged_on_xfs_are_read_within_days(
 def test_a_map_through_overlay_proves_nothing(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
-    """The map belongs to the file in the lower layer, so the scanned file has no writer."""
+    """The scanned file has no writer, because the map belongs to the file in the lower layer."""
     with disk(tmp_path, "ext4") as below:
         layers = [below / name for name in ("lower", "upper", "work")]
         for layer in layers:
@@ -405,7 +405,7 @@ def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
 
 
 def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Path) -> None:
-    """This works even if both media have the same UUID and each status is the same."""
+    """The media are distinguished even if both have the same UUID and each status is the same."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -472,7 +472,7 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
 
 
 def test_a_snapshot_is_another_file_system_than_its_source(tmp_path: Path) -> None:
-    """This also holds for a built-in disk, whichever snapshot replaces the other."""
+    """A snapshot of a built-in disk is also distinguished, whichever snapshot is in its place."""
     with disk(tmp_path, "btrfs") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
         tool("btrfs", "subvolume", "snapshot", top / "sub", top / "one")
@@ -529,7 +529,7 @@ def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
 def test_where_mounts_have_no_number_of_their_own_nothing_is_remembered(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This is so on Linux before 6.8."""
+    """Linux before 6.8 has no unique numbers of mounts."""
     monkeypatch.setattr(identity, "_statx", lambda: None)
     with disk(tmp_path, "ext4") as tree:
         (tree / "f").write_bytes(BENIGN)

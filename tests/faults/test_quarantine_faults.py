@@ -59,7 +59,7 @@ class Scene:
         self.private = self.share / PRIVATE_NAME.format(self.match.id)
 
     def is_in_place(self) -> bool:
-        """Return whether the content is in its place, perhaps under the private name."""
+        """Return whether the content is in its place, or under the private name beside it."""
         return any(
             path.is_file() and not path.is_symlink() and path.read_bytes() == CONTENT
             for path in (self.file, self.private)
@@ -124,7 +124,7 @@ def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
         scene.ward.take(scene.match)
     names = [name for name, _ in recorder.calls]
     assert {"mkdir", "create", "write", "fsync", "rename", "unlink", "replace"} <= set(names)
-    # For the folder, the file that is moved aside, and the tombstone.
+    # for the folder, for the file that is moved aside, and for the tombstone
     assert names.count("rename") == 3
     assert 20 < len(names) < MOST
     scene.check_taken("file.bin")
@@ -282,7 +282,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         )
         assert not scene.private.exists()
         if swapped and swap not in {swap_directory, remove}:
-            # Except after these exchanges, the outcome asks for a person and nothing is taken.
+            # After any other exchange, the outcome asks for a person, and the file is not taken.
             assert taken.attention
             assert not taken.taken
         assert taken.taken <= scene.is_sealed()
@@ -515,7 +515,7 @@ def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
 def test_a_file_unreadable_when_an_act_resumes_is_not_taken_for_gone(
     tmp_path: Path, code: int, call: str, is_aside: bool
 ) -> None:
-    """It may be the matching file, and a file in its place must never be called quarantined."""
+    """The unreadable file may be the matching file, which must not be called quarantined."""
     scene = Scene(tmp_path)
     fail_removal(scene)
     there = scene.file
@@ -1084,7 +1084,8 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
-    if not foreseen:  # another program fills the disk meanwhile
+    # With the parameter `foreseen` false, another program fills the disk meanwhile.
+    if not foreseen:
         monkeypatch.setattr(isolate, "check_space", lambda _room, _size: None)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:
         scene = Scene(small)

@@ -215,7 +215,8 @@ def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
 def test_a_removal_whose_entry_was_withdrawn_is_finished_by_add_all(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     number = 1
-    while True:  # stop when the record has the removal of the file but the document does not
+    # The kill must come after the record of the removal and before the document of the item.
+    while True:
 
         def act(number: int = number) -> None:
             with watched(kill_at(number)):

@@ -126,7 +126,7 @@ def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path)
 
 @needs_fuse
 def test_a_file_that_goes_on_beyond_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """The first bytes are an entry's content of that size, and a read may return only these."""
+    """The file begins with an entry's content of the claimed size; a read may return only that."""
     sizes = (None, 102_400, 65_536, 1000)
     files = {str(gives): File(LONG, claims=102_400, gives=gives) for gives in sizes}
     with fuse(tmp_path / "m", files) as tree:

@@ -75,7 +75,7 @@ def report(desk: Desk) -> Report:
 
 
 def each_change(desk: Desk) -> Iterator[int]:
-    """Count up the changes of the disk at which an event may happen, each time from the same state.
+    """Yield the number of the change at which a test interferes, each time from the same state.
 
     The caller stops at the first number that no change reaches.
     """

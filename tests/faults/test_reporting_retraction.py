@@ -230,7 +230,7 @@ def test_a_report_that_a_policy_wanted_is_wanted_again_when_the_file_is_found_ag
 
 
 def each_change(desk: Desk) -> Iterator[int]:
-    """Count up the changes of the disk, each time from the same state; the caller stops."""
+    """Yield the number of the change of the disk at which a test interferes; the caller stops."""
     start = desk.directory / "start"
     start.mkdir()
     places = (desk.settings.state_dir, desk.out)
@@ -337,7 +337,7 @@ def test_without_the_log_nothing_is_taken_back(
 def test_an_acknowledgement_that_was_not_recorded_is_not_recorded_later(
     desk: Desk, match: Match
 ) -> None:
-    """The state is that after a kill between the report's own record and the record of matches."""
+    """The test makes the state after a kill between the report's record and that of matches."""
     report = desk.prepare(match)
     desk.send(report)
     with mock.patch.object(desk.outbox, "settle", lambda report, _record: report):

@@ -224,7 +224,8 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
             verify_package(desk.out / package, opener=opener_of(identities))
         clear(desk.out, keep=package)
         their_link(desk.out / "link", victim.path.parent)
-    # All attempts may have been refused; without the attacker, the next one succeeds.
+    # The attacker may have caused each attempt to be refused; without the attacker, the next
+    # attempt succeeds.
     calm = desk.prepare(desk.find("calm", A), to="sealed" if is_sealed else "police")
     assert desk.send(calm).error is None
 
@@ -289,7 +290,8 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
         assert victim.is_untouched(), number
         clear(theirs)
         their_link(theirs / "link", victim.path.parent)
-    # All attempts may have been refused; without the attacker, the next one succeeds.
+    # The attacker may have caused each attempt to be refused; without the attacker, the next
+    # attempt succeeds.
     repo.publish(csv(range(3)), draft=theirs / "calm", list_keys=keys)
     load_draft(theirs / "calm")
 

@@ -36,7 +36,7 @@ def state(template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def srv(tmp_path: Path) -> Path:
-    """Return the scanned directory: a file beside the mount point of a share."""
+    """Return the scanned directory, which has a file and the mount point of a share."""
     return write_tree(tmp_path / "srv", {"beside": b"benign", "share/x": b""})
 
 
@@ -159,7 +159,7 @@ def test_an_empty_directory_on_the_right_file_system_is_as_ever(state: Path, srv
 
 
 def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
-    """An empty file system may be a mistake; one with files replaces the old file system."""
+    """An empty file system may be mounted by mistake; one with files replaces the old one."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}, "one"):
         assert scan(state, srv).code == 0
@@ -176,7 +176,7 @@ def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
 
 
 def test_a_bind_mount_of_the_same_file_system(state: Path, srv: Path, tmp_path: Path) -> None:
-    """With such a bind mount, the device does not change at the mount point."""
+    """A bind mount of the surrounding file system does not change the device at the mount point."""
     behind = write_tree(tmp_path / "behind", {"f": b"x"})
     mount("--bind", behind, srv / "share")
     assert scan(state, srv).code == 0

@@ -1,7 +1,7 @@
 """A socket path for a gateway program, and daemons that answer there in turn.
 
-The program is started once and connects to one path. This path is a link to the socket of the
-daemon that the test wants: a daemon with fresh or stale lists, under each rule for inputs without a
+The program is started once and connects to one path. The path is a link to the socket of the daemon
+that the test wants: a daemon with fresh or stale lists, under each rule for inputs without a
 verdict. A test may also have no daemon.
 """
 

@@ -13,7 +13,7 @@ import struct
 VERDICTS = {b"a": "taken", b"c": "taken", b"r": "refused", b"t": "put off", b"d": "dropped"}
 _CHANGES = frozenset({b"h", b"i", b"m", b"p", b"q"})
 _CHUNK_BYTES = 65_535
-#: Steps that the filter may ask to omit, by the bit of this request; other steps may be omitted as
+#: Steps that the filter may ask to omit, by the bit of the request; other steps may be omitted as
 #: well.
 _LEFT_OUT = {0x01: b"C", 0x02: b"H", 0x04: b"M", 0x08: b"R", 0x40: b"N", 0x100: b"U", 0x200: b"T"}
 _ACTIONS = 0x1FF

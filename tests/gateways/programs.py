@@ -51,7 +51,7 @@ def recipe(name: str, places: Mapping[str, object]) -> str:
 
 
 def give(path: Path, user: str) -> None:
-    """Make a user the owner of a file or directory, if that is possible."""
+    """Make a user the owner of a file or directory, if the process may do so."""
     if os.geteuid() == 0:
         entry = pwd.getpwnam(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)

@@ -1,4 +1,4 @@
-"""clamav-milter asks for a mail server, which is a simple client in these tests."""
+"""clamav-milter asks the daemon for a mail server, which is a simple client in these tests."""
 
 from __future__ import annotations
 

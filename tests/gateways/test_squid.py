@@ -1,4 +1,4 @@
-"""squid lets c-icap check all downloads and uploads."""
+"""squid sends all downloads and uploads to c-icap, which asks the daemon."""
 
 from __future__ import annotations
 

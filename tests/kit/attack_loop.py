@@ -19,8 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-#: The last part of a pause, in nanoseconds, that the loop spends running, because a sleep may last
-#: too long.
+#: The last nanoseconds of a pause, in which the loop runs instead of sleeping, because a sleep may
+#: last too long.
 _COARSE_NS = 500_000
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -86,7 +86,7 @@ def main() -> None:
                 step(one, other)
                 succeeded += 1
             except OSError:
-                pass  # another step, or the attacked program, was faster
+                pass  # another step, or the attacked program, has changed the name before
             pause = chance.randint(0, pauses)
             until = time.perf_counter_ns() + pause
             if pause > _COARSE_NS:

@@ -232,7 +232,8 @@ class NoThread(threading.Thread):
 def open_files() -> int:
     """Return how many descriptors this process has open."""
     gc.collect()  # otherwise objects of earlier tests would close files later
-    gc.freeze()  # remaining objects are not searched again, which takes half a second
+    # Remaining objects are left out of later collections, each of which takes half a second.
+    gc.freeze()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 

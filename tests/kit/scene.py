@@ -86,7 +86,7 @@ class Scene:
         closed = self.victim.path.parent
         inodes = {path.stat().st_ino for path in closed.iterdir()}
         room = self.state.path / "quarantine"
-        # The attacker's directory is under one of these names.
+        # The listed file's directory has one of these two names.
         own = {str(self.directory), str(self.trap)}
         for item in (load_item(room, match_id) for match_id in item_ids(room)):
             assert item.origin.inode not in inodes

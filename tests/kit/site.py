@@ -30,7 +30,7 @@ class Site:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Site:
-        """Serve."""
+        """Start the server."""
         opened = open_server(
             self.repository,
             "127.0.0.1:0",
@@ -45,7 +45,7 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
+        """Stop the server."""
         self._stack.close()
 
     @property

@@ -102,7 +102,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
 def test_an_intact_index_is_never_called_damaged(
     lengths: list[int], pauses: list[int], jumps: list[int]
 ) -> None:
-    """This holds whatever the clock shows."""
+    """No piece is called damaged, whatever the clock shows."""
     with small() as directory:
         now = START
         add_run(directory, lengths[0], now)

@@ -42,8 +42,8 @@ REQUIRED = {
 #: Names for tables whose names the user chooses; the name of a bucket's table is its URI.
 NAMES = {"objects": '"s3://bucket"'}
 
-#: The path to a key, in steps. Each step is a name or `[]`, and the keys that its table needs as
-#: well.
+#: The path to a key, in steps. Each step has a name or `[]`, and the other keys that its table
+#: needs.
 Way = tuple[tuple[str, str], ...]
 
 

@@ -165,7 +165,7 @@ def test_a_lookup_finds_what_brute_force_finds(
 @pytest.mark.slow
 @pytest.mark.parametrize("masks", [range(1, 8), (1,), (2, 5), (6,)])
 def test_processes_make_no_difference(tmp_path: Path, masks: tuple[int, ...]) -> None:
-    """There are more files than one task has, and one, two or four workers."""
+    """The files exceed one task, and are checked by one, two or four workers."""
     listed = [
         (f"content {n % 90:02}".encode() * (n % 3 + 1), mask, n % 2 == 0)
         for n, mask in enumerate(list(masks) * 12)

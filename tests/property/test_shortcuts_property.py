@@ -341,7 +341,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
 @given(st.lists(entries(), min_size=1, max_size=6), st.lists(contents, min_size=1, max_size=6))
 @examples(40)
 def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:
-    """The plan alone: for each size, it includes a digest of every entry that fits."""
+    """The plan by itself: for each size, it includes a digest of every entry that fits."""
     with tempfile.TemporaryDirectory() as name:
         world = Shortcuts(Path(name))
         world.publish("a", listed, 0)

@@ -43,7 +43,7 @@ def responder(
 
 
 def recorded(match: Match, *more: Hit, hits: tuple[Hit, ...] = ()) -> Recorded:
-    """Return the match with `hits`, in the form that it has after a scan has recorded it."""
+    """Return a match with `hits`, as a scan returns it after recording it."""
     found = match.handled().outcome
     hits = (*(hits or found.hits), *more)
     return Recorded(msgspec.structs.replace(found, hits=hits, tags=match.tags), match.ref)
@@ -277,7 +277,7 @@ def test_what_is_not_isolated_is_reported_all_the_same(
 
 
 def test_the_files_of_a_batch_are_isolated_together(desk: Desk) -> None:
-    """Matches that no rule permits to isolate wait for their place in the batch and are refused."""
+    """Matches that no rule permits to isolate keep their place in the batch and are refused."""
     acting = responder(desk, TAKE, stale=("other",))
     found = [
         recorded(desk.find("a", A)),

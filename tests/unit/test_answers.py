@@ -1,4 +1,4 @@
-"""Answers of bodies: only for this machine, by the pinned key, and once; their requests."""
+"""Answers of bodies to a report: only for this machine, by the pinned key, and once."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def room(module: str) -> str:
-    """Return the room of a module, which is given by its dotted name."""
+    """Return the room of the module with this dotted name."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -148,7 +148,7 @@ def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
         assert rooms <= allowed - set(order[order.index(name) :]), name
 
 
-#: The client's rooms: `provider` does not know them, and they do not know `provider`.
+#: The client's rooms, which `provider` must not import, and which must not import `provider`.
 CLIENT = "alerts client config daemon containers fetch fleet index matches net objects quarantine"
 CLIENT += " reporting scan session status watch"
 

@@ -1,4 +1,4 @@
-"""Commands beside a long-running program: run at their time or after a change, one at a time."""
+"""Commands beside a long-running program: run when due or after a change, one at a time."""
 
 from __future__ import annotations
 

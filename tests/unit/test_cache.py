@@ -151,7 +151,7 @@ def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) ->
 
 
 def test_a_file_system_without_a_number_has_no_cache(writer: Inventory) -> None:
-    """The device number does not identify a file system: another one may have the number now."""
+    """A device number does not identify a file system, because another file system may reuse it."""
     files = [status(1, device=7), status(1, device=8)]
     writer.store([(7, known(files[0])), (8, known(files[1])), (9, known(files[1], tag=3))])
     assert masks(writer.find(files, {7: None, 8: Identity(9)})[0]) == [0, MD5]

@@ -27,7 +27,7 @@ def database() -> Iterator[sqlite3.Connection]:
 def keep(
     database: sqlite3.Connection, *days: int, file_system: int = 7, files: int = 1, first: int = 0
 ) -> None:
-    """Store one row of files for each day on which they were seen."""
+    """Store one row of files for each of the days on which they were last seen."""
     database.executemany(
         "INSERT INTO files VALUES (?, ?, ?, 0, 0, zeroblob(?))",
         [(file_system, n, day, files * RECORD.itemsize) for n, day in enumerate(days, first)],

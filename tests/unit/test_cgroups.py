@@ -36,7 +36,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
         (V2, {"a.slice/b.service/cpu.max": "1000 100000\n"}, 1),
         # A quota above the number of processors has no effect.
         (V2, {"a.slice/b.service/cpu.max": "9000000 100000\n"}, 8),
-        # The group above has a lower quota.
+        # The parent group has a lower quota.
         (
             V2,
             {"a.slice/b.service/cpu.max": "400000 100000\n", "a.slice/cpu.max": "300000 100000\n"},
@@ -108,7 +108,7 @@ MEMINFO = "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total: 0\n"
             },
             500_000,
         ),
-        # A group above has less memory left, or is over its limit.
+        # A parent group has less memory left, or is over its limit.
         (
             V2,
             {

@@ -332,7 +332,7 @@ def test_a_file_that_grows_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_that_grows_within_one_tick_of_the_clock_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a file system stores whole seconds, only the size shows this change."""
+    """If a file system stores whole seconds, only the size shows that the file has grown."""
     short, long = b"0123456789", b"0123456789abcdefghij"
     md5, _, _ = digests_of(short)
     *_, sha256 = digests_of(long)
@@ -374,7 +374,7 @@ def test_a_file_that_never_rests_is_unread(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("how", ["replaced", "rewritten", "gone"])
 def test_a_file_that_hits_and_then_changes_is_unread(tmp_path: Path, how: str) -> None:
-    """The change happens between the first digest and the others, which are of other content."""
+    """The file changes between its first digest and the others, which are of other content."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
 
@@ -450,7 +450,7 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
 def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """The next task checks the other directories, whether this task has read the limit or more."""
+    """The next task checks the other directories, however much more than the limit was read."""
     monkeypatch.setattr(module, "TASK_BYTES", most)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
@@ -477,7 +477,7 @@ def test_the_bytes_and_the_number_of_members_count_for_a_task(tmp_path: Path) ->
 def test_a_task_that_has_found_many_members_hands_the_rest_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]
 ) -> None:
-    """All members may match, and the outcomes of one task are in memory together."""
+    """All members may match, and all outcomes of one task are in memory together."""
     monkeypatch.setattr(module, "TASK_MEMBERS", 3)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     out = io.BytesIO()
@@ -708,7 +708,7 @@ def test_without_descriptors_for_so_many_directories_the_rest_is_handed_back(
 
 
 def clean_at_last(made: Checker, task: Task) -> int:
-    """Return how many files of a task with handed-back work are clean; none may be unread."""
+    """Return the number of clean files of a task with handed-back work; none may be unread."""
     result = made.check(task)
     clean = result.clean
     assert result.outcomes == []
@@ -1091,7 +1091,7 @@ def test_a_known_file_that_is_read_in_part_keeps_what_was_known_of_its_beginning
     monkeypatch: pytest.MonkeyPatch,
     more: tuple[Algorithm, ...],
 ) -> None:
-    """A file is read again if a later version knows a kind of container with this beginning."""
+    """A file is read again if a later version knows a kind of container with its first bytes."""
     remember_at_once(monkeypatch, tmp_path)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"LISTED", "b": b"listed", "c": b"sliced"})

@@ -268,7 +268,7 @@ class TestErrand:
     def test_a_worker_stops_where_its_own_file_system_is_mounted_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Such a mount may hide files on this worker only, so all workers have to compare it."""
+        """A mount may hide files on one worker only, so all workers compare the directory."""
         tree = write_tree(tmp_path / "t", {"a/in": b"", "b/in": b""})
         mounted = (tree / "a").stat().st_ino
         name = "hashclient.scan.cluster.listing.is_mount_root"
@@ -581,7 +581,7 @@ class _Process:
     """Replaces Dask's worker: it calls functions and notes its resources."""
 
     def __init__(self, directory: Path) -> None:
-        """The worker and the client have the same lists."""
+        """Make a worker whose lists are those of the client."""
         self.state = State(directory, {"base": {"e-1": b"listed"}}, {"a": b"a file"})
         lists = self.state.client.open()
         (self.pin,) = pins_of(lists)
@@ -723,10 +723,10 @@ class TestWorker:
         runs = [f"scan {n}" for n in range(worker.MOST_RUNS + 1)]
         for run in runs[:-1]:
             assert not worker_process.prepare(Setup(worker_process.spec(run)))
-        # This call makes the last of `runs` the one that was used last.
+        # this call uses the last of `runs` last
         assert all(map(worker_process.is_ready, runs[:-1]))
         assert worker_process.is_ready(runs[0])
-        # The worker takes no further scan.
+        # the worker accepts no further scan
         assert not worker_process.prepare(Setup(worker_process.spec(runs[0])))
         assert not worker_process.prepare(Setup(worker_process.spec(runs[-1])))
         assert [run for run in runs if not worker_process.is_ready(run)] == [runs[1]]

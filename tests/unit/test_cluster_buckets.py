@@ -202,7 +202,7 @@ def test_so_many_ranges_are_listed_ahead(slots: int, room: int, out: int) -> Non
     bucket.next(0)
     assert len(jobs.out) == out - (out == 10)
     bucket.next(0)
-    assert len(jobs.out) == out - (out == 10)  # no batch is handed out twice
+    assert len(jobs.out) == out - (out == 10)  # each batch is handed out once
 
 
 def test_nothing_is_listed_while_very_many_objects_wait() -> None:

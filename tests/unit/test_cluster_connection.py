@@ -297,7 +297,7 @@ def test_the_log_of_dask_is_silent_unless_it_is_asked_for(
 
 
 def test_what_dask_leaves_out() -> None:
-    """Without the dashboard, nobody sees what runs there, and an idle cluster takes little time."""
+    """Without Dask's dashboard, nobody sees what runs, and an idle cluster takes little time."""
     assert module.QUIET == {
         "distributed.worker.profile.enabled": False,
         "distributed.admin.tick.interval": "2s",

@@ -295,7 +295,7 @@ def test_a_worker_that_died_while_it_looked_is_asked_when_it_is_back(tmp_path: P
 
 
 def test_probes_of_the_scan_are_no_files_of_it(tmp_path: Path) -> None:
-    """This holds for the probes at the start and for probes of places that were found later."""
+    """Neither the probes at the start of a scan nor later probes are counted as files."""
     made = cluster((ONE, b""))
     seen: list[Probe] = []
     call = made.call

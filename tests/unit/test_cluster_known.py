@@ -1,4 +1,4 @@
-"""What a client remembers of the files of a batch, and which records it sends."""
+"""What a client remembers of the files of a batch, and which records it sends to the worker."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_each_file_system_has_the_records_of_its_files_in_their_order(
 def test_members_are_sent_of_files_that_may_be_containers(
     place: InventoryPlace, mask: int, opens: bool
 ) -> None:
-    """A file that is no container now gets no members, even if it once was a container."""
+    """A file that is not a container now gets no members, even if it once was a container."""
     keep(place, [(DISK, records((1, mask)))], container(DISK, 1, 3), container(SHARE, 1))
     with remembering(place, opens=opens) as remembered:
         found = remembered.of([asked(DISK, 1, 5)])
@@ -226,7 +226,7 @@ def group(directory: str, *names: str, follow: bool = False) -> Group:
         ([("/d", "c", "a")], [("/d", ["a", "c"], [1, 3])]),
         ([("/d", "a"), ("/d", "c")], [("/d", ["a", "c"], [1, 3])]),
         ([("/e", "x")], [("/e", ["x"], [1])]),
-        # The second batch asks for a name that no batch had, because the file was renamed
+        # The second batch asks for a name that the first batch lacks, because the file was renamed
         # meanwhile.
         ([("/d", "b", "new")], [("/d", ["b"], [2]), ("/d", ["new"], [])]),
         ([("/d", "new"), ("/d", "new")], [("/d", ["new"], []), ("/d", ["new"], [])]),

@@ -232,7 +232,8 @@ def test_a_worker_does_what_the_client_says(
         assert type(found.pop("file_systems")) is Shared
         assert found == common | expected
         one.checker()
-        assert made == []  # the checker makes no cache here, because each thread has a cache
+        # The checker makes no cache in this thread, because each thread has its own.
+        assert made == []
     assert places == [(tmp_path, lists.sealer.key_id, 3)]
     sent = work(lists, tmp_path, gets_known=True, reread_days=5, boot=boot_id())
     sent.checker([Known(7, b"", [])])

@@ -61,7 +61,7 @@ class Store:
 
 
 class Working:
-    """A worker that works on one scan."""
+    """A worker that has prepared one scan."""
 
     def __init__(self, store: Store, containers: object = object()) -> None:
         self.spec = SimpleNamespace(containers=containers)

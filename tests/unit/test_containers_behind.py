@@ -194,7 +194,7 @@ OTHER = b"X: y\n\n"
         ([TYPE + b"\n--x\n\n", OTHER + b"a --x\n"], []),
         ([TYPE + b"\n--x\n\n", OTHER + b"--y\n"], []),
         ([TYPE + b"\n--x\n\n", OTHER, OTHER + b"--x\n", OTHER + b"--x\n"], [b"0"]),
-        # The second message also names the boundary `x`, so it has the parts that follow.
+        # The second message also names the boundary `x`, so the parts behind it belong to it.
         ([TYPE + b"\n--x\n\n", TYPE + b"\n--x\n\n--x--\n"], []),
         ([TYPE + b"\n--x\n\n", TYPE + b"\n--x\n\n", OTHER + b"--x\n"], [b"1"]),
         ([TYPE.replace(b"\n", b"\r\n") + b"\r\n--x\r\n\r\n", OTHER + b"--x\r\n"], [b"0"]),

@@ -42,7 +42,7 @@ DATA = bytes(range(100))
 def test_joined_bytes_are_read_at_any_place(
     head: bytes, tail: bytes, start: int, length: int
 ) -> None:
-    """If the data in the middle ends too early, the joined data ends at this place."""
+    """If the middle piece is shorter than announced, the joined data ends at the gap."""
     joined = Joined(head, Whole(DATA), start, length, tail)
     assert joined.size == len(head) + length + len(tail)
     there = DATA[start : start + length]

@@ -161,7 +161,7 @@ def test_it_has_nothing_of_ours(cage: Cage, archive: Path, monkeypatch: pytest.M
         os.set_inheritable(kept, True)
         opened(cage, archive)
         assert cage._process is not None
-        # The process is not dumpable, so only root may read these files.
+        # The process is not dumpable, so only root may read its files in /proc.
         place = Path(f"/proc/{cage._process.pid}")
         if os.geteuid() == 0:
             assert b"HASHCLIENT" not in (place / "environ").read_bytes()

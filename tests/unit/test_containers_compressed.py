@@ -90,7 +90,7 @@ def test_marks_are_strict() -> None:
     assert not sniffs(Bzip2(), b"BZh9 benign text of somebody")
     assert sniffs(Bzip2(), bz2.compress(b""))
     assert not sniffs(Xz(), xz_of(A)[:5] + b"\1" + xz_of(A)[6:])
-    # Unar goes on behind a wrong checksum, so the kind must be recognised.
+    # `unar` goes on behind a wrong checksum, so the kind must be recognised.
     assert sniffs(Xz(), xz_of(A)[:8] + bytes(4))
     assert sniffs(Zstd(), b"\x50\x2a\x4d\x18\2\0\0\0xx\x28\xb5\x2f\xfd" + bytes(9))
 

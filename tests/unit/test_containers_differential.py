@@ -41,7 +41,7 @@ def random_contents(seed: str) -> Contents:
 
 
 def one(pack: Callable[[bytes], bytes]) -> Callable[[Contents], bytes]:
-    """Return each content packed by itself, as streams of one file."""
+    """Pack each content separately, and join the packed streams to one file."""
     return lambda contents: b"".join(pack(content) for content in contents.values())
 
 

@@ -79,7 +79,7 @@ def test_multiparts_too_deep_in_each_other_are_unread() -> None:
 
 
 def test_a_line_that_only_resembles_the_boundary_is_unread() -> None:
-    """PHP ends a part at such a line, and other servers do not."""
+    """PHP ends a part at a line that resembles the boundary, and other servers do not."""
     out = look(form(part(b"ABC\r\n--xx-longer\r\nDEF"), boundary=b"xx"))
     assert out.reasons == {Why.DAMAGED}
 

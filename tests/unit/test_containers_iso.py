@@ -11,11 +11,10 @@ from hashclient.containers import iso
 from hashclient.containers.interface import NotReadError, Why
 from tests.opened import Whole
 
-#: The sector that records name as the place of a file; no test reads its bytes.
+#: The sector in which records place a file; no test reads the bytes of the file.
 AT = 90
 FILE = AT * SECTOR, 5
-#: The result for a tree with a file whose parts do not follow each other: it replaces the file's
-#: place.
+#: The place that a tree reports instead of a file whose parts do not follow each other.
 APART = -1, 0
 
 
@@ -58,8 +57,8 @@ def until(left: int) -> bytes:
         ({0: file(0)}, set()),
         ({0: file(1)}, {(FILE[0], 1)}),
         ({0: file(before=3)}, {(FILE[0] + 3 * SECTOR, 5)}),
-        # Parts of one file: the last part is marked as the last. Files with parts at other places
-        # are not compared.
+        # Parts of one file, of which the last part is marked. Files whose parts lie apart are not
+        # compared.
         ({0: file(goes_on=True)}, {FILE}),
         ({0: file(SECTOR, goes_on=True) + file(7, AT + 1)}, {(FILE[0], SECTOR + 7)}),
         ({0: file(SECTOR, goes_on=True) + file(7, AT + 2)}, {(FILE[0], SECTOR + 7), APART}),

@@ -217,7 +217,7 @@ def test_base64_that_goes_on_behind_its_end_counts_in_each_way_that_programs_rea
     ):
         out = look(multipart(header + body, base64_part("b", B)))
         assert not out.unread and set(readings) <= set(out.contents) and out.contents[-1] == B
-    # Only one reading of the part exists.
+    # Programs read the part in only one way.
     assert look(multipart(header + "QQ==\n--\n")).contents == [b"A"]
 
 
@@ -612,7 +612,7 @@ def test_a_multipart_of_no_part_is_one_text() -> None:
 
 
 def test_behind_an_empty_first_line_all_is_text_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For some programs this line ends the header of a mail without fields."""
+    """For some programs, an empty first line ends the header of a mail without fields."""
     for end in (b"\n", b"\r\n", b"\r"):
         data = (end * 2 + b"From: a" + end + b"To: b" + end * 2 + b"text" + end * 2) + end
         out = look(data)
@@ -701,7 +701,7 @@ def test_a_header_without_an_empty_line_ends_at_a_boundary() -> None:
 
 
 def test_a_line_in_a_header_that_is_none_hides_nothing() -> None:
-    """Some clients begin the body at such a line, and other clients skip the line."""
+    """Some clients begin the body at a line that is no field, and other clients skip the line."""
     part = base64_part("a", A)
     data = multipart(TEXT, part).replace(b"MIME-Version", b"odd line\nMIME-Version")
     assert A in look(data).contents and not look(data).unread
@@ -727,7 +727,7 @@ def test_a_multipart_without_its_boundary_is_one_text_and_unread_if_it_has_field
     for kind in ("mixed", "mixed; boundary=x"):
         out = look(raw(f"Content-Type: multipart/{kind}", "text"))
         assert out.contents == [b"text"] and not out.unread
-    # The file is no mail but quotes one, for example in test data in XML.
+    # The file itself is no mail, but quotes a mail, for example in test data in XML.
     quoted = b"<mail>\n" + raw("Content-Type: multipart/mixed; boundary=x", base64_part("a", A))
     assert opened(Eml(), quoted).contents and not opened(Eml(), quoted).unread
     # Programs that send a message back cut it in this way.

@@ -70,7 +70,7 @@ def test_a_field_before_those_of_mail_may_be_of_any_length() -> None:
 def test_a_boundary_that_is_longer_than_any_line_looked_at_is_unread(
     count: int, reasons: set[Why]
 ) -> None:
-    """A part behind such a boundary may have no field by which the search could find it."""
+    """A part behind a very long boundary may have no field by which the search could find it."""
     boundary = b"b" * count
     part = b"--" + boundary + b"\n\nx\n"
     head = b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=" + boundary
@@ -152,7 +152,7 @@ def test_a_part_is_a_message_by_its_kind(kind: str, *, is_message: bool) -> None
 
 
 def test_empty_lines_before_a_header_may_end_one_without_fields() -> None:
-    """Then the text after the first empty line is a body, and it is not opened as another mail."""
+    """The text after an empty first line is a body, and it is not opened as another mail."""
     for end in (b"\n", b"\r\n"):
         text = b"Subject: s" + end * 2 + b"body" + end
         out = look(end + text)

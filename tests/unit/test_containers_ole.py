@@ -197,7 +197,7 @@ def test_an_archive_in_a_stream_and_behind_a_document_is_recognised() -> None:
 
 
 def test_a_zip_whose_stream_lies_in_pieces_is_a_member_of_that_alone() -> None:
-    """PowerPoint 2007 writes such a stream into each presentation that it saves as ppt."""
+    """PowerPoint 2007 writes a zip stream in pieces into each presentation that it saves as ppt."""
     inside = archives.zip_of({"x": A, "y": B, "z": CHANCE.randbytes(9_000)})
     data = ole_of({"a": inside}, scattered=True)
     assert look(data).contents == [inside]

@@ -179,7 +179,7 @@ ALL, SOME = b"\x0a\1", b"\x0a\0"
         (header(COPY, files=names("a", "b", empty=b"\x0e\1\x40")), [(b"a", 0, 10, None)]),
         (header(COPY, files=names("a", more=b"\x15\6\1\0abcd")), [(b"a", 0, 10, None)]),
         (header(COPY, files=names("\u65e5")), [("\u65e5".encode(), 0, 10, None)]),
-        # The fault of each header.
+        # Each header has one fault.
         (header(COPY, parts=b"\x08\x0d\3\x09\4\7\0", files=names(*"abc")), None),
         (header(COPY, parts=b"\x08\x0d\2\0", files=names("a", "b")), None),
         (header(COPY, parts=b"\x08\x0d\2\x09\4\1", files=names("a", "b")), None),

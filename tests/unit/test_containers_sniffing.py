@@ -113,7 +113,7 @@ def test_the_quick_look_of_a_tar_passes_over_no_sum_that_the_expression_takes() 
         head = bytearray(b"a" * 2_000)
         at = start + 148
         head[at : at + 8] = bytes(chance.choices(letters, k=8))
-        if number % 3 == 0:  # one byte makes it no text
+        if number % 3 == 0:  # one byte that is no text
             head[start + chance.choice((0, 147, 156, 511))] = chance.choice(b"\0\x80\xff")
         length = chance.choice((at + 5, at + 8, 2_000))
         if head[at : at + 2] in SUM_BEGINS:
@@ -174,7 +174,7 @@ def test_hardly_any_ordinary_file_has_any_mark() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
-    """If a kind were missing here, files that no reader has opened would count as clean."""
+    """If a kind were missing in the table, files that no reader has opened would count as clean."""
     assert kind.marks or kind.in_programs or kind.name == "message"
     for mark in kind.marks:
         assert (mark.literals == ()) == (mark.at == ANYWHERE)

@@ -169,7 +169,7 @@ def blocks(size: int) -> bytes:
         (disk(ONE, anchor=343), READ),
         (disk(ONE, anchor=257), DAMAGED),
         (disk({}, anchor=99, marks={16: b"NSR02"})[: 200 * SECTOR], DAMAGED),
-        # Descriptors.
+        # The descriptors of the volume.
         (disk(ONE, (OTHER, partition(0), OTHER, volume(PLAIN))), READ),
         (disk(ONE, (volume(PLAIN), END, partition(0))), UNSUPPORTED),
         (disk(ONE, (volume(PLAIN), b"", partition(0))), UNSUPPORTED),
@@ -201,7 +201,7 @@ def blocks(size: int) -> bytes:
         (disk(ONE, (volume(b"\1\xff" + PLAIN[2:], count=64, root=63), partition(0))), READ),
         (disk(ONE, (volume(b"\1\0" + PLAIN[2:], count=2, root=1), partition(0))), READ),
         (disk(ONE, (volume(SEVENTH, map_of(b"x", 7), SEVENTH, root=2), partition(7))), READ),
-        # The tree.
+        # The tree of directories.
         (disk({0: file_set(number=257), **ONE}), DAMAGED),
         (disk({1: inside(names(*ROOT)), **ONE}), DAMAGED),
         (disk({1: inside(names(*ROOT), kind=3), **ONE}), DAMAGED),
@@ -225,7 +225,7 @@ def blocks(size: int) -> bytes:
         (disk({2: entry(FILE, 3, 99, b"benign")}), READ),
         (disk({2: inside(b"x" * 1872)}), ({b"a": b"x" * 1872}, [])),
         (disk({2: inside(b"x" * 1873)}), DAMAGED),
-        # Places of their bytes.
+        # The places of a file's bytes.
         (disk({2: file(6, short(6, 5)), 5: b"benign"}), READ),
         (disk({2: entry(FILE, 8, 6, short(6, 5)), 5: b"benign"}), READ),
         (disk({2: entry(FILE, 1, 6, LONG.pack(6, 5, 0)), 5: b"benign"}), READ),

@@ -230,7 +230,7 @@ def test_too_many_marks_that_may_be_members_are_unread() -> None:
 
 
 def test_a_second_directory_hides_no_member() -> None:
-    """The cases: two archives in a row, an empty end record after a full one, one in a comment."""
+    """The file has two archives, an empty end record after a full one, or one in a comment."""
     one, other = two().end(), archives.Zip().add(b"c", b"C" * 90).end()
     for data in (one + other, one + archives.Zip().end(), archives.Zip().end() + one):
         out = look(data)
@@ -311,7 +311,7 @@ def test_directories_without_end_are_unread() -> None:
 
 
 def test_many_small_archives_one_behind_another_are_all_read() -> None:
-    """A presentation of PowerPoint 2007 contains tens of them for older programs."""
+    """A presentation of PowerPoint 2007 contains tens of small zips for older programs."""
     contents = [b"content %d of a small archive" % number for number in range(3 * MAX_DIRECTORIES)]
     out = look(b"".join(archives.zip_of({"a": content}) for content in contents))
     assert (sorted(out.contents), out.unread) == (sorted(contents), [])

@@ -255,7 +255,7 @@ def test_headers_are_read_together_or_apart_wherever_they_lie(step: int) -> None
 
 
 def test_the_last_member_may_end_where_the_file_does() -> None:
-    """The directory is in front. If the file lacks one byte, the member is cut."""
+    """The directory is in front of the members. If the file lacks one byte, the member is cut."""
     made = archives.Zip()
     front = len(archives.Zip().add(b"a", b"").entries[0]) + 22
     made.put(bytes(front))
@@ -290,7 +290,7 @@ def local(name: bytes, content: bytes, method: int = STORED, **given: Any) -> by
 
 
 def test_a_header_among_other_bytes_has_a_method_and_flags_that_programs_write() -> None:
-    """A header with other values is there by chance, unless the bytes of its member fit."""
+    """A header with other values is chance, unless the bytes of its member fit."""
     known = {*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)}
     assert {method for method in range(120) if hidden(method=method)} == known
     flags = {0, 1, 2, 3, 4, 5, 6, 11, 13}

@@ -109,7 +109,7 @@ def test_what_the_daemon_has_open_is_not_reached_through_proc(
 def test_no_listed_file_of_a_tree_is_answered_as_clean(
     lists: InUse, ground: Path, one: str, other: str, rounds: int
 ) -> None:
-    """This holds even if the owner exchanges files in the tree meanwhile."""
+    """No listed file is answered as clean, even if its owner exchanges files meanwhile."""
     files = {"d/f": LISTED, "d/g": OTHER, "e/f": OTHER, "d/x/o": OTHER, "e/x/o": OTHER}
     tree = give_tree(ground / "tree", files)
     said: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def test_no_listed_file_of_a_tree_is_answered_as_clean(
 def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
     lists: InUse, ground: Path, name: str, rounds: int
 ) -> None:
-    """The client may not enter the directory above the place, so its files stay out of reach."""
+    """The client may not enter the directory above the link's target, so files in it are safe."""
     victim = Victim(ground / "closed" / "up" / "d" / "f", LISTED)
     for open_to_all in (victim.path.parent.parent, victim.path.parent, victim.path):
         open_to_all.chmod(0o755)
@@ -147,7 +147,7 @@ def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
 def test_a_listed_file_that_was_away_when_its_directory_was_read_is_found_when_it_is_back(
     lists: InUse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new file had the name of the listed file meanwhile, so the latter counted as replaced."""
+    """A new file had the name of the listed file meanwhile, so that one counted as replaced."""
     tree = write_tree(tmp_path / "t", {"f": LISTED})
     tree.chmod(0o777)
     check, calls = Checker.check, list[Task]()

@@ -45,7 +45,7 @@ def test_another_text_is_no_address(text: str) -> None:
 
 
 def path_of(length: int, name: int, letter: str = "x") -> str:
-    """Return a path with `count` bytes, of which its last name has a given part."""
+    """Return a path with `count` bytes, of which some belong to its last name."""
     rest = length - name - 2
     return "/" + "d" * rest + "/" + letter * (name // len(letter.encode()))
 

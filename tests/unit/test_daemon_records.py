@@ -92,7 +92,8 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     assert counts.total(Count.FAILURES) == 0
     events = [r for r in read(client.settings.layout.audit) if r.event in ("match", "serve-end")]
     assert [r.event for r in events] == ["serve-end"] * 2 + ["match", "serve-end"] * 2
-    # The count of the former lists is in the same summary as the match that these lists found.
+    # The count of unopened files and the match, both made with the former lists, are in one
+    # summary.
     assert [r.data.get("not_opened") for r in events] == [None] * 3 + [{"disk image": 1}] + [
         None
     ] * 2
@@ -131,7 +132,7 @@ def test_a_match_whose_record_broke_off_is_recorded_when_it_comes_again(
 def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(
     client: Client, tmp_path: Path
 ) -> None:
-    """Reports are prepared only of a client that has found matches itself."""
+    """Only a client whose own matches were recorded causes reports to be prepared."""
     (tmp_path / "out").mkdir()
     config = parse_config(
         '[[policy]]\nactions = ["report"]\n[report]\norganisation = "o"\ncontact = "c"\n'

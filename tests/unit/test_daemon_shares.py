@@ -261,8 +261,8 @@ def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> Non
             for _ in range(30):
                 if theirs in checks.readers:
                     connection.readable()
-            # The share allows some files, and one more, so that a connection without a share makes
-            # progress.
+            # A connection gets its share of files and one more, so that it makes progress with a
+            # share of zero.
             assert len(checks.asked) == min(6, answered + 3)
             connection.files.end()
             connection.answer(checks.asked[answered], ["fd: OK"])

@@ -20,7 +20,7 @@ LISTED = b"benign, and listed"
 
 
 class Kept:
-    """Replaces the place of a stream in the spool."""
+    """Replaces a stream's file in the spool."""
 
     failure: str | None = None
     not_opened: tuple[str, ...] = ()

@@ -74,7 +74,7 @@ def test_a_clock_that_was_some_days_ahead_has_forgotten_no_permit(record: Matche
     desk = Desk(record, per_entry=2)
     assert desk.held("ab", hit("e-1")) == ""
     desk.now += timedelta(days=3)
-    # A process that starts at this time removes permits that have expired.
+    # Another process starts three days later and removes the permits that have expired.
     ahead = Desk(record, per_entry=2)
     ahead.now = desk.now
     assert ahead.held("c", hit("e-2")) == ""

@@ -135,7 +135,8 @@ def test_what_is_written_is_read_and_any_change_is_refused(entries: list[EntryFe
     made = feedback(*entries)
     data = encode_feedback(made, KEY)
     assert verify_feedback(data) == (made, KEY.public_key().public_bytes_raw().hex())
-    # The line has only names of lists, ids of entries, numbers, a time and the version of the root.
+    # The first line has only names of lists, ids of entries, numbers, a time and the version of the
+    # root.
     assert re.findall(r'"(\w+)":', data.split(b"\n")[0].decode()).count("entry") >= len(entries)
     line = data.index(b"\n")
     for place in range(0, line, max(1, line // 20)):

@@ -83,7 +83,7 @@ def test_access_that_is_given_later_brings_the_list(simulator: Simulator, tmp_pa
 
 
 def test_access_that_is_taken_away_is_an_error(simulator: Simulator, tmp_path: Path) -> None:
-    """The client has an older generation of the list, which would stay out of date."""
+    """The client has a generation of the list that would stay out of date."""
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     simulator.publish(csv(range(20, 23)), "b")
@@ -150,7 +150,7 @@ def test_another_failure_of_a_role_is_said_once(simulator: Simulator, tmp_path: 
 def test_a_failure_of_its_role_leaves_a_list_not_offered(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Otherwise one bad answer would make the list expected, and each later 403 an error."""
+    """If one bad answer made the list expected, each later 403 would be an error."""
     deny(simulator, "b")
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()

@@ -52,7 +52,7 @@ class Mirrors:
         self.clock: Callable[[], float] = lambda: 0.0
 
     def mirror(self, **faults: Any) -> Simulator:
-        """Return a mirror of the current files; `faults` breaks files by their names."""
+        """Return a mirror of the provider's current files; `faults` breaks files by their names."""
         mirror = copy.copy(self.provider)
         mirror.files, mirror.requests = dict(self.provider.files), []
         mirror.faults = {
@@ -202,7 +202,7 @@ def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> N
 
 
 def test_the_metadata_of_one_mirror_and_the_files_of_another(world: Mirrors) -> None:
-    """The first mirror serves only newer metadata, so the other must have files that fit it."""
+    """The first mirror serves only newer metadata, so the second must have files that fit it."""
     new = world.mirror(parquet=status(404))
     old = world.mirror()
     old.files = dict(world.old)

@@ -40,7 +40,7 @@ def run_of(
     written = SarifFormatter(Context("scan", NOW, show_digests))
     parts = [written.begin(), *(written.outcome(outcome) for outcome in found)]
     text = "\n".join(part for part in [*parts, written.end(summary)] if part is not None)
-    read_sarif(text)  # this checks the text against the schema
+    read_sarif(text)  # `read_sarif` checks the text against the schema
     run: dict[str, Any] = json.loads(text)["runs"][0]
     return run
 

@@ -101,7 +101,7 @@ def put_link(path: Path) -> None:
 
 
 def put_link_for_directory(path: Path) -> None:
-    """The link leads to a directory that lacks the file, although the place would be the same."""
+    """The link leads to a directory that lacks the file, although its place would be the same."""
     path.parent.rename(path.parent.with_name("moved"))
     (path.parent.with_name("moved") / path.name).unlink()
     path.parent.symlink_to("moved")

@@ -72,7 +72,7 @@ def of_batch(batch: DigestBatch) -> dict[str, dict[str, str]]:
 
 
 def compared(fields: dict[str, str]) -> dict[str, str]:
-    """Return what both programs read: the category, and the digests in lower case."""
+    """Return what both programs read of an entry: the category, and the digests in lower case."""
     kinds = {"category", *(a.label for a in Algorithm)}
     return {kind: text.lower() for kind, text in fields.items() if kind in kinds and text}
 

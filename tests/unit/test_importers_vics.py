@@ -310,8 +310,8 @@ def test_many_at_once_mean_the_same_as_one_by_one(
         assert outcome(content, make()) == one_by_one(content, make)
 
 
-#: The cases of `ODD` without those that repeat a key in an unread part: a reader of single media
-#: refuses these.
+#: The cases of `ODD` except those with a repeated key in an unread part, which a reader of single
+#: media refuses.
 READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 
 

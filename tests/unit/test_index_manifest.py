@@ -200,7 +200,7 @@ def test_the_note_of_an_unfinished_build_has_an_authentication_code(
 def test_a_manifest_from_before_the_first_release_is_refused_by_its_format_and_built_again(
     client: Client, folder: Path
 ) -> None:
-    """A manifest from before the first release has no code, and a SHA-256 of each run."""
+    """A manifest of an unreleased version has no authentication code, and a SHA-256 of each run."""
     path = folder / "manifest.json"
     document = json.loads(path.read_bytes())
     for run in document["runs"]:

@@ -57,7 +57,8 @@ def test_of_what_is_crowded_it_says_yes() -> None:
     keys = np.full(MOST_CROWDED + 5, 7, np.uint64)
     lookup, _, _ = made(keys)
     assert may_have(lookup, 7)
-    assert may_have(lookup, 8)  # the filter may be wrong; `find` then decides
+    # The filter may report a key that the run lacks, and `find` then decides.
+    assert may_have(lookup, 8)
     assert not may_have(lookup, 1 << 63)
 
 

@@ -83,7 +83,7 @@ def test_an_id_is_added_once_over_waiting_batches(writer: IndexWriter) -> None:
 def test_different_ids_may_share_a_hash(
     writer: IndexWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 64-bit hash only finds candidates, whose ids are then compared."""
+    """Entries that share a 64-bit hash are candidates, whose ids are then compared."""
 
     def same(of: Strings) -> Uint64:
         return np.full(len(of), 7, np.uint64)
@@ -209,7 +209,7 @@ def garble_rows(path: Path, section: str) -> None:
 def test_a_run_that_cannot_be_merged_is_damage_and_not_left_out(
     writer: IndexWriter, tmp_path: Path, section: str
 ) -> None:
-    """A run without a digest changes on the disk after it was written: its rows are no entries."""
+    """A run without a digest changes on the disk after it was written; its rows are no entries."""
     writer.add(batch(*(f"a{n}" for n in range(9))))
     writer.flush()
     writer.add(batch(*(f"b{n}" for n in range(9))))

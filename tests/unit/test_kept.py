@@ -1,4 +1,4 @@
-"""Streams that are kept: in which place, how many bytes, and whose share they use."""
+"""Streams that are kept: where their bytes are, how many are kept, and whose share they use."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ ENCRYPTED = b"LUKS\xba\xbe" + b"\0" * 9
 @pytest.mark.parametrize("piece", [5, 1 << 20])
 @pytest.mark.parametrize("more", [0, 3 * ISO_HEAD_BYTES])
 def test_the_kind_of_a_stream_that_is_not_opened_is_known(more: int, piece: int) -> None:
-    """The beginning names the kind of a long stream; a short stream is kept and then opened."""
+    """A long stream's kind is known by its first bytes; a short stream is kept and opened."""
     data = ENCRYPTED + b"x" * more
     with contextlib.closing(fed(Kept(1 << 20), data, max(piece, len(data) // 50))) as kept:
         found = kept.finish()

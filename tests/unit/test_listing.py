@@ -384,7 +384,7 @@ def test_a_task_is_full_after_some_time() -> None:
     now = TASK_S
     assert tasks.add(three) == [one, two, three]
     assert tasks.full == 1
-    # The time of the next task starts at its own first directory.
+    # The next task counts its time from its own first directory.
     now = 10.0
     assert tasks.add(one) is None
 

@@ -236,7 +236,7 @@ def test_a_note_leaves_the_state(record: Matches) -> None:
 
 
 def test_a_held_match_is_held_again_when_its_report_is_taken_back(record: Matches) -> None:
-    """The match was held when it was found, and its row says so until a state is written."""
+    """The match was held when it was found, and its row says so until another state is written."""
     (made,) = record.record(
         [match("/a", hit("e-1"))], KEY, NOW, hold=lambda cases, _: {cases[0].id: True}
     )
@@ -624,7 +624,7 @@ def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     later = NOW + timedelta(minutes=1)
     assert batch(Kind.MATCH, NOW, NOW).state is MatchState.FOUND
     assert batch(Kind.EXCEPTED, NOW, NOW).state is MatchState.FOUND
-    # The next run finds the whole container excepted.
+    # The next run finds all members of the container excepted.
     assert batch(Kind.EXCEPTED, later, later).state is MatchState.EXCEPTED
     # Any matching member makes an excepted container a match for the rest of the run.
     again = later + timedelta(minutes=1)

@@ -134,7 +134,7 @@ def test_each_kind_touches_a_file_of_its_own_beginning(
 def test_records_of_a_later_version_count_for_an_earlier_one(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, writes: bool
 ) -> None:
-    """The later version has searched for one more kind; today's number is the lower number."""
+    """The later version has searched for one kind more, and its number is the higher one."""
     of_today = Meanings(database, records="files").number
     with monkeypatch.context() as later:
         with_kinds(later, *KINDS, TOY)

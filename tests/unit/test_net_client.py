@@ -217,7 +217,7 @@ def test_a_rest_that_does_not_fit_is_dropped(
     ],
 )
 def test_a_range_says_the_same_as_its_length(content_range: str, length: int) -> None:
-    """`Content-Range` and `Content-Length` describe one body; a cache may mix two files here."""
+    """`Content-Range` and `Content-Length` must agree; a cache that mixes files breaks this."""
     download = Download("https://list.invalid/x", 20)
     whole = {"ETag": '"v"', "Content-Length": "10"}
     download.begin(200, httpx.Headers(whole), 0)
@@ -233,7 +233,7 @@ def test_a_range_says_the_same_as_its_length(content_range: str, length: int) ->
 
 @pytest.mark.parametrize("expected", [None, 10, 12])
 def test_a_body_is_whole_or_none(expected: int | None) -> None:
-    """This holds even for a body without a signed length, or one received in two parts."""
+    """A body without a signed length, or one received in two parts, is also complete or refused."""
     download = Download("https://list.invalid/x", 20, expected)
     download.begin(200, httpx.Headers({"ETag": '"v"', "Content-Length": "10"}), 0)
     download.add(b"ab")

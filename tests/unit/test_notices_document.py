@@ -22,9 +22,9 @@ from hashclient.notices.document import (
     parse_notice,
 )
 
-#: Texts with characters that are invisible or change the order on a terminal: bidi controls, zero
-#: width, and a line separator of Unicode. A notice may contain them, and a program that shows them
-#: escapes them.
+#: Texts with characters that are invisible or reorder text on a terminal: bidi controls, zero
+#: width, and a line separator of Unicode. A notice may contain such texts, and programs escape the
+#: characters.
 TRICKS = "gpj.exe \u202e\u2066\u2069 \u200b \u2028 end"
 
 

@@ -92,7 +92,7 @@ def test_listed_objects_are_found_and_members_only_where_containers_are_opened(
 def test_a_container_whose_members_are_known_is_not_read_again(
     site: Site, lists: OpenLists, tmp_path: Path
 ) -> None:
-    """If a member is listed, the container is opened again to name this member."""
+    """If a new list has a member, the container is opened again to name this member."""
     bucket = site.bucket(benign=zipped(b"benign"), other=zipped(LISTED))
     memory = Memory(InventoryPlace(tmp_path / "state", "key"))
     counts, reads = [], []

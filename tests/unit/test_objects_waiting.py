@@ -126,7 +126,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 
 def test_three_pages_are_listed_before_one_is_taken() -> None:
-    """Three pages: one to sort, and two ahead of it."""
+    """One page is being sorted, and two pages are listed ahead."""
     threads = threads_of(iter([page_of([(str(n), n)]) for n in range(9)]))
     acquire = threads._room.acquire
 
@@ -263,7 +263,7 @@ def test_after_the_end_nothing_more_is_listed_or_read(
     assert checked == ["k1", "k2"]
     threads._list()
     threads._stopped = False
-    started[0]()  # the object that was interrupted has no result
+    started[0]()  # the object whose reading was interrupted has no result
     assert checked == ["k1", "k2", "k3"]
     events = [threads.next(0) for _ in range(4)]
     assert [isinstance(event, Checked) for event in events] == [True, True, False, False]

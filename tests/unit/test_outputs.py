@@ -296,7 +296,7 @@ def test_a_folder_is_made_through_no_link_of_another_user(ground: Path) -> None:
     attacker.attack_once(attacker.link(theirs / "way", victim.path.parent))
     with pytest.raises(UsageError, match="a link that user nobody may have made"):
         make_folder(theirs / "way" / "signatures")
-    make_folder(theirs / "way")  # a directory exists under this name
+    make_folder(theirs / "way")  # a directory with this name exists already
     assert victim.is_untouched()
     make_folder(theirs / "signatures")
     assert (theirs / "signatures").stat().st_mode & 0o777 == 0o700

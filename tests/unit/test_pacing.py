@@ -256,7 +256,7 @@ def test_slow_tasks_take_a_quarter_of_a_second_and_do_not_wait(machine: Machine)
     assert len(names(first)) == round(BATCH_S / 0.01)
     assert names(first) + names(rest) == names(task(10, 5, 300))
     assert one.ahead == 1
-    # A task that takes only a little longer than allowed is not divided.
+    # A task that takes only a little longer than the limit is not divided.
     assert one.divide(task(30, 15))[1] == []
 
 

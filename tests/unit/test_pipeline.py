@@ -234,7 +234,7 @@ def test_a_failure_of_the_run_is_raised_after_the_matches(world: Recorded) -> No
     run = world.run([match("/a"), match("/b"), failure])
     found: list[Handled] = []
     with pytest.raises(StateError, match="a worker has died"):
-        found.extend(run)  # the list has the found matches although `extend` failed
+        found.extend(run)  # the found matches are in the list although `extend` failed
     assert paths(found) == ["/a", "/b"]
     assert run.failure is failure
     assert (world.end()["failed"], world.end()["exit_code"]) == (8, 11)

@@ -147,7 +147,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
     assert isinstance(received, Result)
     assert received.taken_s > 0
     received.taken_s = sent.taken_s
-    assert {first, *ticks} == {Advance()}  # on a slow machine there are more `Advance`
+    assert {first, *ticks} == {Advance()}  # a slow machine adds further `Advance` results
     assert received == sent
 
 
@@ -450,7 +450,7 @@ def test_as_many_are_added_as_there_may_be_and_no_more() -> None:
 
 @pytest.mark.slow
 def test_none_is_added_while_results_wait_for_this_process() -> None:
-    """If this process is busy with many matches, workers wait for it and not for storage."""
+    """If this process is busy with many matches, workers wait for it, and not for storage."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         until = time.process_time() + 0.01

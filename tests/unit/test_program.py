@@ -264,7 +264,7 @@ def test_an_archive_in_a_stream_that_is_too_large_for_memory_is_opened(
 def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_beneath_it(
     checker: ContentChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The opening thread closes the archive, because a descriptor could be another file by then."""
+    """The thread that opens the archive also closes it, because its descriptor could be reused."""
     opening, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     finish = checker._finish
     states: list[bool] = []

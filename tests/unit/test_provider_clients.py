@@ -143,7 +143,7 @@ def test_a_link_in_place_of_the_token_file_is_not_followed(
 def test_a_token_that_could_not_be_recorded_is_nobodys(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Whichever step fails, either the client has its token and its record, or neither exists."""
+    """Whichever step fails, the client has both a token and a record of it, or neither."""
     (simulator.repository.log.directory / "log.jsonl").write_text("no log\n")
     with pytest.raises(AuditError):
         add_client(simulator.repository, "alice", YEAR, tmp_path / "token")

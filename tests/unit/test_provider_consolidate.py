@@ -97,7 +97,7 @@ class Days:
         return list(weights.values())
 
 
-#: Return the limit: an entry is written again only after its range has grown by a quarter.
+#: The limit of rewrites: an entry is written again only after its range has grown by a quarter.
 def most_rewrites(published: int) -> float:
     return math.log(published, 1 + 1 / RATIO)
 
@@ -170,7 +170,7 @@ def test_clients_follow_a_list_of_such_days_by_deltas_across_consolidations(
         simulator.serve_published()
         for client in (daily, weekly) if day % 3 == 2 else (daily,):
             (fetched,) = client.fetch()
-            # A delta counts its changes, but a list that is built again does not.
+            # A delta reports its changes, but a list that is built again does not.
             counted = fetched.added, fetched.withdrawn
             assert counted == ((5, 1) if client is daily else (15, 3))
             assert client.numbers(range(30)) == live

@@ -52,7 +52,7 @@ def test_entries_that_are_listed_already_are_counted_and_the_first_is_named(
         ("two", io.BytesIO(rows((2, "m1"), (2, "m"), first=20))),
     ]
     done = simulator.repository.publish("baseline", files)
-    # The SHA-1 of entry one:3 was not listed, so this entry is no double.
+    # The list lacked the SHA-1 of entry one:3, so this entry is no double.
     assert done.listed == Some(2, "one:3")
     assert done.repeated == Some(1, "two:3")
 

@@ -182,7 +182,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
 
 @pytest.mark.slow
 def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
-    """Then nobody can publish alone, and one draft per change is enough."""
+    """If people have all roles, nobody can publish alone, and each change needs one draft."""
     for role in ("notices", "baseline", "targets", "snapshot", "timestamp", "root"):
         desk.hand_over(role, *PEOPLE)
         desk.fetch()
@@ -427,7 +427,7 @@ def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
         desk.sign(draft, "alice", "bob")
     CHANGED[name](draft)
     before = desk.published()
-    # Before anybody has signed, a draft without this notice is valid, and the signer sees the
+    # Before anybody has signed, a draft that removes a notice is valid, and signers are shown the
     # removal.
     if (name, when) != ("a notice less", "before it is signed"):
         desk.sign(draft, "carol", code=2 if name == "no text" else 6)

@@ -354,7 +354,7 @@ def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
 
 
 def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
-    """All earlier metadata in the draft may be invented, and only the root shows this."""
+    """All earlier metadata in the draft may be invented, and only the root shows that."""
     known = world.simulator.root
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), known)

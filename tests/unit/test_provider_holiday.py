@@ -61,7 +61,7 @@ def test_the_root_says_how_far(simulator: Simulator) -> None:
             simulator.repository.renew(now + wrong)
     simulator.repository.rotate("root", longest=100 * DAY)
     assert "timestamp" in simulator.repository.renew(now + 90 * DAY).signed
-    # The list would expire before this date, so it is signed as well.
+    # The list would expire before this date, so its metadata is signed as well.
     simulator.repository.renew(now + 95 * DAY)
     assert expiries(simulator)["baseline"] > now + 94 * DAY
 

@@ -103,7 +103,7 @@ def test_doubles_are_as_many_as_in_the_files(simulator: Simulator) -> None:
 
 
 def test_a_double_with_an_id_is_the_listed_entry_of_that_id(simulator: Simulator) -> None:
-    """The row without an id is the other entry with this digest, whichever row is first."""
+    """A row with an id is the listed entry of this id; a row without an id is its double."""
     head = "entry_id,md5\n"
     publish(simulator, f"{head}a,{DIGESTS[0]}\nb,{DIGESTS[0]}\n")
     done = publish(simulator, f"{head},{DIGESTS[0]}\na,{DIGESTS[0]}\n")

@@ -49,7 +49,7 @@ class Changing:
 
 
 def handed_on(bytes_: Changing) -> tuple[list[bytes], bool]:
-    """Return the proven bytes that are passed on, and whether this ended without an error."""
+    """Return the proven bytes that are passed on, and whether the transfer had no error."""
     source = Source("x", 6, bytes_)
     proven = prove(source)
     assert (proven.size, bytes_.given) == (6, 3)
@@ -275,7 +275,8 @@ def test_a_file_in_place_is_proven_by_its_tags(ward: Ward, file: Path) -> None:
             file.write_bytes(CONTENT)
     with source_in_place(match, ward.sealer) as proven:
         file.rename(file.with_name("moved"))
-        file.write_text("another")  # although the name has another file, the proven file is sent
+        # The proven file is sent, although its name now belongs to another file.
+        file.write_text("another")
         assert b"".join(proven.chunks()) == CONTENT
 
 

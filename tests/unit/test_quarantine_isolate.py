@@ -197,7 +197,7 @@ def test_a_file_of_another_size_is_not_even_read(ward: Ward, file: Path) -> None
 
 def test_every_digest_that_is_known_must_agree(ward: Ward, file: Path) -> None:
     match = ward.match(file, *Algorithm)
-    # The record has the SHA-256 of another file, and one agreeing digest is not enough.
+    # One agreeing digest is not enough: the record has the SHA-256 of another file.
     with ward.record() as record:
         record._db.execute("UPDATE match SET sha256 = ?", (bytes(16),))
     assert not ward.take(match).taken

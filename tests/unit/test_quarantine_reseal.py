@@ -165,7 +165,7 @@ def test_a_copy_of_another_length_than_the_file_is_not_passed_on(
 
 
 def test_digests_prove_it_too(ward: Ward, match: Match, other: Officer) -> None:
-    """If an item's document describes another copy, this copy is not sealed under the id."""
+    """If an item's document describes another copy, the described copy is not sealed again."""
     item = ward.state / "quarantine" / match.id / "item.json"
     text = item.read_text()
     tag = ward.item(match).tags["sha256"]

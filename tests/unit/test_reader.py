@@ -232,7 +232,7 @@ def test_a_container_is_opened_and_a_plain_object_known_as_plain(
     plan: tuple[Algorithm, ...],
     large: bool,
 ) -> None:
-    """A large object, or one that needs no digest, is examined before it is read."""
+    """A large object, or one that needs no digest, is examined before it is read completely."""
     archive = zipped(LISTED)
     data = {"plain": b"benign " * 99, "zip": archive, "zip behind": b"x" * 60_000 + archive}[kind]
     monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)

@@ -218,7 +218,7 @@ def test_an_endless_file_is_read_up_to_a_bound(
             with pytest.raises(EndlessError) as caught:
                 read(tmp_path / name, trust, on_bytes=heard.append)
             assert reason_of(caught.value) == ENDLESS
-            # If other files wait, such a file is deferred before this limit.
+            # If other files wait, a file without an end is deferred before the limit.
             with pytest.raises(Deferred):
                 read(tmp_path / name, trust, 1 << 20)
         assert most < sum(heard) <= 2 * most
@@ -403,7 +403,7 @@ def test_a_file_system_is_asked_once_a_task(
 def test_a_file_system_stays_until_the_task_ends(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that is mounted later gets neither the device number nor the trust."""
+    """A file system that is mounted later gets neither the number nor the trust of the first."""
     devices: list[int] = []
 
     def exchange(_number: int) -> None:

@@ -256,7 +256,8 @@ def test_arguments_beyond_measure_keep_no_match_out_of_the_log(
     start = run.logged()[0][1]
     assert len(start["arguments"]) + start["arguments_omitted"] == len(arguments)
     assert start["arguments"]
-    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # a list of LISTS is stale
+    # The list is stale, so the exit code asks for attention.
+    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION
     assert run.summary.failed is None
 
 

@@ -164,7 +164,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """No other command prepares a report and so settles this one, so sending must not wait."""
+    """Another command settles a report only when it prepares one: sending must not wait for it."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:

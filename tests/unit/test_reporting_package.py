@@ -700,7 +700,7 @@ def test_a_recipient_who_cannot_open_the_evidence_gets_nothing(
 def test_each_of_several_recipients_can_open_the_evidence(
     tmp_path: Path, recipient: tuple[Path, str]
 ) -> None:
-    """The other office can open its copy of the package, but this does not help the police."""
+    """The other office can open its copy of the package, which does not help the police."""
     office = write_identity(tmp_path / "office.key", datetime(2026, 1, 31, tzinfo=UTC))
     desk = Desk(tmp_path, sealed_to(tmp_path, office, recipient[1]))
     match = desk.find("a", A)

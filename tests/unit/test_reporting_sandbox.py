@@ -28,7 +28,7 @@ HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name
 FOOT = b"</xs:element></xs:schema>"
 #: Checking this pattern against many "a" and another letter takes longer than a lifetime.
 ENDLESS = HEAD + PATTERN % b"(a+)+" + FOOT
-#: Checking any report of this program against this schema takes as long.
+#: Checking any report of this program against this schema takes longer than a lifetime.
 ENDLESS_FOR_REPORTS = b"".join(
     (
         HEAD,

@@ -149,7 +149,7 @@ def test_a_size_that_no_entry_has_rules_out_and_a_record_that_it_is_no_container
     mask: int,
     day: int,
 ) -> None:
-    """If members count, the answer depends on the record, and is counted as such."""
+    """If members count, the answer about the file depends on the record, and is counted as such."""
     known = Known(mask, day=day)
     result = check(lists, tmp_path, OTHER, cache=known, members=members() if opens else None)
     rests_on_record = opens and mask & PLAIN
@@ -191,7 +191,7 @@ def test_a_cache_that_cannot_be_read_only_costs_time(
     for number, result in enumerate(results):
         assert (result.clean, result.members, result.outcomes) == (3, 1, [])
         assert result.files_read == (1 if fails == "find" or number else 0)
-    assert known.asked == 1  # no further question is asked after the first one failed
+    assert known.asked == 1  # after the first failure, no further question is asked
 
 
 def inside(*sizes: int, mask: int = 7, kinds: Mapping[str, int] = {}) -> Inside:

@@ -133,7 +133,7 @@ def test_each_row_has_its_own_digests_where_some_rows_have_fewer(lists: OpenList
 def test_a_row_that_an_entry_may_match_without_its_digest_is_unread(
     gapped: OpenLists, keep_clean: bool, accepts: bool
 ) -> None:
-    """An MD5 says nothing about an entry with a SHA-1; a row of another size is clean anyway."""
+    """A row with an MD5 is unread if an entry of its size, or without a size, has only a SHA-1."""
     rows = [
         row(BENIGN, MD5, name="a"),
         row(BENIGN, MD5, SHA1, name="b"),

@@ -43,7 +43,7 @@ def test_the_empty_file_is_skipped_where_something_may_be(algorithm: Algorithm) 
     ]
     with pytest.raises(UsageError, match=r"list:3: .*more than 1 rows"):
         list(without_empty_file(batches(text), Reading(max_bad=1)))
-    # The reader keeps these rows, because publishing counts them and refuses the whole list.
+    # The reader keeps rows of the empty file, because publishing counts them and refuses the list.
     assert lines_of(without_empty_file(batches(text), Reading())) == [1, 2, 3]
 
 

@@ -242,7 +242,7 @@ def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
 def test_what_was_away_when_it_was_to_be_read_is_found_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: str
 ) -> None:
-    """A new file had the name meanwhile, so the listed file counted as replaced."""
+    """A new file had the name meanwhile, so the scan took the listed file for replaced."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "a/x/g": b""})
     (tree / "a").chmod(0o777)
     (tree / "a/x").chmod(0o777)
@@ -374,7 +374,7 @@ def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
 def test_many_directories_have_fewer_passes(
     monkeypatch: pytest.MonkeyPatch, size: int, passes: int
 ) -> None:
-    """Each pass finds one more directory, which replaces an earlier one."""
+    """Each pass finds one more directory, so that the number of directories stays high."""
     source, begins = Again(), list[int]()
     source._notes = io.BytesIO(b"x" * size)
 

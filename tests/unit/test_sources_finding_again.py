@@ -220,7 +220,7 @@ def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is
 def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first listing of the name hid that the directory listed second is in another place."""
+    """The first listing of the name hid that the directory of the second listing has left."""
     tree = write_tree(tmp_path / "t", {"d/f": b"", **{f"{n}": b"" for n in range(AT_ONCE)}})
     if born(tree) is None:
         pytest.skip("this file system does not say when a directory was made")
@@ -327,7 +327,7 @@ def test_a_busy_directory_comes_to_an_end(
 def test_a_directory_that_has_another_name_is_found_beside_it(
     tmp_path: Path, lists: OpenLists, depth: int
 ) -> None:
-    """This holds even if a directory or link took its name, or if a parent was replaced."""
+    """A directory is found even if another took its name, or if a parent was replaced."""
     place = "d" if depth == 1 else "d/x"
     tree = write_tree(tmp_path / "t", {f"{place}/f": LISTED, "e/f": OTHER, "e/x/f": OTHER})
     task = [group for group in task_of(tree) if group.directory == f"{tree}/{place}"]
@@ -355,7 +355,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
 
 @pytest.mark.parametrize("put", ["nothing", "from elsewhere"])
 def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists, put: str) -> None:
-    """If an old directory took its place, the listed directory may be where that one was."""
+    """If an old directory took its place, the listed one may be in the place of the old one."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/g": OTHER})
     other = write_tree(tmp_path / "other", {"f": OTHER, "g": OTHER})
     tree.chmod(0o777)
@@ -436,7 +436,7 @@ def test_directories_that_change_names_during_the_walk_are_entered_once_each(
         if len(calls) in (
             1,
             2,
-        ):  # during the first open the names are exchanged, then exchanged back
+        ):  # the names are exchanged before the first open and exchanged back after it
             exchange(tree / "d", tree / "e")
         return opens(lister, fd, name, follow=follow)
 
@@ -833,7 +833,7 @@ def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
 def test_a_directory_that_was_moved_is_looked_for_beside_so_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any], found: int
 ) -> None:
-    """Each second attempt uses the old name, which nothing has now."""
+    """Every second attempt uses the directory's old name, which no directory has now."""
     assert (finding_again.ROUNDS, finding_again._ROUNDS_WITHOUT) == (12, 3)
     (tmp_path / "it").mkdir()
     (tmp_path / "other").mkdir()

@@ -1,4 +1,4 @@
-"""The note beside an index says from which providers its entries are."""
+"""The note beside an index names the providers of the entries."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_changed_files_that_are_gone_again_are_left_out(
 def test_a_changed_file_that_gets_another_name_before_it_is_read_is_found(
     client: Client, tmp_path: Path, count: int
 ) -> None:
-    """The owner can exchange two changed files each time that one of them is opened."""
+    """The owner exchanges two changed files each time that one of them is opened."""
     tree = write_tree(tmp_path, {f"t/f{number:02d}": b"other" for number in range(count)}) / "t"
     (tree / "f01").write_bytes(LISTED)
 
@@ -466,7 +466,7 @@ def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) 
 
 
 def test_a_file_that_is_cut_by_path_is_not_reported(tmp_path: Path) -> None:
-    """This is documented; a file that is truncated by an open descriptor is reported."""
+    """The documentation says so; truncation through an open descriptor is reported."""
     tree = write_tree(tmp_path / "t", {"a": b"benign!", "b": b"benign!"})
     with Changes([str(tree)]) as changes:
         os.truncate(tree / "a", 6)
@@ -560,7 +560,7 @@ def test_no_link_leads_a_watch_out_of_its_tree_by_a_directory_that_could_not_be_
 def test_files_that_a_look_around_has_found_are_checked(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This holds even if the kernel reports no further change."""
+    """A file that is found without an event is checked, even if the kernel reports no more."""
     monkeypatch.setattr(watch_module, "LOOK_S", 0.1)
     tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
     found: list[str] = []
