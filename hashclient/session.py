@@ -120,7 +120,7 @@ class Session:
     def invocation(self, paths: Sequence[str] = ()) -> Invocation:
         """Return who runs the command, where, and for which `paths`.
 
-        Only the first paths are kept.
+        Only the first `MAX_PATHS` paths are logged.
         """
         try:
             directory = os.getcwd()  # noqa: PTH109 - any bytes

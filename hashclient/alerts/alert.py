@@ -90,7 +90,7 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Events that people should know: how many, by subject, and ids and paths of matches."""
+    """Events that people should know of: how many, by subject, and ids and paths of matches."""
 
     kind: Kind
     count: int = 0

@@ -1,4 +1,4 @@
-"""A mail client that limits what a server may send, as smtplib stores whole answers."""
+"""A mail client that limits what a server may send, because smtplib stores whole answers."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ class Client:
         """Store facts about the source of a match for its reports, and replace earlier facts.
 
         The facts are encrypted immediately, for `recipients` of [quarantine] and of all packages.
-        `address`: the IP address from which the file was uploaded. `uploaded`: when it was
+        `address`: the IP address from which the file was uploaded. `uploaded`: when the file was
         uploaded, with a time zone.
 
         Raises:

@@ -101,7 +101,7 @@ def prune_matches(session: Session) -> int:
 def prune_inventory(session: Session) -> int:
     """Delete records of files that no scan has met for longer than `[keep]` allows.
 
-    Return their number.
+    Return the number of deleted records.
 
     Raises:
         StateError: the inventory cannot be written.

@@ -3,10 +3,10 @@
 The document is made from the status and from the newest records of the audit log. Publishing
 follows these rules:
 
-1. Only one process publishes at a time, so an older document never replaces a newer document.
-2. Each document has its own number, which is stored before the document is made.
-3. The document replaces the previous document in one step.
-4. The number of failures is reset only after this, so a killed publication counts as a failure.
+1. Only one process publishes at a time, so an older document never replaces a newer document. 2.
+Each document has its own number, which is stored before the document is made. 3. The document
+replaces the previous document in one step. 4. The number of failures is reset only after the
+document was written, so a killed publication counts as a failure.
 """
 
 from __future__ import annotations

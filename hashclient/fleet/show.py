@@ -151,10 +151,7 @@ def judge(
 
 
 def failed(where: str, error: HashclientError) -> Row:
-    """Return the row for a place that could not be read, so no machine's state is known.
-
-    Nothing is then known about any machine.
-    """
+    """Return the row for a place that could not be read, so no machine's state is known."""
     return _row(where, "", "", Finding("failed", error.message, error.exit_code))
 
 

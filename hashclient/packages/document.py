@@ -110,8 +110,8 @@ class StoryStep(_Strict, frozen=True):
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
     """A file that matched; `path_b64` is set if the path is not UTF-8.
 
-    `evidence`: the sealed file itself. `facts`: facts about its source. `context`: other files that
-    belong to it.
+    `evidence`: the sealed file itself. `facts`: facts about the source of the file. `context`:
+    other files that belong to the match.
     """
 
     id: MatchId

@@ -1,4 +1,4 @@
-"""The metadata directory of python-tuf: it is cleaned before python-tuf reads it, and synced later.
+"""The metadata directory of python-tuf: cleaned before python-tuf reads it, synced afterwards.
 
 The metadata of a role is in a file with the role's name, and earlier roots are in a separate
 folder. The metadata of the role of notices, which python-tuf does not know, is in this directory as
@@ -30,7 +30,7 @@ MAX_METADATA_BYTES = 8 << 20
 
 
 class MetadataDir:
-    """The files of python-tuf, which this class may remove, but never changes."""
+    """The metadata files of python-tuf, which this class may remove but never changes."""
 
     def __init__(self, path: Path) -> None:
         """Create the directory, and remove files that python-tuf must not read.

@@ -5,8 +5,9 @@ state directory, translates its errors, and adds the rules that a provider of ha
 beyond TUF (`docs/format.md`): each list has one delegated, terminating role for only the files of
 the list, and all JSON parsers read the metadata in the same way. `additions` verifies the role of
 notices, which python-tuf does not find by itself. Verified metadata is kept in memory, because a
-list has as many targets as segments; `metadatadir` has its directory. The caller must have the
-writers' lock, because several processes must not use python-tuf in one directory.
+list has as many targets as segments; `metadatadir` manages the directory of the metadata. The
+caller must have the writers' lock, because several processes must not use python-tuf in one
+directory.
 """
 
 from __future__ import annotations
