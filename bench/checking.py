@@ -1,8 +1,8 @@
 """Checks uploads inside a program: the time of a check at a fixed rate, and the memory of checks.
 
-Run as a program with a state directory, a rate and a count, it checks `count` uploads at `rate`
-uploads a second on one processor, then checks `count` uploads as fast as it can, and prints the
-results as JSON. Where other programs use the processor as well, the time from an upload to its
+As a program with a state directory, a rate and a count, this module checks `count` uploads at
+`rate` uploads a second on one processor, then checks `count` uploads as fast as it can, and prints
+the results as JSON. Where other programs use the processor as well, the time from an upload to its
 answer is mostly time of the other programs; so the processor time of a check is a row of its own.
 """
 

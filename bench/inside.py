@@ -1,7 +1,7 @@
 """Reads members of archives: as a scan reads them, and as the standard library reads them.
 
-Run as a program with the name of a reader and an archive, it reads all members once and prints the
-CPU seconds. Where no member has a listed size, the least work is to list the archive and to
+As a program with the name of a reader and an archive, this module reads all members once and prints
+the CPU seconds. Where no member has a listed size, the least work is to list the archive and to
 decompress the first bytes of each member, which say whether the member is a container: the reader
 `heads` does only that.
 """
