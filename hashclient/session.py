@@ -1,7 +1,7 @@
 """The state directory that a command uses: its settings, clock, operator, audit log and key.
 
-A front end makes one `Session`, and passes it to all functions that need it. A session first reads
-only the version of the state; all other parts are read or created when they are used.
+A front end makes one `Session`, and passes the session to all functions that need it. A session
+first reads only the version of the state; all other parts are read or created when they are used.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ MEANINGS: Mapping[Kind, Meaning] = {
 
 
 ALERT_FORMAT = "hashclient-alert/1"
-#: The largest number of subjects, ids and paths that an alert names; more of them are only counted.
+#: The largest number of subjects, ids and paths that an alert names; all others are only counted.
 MOST_NAMED = 20
 
 
@@ -149,13 +149,13 @@ class Alert(Noticed, frozen=True, kw_only=True):
 
     @property
     def headline(self) -> str:
-        """The number and the kind of the events, in some words."""
+        """The number and the kind of the events of the alert, in a few words."""
         meaning = MEANINGS[self.kind]
         return f"{self.count:,} {meaning.one if self.count == 1 else meaning.many}"
 
     @property
     def text(self) -> str:
-        """The number, the kind and the subjects of the events, as a sentence."""
+        """The number, the kind and the subjects of the events of the alert, as a sentence."""
         names = [f"{name} ({n:,})" if n > 1 else name for name, n in _by_count(self.subjects)]
         return f"{self.headline}: {first_of(names)}" if names else self.headline
 

@@ -1,8 +1,8 @@
-"""Finds the events since the last time, in the audit log and in the record of matches.
+"""Finds the events since the last look, in the audit log and in the record of matches.
 
 Every run writes to the audit log and to the record of matches, so reading them finds the events of
 scans, watches, daemons and fetches; none of these imports `alerts`. Reading begins with the newest
-record and ends where it began the last time.
+record, and ends with the record that was the newest at the last look.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.text import path_fields
 
-#: The age of the oldest events that are read the first time.
+#: The age of the oldest events that the first look reads.
 FIRST_LOOK = timedelta(days=1)
 #: The exit codes of a fetch that has received nothing; a fetch with another exit code has refused
 #: received data.
@@ -33,7 +33,7 @@ LOG, MATCHES, STATE = "audit log", "matches", "state"
 
 
 class News:
-    """The events since the last time, and the problems that have ended."""
+    """The events since the last look, and the problems that have ended."""
 
     def __init__(self, session: Session, place: Place | None) -> None:
         """Read all events after `place`; if `place` is None, read the events of the last day."""
@@ -57,8 +57,8 @@ class News:
             last = self._read_matches(before, is_first=is_first)
         except StateError:
             self.damaged.append(MATCHES)
-        # The time is taken after the matches were read, so no match that was read is newer than the
-        # time, and none is counted twice.
+        # The time of the look is taken after the matches were read, so that no match is counted
+        # again at the next look.
         self.place = Place(seq, *last, session.now())
 
     def happened(self) -> Iterator[Noticed]:
@@ -88,7 +88,7 @@ class News:
         return last.seq
 
     def _take(self, record: Record) -> None:
-        """Count the event in a record; all later records were counted before."""
+        """Count the event in a record. Records are counted from the newest to the oldest."""
         data = record.data
         provider, name = str(data.get("provider")), data.get("list")
         subject = provider if name is None else f"{provider}/{name}"

@@ -2,13 +2,13 @@
 
 1. A new event is added to the waiting alert of its kind, or to a new alert if no alert of the kind
    waits.
-2. An alert is due if no alert has named one of its subjects during the time that its kind sets.
+2. An alert is due if it has a subject that no alert has named during the time that its kind sets.
 3. Before an alert is first sent, its receivers are stored in the alert. After its receivers are
    stored, an alert is not changed, so that its id stands for one content whether attempts succeed
    or fail.
-4. When a receiver has accepted an alert, this is stored; an alert that all its receivers have
-   accepted is removed. If a receiver does not accept an alert, its later alerts were not tried yet,
-   so they are joined and get a new id.
+4. When a receiver has accepted an alert, the receiver is removed from the alert; an alert without
+   receivers is removed. If a receiver does not accept an alert, its later alerts were not tried
+   yet, so they are joined and get a new id.
 
 A receiver that fails is not tried again for a while, like a destination of reports
 (`core/patience`), and does not delay other receivers. `reporting/outbox` needs folders and records
@@ -43,8 +43,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 LOOK = timedelta(hours=1)
 #: A function that returns the problems of the whole state.
 Look = Callable[[], Iterable[Noticed]]
-#: The largest length of a machine's name, because names of machines are received from other
-#: machines.
+#: The largest length of a machine's name, because the names come from other machines.
 _NAME_CHARS = 100
 _OF_FETCHES = (Kind.FETCH_FAILED, Kind.REFUSED)
 
@@ -140,7 +139,7 @@ class Outbox:
         return save_book(self._layout, book)
 
     def _with_news(self, book: Book) -> Book:
-        """Return the outbox with the events in the log and in the matches since the last time."""
+        """Return the outbox with the events in the log and in the matches since the last look."""
         news, now = News(self._session, book.place), self._session.now()
         waiting = (
             a.without(news.fetched) if a.kind in _OF_FETCHES and a.to is None else a
@@ -156,7 +155,7 @@ class Outbox:
     def _with_standing(self, book: Book, found: Iterable[Noticed]) -> Book:
         """Return the outbox with alerts about present problems.
 
-        A subject is not named again until the time that its kind sets is over.
+        A subject is not named again before the time that the kind of alert sets is over.
         """
         now = self._session.now()
         for kind, subjects in ((one.kind, one.subjects) for one in found):
@@ -176,7 +175,7 @@ class Outbox:
         return MEANINGS[kind].every if hours is None else timedelta(hours=hours)
 
     def _begun(self, book: Book, *, at_once: bool) -> Book:
-        """Store the receivers of each due alert, and the time for its subjects."""
+        """Store the receivers of each due alert, and when its subjects were named."""
         now, receivers = self._session.now(), self._config.receivers
         said = {
             kind: {n: at for n, at in of.items() if not self._may_say(book, kind, n, now)}

@@ -1,9 +1,9 @@
 """How an alert is sent to each kind of receiver: a command, a webhook, or mail.
 
 The function for a kind of receiver sends one message, and returns when the receiver has accepted
-it. The signature of a webhook has the form of Standard Webhooks, which many languages have
-libraries for (https://www.standardwebhooks.com). Error messages contain no path of an address, no
-text that the receiver has sent, and no secret.
+it. The signature of a webhook has the form of Standard Webhooks, for which libraries exist in many
+languages (https://www.standardwebhooks.com). Error messages contain no path of an address, no text
+that the receiver has sent, and no secret.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
                     content_bytes=size,
                 )
         except HashclientError as error:
-            # The path of a webhook is often a secret, so messages show only its origin.
+            # The path of a webhook is often a secret, so messages show only the origin of its
+            # address.
             text = f"webhook: {error.message.replace(place.url, place.origin)}"
             kinds = (AuthorisationError, ConfigError, UnreachableError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), UnreachableError)

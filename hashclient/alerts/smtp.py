@@ -5,8 +5,8 @@ from __future__ import annotations
 import smtplib
 from typing import BinaryIO
 
-#: The largest number of bytes that a server may send on one connection; it usually sends some
-#: hundred.
+#: The largest number of bytes that a server may send on one connection; a server usually sends some
+#: hundred bytes.
 MAX_SAID_BYTES = 1 << 18
 
 

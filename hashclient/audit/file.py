@@ -1,7 +1,7 @@
 """The files of an audit log: locking them, reading them forwards and backwards, and their keys.
 
-The writer and the readers of `audit` use this module. The length of a line is bounded, so memory is
-bounded whatever the file contains. Errors of the system become `AuditError`.
+The modules of `audit` that write and that read a log use this module. The length of a line is
+bounded, so memory is bounded whatever the file contains. Errors of the system become `AuditError`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: The seconds to wait for the lock of the log: an append needs the lock for milliseconds, so a
+#: The seconds to wait for the lock of the log. An append needs the lock for milliseconds, so a
 #: process that keeps it longer is stuck.
 LOCK_WAIT_S = 5.0
 
@@ -138,7 +138,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
 
     `current` is the descriptor of the open file.
 
-    A file of this name that is also the open file is not closed yet.
+    A file that also has the name of the open file is not closed yet.
 
     Raises:
         OSError: the directory cannot be read.

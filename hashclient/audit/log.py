@@ -5,8 +5,8 @@ the records is in the same directory (`key.pem`, private; `key.pub`). The hash o
 the record before it, and the last record of each append is signed, so `verify` finds an edit, a
 removal or an insertion anywhere. `record` encodes records, `file` opens files, `rotation` closes a
 file, and `reading` reads the log; this module writes the log. The owner of the key could write a
-new log, or cut off the end of the log: only a checkpoint that is kept in another place shows this.
-The callers choose the content of records, which must not include a digest of a list or a
+new log, or cut off the end of the log; only a checkpoint that is kept in another place shows such a
+change. The callers choose the content of records, which must not include a digest of a list or a
 credential.
 
 A signature takes 30 microseconds, which is more than all other work of recording a match, and
@@ -74,7 +74,7 @@ _MOST_THREADS = 8
 
 
 def sign_all(hashes: Sequence[str], key: Ed25519PrivateKey) -> list[str]:
-    """Return the signatures of the records with these hashes, in the order of the hashes."""
+    """Return the signatures of the records with the hashes `hashes`, in the same order."""
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     if len(hashes) < _MANY or threads < 2:
         return [sign_hash(record_hash, key) for record_hash in hashes]
@@ -107,9 +107,9 @@ __all__ = [
     "verify",
 ]
 
-#: The largest length of a record that closes a file, including its newline.
+#: The largest length in bytes of a record that closes a file, including its newline.
 _CLOSING_BYTES = 1024
-#: The length of a body from which a record gets its own signature.
+#: The length in characters from which the record of a body gets its own signature.
 _LONG_BODY_CHARS = MAX_LINE_BYTES // 2
 
 
@@ -302,7 +302,7 @@ class AuditLog:
             write_all(fd, b"".join(lines))
             if durable or end == 0:
                 os.fsync(fd)
-        # a signal also undoes the append: a failed append must not be recorded
+        # a signal also undoes the append, because a failed append must not be recorded
         except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end)

@@ -74,11 +74,11 @@ class Report(msgspec.Struct, frozen=True):
 
     `seq` and `hash` describe the last record; `public_key` is hexadecimal.
 
-    `records`: the number of records on this machine. `first_time`: the time of the first of them.
-    `first_segment`, `segment`: the numbers of the first and the last file that contain them.
-    `archived_seq`, `archived_hash`: the number and the hash of the last archived record; 0 and None
-    if no record is archived. `is_closed`: whether the last file is closed, because the next file is
-    missing or a process was killed before it began the next file.
+    `records`: the number of records on this machine. `first_time`: the time of the first record on
+    this machine. `first_segment`, `segment`: the numbers of the first and the last file of the log
+    on this machine. `archived_seq`, `archived_hash`: the number and the hash of the last archived
+    record; 0 and None if no record is archived. `is_closed`: whether the last file is closed,
+    because the next file is missing or a process was killed before it began the next file.
     """
 
     records: int
@@ -108,15 +108,15 @@ def verify(
        more checkpoints, which were parsed already.
     2. Each line has exactly the form that the writer uses for its content, and its hash is right.
     3. Only the first record of the log is a genesis record, and it is signed by the key that it
-       names. The public key of the first record is `public_key` (32 bytes), or otherwise the key in
-       `key.pub` if the file exists; and it is the key of the checkpoints.
+       names. The first record has the public key `public_key` (32 bytes), or otherwise the key in
+       `key.pub` if the file exists; and it has the key of the checkpoints.
     4. Records are numbered from 1, and each record contains the hash of the record before it.
     5. Each signature is right, and the last record is signed.
     6. The record of each checkpoint exists and is unaltered. If there are several checkpoints,
        checkpoints of archived records are skipped.
     7. If the log has several files, the last record of each file except the last closes the file,
        and the first record of each file except the first names the closing record of the file
-       before. Only the first files may be missing.
+       before. Only the first files of a log may be missing.
 
     Raises:
         AuditError: a rule is broken; the message names the first bad line.
@@ -305,8 +305,8 @@ def _identity(log: Log) -> Identity:
 def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
     """Return a checkpoint of the last signed record, and the key of the log.
 
-    The records before the last signed record are not verified, so this is quick even for a long
-    log.
+    The records before the last signed record are not verified, so `head_checkpoint` is quick even
+    for a long log.
 
     Raises:
         AuditError: the end of the log is broken, or the key of the log is missing.
@@ -433,7 +433,7 @@ _decode = msgspec.json.Decoder(Line).decode
 def chained(directory: Path, archives: Sequence[Path] = ()) -> Iterator[Line | Gap]:
     """Yield the records of a log in order, and a `Gap` wherever records are missing.
 
-    `archives` are more folders with closed files of the log.
+    `archives`: more folders with closed files of the log.
 
     Raises:
         AuditError: a file cannot be read, a hash is wrong, or a line does not follow the line

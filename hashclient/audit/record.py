@@ -32,7 +32,8 @@ MAX_CHECKPOINT_BYTES = 4096
 #: The names of events that only the log itself records, and callers cannot record.
 GENESIS = "genesis"
 RECOVERED = "audit-recovered"
-#: The events of the first record of each later file, and of the last record of a closed file.
+#: `SEGMENT`: the event of the first record of each file but the first. `CLOSED`: the event of the
+#: last record of a closed file.
 SEGMENT = "segment"
 CLOSED = "segment-closed"
 OWN_EVENTS = frozenset({GENESIS, RECOVERED, SEGMENT, CLOSED})
@@ -179,8 +180,8 @@ def chain_unsigned(
 ) -> str:
     """Append lines with newlines to `lines`, numbered from `seq`; return the hash of the last line.
 
-    The lines equal those of `chain_record` and `finish_record`, but are made faster, because a scan
-    can record many events.
+    The lines are the lines that `chain_record` and `finish_record` make, but are made faster,
+    because a scan can record many events.
 
     Raises:
         AuditError: a line would be too long.
@@ -205,7 +206,7 @@ def chain_record(seq: int, time: str, body: str, prev: str, *, signed: bool) -> 
 
 
 def sign_hash(record_hash: str, key: Ed25519PrivateKey) -> str:
-    """Return the signature of the record with this hash."""
+    """Return the signature of the record with the hash `record_hash`."""
     return key.sign(_TAG_SIGNATURE + bytes.fromhex(record_hash)).hex()
 
 

@@ -134,7 +134,7 @@ def _like(new: int, fd: int) -> None:
     """Give the file open as `new` the owner and mode of `fd`, as root may have created it."""
     status, mine = os.fstat(fd), os.fstat(new)
     if (status.st_uid, status.st_gid) != (mine.st_uid, mine.st_gid):
-        with contextlib.suppress(PermissionError):  # this process is not a member of the group
+        with contextlib.suppress(PermissionError):  # this process may not set this group
             os.fchown(new, status.st_uid, status.st_gid)
     os.fchmod(new, stat.S_IMODE(status.st_mode))
 

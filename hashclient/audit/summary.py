@@ -274,7 +274,8 @@ class _Count:
         elif event == "segment":
             self._log_id(data["genesis"]["data"])
         elif data.get("part", 1) > 1:
-            # The later parts of an event only add elements of lists.
+            # The first part has all other values; later parts of an event only add elements of
+            # lists.
             if is_in:
                 self._go_on(event, data, line.time.timestamp())
         elif event in ("fetch", "refused"):
@@ -333,7 +334,7 @@ class _Count:
                 before |= found
 
     def _matches_of(self, event: str, data: dict[str, Any], time: float) -> None:
-        """Add the matches that were isolated or reported."""
+        """Add the times at which matches were isolated or reported."""
         if event == "quarantined":
             self._isolated.add(str(data.get("id")), time)
         elif event == "report-submitted":
@@ -424,7 +425,7 @@ class _Count:
             setattr(out, name, spread(took[took >= 0].tolist()))
         out.outages.sort(key=lambda outage: (outage.since, outage.provider))
         # The hits of a match are a set, whose order differs between processes, so the tables are
-        # sorted.
+        # sorted by name.
         for of, name in (
             *((out, n) for n in ("unread", "not_opened", "lists", "runs", "decisions")),
             *((out.matches, n) for n in ("by_list", "by_category")),

@@ -1,4 +1,4 @@
-"""`Client`: fetch, scan, look up and read the status, in a program as on the command line.
+"""`Client`: fetches, scans, looks up and reads the status, in a program as on the command line.
 
 `Client` uses no terminal and does not handle signals. Each outcome that `Client` yields is a typed
 value, and was already recorded, logged and acted upon. `docs/api.md` has examples of programs.
@@ -72,7 +72,7 @@ class Client:
         provider's signed files. `accept_churn`: accept a change that the configured `max_churn`
         refuses. `progress` is called with the name of a list, the number of downloaded bytes and
         the number of all bytes. If another fetch is running in the state directory, this fetch
-        waits up to `wait_s` seconds; `on_wait` is called when it begins to wait. `on_notices` is
+        waits up to `wait_s` seconds; `on_wait` is called when the wait begins. `on_notices` is
         called for each provider that has notices; without `on_notices`, `on_failure` is called with
         the errors of refused notices.
 
@@ -313,7 +313,7 @@ class Client:
 
         If [alerts] is not configured, nothing is done.
 
-        `exit_code`: the exit code of the run before; after 8 and 9, damage is looked for
+        `exit_code`: the exit code of the run before; after 8 and 9, the state is checked for damage
         immediately. `at_once`: send all waiting alerts, even if they are not due. `patient`: give
         receivers more time than at the end of a run.
 

@@ -2,7 +2,7 @@
 
 The log is written before the file of notices: after a kill between the two writes an event is
 logged again, and no notice is acknowledged without a record in the log. `status` does not record
-the notices that it shows, because it changes nothing and programs call it.
+the notices that it shows, because `status` changes nothing, and programs call it.
 """
 
 from __future__ import annotations

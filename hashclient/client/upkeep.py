@@ -17,14 +17,14 @@ from hashclient.system.files import is_there, state_errors
 #: The largest number of matches that are deleted at a time; one record of the audit log names all
 #: of them.
 MOST_MATCHES = 1_000
-#: The time in seconds that one call may spend on the inventory.
+#: The time in seconds that one call of `prune_inventory` may take.
 INVENTORY_S = 2.0
 
 
 def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> None:
     """Do a part of the work that is due.
 
-    A failure is reported, and the other parts are still done.
+    If a part fails, the failure is reported, and the other parts are still done.
     """
     for part in (prune_facts, prune_matches, prune_inventory):
         try:

@@ -2,7 +2,7 @@
 
 tomlkit preserves the text of unchanged parts. The changed text is parsed again, and is used only if
 it has exactly the old values and the new value; otherwise the file is not changed. If the path is a
-link, the file at its end is changed, and keeps its mode and owner.
+link, the file to which it leads is changed, and keeps its mode and owner.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def _says(text: str, wanted: Mapping[str, Any]) -> bool:
 
 
 def _appended(text: str, recipient: str) -> str | None:
-    """Return the text with one more recipient, or None if tomlkit cannot add it."""
-    import tomlkit  # the import takes 27 ms, and only a change needs it
+    """Return the text with one more recipient of the quarantine; None if tomlkit cannot add it."""
+    import tomlkit  # importing tomlkit takes 27 ms, and only a change of the configuration needs it
     from tomlkit.exceptions import TOMLKitError
 
     try:

@@ -1,9 +1,9 @@
 """Finds the fault in a decoded `config.toml`, and says which key is wrong and what is right.
 
 msgspec stops decoding at the first fault, with a message for programmers. This module then searches
-the document for the fault, using the same types, and makes a sentence that an administrator can act
-upon. A message repeats a value only if one of a few known words is expected, because any other
-value may be a secret in the wrong place.
+the document for the fault, using the same types as msgspec, and makes a sentence that an
+administrator can act upon. A message repeats a value only if one of a few known words is expected,
+because any other value may be a secret in the wrong place.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ HINT_RECIPIENTS = (
     "quarantine add-recipient` adds the public key here"
 )
 
-#: The keys on the way to a value; a number is an index in a list.
+#: The keys that lead to a value; a number is an index in a list.
 Place = tuple[str | int, ...]
 
-#: The names of the types of TOML: as expected, in the plural, and as found.
+#: For each type of TOML, its name where it is expected, in the plural, and where it was found.
 _WORDS: Mapping[type, tuple[str, str, str]] = {
     bool: ("true or false", "booleans", "a boolean"),
     int: ("a whole number", "whole numbers", "a whole number"),

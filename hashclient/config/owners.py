@@ -20,7 +20,7 @@ from hashclient.system.text import printable
 
 #: The environment variable with the meaning of `--allow-shared`.
 ALLOW_SHARED = "HASHCLIENT_ALLOW_SHARED"
-#: The keys of `config.toml` that name a file whose content takes part in decisions.
+#: The keys of `config.toml` that name a file whose content influences decisions.
 _NAMES_A_FILE = frozenset(
     {"ca", "cert", "key", "basic_file", "client_cert", "client_key", "client_secret_file"}
     | {"known_good", "proxy_basic_file", "secret_file", "smtp_basic_file", "token_file"}

@@ -3,7 +3,7 @@
 `config.toml` is decoded strictly: an unknown key, a wrong type or a missing value is an error that
 names the key. The settings never contain secrets, only the names of files and variables with
 secrets. A table with the name of a command contains defaults for the options of the command; the
-command line checks them, because it knows the options.
+command line checks the table, because it knows the options.
 """
 
 import datetime as dt
@@ -83,8 +83,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(_Document, frozen=True):
     """The content of `config.toml`.
 
-    `commands`: the tables with names of commands, unchecked; the tables `containers` and `accept`
-    of `scan` have their own fields.
+    `commands`: the tables with names of commands, unchecked, without the keys `containers` and
+    `accept` of the table `scan`.
     """
 
     containers: ContainersConfig = ContainersConfig()
@@ -162,8 +162,8 @@ def resolve_settings(
     """Resolve `config.toml` and the arguments, into which flags and environment are merged already.
 
     Without `config_path`, a given state directory must contain its own `config.toml`, so that the
-    directory has all settings. If no state directory is given either, the file of the user is read,
-    or for root the file of the system. A file that is about to be changed need not be `complete`,
+    directory has all settings. If no state directory is given either, the file of the user is read;
+    root reads the file of the system. A file that is about to be changed need not be `complete`,
     which means that recipients of the quarantine may be missing. `allow_shared`: allow files that
     other users may change; if it is None, the environment decides.
 
@@ -298,7 +298,7 @@ def _converted(document: dict[str, Any], kind: type[_Kind], where: str) -> _Kind
 def _check_bucket(name: str, where: str) -> None:
     """Check that a table of [objects] is for a whole bucket.
 
-    A table for a prefix would never apply.
+    A table of [objects] for a prefix would never apply, so it is refused.
     """
     try:
         uri = parse_uri(name)

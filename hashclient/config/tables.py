@@ -3,12 +3,12 @@
 `settings` checks how tables depend on each other.
 
 Clients of several versions may read one `config.toml`, so some of its tables apply only from a
-version on. A key that a client does not know is an error. The key may be misspelt; or an older
-client that ignores the key may do more than intended, for example apply a rule of a policy without
-the key that limits the rule. So the file itself says which of its parts are not for older clients.
-For a client of version 0.3 or later, everything below `[since."0.3"]` applies as if it were at the
-top of the file, and replaces the same keys at the top. An earlier client ignores everything below
-`[since."0.3"]`. An unknown key below `since` is an error as well.
+version on. A key that a client does not know is an error. An unknown key may be misspelt; or an
+older client that ignores the key may do more than intended, for example apply a rule of a policy
+without the key that limits the rule. So the file itself says which of its parts are not for older
+clients. For a client of version 0.3 or later, everything below `[since."0.3"]` applies as if it
+were at the top of the file, and replaces the same keys at the top. An earlier client ignores
+everything below `[since."0.3"]`. An unknown key below `since` is an error as well.
 """
 
 import datetime as dt
@@ -106,7 +106,7 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The actions on matches of a list, of a category, or of both.
 
-    A missing key fits all lists or categories.
+    A rule without `list` applies to all lists, and a rule without `category` to all categories.
 
     Every match is recorded; `record`, or an empty list of actions, means that nothing else is done.
     """
@@ -117,7 +117,9 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The brake: how many different files may be acted upon within 24 hours. 0 means no limit.
+    """The brake: how many different files may be acted upon within 24 hours.
+
+    A limit of 0 means that there is no limit.
 
     `per_entry`: the limit for one entry. `per_day`: the limit for all entries together. A match
     above a limit is held.
@@ -130,7 +132,7 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many persons an exception needs.
 
-    If two are needed, the first makes the exception and the second approves it.
+    If an exception needs two persons, the first makes it and the second approves it.
 
     `trusted`: the keys that may sign exported exceptions, by the name that the operator has given
     to each key.
@@ -184,8 +186,8 @@ class ServiceDestination(
 ):
     """A reporting service with an API like the CyberTipline's.
 
-    `evidence`: what is uploaded: the `file` itself, its `sealed` form, or `none`. `deadline_hours`
-    has the same meaning as for a `PackageDestination`.
+    `evidence`: what is uploaded: the `file` itself, its `sealed` form, or `none`. `deadline_hours`:
+    as for a `PackageDestination`.
     """
 
     url: str
@@ -212,8 +214,8 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reporter, the destinations, and whether people review matches before a report is sent.
 
     `default`: the name of the default destination. `after`: if it is "review", a report of a match
-    waits until `people` persons have confirmed the match; this applies to a `share` of all matches,
-    which their ids choose.
+    waits until `people` persons have confirmed the match. Only a `share` of all matches, chosen by
+    their ids, needs reviews.
     """
 
     organisation: str | None = None
@@ -236,13 +238,13 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far containers are opened: limits for one file and all its members.
 
-    `depth`: containers inside containers. `members`: the number of members. `bytes_out`: the
-    decompressed bytes. `ratio`: the decompressed bytes divided by the bytes of the file. `time_s`:
-    the seconds for one file. `memory_mib`: the memory of a process that opens containers.
-    `sandbox`: with `require`, no container is opened on a machine whose kernel cannot confine the
-    process that opens containers. `not_opened`: whether files that contain other files and are of a
-    kind that is not opened, such as images of disks, are only counted by kind, or are unread as
-    well.
+    `depth`: the largest depth of containers inside containers. `members`: the largest number of
+    members. `bytes_out`: the largest number of decompressed bytes. `ratio`: the largest number of
+    decompressed bytes for each byte of the file. `time_s`: the largest time for one file, in
+    seconds. `memory_mib`: the largest memory of a process that opens containers, in MiB. `sandbox`:
+    with `require`, no container is opened on a machine whose kernel cannot confine the process that
+    opens containers. `not_opened`: whether files that contain other files and are of a kind that is
+    not opened, such as images of disks, are only counted by kind, or are unread as well.
     """
 
     depth: Annotated[int, Meta(ge=1, le=100)] = 32
@@ -323,8 +325,8 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How notices of providers affect the exit code of `status`.
 
-    `alert_from`: while a notice of this severity or a higher one is open, `status` ends with 3;
-    None means that notices do not change the exit code.
+    `alert_from`: while a notice of this severity or a higher severity is open, `status` ends with
+    3; None means that notices do not change the exit code.
     """
 
     alert_from: Literal["minor", "moderate", "severe", "extreme"] | None = None
@@ -342,9 +344,11 @@ _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII
 
 
 def parse_version(text: str, *, whole: bool = True) -> Version | None:
-    """Return a version as three numbers, or None if it is malformed. A missing number is 0.
+    """Return a version as three numbers, or None if it is malformed.
 
-    Text after the numbers is ignored, unless `whole` is set.
+    A number that is missing in a version is 0.
+
+    Text after the version is ignored, unless `whole` is set.
     """
     found = _VERSION.fullmatch(text) if whole else _VERSION.match(text)
     if found is None:
@@ -356,8 +360,8 @@ def parse_version(text: str, *, whole: bool = True) -> Version | None:
 def apply_since(document: dict[str, Any], own: str) -> Fault | None:
     """Merge the parts for a client of version `own` into `document`; return the fault, if any.
 
-    The part of a later version replaces values of the part of an earlier version. Tables are
-    merged; any other value, including a list, replaces the earlier value.
+    The part for a later version replaces values in the part for an earlier version. Tables with the
+    same name are merged; any other value, including a list, replaces the earlier value.
     """
     tables = document.pop(SINCE, {})
     if not isinstance(tables, dict):
@@ -398,11 +402,11 @@ def _merge(into: dict[str, Any], table: dict[str, Any]) -> None:
 class AlertsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who receives a message when something needs a person: a command, a webhook, or mail.
 
-    `command`: a command that receives each alert on its standard input. `webhook`: an address.
-    `secret_file`, `secret_env`: where the secret is that signs the messages to the webhook. `mail`:
-    the recipients of mail. `smtp`: the server to which mail is sent. `paths`: whether alerts
-    contain the paths of matches. `every_hours`: the shortest time between two alerts about the same
-    subject.
+    `command`: a command that receives each alert on its standard input. `webhook`: the address to
+    which alerts are sent. `secret_file`, `secret_env`: where the secret is that signs the messages
+    to the webhook. `mail`: the recipients of mail. `smtp`: the server to which mail is sent.
+    `paths`: whether alerts contain the paths of matches. `every_hours`: the shortest time between
+    two alerts about the same subject.
     """
 
     command: tuple[str, ...] = ()

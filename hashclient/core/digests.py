@@ -1,6 +1,6 @@
 """Computes digests of a file in one pass, and finds the cheapest sufficient set of algorithms.
 
-Digests are computed by OpenSSL (through hashlib). `index` knows the lists.
+Digests are computed by OpenSSL (through hashlib). The module `index` compares digests with lists.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
 
 def digests_of(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
     """Return the digests of the bytes in `data`, in the order of `algorithms`."""
-    # one algorithm is the usual case, and a comprehension would cost half as much as the digest
+    # one algorithm is the usual case, in which a comprehension would take half as long as the
+    # digest
     if len(algorithms) == 1:
         return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()]
     return [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
@@ -190,7 +191,7 @@ def digest_fd(
         if on_bytes is not None:
             on_bytes(count)
         if size is not None and digester.length > size:
-            # Somebody is writing to the file, and reading would not end while they write.
+            # Somebody is writing to the file, so reading might never end.
             raise LengthError(digester.length, size)
         count = os.readv(fd, [buffer])
     if size is not None and digester.length != size:

@@ -23,7 +23,7 @@ class Precision(msgspec.Struct, frozen=True):
 class Spread(msgspec.Struct, frozen=True):
     """The number of durations, with their median and 95th percentile in seconds.
 
-    The numbers are None without any duration.
+    The median and the percentile are None if there are no durations.
 
     `p95_s`: the 95th percentile, as the nearest rank.
     """

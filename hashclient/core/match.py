@@ -138,10 +138,10 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     `in_place`: whether the file is at its path; False if this program has moved or removed it.
     `tags`: the tags of the content, 16 bytes each, made with the key `key_id`. `hits`: all hits are
-    complete, and hits of withdrawn entries are included. A stream has no file: its `path` is one of
-    `STREAM_PREFIXES` and a name, and `times_seen` is how often the stream was found (None for a
-    file). `seen`: the file that was read, or None if unknown; its device numbers are not recorded,
-    because they may change with a restart.
+    complete, and hits of withdrawn entries are included. A stream has no file. `path` of a stream
+    begins with a text in `STREAM_PREFIXES`, and `times_seen` is how often the stream was found
+    (None for a file). `seen`: the file that was read, or None if unknown; its device numbers are
+    not recorded, because they may change with a restart.
     """
 
     id: str
@@ -182,7 +182,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> MatchRef:
-        """The part of the record that is in an outcome."""
+        """The part of the recorded match that an outcome contains."""
         return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
     def handled(self) -> Handled:
@@ -302,7 +302,7 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
 def members_of(story: Sequence[Step]) -> list[tuple[str, ...]]:
     """Return the members of a container that matched.
 
-    The history names at most the first hundred.
+    The history names at most the first hundred members.
     """
     return [tuple(s.detail.get("members", ())) for s in story if s.event == IN_MEMBER]
 

@@ -1,7 +1,7 @@
 """The values that all packages use: hits, outcomes, lists and their problems.
 
 All values in this module are frozen. If a run has many values of a type, the type has `gc=False`,
-because its values are never part of a reference cycle and the garbage collector can ignore them.
+because its values are never part of a reference cycle, so the garbage collector can ignore them.
 This module does no I/O and does not know formats of output.
 """
 
@@ -85,7 +85,8 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
         "algorithms": [a.label for a in hit.algorithms],
         "complete": hit.complete,
     }
-    if names is LOGGED_FIELDS:  # a scan may log very many hits, so this usual case is fast
+    # most calls ask for `LOGGED_FIELDS`, and a scan may log very many hits
+    if names is LOGGED_FIELDS:
         return fields
     fields["withdrawn_generation"] = hit.withdrawn_generation
     return {name: fields[name] for name in names}
@@ -121,7 +122,7 @@ class HeldEntry(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The counts as a sentence."""
+        """The numbers of files of the entry as a sentence."""
         other = self.matched - self.isolated - self.reported - self.held
         parts = {
             "isolated": self.isolated,
@@ -158,7 +159,8 @@ class Outer(msgspec.Struct, frozen=True):
     """The file that contains a matching member, with the facts that actions need.
 
     `size`: the length of the file in bytes. `tags`: the tags of the file itself. `members`: the
-    number of its members at all depths. `mail`: the description of the file if it is a mail.
+    number of members of the file at all depths. `mail`: the description of the file if it is a
+    mail.
     """
 
     size: int
@@ -204,9 +206,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     If the input is a member of a container, `path` is the path of the file that contains it.
     `members`: the names of the members on the way to the input, from the outermost inwards, decoded
-    like `path`. An empty name stands for all remaining members of a container. `size`, `digests`
-    and `tags` then describe the member; a match has its file in `outer`. `obstacle`: a word that
-    says why a member was not read.
+    like `path`. In `members`, an empty name stands for all remaining members of a container. For a
+    member, `size`, `digests` and `tags` describe the member; a match has its file in `outer`.
+    `obstacle`: a word that says why a member was not read.
 
     `is_object`: `path` is the URI of an object in a bucket, with its version if known. `evidence`:
     a word for the evidence on which the outcome rests, if the input was not read. `seen`: the file
@@ -273,7 +275,9 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 
 
 class MissingList(msgspec.Struct, frozen=True):
-    """A list that should be on this machine but cannot be used. No input was compared with it.
+    """A list that should be on this machine but cannot be used.
+
+    No input was compared with a missing list.
 
     A list should be on this machine if the configuration or the provider's last verified metadata
     names it. `name`: None if no list of `provider` was ever fetched, so that its lists are not

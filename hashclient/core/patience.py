@@ -28,7 +28,9 @@ def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = L
 
 
 def is_due(at: datetime | None, now: datetime, *, longest: timedelta = LAST) -> bool:
-    """Return whether the next attempt is due, which was planned for the time `at`; None means now.
+    """Return whether the next attempt, planned for the time `at`, is due.
+
+    None means that it is due now.
 
     If `at` is later than the longest pause allows, `at` was set by a wrong clock and is ignored.
     """

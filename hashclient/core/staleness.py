@@ -34,7 +34,7 @@ class ListState(msgspec.Struct, frozen=True):
     def stale(self) -> bool:
         """Whether the list has expired and its grace period is over.
 
-        A verdict then needs attention.
+        If a list is stale, a verdict needs attention.
         """
         return not self.fresh and not self.in_grace
 
@@ -51,7 +51,7 @@ def state_of(
     """Return whether a list is fresh at `now`, or within `grace` after its expiry.
 
     If the clock shows a time before the last check (`checked_at`), it is not known whether the list
-    has expired, so it is neither fresh nor in its grace period.
+    has expired, so the list is neither fresh nor in its grace period.
     """
     clock_is_right = checked_at - CLOCK_TOLERANCE <= now
     fresh = clock_is_right and now < expires

@@ -32,14 +32,14 @@ class Counts(msgspec.Struct, array_like=True):
     file is read twice depends on the files before it, so the number can differ between two runs
     over the same files.
 
-    The following fields count inputs whose answer does not rest on reading them.
-    `ruled_out_by_size`: inputs with a size that no entry has. `ruled_out_by_claim`: inputs with
-    such a size by the claim of a container, which may be wrong. `known_unchanged`: inputs that an
-    earlier scan has read, and that are unchanged since. `believed_unchanged`: those of the
-    `known_unchanged` inputs that are not proven to be unchanged. `objects`: inputs in buckets.
-    `by_store_digest`: those of the objects for which a digest from their store decides. `members`:
-    inputs in containers. `members_read`: those of the members that were read. `not_opened`: the
-    number of containers of each kind that is not opened.
+    Several counts are of inputs whose answer does not rest on reading them. `ruled_out_by_size`:
+    inputs with a size that no entry has. `ruled_out_by_claim`: inputs with such a size by the claim
+    of a container, which may be wrong. `known_unchanged`: inputs that an earlier scan has read, and
+    that are unchanged since. `believed_unchanged`: those of the `known_unchanged` inputs that are
+    not proven to be unchanged. `objects`: inputs in buckets. `by_store_digest`: those of the
+    objects for which a digest from their store decides. `members`: inputs in containers.
+    `members_read`: those of the members that were read. `not_opened`: the number of containers of
+    each kind that is not opened.
     """
 
     files_read: int = 0
@@ -122,9 +122,9 @@ class Summary(Counts, kw_only=True):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The verdict.
+        """The exit code of a run.
 
-        A match outranks everything else, and a run with an unread input never ends with `OK`.
+        A match outranks every other result, and a run with an unread input never ends with `OK`.
         """
         stale = any(state.stale for state in self.lists)
         undecided = self.counts[Kind.UNREAD] + self.counts[Kind.CONFLICT]
@@ -141,7 +141,7 @@ class Summary(Counts, kw_only=True):
             return ExitCode.STATE
         if stale:
             return ExitCode.STALE
-        # An input whose kind is `ACCEPTED` was not checked, so the run is not empty.
+        # An input whose kind is `ACCEPTED` was not checked, but shows that the run is not empty.
         may_be_empty = self.allow_empty and not self.counts[Kind.ACCEPTED]
         if undecided or not (decided or may_be_empty):
             return ExitCode.INCOMPLETE

@@ -77,7 +77,7 @@ Progress = Callable[[str, int, int], None]
 class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The progress of an unfinished build: the first `segments` of the index are in `partial`.
 
-    `fresh` is True if the build began without an older generation.
+    `fresh`: True if the build began without an older generation.
     """
 
     mac: str
@@ -91,9 +91,9 @@ class Build(msgspec.Struct, frozen=True):
     """The build of one generation of one list.
 
     `index_hash`: the signed hash of the list's `index.json`. `signed`: the hashes of all files of
-    the list. `expires`: the earliest expiry of the metadata that signed them. `epoch`: the keys
-    under which generations are counted. `now`: the time that the manifest gets. `received` returns
-    the number of bytes received so far.
+    the list. `expires`: the earliest expiry of the metadata that signed these hashes. `epoch`: the
+    keys under which generations are counted. `now`: the time at which the manifest says that the
+    list was fetched. `received`: returns the number of bytes received so far.
     """
 
     provider: str
@@ -349,7 +349,7 @@ def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | N
 
 
 def remove_list(directory: Path) -> None:
-    """Remove the folder of a list in one step for readers.
+    """Remove the folder of a list; readers see the removal as one step.
 
     Raises:
         StateError: the folder cannot be removed.

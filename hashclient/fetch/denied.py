@@ -3,9 +3,8 @@
 All clients of a provider see the names of all lists, because they verify the same metadata. A
 server may withhold a list from a client: it answers 403 to a request for the role of the list. Each
 address of a provider has its own credential, so a list is denied only if every address refuses it
-(`providers`). The list stays denied until an address delivers the list; other failures change
-nothing. If a list is on this machine already, or if the configuration names it, a refusal is an
-error.
+(`providers`). A list stays denied until an address delivers it; other failures change nothing. If a
+list is on this machine already, or if the configuration names it, a refusal is an error.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection
 def note_denied(folder: Path, names: Collection[str]) -> None:
     """Record that every address has refused the lists `names`.
 
-    Scans then do not report them as missing any more.
+    Scans do not report denied lists as missing.
 
     Raises:
         StateError: the file of denials cannot be written.

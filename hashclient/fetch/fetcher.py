@@ -7,17 +7,17 @@ A fetch takes these steps for each list:
 2. If the local index was built from this `index.json`, the manifest only gets a new time of the
    check.
 3. If the local index was built from another `index.json`, the signed `index.json` is downloaded,
-   verified and parsed, and refused if it is older than the local index.
+   verified and parsed, and refused if it is older.
 4. The new segments are downloaded, verified, parsed, inspected by the guard and sealed, in order.
-5. The result must have the signed count and checksum, otherwise the list is built again from its
+5. The result must have the signed count and checksum; otherwise the list is built again from its
    first segment.
 6. The new manifest replaces the old one, which switches readers to the new generation.
-7. Files that no manifest names are deleted.
+7. Files that no manifest names any more are deleted.
 8. `switch` logs the change, and records which earlier matches the new generation withdraws.
 
 If a fetch is killed, readers see either the old or the new generation of a list, and the next fetch
 of the same generation uses the runs that were finished before the kill. Steps 6 to 8 are taken for
-several short lists together, because each list would have to wait for the disk otherwise.
+several short lists together, because otherwise each list would have to wait for the disk.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ NO_LIST = ""
 class ClockError(StaleError):
     """The local clock shows a time before the last check.
 
-    A fetch from another address would fail as well.
+    If the clock is wrong, a fetch from another address would fail as well.
     """
 
 
@@ -152,7 +152,7 @@ class Fetcher:
     ) -> None:
         """Prepare a fetch and read the seal key, which must exist.
 
-        Nothing else is read or requested.
+        No other file is read, and nothing is requested.
 
         The addresses of files in `source` begin with `base`, by default the provider's address; the
         log names `origin` as the source, by default `base`.
@@ -181,7 +181,7 @@ class Fetcher:
     def _guard(self) -> PoisonGuard:
         """The guard that inspects added entries.
 
-        The files of known good digests are read when it is first used.
+        The guard reads the files of known good digests when it is first used.
         """
         config = self._config
         return open_guard(
@@ -314,7 +314,7 @@ class Fetcher:
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Built:
         """Build the present generation of a list.
 
-        Comparing the local files takes at most `limit_s`.
+        Comparing the local files takes at most `limit_s` seconds.
         """
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
         # Step 0 of a fetch.
@@ -346,7 +346,8 @@ class Fetcher:
             if here.generation <= index.generation and not is_other:
                 delta = delta_of(here.generation, index)
             # If the list is built from its first segment, only the number of its entries is known
-            # before the download, so the change is at least the difference of the two numbers.
+            # before the download, so the size of the change is at least the difference between the
+            # two numbers of entries.
             changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
@@ -376,8 +377,8 @@ class Fetcher:
                 manifest = build.from_beginning(index, resume=not self._how.rebuild)
                 if base is not None and self._max_churn is not None:
                     new = open_manifest(directory, manifest)
-                    # A damaged local index cannot be compared with the new one; their counts were
-                    # compared above.
+                    # A damaged local index cannot be compared with the new index; the numbers of
+                    # their entries were compared above.
                     with contextlib.suppress(DamagedError):
                         both = base.live_entry_hashes(), new.live_entry_hashes()
                         changed = len(np.setxor1d(*both, assume_unique=True))

@@ -63,8 +63,8 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PoisonGuard:
     """Finds digests that a list must not contain; all builds of a fetch use the same guard.
 
-    `most`: the number of entries of a list that may be known to be good. Such entries are set
-    aside.
+    `most`: the number of entries of a list that may be known to be good. Up to `most` entries that
+    are known to be good are set aside.
     """
 
     def __init__(self, known_good: RunSet | None, sealer: Sealer, most: int = 0) -> None:
@@ -81,7 +81,8 @@ class PoisonGuard:
     def known_good_in(self, batch: AddBatch) -> dict[Algorithm, Uint64]:
         """Return the tags of known good digests in `batch`, by algorithm."""
         good: dict[Algorithm, Uint64] = {}
-        if self._known_good is None:  # without an index, sealing all digests would be useless
+        # without known good digests, sealing the digests would be useless
+        if self._known_good is None:
             return good
         for algorithm, (digests, _) in batch.digests.items():
             tags = self._sealer.tags(algorithm, digests)
@@ -170,7 +171,7 @@ def open_guard(
 ) -> PoisonGuard:
     """Return the guard for `files` of known good digests.
 
-    Build its index if a file has changed.
+    If a file has changed, its index is built again.
 
     `most`: the number of entries of a list that may be known to be good.
 
@@ -190,7 +191,7 @@ def open_guard(
         # A damaged or missing index is built again below.
         with contextlib.suppress(DamagedError, FileNotFoundError):
             # The index is verified before it is opened, because `verify_runs` reads without a
-            # memory map: a bad block causes an error for a read, but a signal for a map.
+            # memory map: a bad block causes an error for a read, but a signal for a memory map.
             if verify:
                 verify_runs(directory, sources.runs)
             return PoisonGuard(_open_runs(directory, sources), sealer, most)

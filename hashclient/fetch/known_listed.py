@@ -35,8 +35,8 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The entries of one list that are known to be good.
 
     `set_aside`: the ids of the entries that become exceptions. `count`: the number of known good
-    entries that stay in use. `ids`: the first of their ids. `files`: the files of known good
-    digests with which the list was compared.
+    entries that stay in use. `ids`: the ids of the first known good entries that stay in use.
+    `files`: the files of known good digests with which the list was compared.
     """
 
     generation: int
@@ -72,7 +72,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_known_listed(state_dir: Path) -> Mapping[str, KnownListed]:
     """Return the recorded entries that are known to be good, by list.
 
-    Nothing is recorded if the record cannot be read.
+    If the record cannot be read, the result is empty.
     """
     try:
         data = read_regular(Layout(state_dir).known_good / LISTED_NAME, MAX_STATE_BYTES)

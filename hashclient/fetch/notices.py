@@ -8,7 +8,7 @@ A fetch of notices takes these steps:
 4. All notices are written in one step.
 
 If a notice breaks a rule, the remaining notices are still accepted, and the reason is stored
-instead of the notice. Lists are fetched after any failure in this module.
+instead of the notice. After any failure in this module, lists are still fetched.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def _fetch(
         for error in come.errors:
             log_refusal(session.audit, provider, None, error, origin)
         with changing(layout):
-            # Somebody may have acknowledged a notice during the download, so the file is read
-            # again.
+            # Somebody may have acknowledged a notice during the download, so the file of notices is
+            # read again.
             before = _book(session, provider)
             kept = before.notices if before else ()
             return _keep(session, provider, signed, epoch, kept, come)
@@ -139,7 +139,7 @@ class _Come(msgspec.Struct):
 
     @property
     def error(self) -> HashclientError | None:
-        """The failure with the highest exit code, or the first of several with this code."""
+        """The failure with the highest exit code; if several have this code, the first of them."""
         return max(self.errors, key=lambda error: error.exit_code, default=None)
 
 

@@ -8,7 +8,7 @@ Pinning takes these steps:
 4. The root is stored in the state directory.
 5. The configuration names the hash of the root.
 
-If one of the steps 1 to 4 fails, nothing is changed.
+If any of the steps 1 to 4 fails, nothing is changed.
 """
 
 from __future__ import annotations

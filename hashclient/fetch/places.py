@@ -26,9 +26,9 @@ from hashclient.trust.tuf import Source
 class Place(msgspec.Struct, frozen=True):
     """A place with files of a provider.
 
-    `name` is for people and the log; the addresses of the files begin with `base`.
+    `name`: the place, for people and the log. `base`: the beginning of the addresses of the files.
 
-    `open` reads the credential, but does not connect yet.
+    `open`: reads the credential, but does not connect yet.
     """
 
     name: str
@@ -114,7 +114,7 @@ class TimedSource:
         self.failed_s = 0.0
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes that the watched source returns."""
+        """Return the bytes that the source has returned."""
         started = self._monotonic()
         try:
             return self._source.get(url, max_bytes, expected_bytes=expected_bytes)

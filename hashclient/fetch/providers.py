@@ -296,7 +296,7 @@ def fetch_all(
 def _offer(settings: Settings, provider: str) -> str:
     """Return a sentence about the lists that a provider offers.
 
-    Its metadata must be verified already.
+    The metadata of the provider must be verified already.
     """
     names = delegated_lists(settings.layout.metadata(provider) / TARGETS_NAME)
     return f"provider {provider} offers: {first_of(sorted(names or ())) or 'none'}"
@@ -305,7 +305,7 @@ def _offer(settings: Settings, provider: str) -> str:
 def _without_provider(settings: Settings, sealer: Sealer) -> Iterator[StateError]:
     """Yield an error for each list in use whose provider is not in the configuration.
 
-    Such a list cannot be fetched.
+    A list cannot be fetched if its provider is not configured.
 
     Raises:
         StateError: this user may not read a list.

@@ -123,9 +123,10 @@ class Fetched(msgspec.Struct, frozen=True):
     on the list again. `problem`: why `affected` and `listed_again` could not be determined.
     `error`: why the list was not changed. `source`: an address, or the path of a bundle or a
     directory. `is_outside`: whether `lists` of the provider is set and does not name the list.
-    `known_good`: the entries that are known to be good. `has_exceptions`: whether some of them
-    became new exceptions. `is_ended`: whether the provider has ended the list, so that its files
-    were removed. `is_denied`: whether the place refuses the list, which was never on this machine.
+    `known_good`: the entries that are known to be good. `has_exceptions`: whether some of the known
+    good entries became new exceptions. `is_ended`: whether the provider has ended the list, so that
+    its files were removed. `is_denied`: whether the place refuses the list, which was never on this
+    machine.
     """
 
     list_name: str
@@ -206,7 +207,7 @@ def _event(one: Built) -> Event:
         "provider": one.fetched.provider,
         "list": one.manifest.list,
         **{name: getattr(one.fetched, name) for name in _LOGGED},
-        # The name of the field has the algorithm, so the value is only the digest.
+        # The name of the field contains the algorithm, so the value is only the digest.
         f"index_{algorithm or 'sha256'}": digest,
         "source": one.fetched.source,
         "published": for_programs(one.manifest.published_at),

@@ -156,7 +156,7 @@ class Verified(msgspec.Struct, frozen=True):
 def encode_status(document: StatusDocument, key: Ed25519PrivateKey) -> bytes:
     """Return the bytes of a document, signed with `key`.
 
-    The same key must have signed the checkpoint.
+    The key that signs the document must also have signed the checkpoint.
     """
     data = sign_document(document, _TAG, key)
     assert len(data) <= MAX_STATUS_BYTES, "a document is bounded by its parts"
@@ -168,7 +168,7 @@ def verify_status(data: bytes) -> Verified:
 
     1. The file has two lines, each a JSON object of the schema, and the key in the second line has
        signed the first line.
-    2. The checkpoint is of the machine's log, and was signed with the same key.
+    2. The checkpoint is of the machine's log, and was signed with the key of the document.
 
     Raises:
         VerificationError: one of the rules is broken.

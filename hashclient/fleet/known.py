@@ -2,7 +2,7 @@
 
 A person pins the key of a machine: in a roster, which is a TOML file that several collectors can
 use, or with `fleet trust`, which stores the key in this state directory. A valid document does not
-show which machine made it; the pinned key does.
+show which machine made it, but the pinned key of the document does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOCK_WAIT_S = 10.0
 class Seen(msgspec.Struct, frozen=True):
     """The newest document of a machine at a place: number, time, SHA-256 and checkpoint.
 
-    `went_back`: how a later document contradicts this one, if a later document does.
+    `went_back`: how a later document contradicts this document; None if no document does.
     """
 
     counter: int
@@ -67,8 +67,8 @@ def changing(layout: Layout) -> Iterator[Known]:
         StateError: the file cannot be read or written.
     """
     path = make_private_dir(layout.fleet) / KNOWN_NAME
-    # The file has its own lock, because reading a bucket may take long, and this machine may
-    # publish meanwhile.
+    # The file of known machines has its own lock, because reading a bucket may take long, and this
+    # machine may publish meanwhile.
     with writer_lock(layout.fleet / KNOWN_LOCK_NAME, wait_s=LOCK_WAIT_S):
         known = load_kept(path, Known)
         before = msgspec.json.encode(known)

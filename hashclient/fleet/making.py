@@ -3,10 +3,11 @@
 The document is made from the status and from the newest records of the audit log. Publishing
 follows these rules:
 
-1. Only one process publishes at a time, so an older document never replaces a newer document. 2.
-Each document has its own number, which is stored before the document is made. 3. The document
-replaces the previous document in one step. 4. The number of failures is reset only after the
-document was written, so a killed publication counts as a failure.
+1. Only one process publishes at a time, so an older document never replaces a newer document.
+2. Each document has its own number, which is stored before the document is made.
+3. The document replaces the previous document in one step.
+4. The number of failures is reset only after the document was replaced, so a killed publication
+   counts as a failure.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def _machine(log_id: str) -> Machine:
     system = b""
     with contextlib.suppress(OSError):
         system = _MACHINE_ID.read_bytes()
-    # The id of the system must not be published (machine-id(5)), so only a hash of it with other
-    # data is.
+    # The id of the system must not be published (machine-id(5)), so only a hash of the id with
+    # other data is published.
     made_of = b"\0".join((b"hashclient machine v1", log_id.encode(), name.encode(), system))
     return Machine(log_id, name, hashlib.sha256(made_of).hexdigest()[:16])
 
@@ -150,7 +151,7 @@ def _runs(records: Iterable[Record], last_scan: Record | None) -> dict[Command, 
     for record in records:
         command, data = _ENDS.get(record.event), record.data
         # An event that is too large for one line has several records, which repeat its counts, so
-        # only the first is counted.
+        # only the first record is counted.
         if command is None or data.get("part", 1) != 1:
             continue
         code = 0 if record.event == "fetch" else _code(data)

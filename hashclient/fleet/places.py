@@ -32,7 +32,8 @@ from hashclient.system.files import TEMP_PREFIX, read_bounded, user_path
 from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
 
-#: A place with more documents is refused, because nobody has this many machines.
+#: The largest number of documents in a place; a place with more is refused, because nobody has this
+#: many machines.
 MOST_DOCUMENTS = 20_000
 #: The number of objects that are read before they are parsed.
 _AT_ONCE = 64
@@ -124,8 +125,8 @@ def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list
 
 
 def _read(directory: Directory, name: str) -> Found:
-    # The kind is checked first, because opening a link, a pipe or a device could do harm or wait
-    # for ever.
+    # The kind of a file is checked first, because opening a link, a pipe or a device could do harm
+    # or wait for ever.
     status = directory.status(name)
     if status is None:
         raise FileNotFoundError(name)

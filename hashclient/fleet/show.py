@@ -60,7 +60,7 @@ STATES = (*FINDINGS, WELL)
 #: The largest difference between two clocks that is accepted.
 TOLERANCE = timedelta(minutes=5)
 _VERDICTS = (ExitCode.OK, ExitCode.MATCH)
-#: The exit codes with which `status` can end; a document with another code is wrong.
+#: The exit codes with which `status` can end; a document with another exit code is wrong.
 _CODES = {code.value: code for code in ExitCode if ExitCode.INCOMPLETE <= code < ExitCode.MATCH}
 
 
@@ -96,7 +96,7 @@ class Row(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """A valid document, and what is stored about it."""
+    """A valid document, and the facts about it that are stored."""
 
     verified: Verified
     seen: Seen

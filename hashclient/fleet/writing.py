@@ -27,7 +27,7 @@ Cell = str | int | float | datetime | None
 
 def _fresh(document: StatusDocument) -> str:
     fresh = sum(one.state == "fresh" for one in document.lists)
-    if fresh:  # if a fresh list is in the document, all lists that were left out are fresh
+    if fresh:  # if a document has a fresh list, all lists that were left out are fresh
         fresh += document.lists_omitted
     return f"{fresh}/{len(document.lists) + document.lists_omitted + document.providers_unknown}"
 

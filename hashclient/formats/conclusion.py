@@ -18,7 +18,7 @@ _CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 def conclusion(summary: Summary) -> str:
     """Return the findings, and why the run is not complete, beginning with the most important.
 
-    The exit code is the verdict and the text explains it, so only for `OK` the text says that
+    The exit code is the verdict, and the text explains it. So only for `OK` the text says that
     everything was checked.
     """
     code = summary.exit_code

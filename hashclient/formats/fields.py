@@ -37,7 +37,7 @@ from hashclient.system.text import counted, for_people, for_programs, path_field
 if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
-#: The largest number of entries with held matches that are named.
+#: The largest number of entries with held matches that an output names.
 HELD_ENTRIES = 50
 #: The number of a command's paths that a sentence names.
 _MOST_PATHS = 3
@@ -106,7 +106,7 @@ def agreement(hit: Hit) -> str:
 def digest_fields(outcome: Outcome) -> dict[str, str]:
     """Return the digests of an outcome by algorithm.
 
-    Callers show them only to users who have asked for digests.
+    Callers show digests only to users who have asked for them.
     """
     return {a.label: digest.hex() for a, digest in sorted(outcome.digests.items())}
 
@@ -138,7 +138,10 @@ def run_fields(context: Context) -> dict[str, Any]:
 
 
 def run_text(context: Context) -> str | None:
-    """Return a sentence on where, by whom and for which paths a command was called, or None."""
+    """Return a sentence on where, by whom and for which paths a command was called.
+
+    None if unknown.
+    """
     about = context.about
     if about is None:
         return None
@@ -187,7 +190,7 @@ def counts_text(summary: Summary) -> str:
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:
-    """Return the fields for a run: counts, evidence, lists, how it ended, and exit code."""
+    """Return the fields for a run: counts, evidence, lists, end of the run, and exit code."""
     return {
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
@@ -286,7 +289,7 @@ class Remark(msgspec.Struct, frozen=True):
 def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -> Iterator[Remark]:
     """Yield all reasons why a run is not complete, in the order that every format uses.
 
-    A new reason has to be added to this function. `written` converts a time to text.
+    To add a reason, extend this function. `written` converts a time to text.
     """
     for missing in summary.missing:
         yield Remark("missing", missing_text(missing), missing.name or "")

@@ -64,7 +64,7 @@ def text(plain: str) -> Markup:
 #: The largest number of bars of a chart; one more bar sums up the rest.
 MAX_BARS = 8
 
-#: The kinds of outcomes in the order in which the page shows them.
+#: The kinds of outcomes, in the order in which the page shows them.
 ORDER = (
     Kind.MATCH,
     Kind.CONFLICT,
@@ -284,7 +284,7 @@ def document(title: str, content: Iterable[Markup], script_name: str | None = No
         Markup('<html lang="en">'),
         Markup("<head>"),
         Markup('<meta charset="utf-8">'),
-        # The policy applies only to elements after it, so it is the first element but one.
+        # The policy applies only to the elements after it, so it comes before them.
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),

@@ -1,8 +1,9 @@
 """Renders the parts that very many outcomes have in common only once.
 
 The hits of a run mostly differ in their entries, and the records of a batch in their ids. The
-remaining parts of their text are kept, so that a line takes about one microsecond; with `json` or a
-dictionary of cells it would take ten. The output with this module equals the output without it.
+remaining parts of the text of hits and records are kept, so that a line takes about one
+microsecond; with `json` or a dictionary of cells it would take ten. The output with this module
+equals the output without it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class HitParts(Generic[T]):
 
 
 class RecordParts(Generic[T]):
-    """Keeps the last result of `render` for recorded matches; it must not depend on the id."""
+    """Keeps the last result of `render` for recorded matches.
+
+    The result must not depend on the id.
+    """
 
     def __init__(self, render: Callable[[MatchRef], T]) -> None:
         """Begin without a rendered record."""

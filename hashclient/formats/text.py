@@ -87,7 +87,7 @@ class TextFormatter:
         return line + self._host
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the counts, the work, the lists, and each reason why the run is not complete."""
+        """Return the counts, the evidence, the lists, and all reasons why the run is incomplete."""
         if summary is None:
             return None
         lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]

@@ -58,7 +58,7 @@ class Sealer:
         self._subkeys = {a: _derive(key, f"tag {a.label}") for a in Algorithm}
         self._ciphers: dict[Algorithm, Any] = {}
         #: The id of the key, which reveals nothing about the key. A search under the wrong key
-        #: finds nothing, so without the id a wrong key would look like "no match".
+        #: finds nothing, so if the key had no id, a wrong key would look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
         self._mac_key = _derive(key, "mac")
 
@@ -94,7 +94,7 @@ class Sealer:
         Only one thread may use the encryptor.
         """
         if algorithm not in self._ciphers:
-            # The import takes a while, and a check of one file seldom needs it.
+            # The import of `cryptography` takes a while, and a check of one file seldom needs it.
             from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
             # The mode ECB is right for tags, because each digest is an independent block, and equal
@@ -175,8 +175,8 @@ def _parse(text: bytes, where: str) -> bytes:
     return key
 
 
-#: The digits that a document has in place of its code while the code is computed; the code has as
-#: many digits.
+#: The digits that a document has in place of its code while the code is computed, as many as a code
+#: has.
 NO_MAC = "0" * 64
 
 

@@ -2,7 +2,7 @@
 
 Opening an index does not read it, so a lookup notices bytes that changed on the disk only if it
 happens to read them. So each fetch compares some pieces with their digests, beginning with the
-pieces that were compared longest ago. A fetch compares this share of the pieces: the time since the
+pieces that were compared longest ago. A fetch compares a share of the pieces: the time since the
 last comparison, divided by `ROUND`. Pieces that were last compared more than `ROUND` ago are due in
 any case. So each piece is compared once in each `ROUND`, however often lists are fetched. A fetch
 compares for at most `LIMIT_S` seconds; if this time is too short, `status` says so.
@@ -47,11 +47,11 @@ from hashclient.system.log import Log
 _log = Log("lists")
 
 CHECKS_FORMAT: Final = "hashclient-checks/1"
-#: `ROUND`: the time within which each piece is compared once. `OVERDUE`: the age of the last
-#: comparison which shows that something prevents comparisons.
+#: `ROUND`: the time within which each piece is compared once. `OVERDUE`: if the last comparison of
+#: a piece is older, something prevents comparisons.
 ROUND = timedelta(days=7)
 OVERDUE = timedelta(days=14)
-#: The shortest time between two fetches that compare pieces.
+#: The shortest time between two fetches that both compare pieces.
 LEAST = timedelta(minutes=30)
 #: The largest time for which one fetch compares pieces, in seconds.
 LIMIT_S = 2.0
@@ -215,7 +215,7 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 
 def _load(directory: Path, sealer: Sealer) -> tuple[int, dict[tuple[str, str], _Pieces]]:
-    """Return when pieces were last compared, and the checks of each run, by its name and root.
+    """Return when pieces were last compared; and, for each run by its name and root, its pieces.
 
     The result has no runs if `checks.json` is missing or damaged.
     """

@@ -35,7 +35,7 @@ class Fingerprint(NamedTuple):
 def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, Fingerprint]:
     """Return the fingerprints of those `ids` that belong to live entries of a list, by id.
 
-    Each run is read only once for all `ids`.
+    Each run is read only once, for all `ids` together.
 
     Raises:
         DamagedError: the index differs from the written bytes.

@@ -24,14 +24,14 @@ from hashclient.system.versions import format_of, is_newer, newer
 
 MANIFEST_FORMAT = "hashclient-index/2"
 
-#: The types are strict, because the disk may have garbled the manifest.
+#: The types of times and names are strict, because the disk may have garbled the manifest.
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
 _Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class OtherKeyError(StateError):
-    """A list was sealed with another key, so no lookup can find an entry of the list."""
+    """A list was sealed with another key, so a lookup with the present key finds no entry."""
 
 
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -116,14 +116,14 @@ class Document(msgspec.Struct, frozen=True):
             OtherKeyError: another key sealed the list.
             DamagedError: the manifest differs from the written bytes.
         """
-        # Step 1: check the id of the key.
+        # Step 1 of `verify`: check the id of the key.
         if self.manifest.key_id != sealer.key_id:
             raise OtherKeyError(
                 f"list {self.manifest.list} was sealed with another key",
                 hint="use the key that sealed the list, or build the list again: `hashclient "
                 "fetch --rebuild`, or `scan --fetch`",
             )
-        # Step 2: check the code.
+        # Step 2 of `verify`: check the code.
         try:
             verify_document(self.data, self.manifest.mac, MANIFEST_FORMAT, sealer)
         except ValueError as error:
@@ -187,7 +187,7 @@ def verify_runs(directory: Path, runs: Sequence[RunRef]) -> Mapping[str, bytes]:
     """Read each of `runs` from the disk and compare it with its root; this takes a second for 2 GB.
 
     Reading all bytes finds bytes that have changed on the disk; opening an index does not find
-    them. Returns the digests of the pieces of each run, by its name.
+    them. The result has the digests of the pieces of each run, by the name of the run.
 
     Raises:
         DamagedError: a run differs from what the writer wrote.

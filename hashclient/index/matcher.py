@@ -5,8 +5,9 @@ Files and digests are looked up in the lists only by this module. This module re
 `Gaps` finds the inputs of a lookup whose digests cannot rule out every entry of a list. If an entry
 and an input have digests of different algorithms only, the entry can neither match the input nor be
 ruled out, unless both have a size and the sizes differ. An input that cannot be decided is not
-clean. If every entry of a list has every digest, `Gaps` takes no time. If an entry lacks a digest,
-`Gaps` compares whole columns, and counts entries once for each list and set of algorithms.
+clean. If every entry of a list has every digest, `Gaps` takes no time. If an entry of a list lacks
+a digest, `Gaps` compares whole columns, and counts entries once for each list and set of
+algorithms.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 #: The number of sizes whose plan is remembered, which bounds the memory for a tree with many sizes.
 PLANS_KEPT = 1 << 16
 
-#: The row number of a single input.
+#: The rows of a batch with a single input.
 _FIRST = np.zeros(1, np.uint32)
 
 _EVERY = mask_of(Algorithm)
@@ -90,7 +91,8 @@ class Judge:
         The plan is empty if no entry could match. It is enough to compute the cheapest set of
         algorithms that has one digest of each entry that could match, because a digest that hits
         shows which other digests to compute. If the digests of one entry belong to several files,
-        this set is not enough: `all_digests` is needed to find the entry for each of the files.
+        the cheapest set is not enough: `all_digests` is needed to find the entry for each of the
+        files.
         """
         if self._one_plan is not None:
             return self._one_plan
@@ -138,9 +140,9 @@ class Judge:
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
         """Return a quick function that returns whether an entry may have a digest.
 
-        If the function returns False, no entry has the digest; it hardly ever returns True for an
-        unlisted digest. The function takes about three microseconds, while `find` takes thirty for
-        a single tag. Only one thread may use the function that `screen` returns.
+        If `may_be_listed` returns False, no entry has the digest; it hardly ever returns True for
+        an unlisted digest. `may_be_listed` takes about three microseconds, while `find` takes
+        thirty for a single tag. Only one thread may use the function that `screen` returns.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
         tables = {
@@ -172,7 +174,8 @@ class Judge:
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
         """Return which of `count` inputs hit an entry, and which algorithms each input needs.
 
-        The second value has a mask for each input; the mask is zero for an input without a hit.
+        The second value has a mask of algorithms for each input; the mask is zero for an input
+        without a hit.
         """
         is_hit, masks = np.zeros(count, np.bool_), np.zeros(count, np.uint8)
         columns, asked, first = self._different(columns, count)
@@ -197,8 +200,8 @@ class Judge:
 
         Thousands of files may have the same content, and thousands of entries may have the digest
         of this content. So inputs with equal tags are looked up only once. The second value has the
-        rows of all inputs that may hit an entry, ascending; the third has, for each of these rows,
-        the first row with an equal input.
+        rows of all inputs that may hit an entry, ascending; the third value has, for each of these
+        rows, the first row with an equal input.
         """
         may = np.zeros(count, np.bool_)
         for index in self._indexes:
@@ -288,7 +291,7 @@ class Undecided(msgspec.Struct, frozen=True):
     parts: list[tuple[Flags, str]] = msgspec.field(default_factory=list)
 
     def reason(self, row: int) -> str:
-        """Return why the row cannot be decided."""
+        """Return why a row of the batch cannot be decided."""
         return "; ".join(text for concerned, text in self.parts if concerned[row])
 
 

@@ -95,7 +95,7 @@ class _Timestamp(msgspec.Struct, frozen=True):
 class ExpectedList(msgspec.Struct, frozen=True):
     """A list that should be on this machine.
 
-    If it can be used, `index` is set, otherwise `error` is set.
+    If the list can be used, `index` is set, otherwise `error` is set.
 
     `name` is None if it is not known which lists `provider` has; `provider` is None if the provider
     of the list is not known. `short`: the problem in a few words, if the message of `error` is
@@ -115,7 +115,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def hint(self) -> str:
-        """Advice about what is wrong."""
+        """Advice about the fault of the list."""
         return (self.error.hint if self.error else None) or FETCH_HINT
 
     @property
@@ -208,10 +208,10 @@ def expected_lists(
 ) -> list[ExpectedList]:
     """Open every list that should be on this machine; a list that cannot be used has an error.
 
-    Items without a list name come first; they are providers whose lists are not known. A list whose
-    manifest fails verification with the key of `sealer` cannot be used. Without a key, no list is
-    verified, and no lookup is possible. With `verify`, every index is read whole and compared with
-    its digests.
+    Items without a list name come first; each stands for a provider whose lists are not known. A
+    list whose manifest fails verification with the key of `sealer` cannot be used. Without a key,
+    no list is verified, and no lookup is possible. With `verify`, every index is read whole and
+    compared with its digests.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -408,9 +408,9 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
     """Limit the freshness of a list to the freshness of its provider's last verified metadata.
 
     When a manifest is written, its expiry is not later than the expiry of the metadata. If the
-    expiry of the manifest is later now, the provider has shortened the validity of its metadata
-    since then. This function does not verify the metadata, so the metadata can only shorten the
-    freshness of a list.
+    expiry of the manifest is later than the expiry of the metadata now, the provider has shortened
+    the validity of its metadata since then. This function does not verify the metadata, so the
+    metadata can only shorten the freshness of a list.
     """
     manifest = index.manifest
     if not is_name(manifest.provider):
@@ -469,8 +469,8 @@ def _open(
 ) -> Iterator[ExpectedList]:
     """Open one list, which `providers` offer; `providers` is empty if the list only has a folder.
 
-    The result has one item for each provider that offers a list of this name, because only one of
-    these lists can be on this machine.
+    The result has one item for each provider that offers a list of this name, because the list of
+    only one of them can be on this machine.
     """
     document, manifest, index = None, None, None
     try:

@@ -5,8 +5,8 @@ The table is a rank/select bitmap that consists of two arrays. `bits` has one bi
 `bits` has four to eight bits for each key, so testing one bit rules out most keys that are not in
 the column. `starts` has, for each word of `bits`, the position of the first key whose prefix
 belongs to the word, and as its last value the number of keys. The position of a key is at least the
-position in `starts` plus the number of lower bits that are set in the key's word. The keys must be
-evenly distributed; tags and hashes are.
+position in `starts` plus the number of lower bits that are set in the key's word. Keys must be
+evenly distributed, as tags and hashes are.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hashclient.lists.wire import Uint32, Uint64
 #: The smallest number of bits in `bits` for each key; the total number of bits is a power of two.
 BITS_A_KEY = 4
 #: The largest number of candidates for a key that are compared one by one; usually a key has one or
-#: two. More candidates than `MOST_CROWDED` have equal keys, not just equal prefixes, so a binary
-#: search finds the key.
+#: two. If a key has more candidates than `MOST_CROWDED`, their keys are equal, not just their
+#: prefixes, so a binary search finds the key.
 MOST_CROWDED = 80
 _WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
 _IN_WORD = np.uint64(_WORD_BITS - 1)
-#: The number of keys that are looked up at a time, so that intermediate arrays stay in the
-#: processor's cache.
+#: The number of keys that are looked up at a time, so that arrays of intermediate results stay in
+#: the processor's cache.
 _PIECE_KEYS = 1 << 16
 
 Rows = npt.NDArray[np.intp]
@@ -71,7 +71,8 @@ def find(
 ) -> tuple[Rows, Rows]:
     """Return the pairs (query, position) where `column` equals `keys`, which may have any order.
 
-    With `once`, a key that occurs very often has at least one pair, but may lack other pairs.
+    With `once`, a key that occurs very often has at least one pair (query, position), but may lack
+    other pairs.
 
     Raises:
         ValueError: the table does not belong to the column; not every wrong table is noticed.

@@ -33,7 +33,8 @@ BLOCK_ROWS = 1 << 20
 #: bits.
 BLIND_TO = tuple(sum(1 << (m - 1) for m in range(1, 8) if not m & given) for given in range(8))
 
-#: An odd factor: multiplying a 64-bit key by it loses nothing, and mixes the bits of the key.
+#: An odd factor: multiplying a 64-bit key by an odd number loses nothing, and mixes the bits of the
+#: key.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Sizes = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
@@ -114,7 +115,7 @@ class RunSet:
     def count_missed(self, given: int) -> tuple[int, int]:
         """Count the live entries without a digest of the mask `given`.
 
-        The first number is of entries with a size, the second of entries without.
+        The first number counts entries with a size, the second counts entries without a size.
 
         Digests of the algorithms in `given` cannot rule out the counted entries.
         """
@@ -327,8 +328,8 @@ def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) 
     end.
 
     A writer may switch generations and remove the old runs after the manifest was read and before
-    its runs are opened. A missing run therefore means that a new manifest may exist, so the
-    manifest is read again, some times at most.
+    its runs are opened. So if a run is missing, a newer manifest may exist, and the manifest is
+    read again, up to eight times.
 
     Raises:
         OtherKeyError: another key sealed the list.
@@ -421,6 +422,6 @@ def _may_exist(directory: Path) -> bool:
         (directory / MANIFEST_NAME).stat()
     except FileNotFoundError:
         return False
-    except OSError:  # if the user may not read the folder, a manifest may exist
+    except OSError:  # if the user may not look into the folder, a manifest may exist
         return True
     return True

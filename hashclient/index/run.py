@@ -47,8 +47,8 @@ RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
 #: The number of values that are counted at a time.
 _COUNTED_AT_A_TIME = 1 << 18
-#: The number of bytes that are read first, and the length of the longest header (it has names of
-#: categories and of older runs).
+#: `HEAD_BYTES`: the number of bytes that are read first. `MAX_HEADER_BYTES`: the longest header (a
+#: header has names of categories and of older runs).
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
 #: `REBUILD_HINT`: the hint about damage that each fetch notices. `ROT_HINT`: the hint about damage
@@ -60,7 +60,7 @@ KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in 
 #: The sections of the prefix table of each sorted key.
 TABLE = {"bits": "<u8", "starts": "<u4"}
 #: Regular expressions for the types that sections may have, because numpy would accept other types.
-#: `dead` is the type of every section `dead.<run>`.
+#: The name `dead` stands for every section `dead.<run>`.
 _TYPES = {
     "masks": r"\|u1",
     "categories": r"\|u1",
@@ -248,8 +248,9 @@ class Run:
             masks[has] = self.sized_masks.bit_length()
         elif len(low):
             # `bounds` has, for each size, its first row and the row after its last row. So every
-            # second part is the gap between two sizes, and `[::2]` leaves these parts out. The last
-            # bound is dropped if it is the end of the column, because `reduceat` refuses it.
+            # second part is the gap between two sizes, and `[::2]` leaves the gaps out. The last
+            # bound is dropped if it is the end of the column, because `reduceat` refuses the end of
+            # a column.
             bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
             parts = bounds if bounds[-1] < len(column) else bounds[:-1]
             masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]
@@ -277,7 +278,7 @@ class Run:
             raise self.damaged() from error
 
     def table(self, prefix: str) -> Lookup | None:
-        """Return a `Lookup` for the keys of `prefix`, or None if the run has none of them."""
+        """Return a `Lookup` for the keys of `prefix`, or None if the run has no such key."""
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column):
             return None

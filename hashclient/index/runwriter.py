@@ -1,8 +1,8 @@
-"""Writes a run from batches of tags, or by merging older runs.
+"""Writes a run from batches of tags, or merges older runs into a run.
 
-In both cases the writer receives columns: small columns whole, and large columns in pieces. So a
-merge needs about 12 bytes for each row, and the memory for the rows of one piece, however large the
-runs are.
+Both for batches and for older runs, the writer receives columns: small columns whole, and large
+columns in pieces. So a merge needs about 12 bytes for each row, and the memory for the rows of one
+piece, however large the runs are.
 """
 
 from __future__ import annotations
@@ -339,7 +339,7 @@ def _all_keys(columns: Columns, prefixes: Sequence[str]) -> Iterator[tuple[Array
 def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
     """Yield `items`.
 
-    A thread makes the next item meanwhile, and has ended when this function ends.
+    A thread makes the next item meanwhile, and has ended when `_made_ahead` ends.
     """
 
     def make() -> _T | None:
@@ -405,7 +405,7 @@ def _take(column: Array, rows: Uint32 | None) -> Array:
 def _sized(run: Run, rows: Uint32 | None) -> Array:
     """Return the sizes of the live rows that have a size.
 
-    These rows are the first rows of a run.
+    Rows with a size are the first rows of a run.
     """
     if rows is None:
         return run.sizes

@@ -47,7 +47,7 @@ from hashclient.system.files import sweep_temporary
 from hashclient.system.log import Log
 from hashclient.system.text import printable
 
-#: The number of rows that are collected in memory before they become a run; each takes about 100
+#: The number of rows that are collected in memory before they become a run; a row takes about 100
 #: bytes.
 RUN_ROWS = 2_000_000
 #: The number of rows that a merge handles at a time.
@@ -62,7 +62,7 @@ _PLENTY_BYTES = RUN_ROWS * _ROW_BYTES
 #: The smallest number of rows in a piece; fewer rows would take much more time and need hardly less
 #: memory.
 _FEWEST_ROWS = 100_000
-#: Segments that are downloaded ahead may take this fraction (1/N) of the free memory.
+#: The fraction (1/N) of the free memory that segments may take that are downloaded ahead.
 _AHEAD_SHARE = 8
 
 
@@ -90,8 +90,8 @@ class Room(msgspec.Struct, frozen=True):
 
 _log = Log("index")
 
-#: A run is merged with the later runs, unless it has more than this many times the entries of all
-#: later runs.
+#: A run is merged with the later runs, unless it has more than `MERGE_RATIO` times as many entries
+#: as all later runs together.
 MERGE_RATIO = 4
 
 
@@ -287,11 +287,13 @@ class IndexWriter:
         return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
-        """Return the first run that the later runs outweigh. A merge starts at this run.
+        """Return the number of the first run that the later runs outweigh.
 
-        The search begins at the oldest run, for this reason. A generation that adds many entries
-        and then withdraws few entries ends with a small run, and this small run must not prevent
-        the merging of larger runs for ever.
+        A merge starts at the first run that the later runs outweigh.
+
+        The search for this run begins at the oldest run. A generation that adds many entries and
+        then withdraws few entries ends with a small run, and this small run must not prevent the
+        merging of larger runs for ever.
         """
         weights = [_weight(run) for run in self._runs]
         for start, weight in enumerate(weights):
@@ -302,8 +304,8 @@ class IndexWriter:
     def _merge_from(self, start: int) -> None:
         all_dead = RunSet(self._runs).dead
         merged = self._runs[start:]
-        # Merged runs get new digests, which would hide damage in a run, so the runs are verified
-        # first.
+        # Merged runs get new digests, which would hide damage in an old run, so old runs are
+        # verified first.
         finished = [self._finished[run.name] for run in merged if run.name in self._finished]
         verify_runs(self._directory, finished)
         _log.info("merging %d runs of %d entries", len(merged), sum(run.count for run in merged))

@@ -34,8 +34,8 @@ MAX_FOOTER_ITEMS = 2 * MAX_ROW_GROUPS
 MAX_PAGES = 65_536
 MAX_PAGE_BYTES = 64 << 20
 #: The largest size of all decoded pages of a segment; the largest honest segment decodes to less
-#: than half of this size. The cap is needed because a file of some kilobytes can have thousands of
-#: the largest pages, in dictionaries that no row uses.
+#: than half of this size. The cap on decoded bytes is needed because a file of some kilobytes can
+#: have thousands of the largest pages, in dictionaries that no row uses.
 MAX_DECODED_BYTES = 2 << 30
 #: The largest header of a page. The header of a page may contain the smallest and the largest value
 #: of the page.
@@ -48,9 +48,9 @@ _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _VALUES_IN = {_DATA_PAGE: 5, _DATA_PAGE_V2: 8}
 _NUM_VALUES = 1
-#: Field numbers in parquet.thrift. FileMetaData has the row groups. RowGroup has the columns.
-#: ColumnChunk has the metadata of a column: the number of values, the compressed length, and the
-#: positions where the pages and the dictionary begin.
+#: Numbers of fields in structs of parquet.thrift. FileMetaData has the row groups. RowGroup has the
+#: columns. ColumnChunk has the metadata of a column: the number of values, the compressed length,
+#: and the positions where the pages and the dictionary begin.
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 _VALUES, _LENGTH, _PAGES_AT, _DICTIONARY_AT = 5, 7, 9, 11
 #: The types of values in Thrift's compact protocol, and the deepest nesting of values that is
@@ -243,7 +243,7 @@ def check_columns(found: pq.ParquetSchema, schema: pa.Schema, what: str) -> None
 
     Raises:
         VerificationError: the file has other columns; the message names the first wrong column, its
-            type and the right type. `what` names the file.
+            type and the right type. `what` is the name of the file in messages.
     """
     columns: dict[str, pq.ColumnSchema] = {}
     for position in range(len(found)):

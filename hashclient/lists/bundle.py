@@ -39,9 +39,9 @@ _HINT = "copy it again, or have it exported again; nothing was changed"
 class Mark(msgspec.Struct, frozen=True):
     """The first member of a bundle: the format, and the generations where its changes begin.
 
-    `since` maps a list to a generation, if the bundle has only the later changes of this list: a
-    client needs this generation before it can use the bundle. The `Mark` is not signed, so it is
-    used for messages only.
+    `since`: for each list of which the bundle has only later changes, the generation that a client
+    must have before it can use the bundle. The `Mark` is not signed, so it is used for messages
+    only.
     """
 
     format: str = FORMAT
@@ -74,7 +74,7 @@ class Bundle:
     """The members of a bundle; several threads may read at once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        """Find the members of the bundle in `stream`, a regular file that stays open.
+        """Find the members of the bundle in `stream`, which is a regular file and must stay open.
 
         Raises:
             VerificationError: the file is not a bundle, has another version, or is damaged or cut
@@ -133,7 +133,8 @@ class Bundle:
     def _read_mark(self) -> Mark:
         try:
             mark = msgspec.convert(parse_json(self.read(MARK_NAME, MAX_MARK_BYTES) or b""), Mark)
-        except ValueError as error:  # msgspec.ValidationError is a ValueError
+        # `parse_json` and `msgspec.convert` raise subclasses of ValueError
+        except ValueError as error:
             raise VerificationError(
                 f"its {MARK_NAME} is not valid: {excerpt(error)}", hint=_HINT
             ) from error

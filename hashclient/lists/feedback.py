@@ -33,7 +33,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class EntryFeedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry with the numbers of its confirmed, rejected, excepted and held matches."""
+    """An entry with the numbers of its matches that were confirmed, rejected, excepted and held."""
 
     list: str
     entry: str
@@ -81,6 +81,6 @@ def verify_feedback(data: bytes) -> tuple[Feedback, str]:
             raise ValueError("not a name")
     except VerificationError as error:
         raise VerificationError("the signature of the feedback is wrong") from error
-    except ValueError as error:  # msgspec.ValidationError is a ValueError
+    except ValueError as error:  # `verify_document` raises a ValueError for data of another form
         raise VerificationError(f"not feedback of the format {FORMAT}") from error
     return feedback, key

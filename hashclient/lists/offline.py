@@ -39,7 +39,7 @@ class Copy(Protocol):
 
 
 class MissingError(UnreachableError):
-    """The bundle or the directory does not have the requested file.
+    """The requested file is not in the bundle or the directory.
 
     The status is 404, as on a network, because the search for a newer root ends at a missing file.
     """
@@ -68,7 +68,7 @@ def open_copy(path: Path) -> Iterator[Copy]:
             source = _BundleSource(path, stream)
         else:
             raise UsageError(f"neither a file nor a directory: {printable(path)}")
-        # An error that the `with` block of the caller raises has nothing to do with this file.
+        # The `with` block of the caller may raise an error that has nothing to do with this file.
         opened = stack.pop_all()
     with opened:
         yield source
@@ -99,7 +99,7 @@ def _require_public(fd: int, path: Path) -> None:
 
 
 class _Directory:
-    """A copy of the directory that a web server would serve."""
+    """A copy of the public directory of a provider, which a web server would serve."""
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd

@@ -52,8 +52,8 @@ MAX_DECODING_BYTES = 256 << 20
 #: The number of rows in each row group of the segments that this module writes.
 ROW_GROUP_ROWS = 1 << 20
 
-#: The value of a size that is unknown. No file has this size, because Linux limits file sizes to
-#: less than 2**63 bytes.
+#: `NO_SIZE`: the number that stands for an unknown size. No file has the size `NO_SIZE`, because
+#: Linux limits file sizes to less than 2**63 bytes.
 NO_SIZE = np.uint64(2**64 - 1)
 
 Uint8 = npt.NDArray[np.uint8]
@@ -79,8 +79,8 @@ class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`index.json`: one generation of a list, and the segments that it consists of, in order.
 
     `published_at` is converted to UTC; no decision depends on it. `entries`: the number of live
-    entries. `checksum`: the sum of their `entry_hashes` modulo 2**64, as 16 lower-case hexadecimal
-    digits.
+    entries. `checksum`: the sum of the `entry_hashes` of all live entries modulo 2**64, as 16
+    lower-case hexadecimal digits.
     """
 
     format: str
@@ -127,7 +127,7 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
         raise VerificationError(f"{what} is too large: {len(data)} bytes")
     try:
         index = msgspec.convert(parse_json(data), ListIndex)
-    except ValueError as error:  # msgspec.ValidationError is a ValueError
+    except ValueError as error:  # `parse_json` and `msgspec.convert` raise subclasses of ValueError
         raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error
     if index.format != FORMAT:
         raise VerificationError(

@@ -5,15 +5,15 @@ A step changes files in place, under the writers' lock:
 1. All files that the step may change are copied into a folder, which gets its final name when it is
    complete.
 2. The version says that a migration has begun.
-3. The step changes the files.
+3. The function `change` of the step changes the files.
 4. The new version is written, and the migration has succeeded.
-5. The backup is removed.
+5. The backup of the files is removed.
 
 A command that finds an unfinished migration restores the backup, and does the step again.
 
-Every command calls `check_state` first. To change a format, raise the version of the format and of
-the state, add a `Step`, and change the table in `docs/operations/upgrading.md`. Keep a state
-directory of the release before the change for the tests.
+Every command calls `check_state` before anything else. To change a format, raise the version of the
+format and of the state, add a `Step`, and change the table in `docs/operations/upgrading.md`. Keep
+a state directory of the release before the change for the tests.
 
 SQLite copies databases, because scans, which take no lock, may write to a database while it is
 copied.
@@ -84,7 +84,7 @@ STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, re
 
 
 class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a backup: the version of its step, and the files that existed or did not."""
+    """The content of a backup: its version, the files that existed, and the files that did not."""
 
     version: int
     kept: tuple[str, ...]

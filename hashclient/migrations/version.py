@@ -20,7 +20,7 @@ FORMAT = "hashclient-state"
 _FORMAT = rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})"
 
 
-#: The version of the first release; lower versions are from before the first release.
+#: The version of the first release. Lower versions are from before the first release.
 FIRST = 4
 #: `CURRENT`: the present version of the state. `READABLE`: the lowest version that this hashclient
 #: reads without a migration. The last step of `migrate` has the version `CURRENT`, but checking a

@@ -59,7 +59,7 @@ __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Tran
 T = TypeVar("T")
 
 _log = Log("net")
-#: The prefix that TUF puts before the name of a target.
+#: A pattern for the digest that TUF puts before the name of a target.
 _DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
 
 #: The largest answer of a token endpoint in bytes.
@@ -96,7 +96,8 @@ class Transport:
         """Read the secrets and certificates that `access` names, without connecting.
 
         `on_bytes` is called with the number of received bytes of a body, and with a negative number
-        when an interrupted body starts again. The thread that called `get` calls `on_bytes`.
+        when an interrupted body is requested again from its beginning. The thread that called `get`
+        calls `on_bytes`.
 
         Raises:
             ConfigError: a secret or certificate cannot be used, or the package for SOCKS is not
@@ -129,7 +130,7 @@ class Transport:
             access.peer,
         )
         self._authorization = secrets.authorization
-        #: The HTTP statuses that mean a missing credential, because none is configured.
+        #: The HTTP statuses that mean that a credential is missing, if none is configured.
         self._anonymous: frozenset[int] = frozenset()
         if secrets.authorization is None and access.oauth is None and access.client_cert is None:
             self._anonymous |= {401, 403}
@@ -172,7 +173,7 @@ class Transport:
         self.close()
 
     def close(self) -> None:
-        """Close all connections, and the connections to the token endpoint."""
+        """Close the connections to the provider and to the token endpoint."""
         self._provider.close()
         if self._token_channel is not None:
             self._token_channel.close()
@@ -222,7 +223,7 @@ class Transport:
     ) -> bytes:
         """Make one request without retries, and return the body of the answer.
 
-        `answer` has the rules for the answer. `content_bytes` is the length of `content`. Tokens of
+        `answer`: the rules for the answer. `content_bytes` is the length of `content`. Tokens of
         `TokenSource` are not used.
 
         Raises:

@@ -27,8 +27,8 @@ from hashclient.system.files import read_regular
 from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret
 from hashclient.system.text import printable
 
-#: If this is the address of the proxy, HTTPS_PROXY or ALL_PROXY names the proxy, except for hosts
-#: in NO_PROXY.
+#: With this value of `proxy`, the environment variable HTTPS_PROXY or ALL_PROXY names the proxy,
+#: except for hosts in NO_PROXY.
 FROM_ENVIRONMENT = "environment"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
@@ -47,7 +47,7 @@ _URL = re.compile(
 # configured address is sent as it is written.
 _PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
 # A pattern for a part of a path that may have percent-encoding, but no encoded control characters.
-# An escaped slash or question mark belongs to its part of the path.
+# In this pattern, an escaped slash or question mark belongs to its part of the path.
 _ESCAPED_PART = re.compile(
     r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%(?:[2-6][0-9A-F]|7[0-9A-E]|[89A-F][0-9A-F]))+",
     re.ASCII | re.IGNORECASE,
@@ -275,8 +275,8 @@ def _is_host(host: str, labels: Sequence[str]) -> bool:
             ipaddress.IPv6Address(host[1:-1])
         elif all(map(str.isdecimal, labels)) and len(labels) == 4:
             ipaddress.IPv4Address(host)
-        elif host.startswith("xn--"):  # httpx decodes only names with this prefix
-            import httpx  # the import takes long, and other hosts do not need it
+        elif host.startswith("xn--"):  # httpx decodes only names that begin with `xn--`
+            import httpx  # importing httpx takes long, and other hosts do not need it
 
             return bool(httpx.URL(f"https://{host}/").host)
     except ValueError:  # the package that decodes names raises UnicodeError, which is a ValueError
@@ -402,7 +402,7 @@ def _one_line(raw: bytes, what: str) -> str:
     except UnicodeError:
         text = ""
     if not text or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
-        # The message does not repeat the content, because it may be a secret.
+        # The message does not repeat the content of a file or variable, because it may be a secret.
         raise ConfigError(
             f"{what}: empty, or with characters a credential cannot have",
             hint="one line of text, without control characters",

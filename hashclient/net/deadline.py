@@ -49,7 +49,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class DeadlineExceededError(httpcore.TimeoutException):
-    """The time of the whole attempt is over."""
+    """The time for the whole attempt is over."""
 
 
 class Deadline:

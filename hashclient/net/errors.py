@@ -106,7 +106,7 @@ class TransientError(Exception):
     """Contains an error after which another attempt may succeed; only the transport sees it."""
 
     def __init__(self, error: UnreachableError, retry_after_s: float | None = None) -> None:
-        """Store the error to raise at the end, and the wait that the server asks for."""
+        """Store the error to raise after the last attempt, and the wait that the server wants."""
         super().__init__(error.message)
         self.error = error
         self.retry_after_s = retry_after_s

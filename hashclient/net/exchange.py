@@ -112,8 +112,8 @@ class Download:
             )
         # 3. The answer has only one framing: a length, or chunks.
         length = self._declared_length(headers)
-        # 4. If the answer is the rest, it must continue the kept part; a whole body replaces the
-        #    kept part.
+        # 4. If the answer is the rest of a body, it must continue the kept part; a whole body
+        #    replaces the kept part.
         if status == 206:
             self._check_range(headers.get("content-range", ""), length)
         else:

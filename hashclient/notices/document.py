@@ -45,7 +45,7 @@ class Type(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Whether a notice is real. An exercise or a test requires no action."""
+    """Whether a notice is real. A notice that is an exercise or a test requires no action."""
 
     ACTUAL = "Actual"
     EXERCISE = "Exercise"
@@ -165,7 +165,7 @@ def parse_notice(data: bytes, notice_id: str) -> Notice:
                 hint="a newer hashclient may be needed",
             )
         notice = _in_utc(msgspec.convert(document, Notice))
-    except ValueError as error:  # msgspec.ValidationError is a ValueError
+    except ValueError as error:  # `parse_json` and `msgspec.convert` raise subclasses of ValueError
         raise VerificationError(f"{what} is not valid: {_repeated(error)}") from error
     except OverflowError as error:
         raise VerificationError(f"{what} is not valid: a time is out of range") from error
@@ -189,7 +189,7 @@ def encode_notice(notice: Notice) -> bytes:
 def find_fault(notice: Notice) -> str | None:
     """Return the fault of a notice whose values have the right types, or None.
 
-    The text of the fault does not contain the wrong value.
+    The text that describes the fault does not contain the wrong value.
     """
     if not is_name(notice.id) or _DIGEST.search(notice.id):
         return "id is not allowed"
@@ -284,7 +284,7 @@ def _head(notice: Notice, provider: str) -> Iterator[tuple[str, str]]:
     yield "sent", _time(notice.sent)
     yield "status", notice.status
     yield "msgType", notice.type
-    # CAP requires the readers of a message, which are all clients with a credential of the
+    # CAP requires a description of the readers, which are all clients with a credential of the
     # provider.
     yield "scope", "Restricted"
     yield "restriction", f"For clients of the hash lists of {provider}"

@@ -26,7 +26,7 @@ KEEP = timedelta(days=400)
 MAX_KEPT = 4_000
 
 
-#: A time must have a zone, because a time without one cannot be compared with the clock.
+#: A time must have a zone, because a time without a zone cannot be compared with the clock.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -61,10 +61,10 @@ class Ended(msgspec.Struct, frozen=True):
 class Kept(msgspec.Struct, frozen=True):
     """A notice on this machine.
 
-    `digest` is the signed digest of its document, as in `Trust.hash_of`.
+    `digest`: the signed digest of the document of the notice, as in `Trust.hash_of`.
 
-    `signed`: whether the provider still signs the notice. `shown`: when it was first shown on this
-    machine.
+    `signed`: whether the provider still signs the notice. `shown`: when the notice was first shown
+    on this machine.
     """
 
     notice: Notice
@@ -77,7 +77,10 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A notice of a provider and its state. `by` is the id of the notice that has ended it."""
+    """A notice of a provider and its state.
+
+    `by`: the id of the notice that has ended this notice.
+    """
 
     provider: str
     kept: Kept
@@ -150,7 +153,10 @@ def merged(
 
 
 def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
-    """Return how a notice has ended, or None. If several notices have ended it, a Cancel counts."""
+    """Return how a notice has ended, or None.
+
+    If several notices have ended a notice, a Cancel has priority.
+    """
     before = kept.ended
     if before is not None and before.state is State.CANCELLED:
         return before

@@ -41,7 +41,8 @@ _SUFFIX = ".json"
 ROLE_NAME = "notices.json"
 
 
-#: The bytes that metadata with a role of notices contains; other metadata is not decoded.
+#: The bytes that all metadata with a role of notices contains; metadata without these bytes is not
+#: decoded.
 _MARK = b'"hashclient-notices"'
 #: The largest metadata in bytes, the same as in `trust`.
 _MAX_TARGETS_BYTES = 8 << 20

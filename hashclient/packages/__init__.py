@@ -1,1 +1,1 @@
-"""What recipients read: packages, notes and answers, verified on any machine."""
+"""Parses and verifies what recipients get: packages, notes and answers."""

@@ -120,7 +120,7 @@ def parse_answer(text: bytes) -> Answer:
             raise ValueError("an end of another request, or none")
     except (
         *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        OverflowError,  # a time before the year 1 or after the year 9999
+        OverflowError,  # the time is before the year 1 or after the year 9999
     ) as error:
         raise VerificationError(f"not an answer of the format {FORMAT}") from error
     try:

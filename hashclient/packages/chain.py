@@ -1,7 +1,7 @@
 """The rules that verify a chain of custody, its checkpoint, and notes of later events.
 
-`reporting.custody` makes chains of custody and notes. The functions verify bytes only, because
-recipients have neither the log nor the machine of the log.
+`reporting.custody` makes chains of custody and notes. The functions of this module verify bytes
+only, because recipients have neither the log nor the machine of the log.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ COPIED = "record-signed"
 ANSWERED = "report-answered"
 PURGED = "purged"
 
-#: The event to which a note of each format refers. A note of destruction names the matches whose
-#: files were destroyed.
+#: For each format of a note, the event to which the note refers. A note of destruction names the
+#: matches whose files were destroyed.
 RETRACTION = "hashclient-retraction/1"
 DESTRUCTION = "hashclient-destruction/1"
 _ABOUT = {RETRACTION: RETRACTED, DESTRUCTION: PURGED}
@@ -57,7 +57,8 @@ class Custody(msgspec.Struct, frozen=True):
 def verify_custody(text: bytes) -> Custody:
     """Verify a chain of custody without other documents.
 
-    1. Each line has the form in which the log writes its content, and its hash is right.
+    1. Each line has the form in which the log writes its content, and the hash in the line is
+       right.
     2. Only the first record is a genesis record, and it is signed by the key that it names.
     3. The records have the order of the log, and no record occurs twice.
     4. Each signature is right, and a record without a signature is followed by the record that
@@ -162,7 +163,7 @@ def verify_note(text: bytes) -> Note:
 
     1. The note has, byte for byte, the form in which the writer writes it.
     2. The records of the note are valid like records of a log, and the first is the genesis record.
-    3. The other records are about the report of the note, in the order of the log. The records of
+    3. The other records of a note are about its report, and in the order of the log. The records of
        the report say that it was packaged and, for a destruction, what the organisation has
        answered.
     4. The last records say that the report is retracted; or that exactly the sealed files of the

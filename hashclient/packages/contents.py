@@ -39,10 +39,10 @@ HEAD = {
     CUSTODY_NAME: 1 << 28,
     CHECKPOINT_NAME: 1 << 12,
 }
-#: The first two headers of an archive are within this many bytes.
+#: The first two headers of an archive are within this many bytes from its beginning.
 _HEAD_BYTES = HEAD[README_NAME] + 2 * BLOCK_BYTES
-#: The names of which a directory must contain one to be a package, because any directory may have a
-#: README.txt.
+#: A directory is a package only if it contains a file with one of these names, because any
+#: directory may have a README.txt.
 _SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
 
 #: A function that yields the decrypted bytes of an age file, which is given in chunks. The function
@@ -68,7 +68,7 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
     if path.is_dir():
         yield _from_directory(path)
         return
-    # `closing` ends a thread of the opener if the reader stops early.
+    # `closing` ends a thread of the opener if the reader stops before the end of the archive.
     with contextlib.closing(_chunks(path)) as chunks:
         head = next(chunks)
         is_sealed = head.startswith(MAGIC)

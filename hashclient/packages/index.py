@@ -49,8 +49,8 @@ COLUMNS = (
 class Checked(msgspec.Struct, frozen=True):
     """A path and its verified content: a package, a note or an answer; or the error.
 
-    `extracted`: the files that were extracted. `closed`: the files that no key decrypts. The file
-    of a match is named `MATCH`.
+    `extracted`: the files that were extracted. `closed`: the files that no key decrypts. A file
+    that belongs to the match `MATCH` itself is named `MATCH`.
     """
 
     path: Path
@@ -130,7 +130,7 @@ class SameEntries:
     """Finds the reports that concern the same entry.
 
     Two entries are the same if they have the same id, the same list, and providers with the same
-    root or address. All roots and addresses that reports name together belong to one provider.
+    root or address. All roots and addresses that appear together in reports belong to one provider.
     """
 
     def __init__(self, checked: Sequence[Checked]) -> None:
@@ -217,7 +217,7 @@ def rows(
 
 
 def document_rows(document: Document) -> Iterator[tuple[dict[str, Any], Entry | None]]:
-    """Yield a row for each entry of each match of a document, or one row if it has no match."""
+    """Yield a row for each entry of each match of a document, but at least one row."""
     row = {
         "report": document.report,
         "created": for_programs(document.created),

@@ -16,7 +16,7 @@ from hashclient.core.agefile import Chunks
 from hashclient.core.errors import VerificationError
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
-#: The number of bytes that a reader takes at a time.
+#: The number of bytes in which content is read at a time.
 CHUNK_BYTES = 1 << 16
 #: The position of the magic number in a header.
 _MARK_AT = 257

@@ -1,8 +1,8 @@
 """Verifies a package on any machine, without a state directory, a configuration or a network.
 
 The package is read as a stream, in the order of its format, and no file is written. A valid package
-proves that the owner of one audit key has signed it. This module cannot prove whose key this is, so
-the key is returned to be compared.
+proves that the owner of one audit key has signed the package. This module cannot prove whose key
+has signed a package, so the key is returned to be compared.
 """
 
 from __future__ import annotations

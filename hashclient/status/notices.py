@@ -67,8 +67,8 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
             if are_missing(settings.layout, name):
-                # The notices are lost, or an older version of this program, which does not know
-                # notices, fetched last.
+                # Either the notices are lost, or the last fetch was done by an older version of
+                # this program, which does not know notices.
                 code = max(code, ExitCode.STATE)
             alarming += least is not None
             continue

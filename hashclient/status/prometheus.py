@@ -2,10 +2,11 @@
 
 A textfile collector can read the metrics.
 
-The functions are pure: they turn a status into text. Dashboards and alerts rely on names and labels
-of metrics (`docs/operations/prometheus.md` has a table of them), so metrics may be added, but not
-changed. If a part of the status is missing or cannot be read, its metrics have no samples, and the
-exit code shows that something is wrong. No metric contains a path, an entry or a digest.
+The functions of this module are pure: they turn a status into text. Dashboards and alerts rely on
+names and labels of metrics (`docs/operations/prometheus.md` has a table of them), so metrics may be
+added, but not changed. If a part of the status is missing or cannot be read, its metrics have no
+samples, and the exit code shows that something is wrong. No metric contains a path, an entry or a
+digest.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 )
 
 
-#: The help text of each metric that is not about a list.
+#: The help texts of all metrics except those for each list.
 _HELP: Mapping[str, str] = {
     "lists_missing": "Lists that should be here and cannot be used, and providers whose lists are"
     " not known.",

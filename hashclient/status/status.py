@@ -35,10 +35,10 @@ from hashclient.system.text import counted, for_people, printable
 
 _CODES = {code.value: code for code in ExitCode}
 _FETCHES = frozenset({"fetch", "refused"})
-#: The largest number of entries with held matches that are named.
+#: The largest number of entries with held matches that the status names.
 HELD_ENTRIES = 1000
-#: The number of records of fetches that are read for each list; more than one, because some lists
-#: are fetched more often than others.
+#: The number of records of fetches that are read for each list. It is larger than one, because some
+#: lists are fetched more often than others.
 FETCHES_PER_LIST = 4
 
 
@@ -62,8 +62,8 @@ class ListStatus(msgspec.Struct, frozen=True):
     `provider`: None if the provider is not known. `recognised`: the number of live entries that a
     lookup can decide about by one digest (`md5`: entries with an MD5), or by a digest and a size
     (`size+md5`: entries with an MD5 or a size, because another size rules an entry out).
-    `warnings`: problems that somebody should attend to, although the list can be used. `refused`:
-    set if the last fetch has failed, so that the provider may have a newer generation.
+    `warnings`: problems of the list that somebody should attend to, although the list can be used.
+    `refused`: set if the last fetch has failed, so that the provider may have a newer generation.
     """
 
     name: str
@@ -134,7 +134,7 @@ class AuditStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct):
     """The status of all parts of a state directory.
 
-    The field of a part that is missing or damaged is None.
+    If a part is missing or damaged, its field is None.
 
     `providers`: the providers whose lists are not known, with the reason. `problems`: the parts of
     the state that cannot be read; the problem of a list is in the row of the list. `held`: the

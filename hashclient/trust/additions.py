@@ -1,15 +1,15 @@
 """Our additions to TUF's metadata: the role of notices, ended lists, and a longest validity.
 
 A client refuses a provider that delegates to a role which is not a list. So the delegation to the
-role of notices is a separate member of the top-level `targets`. Programs that do not know this
-member ignore it, as TUF requires (its specification, 4.3). The member for notices is an object like
-`delegations`, and is signed with the other members. `tuf` loads the metadata of the role of
-notices; this module finds the delegation and verifies both.
+role of notices is a separate member of the top-level `targets`. Programs that do not know the
+separate member ignore it, as TUF requires (its specification, 4.3). The member for notices is an
+object like `delegations`, and is signed with the other members. `tuf` loads the metadata of the
+role of notices; this module finds the delegation, and verifies the delegation and the metadata.
 
 If a list has ended, clients remove it. The delegation of an ended list is removed, but the snapshot
-still names its role, as TUF requires of every role (its specification, 5.5.5). If a delegation is
-only missing, this may be a mistake, and clients keep the list. So the top-level `targets` name
-ended lists in a separate member.
+still names its role, as TUF requires of every role (its specification, 5.5.5). If the delegation of
+a list is missing and the list is not named as ended, this may be a mistake, and clients keep the
+list. So the top-level `targets` name ended lists in a separate member.
 
 The root limits how long signatures of snapshot and timestamp may be valid. The keys of snapshot and
 timestamp are on a machine that publishes every day. Without the limit, a thief of the keys of
@@ -50,8 +50,8 @@ FIELD = "hashclient-notices"
 PATHS = ["notices/*"]
 #: The largest number of notices that a provider may have published at a time.
 MAX_NOTICES = 1_000
-#: The largest metadata of the role in bytes; the metadata of a thousand notices needs a quarter of
-#: this.
+#: The largest metadata of the role of notices in bytes; the metadata of a thousand notices needs a
+#: quarter of this size.
 MAX_ROLE_BYTES = 1 << 20
 
 
@@ -139,7 +139,7 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
         raise RepositoryError(f"{NOTICES}.json is no targets metadata")
     # Rule 2 of `verify_role`.
     delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)
-    # Rule 3 of `verify_role`. (In Python, True equals 1, but it is no version.)
+    # Rule 3 of `verify_role`. (Python treats True like 1, but True is no version.)
     if signed.version is True or signed.version != meta.version:
         raise BadVersionNumberError(
             f"expected {NOTICES} version {meta.version}, got version {signed.version}"
@@ -160,8 +160,8 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
 
 #: The member of the top-level targets that names ended lists, as an array of names.
 ENDED = "hashclient-ended"
-#: The largest number of ended lists, which is larger than the number of lists because names are
-#: never used again.
+#: The largest number of ended lists; it is larger than the number of lists, because names of lists
+#: are never used again.
 MAX_ENDED = 1_024
 
 
@@ -185,7 +185,10 @@ def ended_lists(targets: Targets) -> frozenset[str]:
 
 
 def end(targets: Targets, names: Collection[str]) -> None:
-    """Mark the lists `names` as ended in `targets`. Their delegations must have been removed."""
+    """Mark the lists `names` as ended in `targets`.
+
+    The delegations of these lists must have been removed.
+    """
     targets.unrecognized_fields[ENDED] = sorted(names)
 
 

@@ -1,7 +1,7 @@
 """The metadata directory of python-tuf: cleaned before python-tuf reads it, synced afterwards.
 
 The metadata of a role is in a file with the role's name, and earlier roots are in a separate
-folder. The metadata of the role of notices, which python-tuf does not know, is in this directory as
+folder. The metadata of the role of notices, which python-tuf does not know, is in the directory as
 well.
 """
 

@@ -36,8 +36,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The origins of the entries of a list, the first origin first, and the terms of use.
 
-    `followed`: the generation of this list that was published with the newest state of the last
-    origin.
+    `followed`: the generation in which this list last took over the entries of the last origin.
     """
 
     origins: tuple[Origin, ...] = ()

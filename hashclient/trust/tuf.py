@@ -50,7 +50,7 @@ from hashclient.trust.additions import (
 )
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
-#: The hints about metadata that cannot be trusted.
+#: `METADATA_HINT`, `_SIGN_AGAIN_HINT`: hints about metadata that cannot be trusted.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"
 _SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
 #: The largest length in bytes of a file whose length is not signed.
@@ -70,7 +70,10 @@ class Source(Protocol):
     """The source of bytes: `hashclient.net.client.Transport`, or a simulator in tests."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the body at `url`, of at most `max_bytes`; errors are those of the project."""
+        """Return the body at `url`, of at most `max_bytes`.
+
+        Failures are raised as errors of the project.
+        """
 
 
 class TufFetcher(FetcherInterface):
@@ -169,8 +172,8 @@ class Trust:
     def refresh(self) -> None:
         """Update the metadata of the top-level roles.
 
-        If nothing is new, this takes two small requests: for the next root, which does not exist,
-        and for the timestamp.
+        If nothing is new, a refresh takes two small requests: for the next root, which does not
+        exist, and for the timestamp.
 
         Raises:
             StaleError: signed metadata has expired.
@@ -247,8 +250,8 @@ class Trust:
         """Return a name for the present snapshot keys; call this after `refresh`.
 
         When the provider replaces the snapshot keys, clients forget which versions they have seen
-        (TUF, 5.3.11). Forgetting them is necessary after a thief has used the keys to sign very
-        high versions. All other numbers that may only increase must then be forgotten as well.
+        (TUF, 5.3.11). Clients must forget these versions after a thief has used the keys to sign
+        very high versions. All other numbers that may only increase are then forgotten as well.
 
         Raises:
             VerificationError: the root is malformed.
@@ -401,8 +404,8 @@ class Trust:
         except HashclientError:
             raise
         except tuf_errors.DownloadHTTPError as error:
-            # `TufFetcher` has raised this error for 403 or 404; outside the search for a new root,
-            # it is an error.
+            # `TufFetcher` raises this error for 403 and 404; the search for a new root expects it,
+            # but elsewhere it is a failure.
             if isinstance(error.__cause__, HashclientError):
                 raise error.__cause__ from None
             raise UnreachableError(f"provider {self._name}: {excerpt(error)}") from error

@@ -1,9 +1,9 @@
-"""CSV files with a header, such as ICSE exports and NSRLFile.txt.
+"""CSV files with a header, such as exports of ICSE and NSRLFile.txt.
 
 Commas, semicolons or tabs separate the columns.
 
 CSV files may have millions of rows, so this module decodes whole columns instead of single rows.
-Cells must not have line breaks. `rows` interprets the header of the file.
+Cells of CSV files must not contain line breaks. `rows` interprets the header of the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Header(msgspec.Struct, frozen=True):
     delimiter: str
     columns: list[str]
     ours: dict[str, str]
-    #: Whether names may have any bytes, because names in the NSRL are not all UTF-8.
+    #: Whether names may have any bytes, as in files of the NSRL, where not all names are UTF-8.
     any_bytes: bool
 
 
@@ -138,7 +138,7 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
                 null_values=[""],
             ),
         )
-    # the message of pyarrow quotes the row, so it is not shown
+    # the message of pyarrow quotes the row, so the message is not shown
     except (pa.ArrowInvalid, UnicodeDecodeError):
         if broken:
             line = int(lines[min(broken[0], len(lines)) - 1])

@@ -4,8 +4,8 @@ The beginning of a file decides which importer reads it, and a pipe cannot be re
 `ImportFile` keeps the bytes that were read to choose the importer. A file that ends before its size
 is refused, because an importer would not notice that a file was cut between two lines. A `Reading`
 has the choices of the user for one command; its limit on unusable rows applies to all files of the
-command together. An unusable row is an error, unless `max_bad` allows the row: then the row is
-counted in `remarks`.
+command together. An unusable row is an error, unless `max_bad` allows unusable rows: then the row
+is counted in `remarks`.
 
 The first bytes of a file decide whether it is decompressed; the name of the file does not matter. A
 truncated or damaged compressed file is refused, and so is a file that is compressed twice, because
@@ -40,9 +40,9 @@ OTHER_HASHES = "hashes of other kinds than MD5, SHA-1 and SHA-256, such as Photo
 
 
 class Remarks(msgspec.Struct):
-    """The remarks that are made while files are read, besides their rows.
+    """Remarks about the files that were read.
 
-    `notes`: sentences for the user, each of them once. `skipped`: the place (`file:line`) and the
+    `notes`: sentences for the user, without repetitions. `skipped`: the place (`file:line`) and the
     fault of each unusable row. `not_meant`: the number of rows that `where` or the map of
     categories has left out.
     """
@@ -176,7 +176,9 @@ class ImportFile:
         return self._begun[:count]
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes of the file, at least one byte at a time; this method is called once.
+        """Yield the bytes of the file, at least one byte at a time.
+
+        `blocks` may be called only once.
 
         Raises:
             UsageError: reading fails, or the file ends before its size.
@@ -328,7 +330,7 @@ class _Expanded(io.RawIOBase):
             # `read` of pyarrow 26 never frees its buffer if it fails, so `read_buffer` is called
             # instead.
             data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
-        except OSError as error:  # pyarrow raised this error
+        except OSError as error:  # pyarrow cannot decompress the file
             raise UsageError(
                 f"{self._name}: this {self._codec} file cannot be unpacked",
                 hint="the file is damaged or incomplete; get it again",

@@ -15,7 +15,10 @@ from hashclient.lists.importers.rows import DigestBatch
 
 
 class Importer(Protocol):
-    """Reads files of one kind. Every implementation passes `tests/contract/test_importers.py`."""
+    """Recognises and reads files of one kind.
+
+    Every implementation passes `tests/contract/test_importers.py`.
+    """
 
     @property
     def name(self) -> str:

@@ -75,7 +75,7 @@ class Scanner:
                 return ""
 
     def take(self, character: str) -> bool:
-        """Step over `character` if it comes next; return whether it came next."""
+        """Step over `character` if it is the next character; return whether it was."""
         if self.peek() != character:
             return False
         self.at += 1

@@ -1,9 +1,9 @@
 """Splits text files of digests into lines, for all importers of text files.
 
-Only blank lines and comments are skipped. A line ends in LF, CRLF or CR. A line with NUL or another
-character that some programs take for the end of a line (VT, FF, NEL, U+2028 and others) is refused,
-because the rest of the line would become part of a file's name and the digest in it would never be
-looked up. A line has at most `MAX_LINE_BYTES`.
+Blank lines and comments are the only lines that are skipped. A line ends in LF, CRLF or CR. A line
+with NUL or another character that some programs take for the end of a line (VT, FF, NEL, U+2028 and
+others) is refused, because the rest of the line would become part of a file's name and the digest
+in it would never be looked up. A line has at most `MAX_LINE_BYTES` bytes.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class _Document:
         return batch_of(cells, numbers, self._file, column)
 
     def close(self) -> None:
-        """Remove temporary files."""
+        """Remove the temporary files with the ids of entries."""
         self._known.close()
         self._deleted.close()
 
@@ -284,7 +284,7 @@ class _Ids:
         self.count += len(entries)
 
     def close(self) -> None:
-        """Remove the temporary file."""
+        """Remove the temporary file with the hashes, if there is one."""
         self._hashes.close()
 
     def has_any_of(self, others: _Ids) -> bool:

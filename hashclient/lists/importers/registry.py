@@ -36,7 +36,7 @@ def read_digests(
     """Read a file of digests of any known kind in batches of about 64,000 rows at most.
 
     `name` is the name of the file in messages. The first bytes of a file decide its kind, and
-    whether it is compressed. A file of no known kind is read as a sum file, so the error names its
+    whether it is compressed. A file of no known kind is read as a sum file, so the error names the
     first line. A file without rows yields no batch. `reading` has the user's choices; without
     `reading`, every row of a file is used, and an unusable row is an error.
 

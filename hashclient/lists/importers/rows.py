@@ -44,11 +44,11 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     """Some rows of a file of digests, in columns; every row has at least one digest.
 
     `names`: the name of each row in the file (decoded with surrogateescape), such as a file name in
-    a sum file or the name of a signature in a file of ClamAV. The name of a row without a name is
-    None. `lines` (count,): the line number of each row, from 1, or the row number in a database.
-    `digests[a]`: a pair of the digests of algorithm `a`, as an array (m, digest_bytes), and the
-    (m,) numbers of their rows, ascending. `sizes` (count,): the size of each file in bytes, or
-    `NO_SIZE`. `entry_ids`, `categories` and `added` are None if the file has no such column;
+    a sum file or the name of a signature in a file of ClamAV. If a row has no name in the file, its
+    name is None. `lines` (count,): the line number of each row, from 1, or the row number in a
+    database. `digests[a]`: a pair of the digests of algorithm `a`, as an array (m, digest_bytes),
+    and the (m,) numbers of their rows, ascending. `sizes` (count,): the size of each file in bytes,
+    or `NO_SIZE`. `entry_ids`, `categories` and `added` are None if the file has no such column;
     `added` is a (count,) array of datetime64[ms] in UTC, with NaT for an empty cell.
     """
 
@@ -96,7 +96,7 @@ def is_nsrl(columns: Sequence[str]) -> bool:
 
 
 def our_columns(columns: Sequence[str], line: int, file: ImportFile) -> dict[str, str]:
-    """Return which column of `COLUMNS` each column of the file means, all in lower case.
+    """Return, for each column of the file, the name in `COLUMNS` that has its meaning.
 
     `line` is the line number of the header, for messages.
 
@@ -174,7 +174,7 @@ _ROW = re.compile(
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Each match of the pattern `_ROW` contains one of these texts. Few names of files contain a text
+#: Each match of the pattern `_ROW` contains a text in `_MARKS`. Few names of files contain a text
 #: in `_MARKS`, so many names can be searched at once before `_ROW` is tried.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
@@ -234,7 +234,7 @@ class Rows(msgspec.Struct):
 def digests_of_arguments(arguments: Sequence[str]) -> DigestBatch:
     """Return digests that a user typed as arguments as a batch.
 
-    The line number is the number of the argument.
+    The line number of a row is the number of the argument.
 
     Raises:
         UsageError: an argument is not a digest.

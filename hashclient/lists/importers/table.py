@@ -88,7 +88,7 @@ class _Table:
                 self._out[row] = True
 
     def leave_out(self, rows: Mask) -> None:
-        """Leave out rows that are not chosen."""
+        """Leave out the rows that `--where` or the map of categories has not chosen."""
         self._file.reading.remarks.not_meant += int(np.count_nonzero(rows & ~self._out))
         self._out |= rows
 

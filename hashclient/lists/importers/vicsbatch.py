@@ -3,11 +3,11 @@
 Python's JSON decoder reads one object after the other, and notices repeated keys. Python's decoder
 takes five times as long as a decoder (`msgspec`) that reads only the needed fields, so many media
 are decoded at once if the result is the same. The text that is decoded at once ends at the last
-place that looks like the border between two media. If the text up to this place is a valid array of
-media, the place is a border between two media, whatever text follows. `msgspec` uses the last of
-repeated keys and ignores unknown keys. So `KeyEnds` counts how often a key occurs in the bytes, at
-any depth: if a key occurs exactly as often as it was decoded, the key is not repeated. Media in any
-other text are decoded with Python's decoder, one by one.
+place that looks like the border between two media. If the text up to the last place is a valid
+array of media, the place is a border between two media, whatever text follows. `msgspec` uses the
+last of repeated keys and ignores unknown keys. So `KeyEnds` counts how often a key occurs in the
+bytes, at any depth: if a key occurs exactly as often as it was decoded, the key is not repeated.
+Media in any other text are decoded with Python's decoder, one by one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KeyEnds:
     """The places where keys end in a piece of JSON.
 
     A quote inside a text has a backslash before it, so every key is found. But a text before a
-    colon may look like a key, and is counted as one.
+    colon may look like a key, and is counted as a key.
     """
 
     def __init__(self, data: Uint8) -> None:
@@ -147,7 +147,7 @@ class Media:
     """Collects media until they are taken as a batch."""
 
     def __init__(self, file: ImportFile, fields: Fields) -> None:
-        """Begin with no media."""
+        """Begin without media."""
         self.file, self.fields = file, fields
         self._columns: dict[str, list[Any]] = {name: [] for name in fields.all}
         self._numbers: list[int] = []
@@ -312,7 +312,7 @@ class Many:
         keys = KeyEnds(data)
         if not keys.are_all:
             return None
-        # Nested values are decoded only if one of them may be a SHA-256.
+        # Nested values are decoded only if a nested value may be a SHA-256.
         if not self._look_inside and not (keys.may_have(_HASHES) and may_name_sha256(data)):
             columns = self._decoded_by(self._lean, text, keys)
             if columns is not None:

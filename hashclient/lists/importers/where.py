@@ -7,8 +7,8 @@ than OR; brackets are not allowed. The text `all` chooses every row. Upper and l
 in names and values; names and values are quoted with ' or " if they contain an operator, a quote,
 AND or OR. If the value of a condition is `true` or `false`, cells are read as yes or no. If the
 operator of a condition is `<`, `<=`, `>` or `>=`, cells are read as numbers. A row is unusable if a
-condition cannot read the cell as yes or no, or as a number. An empty cell fulfils only the
-condition `= ''`. The text of `--where` is never evaluated as code.
+condition cannot read the cell as yes or no, or as a number. Of all conditions, an empty cell
+fulfils only `= ''`. The text of `--where` is never evaluated as code.
 
 Organisations number and name their categories differently, country by country. The name of a
 category is only converted to the form that a list needs ('Category 1' becomes `category-1`). A map
@@ -198,8 +198,8 @@ _MAP_HINT = (
 def category_name(text: str) -> str:
     """Return the name of a category in the form for lists: lower case, with `-` for white space.
 
-    Characters that lists forbid are kept, because two names could become equal if they were
-    dropped. Two names become equal only if they differ in case or in white space.
+    Characters that lists forbid are kept, because dropping these characters could make two names
+    equal. Two names become equal only if they differ in case or in white space.
     """
     return _BLANKS.sub("-", text.strip()).lower()
 
@@ -230,7 +230,7 @@ class CategoryMap(msgspec.Struct, frozen=True):
 
 
 def load_category_map(path: Path) -> CategoryMap:
-    """Read a map of categories from a TOML file, whose keys are names in files.
+    """Read a map of categories from a TOML file: names in files, and names on the list.
 
     Raises:
         UsageError: the file cannot be read, or is not a map of categories.
