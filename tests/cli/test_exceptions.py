@@ -442,7 +442,7 @@ def test_exceptions_of_another_key_are_refused(world: Ruled) -> None:
 
 
 def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
-    """The file of exceptions is written before its hash; a newer file with the old hash is read."""
+    """The file of exceptions is written before the state, and counts with the earlier state."""
     state = (world.path / "state.json").read_bytes()
     world.add("base/wrong")
     (world.path / "state.json").write_bytes(state)

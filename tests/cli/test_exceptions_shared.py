@@ -84,7 +84,7 @@ def listed(world: Ruled) -> list[dict[str, Any]]:
 
 
 def list_on(world: Ruled, **contents: bytes) -> None:
-    """Publish entries in the list of one machine, and fetch them on this machine."""
+    """Publish entries in the list of one machine, and fetch them on the same machine."""
     world.provider.add(contents, "base")
     world.client.fetch()
 

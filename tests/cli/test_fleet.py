@@ -283,8 +283,7 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
     yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
-    # A machine is reported as behind because of its older generation, although it also has a
-    # younger one.
+    # A young generation does not hide an older generation that web-2 lacks.
     yard.put(yard.boxes[1], 7, 102, lists=(newer,))
     assert yard.states() == {"web-2": "behind"}
 

@@ -333,7 +333,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
     assert modes["etc/hashclient/config.toml"] == modes["out/report.txt"] == 0o644
     private = [name for name in modes if name.startswith(("var/state", "repo/keys", "out/officer"))]
     assert len(private) > 10
-    # SQLite creates this file itself, inside a private directory.
+    # python-tuf makes this directory itself, inside a private directory.
     assert {name for name in private if modes[name] & 0o077} <= {
         "var/state/trust/main/metadata/root_history"
     }

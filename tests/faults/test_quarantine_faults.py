@@ -1084,7 +1084,7 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
-    # With the parameter `foreseen` false, another program fills the disk meanwhile.
+    # Without the check, it is as if another program filled the disk after the check.
     if not foreseen:
         monkeypatch.setattr(isolate, "check_space", lambda _room, _size: None)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:

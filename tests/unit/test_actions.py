@@ -501,7 +501,7 @@ def test_of_many_reports_that_fail_the_worst_failure_is_raised(
 def test_a_file_that_stays_in_part_makes_the_scan_incomplete(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The detail says that a person must act, or that the file was removed without a copy."""
+    """The scan is incomplete if a person must act, or if a file was removed without a copy."""
     assert (1_000, timedelta(minutes=10)) == (actions.REPORT_MATCHES, actions.LATE)
     one = recorded(desk.find("a", A))
     for taken, sealed, attention, failed in (

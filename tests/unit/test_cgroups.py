@@ -31,7 +31,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
         (V2, {}, 8),
         (V2, {"a.slice/b.service/cpu.max": "max 100000\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "200000 100000\n"}, 2),
-        # A quota below a whole number of processors is rounded down, but never below one.
+        # A quota is rounded up to a whole number of processors.
         (V2, {"a.slice/b.service/cpu.max": "150000 100000\n"}, 2),
         (V2, {"a.slice/b.service/cpu.max": "1000 100000\n"}, 1),
         # A quota above the number of processors has no effect.
@@ -42,7 +42,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
             {"a.slice/b.service/cpu.max": "400000 100000\n", "a.slice/cpu.max": "300000 100000\n"},
             3,
         ),
-        # A container sees its own group as the top group, with a short or a long path in its file.
+        # A container sees its own group as the top group, whatever path /proc/self/cgroup has.
         ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
         (V2, {"cpu.max": "200000 100000\n"}, 2),
         ("0::/../../x\n", {"cpu.max": "200000 100000\n"}, 2),

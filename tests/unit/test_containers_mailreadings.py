@@ -16,7 +16,7 @@ LINE = b"YmVuaWduIGJlbmlnbiBiZW5pZ24gYmVu"  # 32 characters, the shortest line t
 
 
 def kept(text: bytes, step: int) -> Kept:
-    """Return the part of a text that is kept, with the text in pieces of `step` bytes."""
+    """Return a `Kept` of a text in pieces of `step` bytes, the first one empty."""
     return Kept([b"", *(text[at : at + step] for at in range(0, len(text), step))])
 
 

@@ -315,7 +315,7 @@ def test_unpublished_files_are_not_exported(world: Exporting) -> None:
         names = Bundle(stream)._members.keys()
     assert not {name for name in names if "notes" in name or "old" in name or "keys" in name}
     assert len([name for name in names if name.endswith("timestamp.json")]) == 1
-    # The index of generation 1 remains for clients whose fetch has already started.
+    # The bundle has only the newest index, although the repository keeps the index of generation 1.
     assert len([name for name in names if name.endswith("index.json")]) == 1
 
 

@@ -390,7 +390,7 @@ def test_a_task_is_full_after_some_time() -> None:
 
 
 def test_steps_are_waits_by_their_time_and_their_entries() -> None:
-    """The last eight steps are remembered, and each wait counts for two steps."""
+    """A wait adds two to the count of slow steps, up to eight; any other step takes one off."""
     assert (STEP_S, ENTRY_S, SLOW_STEPS, MOST_STEPS) == (0.0005, 0.000005, 3, 8)
     for seconds, entries, waits in (
         *((STEP_S, 0, False), (STEP_S + ENTRY_S, 0, True)),

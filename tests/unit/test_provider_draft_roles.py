@@ -236,7 +236,7 @@ def test_a_lost_key_is_replaced(desk: Desk) -> None:
 
 
 def test_of_two_drafts_the_first_wins(desk: Desk) -> None:
-    """Every change needs a new timestamp, so the signers of timestamps sign one draft at a time."""
+    """Every draft has a new timestamp, so the draft that is published first outdates the other."""
     desk.hand_over("timestamp", *PEOPLE)
     first, second = desk.place(), desk.place()
     desk.publish("baseline", 10, "--draft", first)

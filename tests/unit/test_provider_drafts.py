@@ -379,7 +379,7 @@ def test_a_root_that_was_renewed_is_known_by_its_keys(world: World) -> None:
     world.simulator.rotate("root")
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), newest)  # the old keys have signed the new root
-    # A client with an older root accepts the newest root only from the user.
+    # A signer with an older root file cannot check the draft, and needs the newest root by hand.
     world.simulator.rotate("root")
     with pytest.raises(VerificationError, match="follows another root"):
         verify_root(load_draft(world.draft(range(6, 7))), newest)

@@ -178,7 +178,7 @@ def test_a_way_leads_through_links_that_others_may_change_or_through_none(base: 
     (base / "links/ours").symlink_to("../theirs")
     (base / "theirs/link").symlink_to(base / "safe")
     os.chown(base / "theirs", NOBODY, NOBODY)
-    # Only the directory of the last link matters, because a directory leads nowhere else.
+    # Directories behind the last link are not checked, because a directory leads to no other place.
     assert way_of(base / "links/ours/d") == (str(base / "theirs/d"), None)
     assert way_of(base / "theirs/d") == (str(base / "theirs/d"), None)
     real, stranger = way_of(base / "links/ours/link")
