@@ -1,1 +1,1 @@
-"""The daemon, which other programs ask by clamd's protocol whether content matches a list."""
+"""The daemon: other programs ask it, by clamd's protocol, whether content matches a list."""

@@ -1,13 +1,14 @@
 """The checks of one daemon process, which reads, judges, records and answers inputs of clients.
 
 The event loop in one thread does the quick work; other threads read paths and descriptors, and open
-containers. Streams that end at about the same time are judged and recorded together, and are
-answered afterwards.
+containers. Streams that end at about the same time are judged and recorded together before the
+clients are answered.
 
-An input without a verdict is not answered as clean, unless the operator has chosen this. Clients
-treat any name before `FOUND` as a virus, but some clients treat names that begin with
-`Heuristics.Limits.Exceeded` as content that could not be checked. So an input without a verdict is
-answered with such a name, unless the operator has chosen the answer `ERROR` or `OK`.
+The daemon does not answer that an input without a verdict is clean, unless the operator has set the
+option `no_verdict` to `ok`. Clients treat any name before `FOUND` as a virus, but some clients
+treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So
+the daemon answers about an input without a verdict with a name that begins with
+`Heuristics.Limits.Exceeded`, unless the operator has chosen the answer `ERROR` or `OK`.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ from hashclient.system.rights import Rights, can_act_as_others
 STREAM = "stream"
 #: The signal by which a process asks its parent to stop the daemon.
 STOP = signal.SIGUSR1
-#: A new stream may keep 1/`KEPT_SHARE` of the free memory for all streams. The digests of kept
-#: bytes can be computed when the stream has ended, and only if they are needed.
+#: A new stream may keep at most 1/`KEPT_SHARE` of the bytes that are left of the limit for all
+#: streams. If the bytes of a stream are kept, its digests are computed when the stream has ended,
+#: and only if they are needed.
 KEPT_SHARE = 8
 #: The number of threads that read paths, and of threads that read descriptors.
 READERS = 8
 #: The number of threads that open containers of at most `SMALL_BYTES`, and of threads that open
-#: larger containers. Each of these threads has a process.
+#: larger containers. Each thread that opens containers has a process.
 OPENERS = 8
 OPENERS_OF_LARGE = 4
 SMALL_BYTES = 8 << 20
@@ -65,7 +67,7 @@ _KINDS = {
 
 
 class Checks:
-    """The checks of one process."""
+    """The checks of one process of the daemon."""
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class Checks:
         return self._lists.now
 
     def refresh(self, *, force: bool = False) -> None:
-        """Open the lists again if they have changed on the disk, or with `force`."""
+        """Open the lists again if they have changed on the disk, or in any case with `force`."""
         if self._lists.refresh(force=force):
             self.counts.add(Count.RELOADS)
         self.records.use(self.lists)
@@ -140,7 +142,7 @@ class Checks:
         self.loop.close()
 
     def resume(self, client: Client) -> None:
-        """Continue the jobs of a client that waited until the client had read its answers."""
+        """Continue the waiting jobs of a client that has read enough of its answers."""
         for turns in self._turns:
             turns.resume(client)
 
@@ -260,7 +262,7 @@ class Checks:
         upload.client.answer(upload.form, [f"{upload.name}: {text}" for text in said])
 
     def count(self, outcome: Outcome | None, lists: InUse) -> None:
-        """Count an input by its verdict; None means clean."""
+        """Count an input by its outcome; None means clean."""
         if outcome is not None:
             self.counts.add(_KINDS[outcome.kind])
         else:
@@ -310,7 +312,7 @@ class Checks:
         return "UNKNOWN COMMAND"
 
     def _stats(self) -> str:
-        """Return the answer to STATS in the form of clamd, which monitoring programs expect."""
+        """Return the answer to the command STATS, in clamd's form for monitoring programs."""
         return (
             "POOLS: 1\n\nSTATE: VALID PRIMARY\n"
             f"THREADS: live {self.counts.of(Count.OPEN)}  idle 0 max"

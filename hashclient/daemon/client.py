@@ -16,7 +16,8 @@ from hashclient.daemon.users import HandedOver, Peer
 
 #: The prefix and the delimiter of each line of an answer.
 Form = tuple[bytes, bytes]
-#: If more bytes of answers than this wait for a client, no more commands of the client are read.
+#: While more than `MAX_OUT_BYTES` bytes of answers wait for a client, no commands of the client are
+#: read.
 MAX_OUT_BYTES = 1 << 16
 
 
@@ -37,8 +38,8 @@ class Client:
         #: The number of requests that are not answered yet.
         self._pending = 0
         self._is_writing = self._is_due = False
-        #: Whether the event loop waits for bytes of the client, so that a read shows a closed
-        #: connection.
+        #: Whether the event loop reads from the client, so that a read shows when the client has
+        #: closed the connection.
         self._is_reading = False
 
     @property
@@ -91,7 +92,7 @@ class Client:
             self._loop.remove_writer(self._socket)
 
     def close_if_gone(self) -> None:
-        """Close the connection if the client has closed it and the event loop does not read."""
+        """Close the connection if the client has closed it while no bytes are read from it."""
         if self.is_closed or self._is_reading:
             return
         poll = select.poll()

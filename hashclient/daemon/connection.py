@@ -1,8 +1,8 @@
 """A connection of a client: reads bytes, and turns them into requests by clamd's protocol.
 
 A connection never blocks; the event loop calls it when bytes can be read or written. A connection
-stores at most one command, the kept bytes of one stream, and unsent answers. While many answers are
-unsent or outstanding, the connection reads no bytes.
+stores at most one command, the kept bytes of one stream, and unsent answers. While too many answers
+to the client are unsent or outstanding, the connection reads no bytes.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from hashclient.daemon.protocol import (
 from hashclient.daemon.uploads import Upload
 from hashclient.daemon.users import HandedOver, Peer
 
-#: If this many answers to one client are outstanding, no more commands are read.
+#: While `MAX_PENDING` requests of a client are unanswered, no more commands of the client are read.
 MAX_PENDING = 64
-#: The number of events that are parsed at a time, and the number that are handled in one turn of
-#: the event loop, so that other clients are served.
+#: The highest number of events that are parsed at a time, and the highest number of events of a
+#: client that are handled in one turn of the event loop, so that other clients are served.
 _EVENTS = 64
 _TURN_EVENTS = 512
-#: A command in the old form without a delimiter counts as complete after this many seconds without
-#: more bytes.
+#: A command in the old form without a delimiter counts as complete if no more bytes come for
+#: `BARE_S` seconds.
 BARE_S = 0.1
-#: After an answer that ends a connection, the client may continue to send for this many seconds and
-#: this many bytes. Closing the socket at once could discard the answer before the client reads it.
+#: After an answer that ends a connection, the daemon reads for at most `DRAIN_S` seconds and
+#: `DRAIN_BYTES` bytes what the client still sends. Closing the socket at once could discard the
+#: answer before the client reads it.
 DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
-#: Seconds after the beginning of a command before `is_slow` looks at its speed.
+#: Seconds after the beginning of a command during which `Pace.is_slow` returns False.
 SLOW_S = 5.0
 
 
@@ -56,7 +57,7 @@ class Connection(Client):
         peer: Peer,
         on_closed: Callable[[Connection], None],
     ) -> None:
-        """Begin to read from `sock`; `checks` checks the content."""
+        """Begin to read from `sock`; `checks` checks the content that the client sends."""
         super().__init__(checks.loop, sock, peer, HandedOver(checks.open_files, peer))
         self._checks = checks
         self._on_closed = on_closed
@@ -91,7 +92,7 @@ class Connection(Client):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether no more requests are accepted for now."""
+        """Whether the connection accepts no more requests for now."""
         return (
             self._is_ending
             or self._pending >= MAX_PENDING
@@ -116,7 +117,7 @@ class Connection(Client):
         return self._pace.is_slow(now, self._checks.options.min_rate)
 
     def readable(self) -> None:
-        """Read the available bytes with one system call, and handle them."""
+        """Read the available bytes of the socket with one system call, and handle the bytes."""
         buffer = self._checks.buffer
         try:
             if self.peer.is_local:
@@ -138,7 +139,7 @@ class Connection(Client):
         elif not count:
             self._ended()
         elif upload is not None and parser.chunk_left >= count:
-            # The bytes are all within one chunk of a stream, so they need no parsing.
+            # All received bytes belong to one chunk of a stream, so the bytes need no parsing.
             parser.chunk_left -= count
             upload.update(buffer[:count])
         elif (
@@ -146,8 +147,8 @@ class Connection(Client):
             and not (self._pending or self._out or self._rest or self._is_ending)
             and (whole := parser.alone(buffer[:count]))
         ):
-            # This shortcut handles one whole stream without other bytes, as a client sends it that
-            # waits for each answer.
+            # This is a shortcut for clients that wait for each answer: the received bytes are
+            # exactly one whole stream.
             self._whole(whole)
             if self._out:
                 self.writable()
@@ -157,7 +158,7 @@ class Connection(Client):
         close_all(self._descriptors)
 
     def _feed(self, data: memoryview) -> None:
-        """Handle the requests in `data`; keep the rest if too many requests are unanswered."""
+        """Handle the requests in `data`; store the rest of `data` if too many are unanswered."""
         parser, used, events = self._parser, 0, 0
         while used < len(data) and not self._is_busy:
             if events >= _TURN_EVENTS:
@@ -188,14 +189,14 @@ class Connection(Client):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Handle the bytes in `_rest`."""
+        """Handle the bytes that were stored in `_rest`."""
         self._goes_on = False
         rest, self._rest = self._rest, b""
         if rest and not self.is_closed:
             self._feed(memoryview(rest))
 
     def _take(self, event: Event, *, is_last: bool = False) -> None:
-        """Handle one event; `is_last` says whether no bytes follow the event."""
+        """Handle an event of the parser; `is_last` says whether no bytes follow the event."""
         upload = self._upload
         if isinstance(event, Request):
             self._request(event, is_last=is_last)
@@ -217,7 +218,7 @@ class Connection(Client):
         return b"%d: " % self._number
 
     def _whole(self, event: Whole) -> None:
-        """Check a stream that has arrived as a whole, and answer it at once if it is clean."""
+        """Check a stream that has arrived as a whole; answer at once if the stream is clean."""
         prefix = self._prefix()
         self._is_ending = not self._in_session
         clean = self._checks.clean_answer(event.data)
@@ -268,7 +269,7 @@ class Connection(Client):
         self._checks.files.add(self, read_file(self._checks, upload))
 
     def writable(self) -> None:
-        """Send as many bytes of waiting answers as the socket accepts; then read again, or end."""
+        """Send waiting answers; then read from the client again, or close the connection."""
         was_full = not self.has_room
         super().writable()
         if self.is_closed:
@@ -300,8 +301,8 @@ class Connection(Client):
         """Handle a command in the old form without a delimiter if no more bytes were received."""
         self._bare_is_due = False
         parser = self._parser
-        # A path that was received in pieces may be incomplete, so it is not handled. A local client
-        # sends a path with one write, and no bytes follow.
+        # A command with a path that was received in pieces may be incomplete, so the command is not
+        # handled. A local client usually sends a command with its path by one write.
         is_whole = self.peer.is_local and not self._in_session and parser.holds_path_of_one_piece
         if (
             self.is_closed
@@ -352,7 +353,7 @@ class Connection(Client):
 
     def _hang_up(self) -> None:
         """Close the connection after the client has had time to read the answer."""
-        if self.peer.is_local and not self._is_cut:  # the answer stays readable
+        if self.peer.is_local and not self._is_cut:  # the client can still read the answer
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S
@@ -389,7 +390,7 @@ class Pace:
         self._midway: tuple[float, int, int] | None = None
 
     def look(self, now: float, parser: Parser, number: int, most_s: float, *, reads: bool) -> bool:
-        """Measure the progress of command `number`, once a second; return whether it is too slow.
+        """Measure once a second the progress of command `number`; return whether it takes too long.
 
         The command, without its stream, may take `most_s` seconds. `reads` says whether bytes are
         read from the client.

@@ -25,7 +25,7 @@ class Count(enum.IntEnum):
     MATCH = 1
     CONFLICT = 2
     UNREAD = 3
-    NO_VERDICT = 4  # inputs without a match while a list is stale or missing
+    NO_VERDICT = 4  # inputs without a match while a list was stale or missing
     BYTES = 5
     CONNECTIONS = 6  # connections opened since the start
     OPEN = 7  # connections that are open now
@@ -37,14 +37,14 @@ class Count(enum.IntEnum):
     RELOADS = 13
     STARTED = 14  # how often the process of this row was started
     SLOW = 15  # connections closed for a new client because they sent very slowly
-    CROWDED = 16  # connections closed for a new client because their user had the most
+    CROWDED = 16  # connections closed for a new client; their user had the most
     EXCEPTED = 17  # matches that a person has excepted
 
 
 _FIRST_CLASS = len(Count)
-#: The index of the total time of all answers in microseconds, after the classes of time.
+#: The index in a row of the total time of all answers, in microseconds.
 _MICROSECONDS = _FIRST_CLASS + len(BOUNDS_S) + 1
-#: The index of the first counter of container files that are not opened, by kind.
+#: The index in a row of the first counter of container files that are not opened.
 _FIRST_KIND = _MICROSECONDS + 1
 _ROW = _FIRST_KIND + len(NAMES)
 _WORD_BYTES = 8
@@ -59,7 +59,7 @@ class Counts:
         self._words = memoryview(mmap.mmap(-1, rows * _ROW * _WORD_BYTES)).cast("Q")
 
     def row(self, number: int) -> Row:
-        """Return the row of process `number`, in which this process counts."""
+        """Return the row of counters of the process with the number `number`."""
         return Row(self._words[number * _ROW : (number + 1) * _ROW])
 
     def total(self, place: int) -> int:
@@ -72,9 +72,9 @@ class Counts:
         return {name: number for name, number in sums.items() if number}
 
     def times(self) -> tuple[list[int], float]:
-        """Return how many answers took at most the time of each bound, and the total seconds.
+        """Return how many answers took at most each time in `BOUNDS_S`, and the total seconds.
 
-        The last number is the number of all answers.
+        The last of the numbers counts all answers.
         """
         classes = range(_FIRST_CLASS, _MICROSECONDS)
         return [*accumulate(map(self.total, classes))], self.total(_MICROSECONDS) / 1e6

@@ -1,9 +1,9 @@
-"""The parent process of the daemon: opens the sockets, and starts and restarts the processes.
+"""The parent process of the daemon: opens sockets, and starts the processes that serve clients.
 
-The parent listens, starts `jobs` processes that serve clients, and restarts a process that has
-ended. The parent opens no list for checks and reads from no client. After SIGHUP, or after the
-command RELOAD of a trusted client, the parent sends SIGHUP to all processes, which open their lists
-again. A second daemon at the same socket is refused.
+The parent process listens, starts `jobs` processes that serve clients, and restarts a process that
+has ended. The parent process reads nothing from clients. After SIGHUP, or after the command RELOAD
+of a trusted client, the parent sends SIGHUP to all processes, which open their lists again. A
+second daemon at the same socket is refused.
 """
 
 from __future__ import annotations
@@ -159,14 +159,14 @@ class Daemon:
         self._processes[row] = (process, time.monotonic())
 
     def _wait_until_ready(self, woken: int) -> None:
-        """Wait until each process serves clients."""
+        """Wait until each process of the daemon serves clients."""
         while self._counts.total(Count.STARTED) < self._jobs and not self._stopping:
             if any(process.exitcode is not None for process, _ in self._processes.values()):
                 raise StateError("the daemon could not start", hint=_DEAD_HINT)
             wait(woken, [], 0.005)
 
     def _watch(self, woken: int) -> None:
-        """Restart ended processes, and do the regular work, until the daemon must stop."""
+        """Restart ended processes, and run regular work, until the daemon must stop."""
         reload_at = 0.0
         others = [] if self._exposition is None else [self._exposition.fileno()]
         while not self._stopping:
@@ -211,7 +211,7 @@ class Daemon:
             _log.info("process %d has ended: %d", process.pid, code)
             try:
                 self._start(row)
-            except StateError as error:  # there may be enough memory later
+            except StateError as error:  # a later attempt may succeed
                 _log.info("%s", error.message)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -256,7 +256,7 @@ def _work(
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forget_exit_codes()
-    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # connections of the former process of this row
+    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # left by a former process
     try:
         worker = Worker(session, listeners, options, counts, parent)
     except HashclientError as error:

@@ -1,18 +1,19 @@
 """Records and logs the matches of a daemon and applies the policy, before the client is answered.
 
-Matches that come at about the same time are recorded in one transaction. A failed write is counted,
-and writing is tried again with the next match. The client is still answered with a match if the
-match cannot be recorded.
+Matches that come at about the same time are recorded in one transaction. If matches cannot be
+recorded, the failure is counted, and the next match is recorded by a new recorder. The client is
+still answered with a match if the match cannot be recorded.
 
 A client can send the same listed content many times. The first match is recorded and logged, and
 the policy is applied to it. For an hour after the first match, further matches of the same content
 from the same client are only counted. The count is written after 10, 100, 1,000 times and so on,
-and at the end of the hour. So the sizes of record, log and quarantine depend on the number of
-different listed contents, and not on the number of requests.
+and at the end of the hour. So the sizes of the record of matches, the log and the quarantine depend
+on the number of different listed contents, and not on the number of requests.
 
-Matches of streams are recorded in one thread, so clean streams do not wait. Matches of streams that
-come during a write are recorded together in the next write. Matches at paths are recorded by
-another `Ledger` in the threads that read the paths, because isolating a file may take long.
+Matches of streams are recorded in a separate thread, so clean streams do not wait for the disk.
+Matches of streams that come during a write are recorded together in the next write. Matches at
+paths are recorded by another `Ledger` in the threads that read the paths, because isolating a file
+may take long.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Ledger:
         self._clock = clock
         self._repeats = Repeats(clock)
         self._responder = Responder(session, lists.states) if self._act else None
-        #: `_recorder` writes the record of the run, and is None before the start and after the end
+        #: `_recorder` writes the events of the run, and is None before the start and after the end
         #: of the run. `_summary` has the counts of the run.
         self._recorder: RunRecord | None = None
         self._summary = Summary(lists=())
@@ -121,7 +122,7 @@ class Ledger:
         return self._recorder
 
     def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> list[Handled]:
-        """Record outcomes that were judged with `lists`, apply the policy, and return the results.
+        """Record outcomes that were judged with `lists`, and apply the policy; return the results.
 
         Content that the same client has sent within the last hour is only counted, unless `each` is
         set.
@@ -144,7 +145,7 @@ class Ledger:
                 is_kept = self._summary.failed is None
             finally:
                 if not is_kept:
-                    self._repeats.forget()  # the next match of the same content must be recorded
+                    self._repeats.forget()  # the next match with the same content must be recorded
             if self._responder is not None and kept:
                 return self._act_on(kept, self._responder)
             return [Handled(recorded.outcome, recorded.record) for recorded in kept]
@@ -159,7 +160,7 @@ class Ledger:
         return done
 
     def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
-        """Count container files that are not opened, by kind, in the run with `lists`."""
+        """Count container files of kinds that are not opened in the run with `lists`."""
         if not kinds:
             return
         with self._lock:
@@ -167,7 +168,7 @@ class Ledger:
             add_by_kind(self._summary.not_opened, kinds)
 
     def prepare_reports(self) -> None:
-        """Write counts that are due; prepare reports if `REPORTS_S` seconds have passed."""
+        """Write counts of repeated matches; prepare reports if `REPORTS_S` seconds have passed."""
         self.keep_counts()
         now = self._clock()
         if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
@@ -220,12 +221,12 @@ class Records:
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._waiting: list[Upload] = []
         self._is_recording = False
-        #: Reports are prepared in a separate thread, because this may take long.
+        #: Reports are prepared in a separate thread, because the preparation may take long.
         self._reporter = ThreadPoolExecutor(1, "reporter")
         self._reporting: Future[None] | None = None
 
     def add(self, found: list[Upload]) -> None:
-        """Queue streams with outcomes for recording; `on_recorded` is called afterwards."""
+        """Queue streams with outcomes for recording; call `on_recorded` when they are recorded."""
         self._waiting += found
         if self._waiting and not self._is_recording:
             self._is_recording = True
@@ -255,8 +256,8 @@ class Records:
     def _add(self, found: list[Upload]) -> None:
         """Record streams, each with the lists with which it was judged.
 
-        The tags of a stream must be made with the seal key of these lists, which may not be the
-        present seal key.
+        The tags of a stream must be made with the seal key of the lists with which it was judged,
+        and the present seal key may be another key.
         """
         for same in by_lists(found):
             outcomes = [outcome for upload in same for outcome in upload.recorded()]
@@ -277,24 +278,25 @@ class Records:
             self._safely(ledger.prepare_reports)
 
     def _safely(self, do: Callable[[], object]) -> None:
-        """Call a function; count an exception, because clients must be answered in any case."""
+        """Call `do`; count an exception instead of raising it, because clients must be answered."""
         try:
             do()
         except Exception as error:  # noqa: BLE001 - clients are answered after any error
             self._of_streams.failed(error)
 
 
-#: Seconds after a recorded match in which the same match is only counted.
+#: Seconds after a recorded match during which the same match is only counted.
 REPEAT_S = 3600.0
-#: The highest number of matches that are remembered. A forgotten match is recorded again if its
-#: content comes again.
+#: The highest number of matches that `Repeats` remembers. A match that is not remembered is
+#: recorded again if its content comes again.
 MOST = 10_000
-#: The highest number of ids of mails that are written with a count.
+#: The highest number of ids of mails that are written with the count of a repeated match.
 MOST_MAILS = 10
-#: Seconds between two searches for matches whose hour has ended.
+#: Seconds between two searches for remembered matches that are older than `REPEAT_S`.
 SEARCH_S = 60.0
 
-#: The client, the kind of the outcome, and the entries that the content agrees with.
+#: The key by which a repeated match is recognised: the client, the kind of the outcome, and the
+#: entries.
 _Key = tuple[object, ...]
 
 
@@ -314,7 +316,7 @@ class Again(msgspec.Struct):
 
 
 class Repeats:
-    """The recent matches of one process of a daemon."""
+    """Remembers the recent matches of one process of a daemon, and counts repeated matches."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """Begin without matches; `clock` returns the time in seconds."""
@@ -338,7 +340,7 @@ class Repeats:
                     self._due.append(again)
                 continue
             if again is not None:
-                self._due.append(self._known.pop(key))  # `_known` is ordered by time
+                self._due.append(self._known.pop(key))  # `_known` stays ordered by time
             self._known[key] = Again(now)
             first.append(outcome)
         while len(self._known) > MOST:

@@ -2,8 +2,8 @@
 
 A check uses the same lists from its beginning to its end. While a list is stale or missing, an
 input without a match is not answered as clean, so a gateway refuses all mail. A list becomes stale
-about a week after the first failed fetch. So the daemon warns at its start and once a day if a list
-has not been checked by a fetch for a day.
+about a week after the first failed fetch. So the daemon warns, at its start and once a day, if no
+fetch has checked a list for a day.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class InUse:
     def __init__(self, lists: OpenLists, session: Session, *, exceptions: bool = True) -> None:
         """Use `lists`; the clock of `session` decides whether a list is stale.
 
-        With `exceptions`, `rule` applies the exceptions that people have made to an outcome;
-        without, `rule` returns the outcome unchanged.
+        `exceptions` says whether the method `rule` applies the exceptions that people have made to
+        an outcome.
         """
         self.lists = lists
         self.rule: Rule = as_it_is
@@ -55,7 +55,8 @@ class InUse:
         #: it.
         self.may_be_listed = self.judge.screen()
         self.key_id = lists.sealer.key_id
-        #: The reason, apart from the present age, why an input without a match may still be listed.
+        #: The reason why an input without a match may still be listed, without regard to the
+        #: present time.
         self.known_doubt: str | None = None
         if lists.missing:
             self.known_doubt = MISSING
@@ -80,7 +81,7 @@ class InUse:
         return self.known_doubt
 
     def doubted(self) -> InUse:
-        """Return a copy whose `doubt` is that lists are missing."""
+        """Return a copy in which lists count as missing, so that no input is answered as clean."""
         other = copy.copy(self)
         other.known_doubt = MISSING
         return other
@@ -125,7 +126,7 @@ class Lists:
         return InUse(self._session.open_lists(), self._session, exceptions=self._exceptions)
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Open the lists again if they may have changed on the disk; return whether this was done.
+        """Open the lists again if they may have changed; return whether they were opened.
 
         If the lists cannot be opened, the present lists are still used to find matches, but no
         input is answered as clean. The next attempt is made after `LOOK_S` seconds.
@@ -163,7 +164,7 @@ def _after(moment: datetime, grace: timedelta) -> datetime:
     return min(moment, datetime.max.replace(tzinfo=UTC) - grace) + grace
 
 
-#: The daemon warns of a list that no fetch has checked for this time.
+#: The time without a check by a fetch after which the daemon warns of a list.
 CHECKED_WITHIN = timedelta(days=1)
 #: Seconds between two checks of the ages of lists, and seconds before a warning about the same list
 #: is repeated.
@@ -209,7 +210,7 @@ class Ageing:
                     text = age_of(manifest, settings.grace(manifest.provider), now)
                     if text is not None:
                         yield name, text
-        except HashclientError:  # a list that cannot be read is reported elsewhere
+        except HashclientError:  # `InUse` reports a list that cannot be read
             return
 
 

@@ -1,8 +1,8 @@
-"""Serves the counters of a daemon over HTTP in the text format of Prometheus, in the parent.
+"""Serves the counters of a daemon over HTTP in the text format of Prometheus.
 
-The counters of the processes are in memory that is shared with the parent. The parent may have only
-one thread, because it forks. So it answers requests one after the other, each within about a
-second.
+The counters of all processes are in memory that is shared with the parent process. The requests are
+answered by the parent process, one after the other, each within about a second. They are not
+answered in threads, because a process with several threads must not fork.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Exposition:
             timeout = REQUEST_S
 
             def setup(self) -> None:
-                """Read the whole request first, so that a slow client cannot block the daemon."""
+                """Read the request with a time limit, because a slow client must not block."""
                 super().setup()
                 self.rfile = io.BufferedReader(io.BytesIO(_request(self.connection)))
 

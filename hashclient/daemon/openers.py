@@ -1,6 +1,6 @@
 """Opens containers in several threads, with one opener for each thread.
 
-An opener has a process that opens a container; openers and their processes are used again.
+An opener is an object with a child process that opens containers; unused openers are used again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hashclient.system.rights import Ourselves
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
     """Return the options for opening containers, with a limit of `most_s` seconds for each.
 
-    `noticed` is called with a message about protections that the kernel lacks.
+    `noticed` is called with a message about protections of the child process that the kernel lacks.
     """
     options = container_options(config.containers, noticed)
     limits = msgspec.structs.replace(
@@ -41,14 +41,14 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
 
 
 class Opener(Members):
-    """Opens containers for one thread at a time, which may have the ids of another user."""
+    """Opens containers for one thread at a time, which may have the user id of another user."""
 
-    #: A function that returns a context manager, in whose block the thread has the ids of this
+    #: A function that returns a context manager; in its block, the thread has the user id of this
     #: process.
     ourselves: Ourselves = contextlib.nullcontext
 
     def open(self, *args: Any, **options: Any) -> Opened:
-        """Open a container with the ids of this process, which are needed to start a process."""
+        """Open a container with the user id of this process, which may start a child process."""
         with self.ourselves():
             return super().open(*args, **options)
 
@@ -60,9 +60,8 @@ class Openers:
         """Open with `options`; rules in the configuration of `session` accept unread members."""
         self._options = options
         self._session = session
-        #: Processes that open containers are started in this thread, because the kernel ends such a
-        #: process together with the thread that has started it, and the threads of a program may
-        #: end.
+        #: The thread that starts the child processes. They are started in a lasting thread, because
+        #: the kernel ends such a child process together with the thread that has started it.
         self._starter = ThreadPoolExecutor(1, "hashclient-opener")
         self._idle: list[tuple[InUse, Opener]] = []
         #: The openers in use, each with its owner.
@@ -72,8 +71,9 @@ class Openers:
     def taken(self, lists: InUse, whose: object) -> Iterator[Opener]:
         """Yield an opener that judges members with `lists`, for the owner `whose`.
 
-        The opener is used again unless its process has died. Hostile content can let the process
-        die, and an opener refuses to work after several deaths, so a new opener is used.
+        The opener is used again unless its child process has died. An opener whose child process
+        has died is replaced, because hostile content can let the child process die, and an opener
+        refuses to work after several deaths.
         """
         opener = self._take(lists)
         self._busy[opener] = whose
@@ -99,7 +99,7 @@ class Openers:
         return Opener(lists.judge, self._options, starting=starting)
 
     def stop(self, whose: object = None) -> None:
-        """Stop opening the containers of one owner, or of all; these containers count as unread."""
+        """Stop opening containers of one owner, or of all owners; the containers are unread."""
         for opener, user in list(self._busy.items()):
             if whose in (None, user) and self._busy.pop(opener, None) is not None:
                 opener.stop()
@@ -124,7 +124,7 @@ class Openers:
             else:
                 opened = _open_file(opener, content)
         content.not_opened = opened.not_opened
-        # The outcomes are recorded as of a stream, because an open file has no path.
+        # The outcomes are marked as outcomes of a stream, because an open file has no path.
         found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
         content.inside = [content.lists.rule(outcome) for outcome in self.accepted(found)]
 
@@ -138,7 +138,7 @@ class Openers:
 def _started(starter: Executor, start: Callable[[], subprocess.Popen[bytes]]) -> Any:
     try:
         return starter.submit(start).result()
-    except RuntimeError as error:  # no thread can be started, or the executor is closed
+    except RuntimeError as error:  # no thread can be started, or `starter` is closed
         raise BrokenError(str(error)) from error
 
 

@@ -25,8 +25,8 @@ from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at
 
-#: The highest number of descriptors that are received at once; 1 is allowed, and 2 show an error of
-#: the client.
+#: The highest number of descriptors that are received at once: one more than a client may send, so
+#: that the error of the client is noticed.
 _MOST = 2
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 #: The number of chunks in a piece of 32 MiB, after which other clients have their turn.
@@ -59,7 +59,7 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
     """Digest an open file; yield None after each piece.
 
     Raises:
-        SetAside: the file must not be read, or has changed.
+        SetAside: the file must not be read, or has changed while it was read.
         OSError: the file cannot be read.
     """
     fd, at, until = upload.fd, 0, upload.began + most_s

@@ -14,8 +14,8 @@ from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
-#: The number of bytes that all processes of a daemon together may keep of streams; and the lowest
-#: limit for one process.
+#: The number of bytes of streams that all processes of a daemon together may keep in memory; and
+#: the lowest limit for one process.
 ALL_KEPT_BYTES = 32 << 20
 LEAST_ALL_KEPT_BYTES = 4 << 20
 
@@ -31,8 +31,8 @@ class NoVerdict(enum.StrEnum):
 class Paths(enum.StrEnum):
     """The paths that a client other than root and the user of the daemon may ask about."""
 
-    OWN = "own"  # paths that the user of the client may read
-    ANY = "any"  # paths that the daemon may read
+    OWN = "own"  # only paths that the user of the client may read
+    ANY = "any"  # all paths that the daemon may read
 
 
 class UnixAddress(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class TcpAddress(msgspec.Struct, frozen=True):
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return self.host == "localhost"  # another name may resolve to any address
+            return self.host == "localhost"  # another host name may resolve to any address
 
 
 Address = UnixAddress | TcpAddress
@@ -75,8 +75,8 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
         path = Path(text.removeprefix("unix:"))
-        # sun_path of unix(7) has 108 bytes with the final null byte. The socket is bound by a path
-        # that is /proc/self/fd/N and the name, so the name is limited, too.
+        # sun_path of unix(7) has 108 bytes with the final null byte. The socket is bound by the
+        # path `/proc/self/fd/N/NAME`, so the length of the name is limited, too.
         if len(os.fsencode(path)) > 107 or len(os.fsencode(path.name)) > 80:
             raise UsageError(
                 f"path of a socket is too long: {printable(path)}",

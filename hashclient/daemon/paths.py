@@ -1,9 +1,9 @@
 """Checks the files and trees whose paths clients send.
 
 The checker of the scan reads the files in threads, one piece at a time. The file or directory at a
-path is opened once. All files below a directory are opened by the descriptor of this directory, so
-other users cannot exchange a link or a directory of the path. The recorded path is the path without
-links that the kernel returns for the descriptor.
+path is opened only once. All files below a directory are opened by the descriptor of this
+directory, so other users cannot exchange a link or a directory of the path. The path in the record
+of matches is the path without links that the kernel returns for the descriptor.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class Named:
 
         1. The file is opened by its path.
         2. The kernel returns a path without links for the open file.
-        3. The file is opened again by this path, and must be the same file. So a client cannot use
-           a link in /proc to reach a file that only this process has open.
+        3. The status of the file at the path without links is read, and must be that of the open
+           file. So a client cannot use a link in /proc to reach a file that only this process has
+           open.
         4. For a regular file, the descriptor of its directory is kept in place of the descriptor of
            the file.
 
@@ -94,7 +95,7 @@ class Named:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note the inodes of listed files that were exchanged; `batches` looks for these files."""
+        """Note the inodes of listed files that were missing later; `batches` looks for them."""
         if self._trees is not None:
             self._trees.lose(inodes)
 
@@ -107,7 +108,7 @@ class Named:
         return msgspec.structs.replace(outcome, path=path or "/")
 
     def as_given(self, path: str) -> str:
-        """Return a path below the real path with the beginning that the client has sent."""
+        """Return the path as the client would write it for a path below the path without links."""
         rest = path.removeprefix(self._real.rstrip("/")) if path != self._real else ""
         return self.given.rstrip("/") + rest if rest else self.given
 
@@ -140,7 +141,7 @@ def results_at(
 
     Links below the path are not followed. Files that are not regular files are skipped; if the path
     itself names such a file, the outcome is unread. `on_bytes` is called repeatedly while a file is
-    read. `members` opens containers.
+    read. `members` is the object that opens containers.
     """
     try:
         named.open()
@@ -239,7 +240,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
 def _said(
     outcomes: Sequence[Outcome], doubt: str | None, rule: NoVerdict, *, every: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield the answers about files with their paths; members are answered as their file."""
+    """Yield answers with the paths of files; an answer about a member has the path of its file."""
     by_path: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_path.setdefault(outcome.path, []).append(outcome)

@@ -1,8 +1,8 @@
 """Checks content for a program that imports hashclient, as a daemon does for its clients.
 
 The lists are opened again when they have changed on the disk. Each match is recorded, and the
-policy is applied, before the result is returned. Several threads may call the methods at the same
-time.
+policy is applied, before the result is returned. Several threads may call the methods of
+`ContentChecker` at the same time.
 """
 
 from __future__ import annotations
@@ -167,11 +167,11 @@ class ContentChecker:
 
     @property
     def doubt(self) -> str | None:
-        """`Stale` or `Missing` if a list is, so that no input is clean; else None."""
+        """`Stale` or `Missing` if a list is stale or missing; then no input is clean."""
         return self._in_use().doubt
 
     def check(self, content: Given, *, name: str = "content") -> Checked:
-        """Check bytes, a stream, or the file or object with a path or URI.
+        """Check bytes, a stream, or the file or object that a path or URI names.
 
         A `str` is a path or a URI, for example `s3://BUCKET/KEY`. A stream is an object that has a
         method `read` or yields bytes; an exception of the stream is passed on. `name` names content
@@ -220,7 +220,8 @@ class ContentChecker:
                 for at in range(0, len(data), _TURN_BYTES):
                     stream.update(data[at : at + _TURN_BYTES])
                     await asyncio.sleep(0)
-            # The thread frees the stream, because the caller may stop awaiting the result.
+            # The thread frees the stream at its end, even if the caller has stopped awaiting the
+            # result.
             rest = stack.pop_all()
 
             def finish() -> Checked:
@@ -252,7 +253,7 @@ class ContentChecker:
         return self._lists.now
 
     def _is_clean(self, data: memoryview, lists: InUse) -> bool:
-        """Return whether bytes surely have no match, by a quick test; return False if unsure."""
+        """Return whether bytes certainly have no match; a quick test, which may return False."""
         if self._openers is not None and may_be_container(data):
             return False
         digests = [(a, digest_of(a, data)) for a in lists.judge.plan(len(data))]

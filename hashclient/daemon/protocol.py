@@ -1,13 +1,13 @@
 """Parses clamd's protocol: turns the bytes of a client into requests and chunks, without I/O.
 
-The protocol is described in clamd(8). These are its rules:
+The protocol of clamd(8) has these rules:
 
 - A command begins with `z` and ends with a null byte, or begins with `n` and ends with a newline.
-- A command in the old form begins with neither letter. It ends with a newline or, as in clamd, at
-  the end of the bytes that were sent together.
+- A command in the old form begins with neither letter. A command in the old form ends with a
+  newline or, as in clamd, at the end of the bytes that were sent together.
 - A reply ends with the same delimiter as its command.
-- The command INSTREAM is followed by chunks. A chunk is a length of four bytes in network order and
-  so many bytes; a length of 0 ends the stream.
+- The command INSTREAM is followed by chunks. A chunk is a length of four bytes in network order,
+  followed by as many bytes; a length of 0 ends the stream.
 - The command FILDES is followed by a descriptor with one byte.
 - The command IDSESSION keeps the connection open for many commands. Each reply begins with the
   number of its command, and replies may be sent in any order.
@@ -68,7 +68,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """INSTREAM with a whole stream of one chunk, whose bytes are valid until the next read."""
+    """A whole stream of one chunk, sent by INSTREAM; its bytes are valid until the next read."""
 
     data: memoryview
     delimiter: bytes
@@ -93,19 +93,20 @@ _NO_MORE = b"\0\0\0\0"
 class Parser:
     """Turns the bytes of one connection into events.
 
-    `chunk_left` is the number of missing bytes of the present chunk; the caller may handle so many
-    bytes without the parser. `used` is the number of bytes that the last call of `feed` has parsed.
+    `chunk_left` is the number of missing bytes of the present chunk, which the caller may handle
+    without the parser. `used` is the number of bytes that the last call of `feed` has parsed.
     """
 
     def __init__(self, max_stream_bytes: int | None = None) -> None:
         """Accept streams of at most `max_stream_bytes` bytes; None means no limit."""
         self._max = max_stream_bytes
-        self._held = b""  # an incomplete command or length of a chunk
+        self._held = b""  # the bytes of an incomplete command or length of a chunk
         self._is_one_piece = False  # whether `_held` was received in one piece
         #: Whether a stream has begun and has not ended.
         self.in_stream = False
         self._stream_bytes = 0
-        #: The command FILDES until the byte with the descriptor is received; else None.
+        #: The command FILDES, from its receipt until the byte of its descriptor is received;
+        #: otherwise None.
         self._fildes: Request | None = None
         self.chunk_left = 0
         self.used = 0
@@ -163,7 +164,7 @@ class Parser:
         return events
 
     def alone(self, data: memoryview) -> Whole | None:
-        """Return a stream if `data` is exactly INSTREAM with one chunk and the end; else None."""
+        """Return a stream if `data` is exactly one whole stream of one chunk; otherwise None."""
         if not self.is_between:
             return None
         whole = self._whole(data, 0, len(data))
@@ -172,7 +173,7 @@ class Parser:
         return whole
 
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
-        """Return a stream of one chunk if `data` has all its bytes at `at`; else None."""
+        """Return the stream of one chunk that is complete at the offset `at` of `data`, or None."""
         if end - at < _DATA_AT + _LENGTH_BYTES:
             return None
         first = data[at]
@@ -180,7 +181,7 @@ class Parser:
             return None
         after = at + _DATA_AT + int.from_bytes(data[at + _BEGINNING_BYTES : at + _DATA_AT], "big")
         if data[after : after + _LENGTH_BYTES] != _NO_MORE:
-            return None  # the stream has more chunks, is incomplete, or is empty
+            return None  # the stream has several chunks, is incomplete, or is empty
         chunk = data[at + _DATA_AT : after]
         if not chunk or (self._max is not None and len(chunk) > self._max):
             return None
@@ -221,7 +222,7 @@ class Parser:
         delimiter = _DELIMITERS.get(line[0], b"\n")
         if line[0] in _DELIMITERS:
             place = line.find(delimiter, len(self._held))
-        else:  # the first delimiter, so that the result does not depend on the pieces
+        else:  # whichever delimiter comes first
             found = _BARE_END.search(line, len(self._held))
             place = -1 if found is None else found.start()
         if place < 0:

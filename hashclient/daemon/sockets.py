@@ -2,8 +2,8 @@
 
 The directory of a Unix socket stays open. The socket is made, gets its mode, and is removed by the
 descriptor of this directory, without following a link. The path is refused if other users may
-change a directory of the path, because they could put their own socket there and answer in place of
-the daemon.
+change a directory of the path, because these users could put their own socket at the path and
+answer in place of the daemon.
 
 systemd may pass sockets to the daemon (sd_listen_fds(3)), and gets a message when the daemon is
 ready (sd_notify(3)). Without systemd, both steps are skipped.
@@ -32,9 +32,10 @@ BACKLOG = 1024
 
 
 def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.socket:
-    """Listen at an address; `stack` removes a socket in the file system when it is closed.
+    """Listen at an address; closing `stack` removes a socket in the file system.
 
-    A socket in the file system gets the mode `mode`. An unused socket is replaced.
+    A socket in the file system gets the mode `mode`. A socket that no daemon uses any more is
+    replaced.
 
     Raises:
         StateError: the address cannot be used.
@@ -100,7 +101,7 @@ def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.s
 
 
 def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -> Identity:
-    """Bind the socket to a name in a directory, with its mode; return its device and inode."""
+    """Bind a socket to a name in a directory and set its mode; return its device and inode."""
     umask = os.umask(0o777 & ~mode)
     try:
         listener.bind(f"/proc/self/fd/{directory.fd}/{name}")
@@ -108,8 +109,8 @@ def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -
         os.umask(umask)
     fd = directory.open(name, os.O_PATH)
     try:
-        # The mode is set again, because a default access control list of the directory may have
-        # changed it.
+        # The mode of the socket is set again, because a default access control list of the
+        # directory may have changed the mode.
         os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - the open file, under any name
         return identity_of(os.fstat(fd))
     finally:
@@ -117,7 +118,7 @@ def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -
 
 
 def _remove(directory: Directory, name: str, identity: Identity) -> None:
-    with contextlib.suppress(OSError):  # the directory may be gone
+    with contextlib.suppress(OSError):  # the directory may be removed
         directory.unlink_if(name, identity)
 
 

@@ -2,8 +2,8 @@
 
 A disk may be slow, and a tree may be a whole disk. So a job is divided into pieces; after each
 piece, a client of the next user has a turn. One user can use only a part of the threads. Only one
-job of each client runs at a time, and none while many answers to the client are unsent. Only the
-pieces run outside of the thread of the event loop.
+job of each client runs at a time, and none while many answers to the client are unsent. The pieces
+run in other threads; all other code of this module runs in the thread of the event loop.
 
 Limit: a system call that never returns blocks its thread for ever.
 """
@@ -27,9 +27,9 @@ _log = Log("daemon")
 #: A function that the event loop calls after a piece of a job; it returns whether the job has more
 #: pieces.
 Step = Callable[[], bool | None]
-#: A job is a generator that a thread runs up to the next `yield`. It yields a step, or None if no
-#: step must be called and the job has more pieces. The event loop closes the generator when the job
-#: has ended, or when the client has closed the connection.
+#: A job is a generator that a thread runs up to the next `yield`. A job yields a step, or None if
+#: no step must be called and the job has more pieces. The event loop closes the generator when the
+#: job has ended, or when the client has closed the connection.
 Job = Generator[Step | None, None, None]
 
 
@@ -37,10 +37,10 @@ P = ParamSpec("P")
 
 
 def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
-    """Return `pieces` changed so that a new job runs up to its first `yield` at once.
+    """Return a function like `pieces` whose jobs have already run up to their first `yield`.
 
-    The job has then entered its `try` block, so `close` frees its resources even if the job never
-    had a turn.
+    Such a job has entered its `try` block, so `close` frees its resources even if the job never had
+    a turn.
     """
 
     @functools.wraps(pieces)
@@ -125,7 +125,7 @@ class Turns:
             return False
         client = clients.popleft()
         del self._ring[user]
-        if clients:  # the user is now the last key
+        if clients:  # this user now has the last turn
             self._ring[user] = clients
         self._pool.submit(self._piece, client, self._jobs[client][0])
         return True
@@ -133,7 +133,7 @@ class Turns:
     def _piece(self, client: Client, job: Job) -> None:
         try:
             step = client.close if client.is_closed else next(job)
-        except BaseException as error:  # noqa: BLE001 - only this client is affected
+        except BaseException as error:  # noqa: BLE001 - only this client is closed
             _log.info("request failed: %s", getattr(error, "message", type(error).__name__))
             step = client.close
         with contextlib.suppress(RuntimeError):  # the event loop may be closed

@@ -1,8 +1,8 @@
 """Content that can be read only once: it is digested as it arrives, and judged with other content.
 
-Content is judged with the lists that were in use when it began. All streams that end at about the
-same time are looked up together, because one lookup of many digests takes little longer than a
-lookup of one digest.
+Content is judged with the lists that were in use when the content began to arrive. All streams that
+end at about the same time are looked up together, because one lookup of many digests takes little
+longer than a lookup of one digest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
 
 
 class Content:
-    """A stream, or an open file that a client has passed."""
+    """The content of a stream, or of an open file that a client has passed."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Content:
             self.fd = None
 
     def is_surely_clean(self) -> bool:
-        """Return whether a stream surely has no match, by a quick test; return False if unsure."""
+        """Return whether a stream certainly has no match; a quick test, which may return False."""
         lists, digester = self.lists, self.digester
         if self.inside:
             return False
@@ -107,12 +107,12 @@ class Content:
         return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcomes that are not clean, after a call of `judge`; `own` is the first."""
+        """Return the outcomes of judged content that are not clean, with `own` as the first."""
         own = [] if self.own is None else [self.own]
         return [o for o in own + self.inside if o.kind in BY_WORST]
 
     def recorded(self) -> list[Outcome]:
-        """Return the outcomes that are recorded or decide the answer."""
+        """Return the outcomes that must be recorded, and the outcome that decides the answer."""
         return [o for o in self.outcomes() if o is self.outcome or o.kind in RECORDED]
 
 
@@ -143,7 +143,7 @@ _Content = TypeVar("_Content", bound=Content)
 
 
 def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
-    """Return contents grouped by the lists that were in use when they began."""
+    """Return contents grouped by the lists with which they are judged."""
     found: dict[InUse, list[_Content]] = {}
     for content in contents:
         found.setdefault(content.lists, []).append(content)

@@ -6,8 +6,7 @@ content that a client sends repeatedly has one record.
 
 A user is a user id or an IP address. One user can use only a part of all connections, of all open
 files that clients pass, and of all kept bytes of streams, so that the rest is free for other users.
-This limit does not apply to root and the user of the daemon; only the limits for all users together
-apply to them.
+For root and the user of the daemon, there are only the limits for all users together.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class Share:
     """
 
     def __init__(self, most: int, percent: int) -> None:
-        """Let all users together take `most` units, and each user `percent` of them, at least 1."""
+        """Let all users together take `most` units; each user may take `percent` %, at least 1."""
         self._most = most
         self._of_each = max(1, most * percent // 100)
         self._lock = threading.Lock()
@@ -113,16 +112,16 @@ class Share:
                 del self._by_user[peer.user]
 
     def of(self, user: str) -> int:
-        """Return how many units a user has taken."""
+        """Return how many units of the share a user has taken."""
         return self._by_user.get(user, 0)
 
     @property
     def left(self) -> int:
-        """The number of units that are not taken."""
+        """The number of units of the share that no user has taken."""
         return self._most - self._taken
 
     def room_of(self, peer: Peer) -> Room:
-        """Return an object that takes units for one user."""
+        """Return an object that takes units of the share for one user."""
         return Room(self, peer)
 
 
@@ -147,28 +146,29 @@ class HandedOver:
     def __init__(self, share: Share, peer: Peer) -> None:
         """Begin without files; `share` limits the files of all clients of a user."""
         self._share, self._peer = share, peer
-        #: The number of files of the client, and the number of them that `share` counts.
+        #: The number of open files of the client, and the number of these files that `share`
+        #: counts.
         self._files = self._counted = 0
 
     @property
     def is_beyond(self) -> bool:
-        """Whether a file exceeds the limit of its user; each client may have one such file."""
+        """Whether the client has a file beyond the limit of its user; one such file is allowed."""
         return self._files > self._counted
 
     def begin(self) -> None:
-        """Count one more file."""
+        """Count one more open file of the client."""
         self._files += 1
         self._counted += self._share.take(self._peer)
 
     def end(self) -> None:
-        """Note that one file is answered."""
+        """Count one file less, because it is answered."""
         self._files -= 1
         if self._counted > self._files:
             self._counted -= 1
             self._share.give_back(self._peer)
 
     def let_go(self) -> None:
-        """Give back all units, because the connection is closed."""
+        """Give back all units of the share, because the connection is closed."""
         if self._counted:
             self._share.give_back(self._peer, self._counted)
             self._counted = 0

@@ -1,8 +1,9 @@
 """A process of a daemon, which accepts clients, watches their connections, and stops cleanly.
 
 If a new client comes and the highest number of connections is reached, another connection is
-closed. A silent connection is closed first. If there is none, a connection that sends very slowly
-is closed, and otherwise a connection of the user who has the most connections.
+closed. A silent connection is closed first. If no connection is silent, a connection that sends
+very slowly is closed. If no connection is slow, a connection of the user with the most connections
+is closed.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ _log = Log("daemon")
 #: The highest number of connections that are accepted at a time, so that other processes accept
 #: some, too.
 _ACCEPTED = 8
-#: The highest number of descriptors of a thread that reads a path. The terms are the directories
-#: and files of the checker, the directories of the walk and of directories that are listed in
-#: advance (each is open twice), and 16 for file systems and for starting a process.
+#: The highest number of descriptors of a thread that reads a path. The number is the sum of the
+#: directories and files of the checker, of the directories of the walk and the directories that are
+#: listed in advance (each is open twice), and of 16 for file systems and for starting a process.
 _PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 16
 #: The highest number of descriptors of a thread that opens a container, for its process and for
 #: starting the process.
 _OPENER_DESCRIPTORS = 6
-#: The number of descriptors that connections may not use: those of all threads, and some for
-#: records, logs and lists.
+#: The number of descriptors that connections may not use, because threads, records, logs and lists
+#: need them.
 SPARE_DESCRIPTORS = (
     READERS * _PATH_DESCRIPTORS + (OPENERS + OPENERS_OF_LARGE) * _OPENER_DESCRIPTORS + 128
 )
@@ -54,7 +55,7 @@ _LEAST_SHARE = 4
 _FILES_SHARE, MOST_FILES = 8, 4096
 #: Seconds between two checks for idle connections and changed lists.
 SWEEP_S = 1.0
-#: Seconds that unanswered requests have after the daemon was stopped.
+#: Seconds for which a stopped daemon still waits for unanswered requests.
 GRACE_S = 5.0
 
 
@@ -123,8 +124,8 @@ class Worker:
     def _failed(self, _: object, context: dict[str, Any]) -> None:
         """Log an unexpected exception in the event loop, and stop this process.
 
-        The state of the process is unknown after the exception, and a client may wait for ever. The
-        parent starts another process.
+        This process ends because its state is unknown after the exception, and a client may wait
+        for ever. The parent process starts another process.
         """
         _log.info("failed: %s", type(context.get("exception")).__name__)
         self._loop.stop()
@@ -145,7 +146,7 @@ class Worker:
 
     def _sweep(self) -> None:
         if os.getppid() != self._parent:
-            self._stop()  # the parent has ended: no process could restart or stop this process
+            self._stop()  # the parent process has ended
         now = time.monotonic()
         for connection in self._connections:
             connection.look(now)
@@ -192,7 +193,7 @@ class Worker:
 
 
 #: Seconds of silence after which a connection can be closed for a new client; and seconds between
-#: two searches for such connections for the same user.
+#: two searches for a connection to close for the same user.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
@@ -216,7 +217,7 @@ class Connections:
         return iter(list(self._clients))
 
     def take(self, peer: Peer) -> bool:
-        """Take a unit of the share for a new connection; return whether this was possible.
+        """Take a unit of the share for a new connection; return whether a unit was taken.
 
         If no unit is free, first close a connection that is silent, that is slow, or whose user has
         the most connections.
@@ -248,7 +249,7 @@ class Connections:
         self._searched.clear()
 
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:
-        """Return the connection that should be closed for a new connection of `peer`, or None."""
+        """Return the connection to close for a new connection of `peer`, or None."""
         clients = [c for c in self._clients if c.waits_for_client]
         if self._share.left:  # the user has reached the limit of one user
             clients = [c for c in clients if c.peer.user == peer.user]

@@ -76,8 +76,8 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
 def canonical_recipient(text: str) -> str:
     """Return the normal form of a public key, by which public keys are compared.
 
-    The normal form of an SSH key has no comment at the end, and that of an age key is in lower
-    case.
+    The normal form of an SSH key has no comment at its end. The normal form of an age key is in
+    lower case.
     """
     text = text.strip()
     if text.startswith(_SSH_TYPES):
@@ -86,7 +86,7 @@ def canonical_recipient(text: str) -> str:
 
 
 def write_identity(path: Path, now: datetime) -> str:
-    """Make a pair of keys; write the secret key to the new file `path`, return the public key.
+    """Make a pair of age keys; write the secret key to the new file `path`, return the public key.
 
     Raises:
         UsageError: `path` exists, or cannot be written.
@@ -104,7 +104,7 @@ def load_identities(path: Path) -> list[Any]:
     """Read the secret keys in a file of `age-keygen` or `ssh-keygen`.
 
     Raises:
-        ConfigError: the file cannot be read, other users can read it, it is encrypted, or it
+        ConfigError: the key file cannot be read, can be read by other users, is encrypted, or
             contains no key.
     """
     from pyrage import IdentityError, ssh, x25519
@@ -123,7 +123,7 @@ def load_identities(path: Path) -> list[Any]:
         lines = (line.strip() for line in text.splitlines())
         keys = [line for line in lines if line and not line.startswith("#")]
         identities = [x25519.Identity.from_str(key) for key in keys]
-    except IdentityError as error:  # the text of the error holds no part of the key
+    except IdentityError as error:  # the text of the exception contains no part of the key
         raise ConfigError(
             f"not an identity file: {where}: {excerpt(error)}",
             hint="give a file that `hashclient quarantine keygen` or `age-keygen` wrote",
@@ -134,7 +134,7 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class _Streams:
-    """The input and output streams for pyrage, and the first exception of one of them."""
+    """The input and output streams for pyrage, and the first exception that a stream raised."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source

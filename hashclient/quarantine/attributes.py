@@ -1,4 +1,4 @@
-"""Reads the attributes of a file when it is sealed, and sets them when the file is restored.
+"""Reads the attributes of a file that is sealed, and sets the attributes of a restored file.
 
 The attributes are owner, mode, times and extended attributes; access control lists, capabilities
 and security labels are extended attributes. An extended attribute is not recorded if this process
@@ -52,7 +52,7 @@ def _read_xattrs(fd: int) -> dict[str, str]:
         for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
-            with contextlib.suppress(OSError):  # it was removed, or may not be read
+            with contextlib.suppress(OSError):  # removed meanwhile, or not readable
                 value = os.getxattr(fd, name)
                 left -= len(name) + len(value)
                 if left < 0:
@@ -71,7 +71,7 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
-    """Set the attributes in `origin`, except times, on a file; return the attributes that failed.
+    """Set the attributes in `origin`, except times, on a file; return those that cannot be set.
 
     Without `with_powers`, set-id bits and capabilities are not set. The owner is set first, because
     a change of owner removes capabilities. The mode is set last, because a change of an access

@@ -1,9 +1,9 @@
-"""Provides the sealed or plain bytes of a file, and proves that it is the file that matched.
+"""Provides the sealed or plain bytes of a file, and proves that the file is the file that matched.
 
 A source of bytes can be read more than once. A source is first read to its end and compared with
-the digests of the match, and it is compared again while its bytes are sent. So nobody can exchange
-the matched file for another file before it is sent. Plain bytes of a sealed file exist only in
-memory, and only if the caller passes an identity. This module writes no file.
+the tags of the match, and is compared again while its bytes are sent. So no other user can make
+this program send another file than the file that matched. Plain bytes of a sealed file exist only
+in memory, and only if the caller passes an identity. This module writes no file.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Proven:
         """Read the source again and yield its bytes.
 
         Raises:
-            StateError: the source has changed; its last bytes were not yielded.
+            StateError: the source has changed since it was proven; the last bytes were not yielded.
         """
         computed = hashlib.sha256()
         left = self.size
@@ -110,7 +110,7 @@ def find_item(quarantine_dir: Path, match_id: str) -> Item | None:
 
 
 def sealed_source(path: Path, sha256: str, length: int) -> Proven:
-    """Return the sealed copy at `path` after checking its SHA-256 (hexadecimal) and length.
+    """Return the sealed copy at `path`, after a check of its SHA-256 (hexadecimal) and length.
 
     Raises:
         StateError: the sealed copy has another SHA-256 or length, or cannot be read.
@@ -142,8 +142,8 @@ def plain_source(
     path = evidence_path(quarantine_dir, match.id)
     read = lambda: unsealed(file_chunks(path), identities)  # noqa: E731 - one expression
     opened = prove(Source(printable(path), item.size, read, _damaged))
-    # Tags are checked only if they were made with the present seal key. Without this check, the
-    # file is still the matched file, because it was proven when it was sealed.
+    # Tags are checked only if they were made with the present seal key. If the seal key has changed
+    # since, the tags prove nothing, but the file was already proven when it was sealed.
     if match.key_id == sealer.key_id:
         _check_tags(opened, match, sealer)
     yield opened

@@ -2,7 +2,7 @@
 
 An act is the isolation of one file. If the process is killed during an act, the file is still in
 its place, or its sealed copy is complete. The next act on the same match finishes an interrupted
-act. Several acts take each step together, so that their files wait for the disk at the same time.
+act. Several acts take each step together, so that their files are synced at the same time.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def take(
 
     1. The match is checked: its file is in place, the match is not withdrawn or ended, the record
        of matches contains the file that was read, and recipients are configured.
-    2. The directory of the path is opened without following a link at any component. The inode
-       shows that it is the directory in which the file was read.
-    3. The file is opened. It must be a regular file with the recorded size, and the inode must be
-       that of the file that was read.
+    2. The directory of the path is opened without following a link at any component. The inode of
+       the directory must be that of the directory in which the file was read.
+    3. The file is opened. The opened file must be a regular file with the recorded size, and must
+       have the inode of the file that was read.
     4. The file is read once, and is sealed into a new folder and digested at the same time.
     5. The tags of the read bytes must be the tags in the record, and the file must not have changed
        while it was read.
@@ -173,7 +173,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
     if item is not None and not match.in_place:
         return _again(act, item)
     # Tags that were made with another seal key cannot be checked, so an item with such tags is not
-    # resumed. Instead, the file is sealed again if it is still in its place.
+    # resumed. If the file is still in its place, it is sealed again instead.
     resumed = item if item is not None and room.can_prove(item.key_id) else None
     recipients = _check(act, resumed)  # 1
     hold = _asked_hold(act) if item is None else item.hold
@@ -223,7 +223,7 @@ def _steps(
 
 
 def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
-    """Return the result for a file that could not be sealed."""
+    """Return the result of an act whose file could not be sealed."""
     why = reason_of(error)
     try:
         return (_taken_as_another(act) if why == GONE else None) or _not_sealed(why)
@@ -235,8 +235,8 @@ def _taken_as_another(act: _Act) -> Taken | None:
     """Close a match whose file another scan has found and isolated at the same time.
 
     In this case, each of the two scans has recorded a match, because the file was already removed
-    when the second match was recorded. The file is the same if path and tags are equal. Return None
-    if no item in quarantine contains this file.
+    when the second match was recorded. The file of both matches is the same if path and tags are
+    equal. Return None if no item in quarantine contains the file of the match.
     """
     match = act.match
     for known in act.matches.find(choice=Choice(_KEPT, (match.path,))):
@@ -386,8 +386,8 @@ def _asked_hold(act: _Act) -> Hold | None:
 def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
     """Return a `Wait` that logs the sealing, unless the match is withdrawn by then.
 
-    A fetch may withdraw the entry while the file is sealed. In this case, the file stays in place,
-    and the sealed copy is removed if `is_new` is set.
+    A fetch may withdraw the entry while the file is sealed. If the match is withdrawn, the file
+    stays in place, and the sealed copy is removed if `is_new` is set.
     """
 
     def check(match: Match) -> None:
@@ -442,7 +442,7 @@ def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
 
 
 def _is_proven(act: _Act, item: Item, held: Held) -> bool:
-    """Return whether the held file is the sealed file.
+    """Return whether the open file is the file that was sealed.
 
     Raises:
         OSError: the file cannot be read, or changed while it was read.
@@ -463,7 +463,7 @@ def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> _Steps:
 
 
 def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> _Steps:
-    """Log that a file was sealed but not removed, and return this result."""
+    """Log that a file was sealed but not removed, and return the result of the act."""
     yield Wait(act.room.event("quarantine-incomplete", item, act.mark, detail=why))
     joined = f"sealed, {'and' if is_meant else 'but'} {why}"
     return Taken(taken=False, sealed=True, detail=joined, attention=not is_meant)
@@ -483,7 +483,7 @@ def _record(
 ) -> Iterator[Wait]:
     """Record the removal of the file (step 11 of `take`).
 
-    The document is written last, because the next act on the match finishes the step if the
+    The document is written last, because the next act on the match takes this step again if the
     document does not show the removal.
     """
     mark = act.mark

@@ -49,7 +49,7 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Stage(enum.StrEnum):
-    """The stage of an isolation: the sealed copy exists, or the file was also removed."""
+    """The stage of an isolation: SEALED (the copy exists), REMOVED (the file was also removed)."""
 
     SEALED = "sealed"
     REMOVED = "removed"
@@ -60,7 +60,7 @@ def _text(text: str) -> str:
 
 
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who performed an act, why, and when."""
+    """The mark of an act: who performed the act, why, and when."""
 
     by: str
     reason: str
@@ -80,7 +80,7 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
     path_b64: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a `path_b64` that is not base64, so that decoding the document fails."""
+        """Refuse a `path_b64` that is not base64; msgspec reports this as a decoding error."""
         path_of(self.path or "", self.path_b64)
 
 
@@ -101,7 +101,7 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, hit: Hit) -> ItemHit:
-        """Return the stored form of `hit`."""
+        """Return the form of `hit` in `item.json`."""
         return msgspec.convert(hit_fields(hit), cls)
 
     def value(self) -> Hit:
@@ -197,7 +197,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The record in `restored.json` that the file of an item was restored.
+    """An entry of `restored.json`, which says that the file of an item was restored.
 
     `evidence_sha256` identifies the sealed copy. A note does not apply to a later item with the
     same id, because the later item has another sealed copy.
@@ -233,7 +233,7 @@ def evidence_path(directory: Path, match_id: str) -> Path:
     """Return the path of the sealed copy of an item in the quarantine `directory`.
 
     Raises:
-        UsageError: `match_id` has not the form of an id.
+        UsageError: `match_id` is not a well-formed id.
     """
     return folder_path(directory, match_id) / EVIDENCE_NAME
 
@@ -310,7 +310,7 @@ def load_notes(directory: Path) -> dict[str, Note]:
 
 
 def save_notes(directory: Path, notes: dict[str, Note]) -> None:
-    """Write `restored.json` durably; without notes, remove it.
+    """Write `restored.json` durably; remove it if `notes` is empty.
 
     Raises:
         StateError: the notes cannot be written.

@@ -37,7 +37,7 @@ from hashclient.system.text import printable
 
 
 class Resealed(msgspec.Struct, frozen=True):
-    """The item after the act; `done` is False if the item already had the new recipients."""
+    """The item after the call; `done` is False if the item already had the new recipients."""
 
     item: Item
     done: bool
@@ -57,8 +57,8 @@ def reseal(
        must have space for the new copy.
     2. The intent to open the sealed copy is logged with the new recipients.
     3. The sealed copy is decrypted in memory and encrypted into a new folder at the same time.
-    4. The SHA-256 of the old copy and the size of the plain content are checked. The tags are
-       checked if the seal key is still the same.
+    4. The SHA-256 of the old copy and the size of the plain content are checked. The tags of the
+       plain content are checked if the seal key has not changed.
     5. The new copy is synced, read back from the disk, and compared with the written bytes.
     6. An event in the log says that the new copy is complete and will now replace the old copy.
     7. The new folder replaces the old folder in one step, durably.
@@ -129,7 +129,7 @@ def _same(recipients: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the plain bytes of an item's file; at the end, check that the file is the right file.
+    """Yield the plain bytes of an item's file; at the end, check that it is the sealed file.
 
     Raises:
         AuthorisationError: no secret key in `identities` can open the copy.

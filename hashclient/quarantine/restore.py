@@ -95,12 +95,12 @@ def restore(
        user has just named, the rules of `open_named` apply.
     3. The intent to open the sealed copy is logged, and the sealed copy is decrypted into a file
        without a name or with an unused name.
-    4. The SHA-256 of the sealed copy and the size of the plain content are checked. The tags are
-       checked if the seal key is still the same.
+    4. The SHA-256 of the sealed copy and the size of the plain content are checked. The tags of the
+       plain content are checked if the seal key has not changed.
     5. The file gets its attributes, is synced, and is read back from the disk. The file gets set-id
        bits and capabilities only in the directory from which it was taken, or if no other user may
-       change the path to the directory. Reading the file back does not change its times, so nothing
-       has to be written after this step.
+       change the path to the directory. Reading the file back does not change its times, so the
+       times need not be set again.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
        Afterwards, the name must belong to the restored file.
     7. The restoration is written to the log, then to `restored.json`, then to the record of
@@ -155,7 +155,7 @@ def _restore_some(
     known = matches.look_up_all([*itertools.islice(left, most)])
     notes = load_notes(room.directory)
     for _ in range(most):
-        # A repeated id is left for the next call, when its item is removed.
+        # A repeated id is left for the next call, before which the item of the id is removed.
         if not left or left[0] in outcomes or size >= AT_ONCE_BYTES:
             break
         match_id = left.popleft()
@@ -347,7 +347,7 @@ def _is_taken(place: Place) -> UsageError:
 
 @contextlib.contextmanager
 def _new_file(place: Place, match_id: str) -> Iterator[tuple[int, str | None]]:
-    """Open a new file with mode 0600 in the directory of a place; yield it and its name or None."""
+    """Open a new file with mode 0600 in the directory of a place; yield its descriptor and name."""
     flags, name = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME, None
     try:
         fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=place.fd)
@@ -419,8 +419,8 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 def _is_there(place: Place, fd: int, sha256: str) -> bool:
     """Return whether an interrupted act has already restored the file that is open as `fd`.
 
-    If the result is True, the file in place is durable. A file with the same content and another
-    owner, mode or time was not restored by an act.
+    If the result is True, the file at the place is durable. A file with the same content and
+    another owner, mode or time was not restored by an act.
     """
     expected = os.fstat(fd)
     try:

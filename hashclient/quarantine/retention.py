@@ -2,9 +2,9 @@
 
 The configuration sets how long an item is kept after its report was handed over. After this time
 the item is due for destruction; before this time, a forced purge does not destroy the item, and
-only the order of a competent authority does. A retracted report does not count. An item on hold is
-never destroyed. A purge is logged before and after the destruction; the next purge finishes an
-interrupted purge.
+only the order of a competent authority does. A retracted report has no effect on the time. An item
+on hold is never destroyed. A purge is logged before and after the destruction; the next purge
+finishes an interrupted purge.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNRECORDED = "not in the record of matches: `quarantine recover` records it aga
 
 
 class Due(msgspec.Struct, frozen=True):
-    """Whether an item is due for destruction, since when or from when on, and the reason."""
+    """Whether an item is due for destruction, the due date `at`, and the reason `why`."""
 
     is_due: bool
     at: datetime | None
@@ -55,7 +55,7 @@ class Purged(msgspec.Struct, frozen=True):
 def hold(
     room: Room, match_id: str, matches: Matches, mark: Mark, until: datetime | None = None
 ) -> Item:
-    """Put an item on hold; an earlier hold gets this reason as well, and the later end.
+    """Put an item on hold; if it is on hold already, both reasons and the later end apply.
 
     Raises:
         UsageError, StateError, AuditError: as for `Quarantine.hold`.
@@ -195,7 +195,7 @@ def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | 
 
 
 def _obstacle(item: Item, match: Match | None, now: datetime) -> str | None:
-    """Return why an item is not due, whatever the time is, or None."""
+    """Return why an item is not due at any time in its present state, or None."""
     if (hold := item.held(now)) is not None:
         end = "" if hold.until is None else f", until {for_people(hold.until)}"
         return f"on hold since {hold.time:%Y-%m-%d}, by {printable(hold.by)}{end}"

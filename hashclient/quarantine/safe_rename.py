@@ -1,4 +1,4 @@
-"""Opens the directory of a file without following links, and removes exactly this file.
+"""Opens the directory of a file without following links, and removes exactly one file.
 
 All operations use the open directory, so a change of the path cannot lead them to another
 directory. A file is renamed without replacing another file. A file is unlinked only under a private
@@ -65,7 +65,7 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """The path of the file name."""
+        """The path of the directory joined with the name."""
         return os.path.join(self.directory, self.name)  # noqa: PTH118 - any bytes
 
     def at(self, name: str) -> Place:
@@ -73,7 +73,7 @@ class Place(msgspec.Struct, frozen=True):
         return Place(self.fd, self.directory, name)
 
     def status(self) -> os.stat_result | None:
-        """Return the status of the file or link with this name; None if there is none.
+        """Return the status of the file or link with this name; None if it does not exist.
 
         Raises:
             OSError: the status cannot be read.
@@ -125,7 +125,7 @@ class Removal(enum.Enum):
 
 
 def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
-    """Return whether two statuses show the same file without a change."""
+    """Return whether two statuses are those of the same, unchanged file."""
     return all(
         getattr(before, name) == getattr(after, name)
         for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
@@ -183,8 +183,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # These errors would mean that the place has no regular file, but it has one. The cause
-            # may be the file system, or a missing /proc.
+            # These errors would mean that the place has no regular file, but a regular file was
+            # found. So the error is replaced; its cause may be the file system, or a missing /proc.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
             raise OSError(errno.EIO, "it cannot be opened", place.path) from error
@@ -204,9 +204,9 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     2. The file is renamed to `private` in the same directory, without replacing a file, or to a
        random name if `private` is taken. After the rename, other programs cannot exchange the file
        through its old name.
-    3. The renamed file must have the same inode, size and modification time. Otherwise it gets its
-       old name again.
-    4. The private name is unlinked, and neither name may belong to the file any more. This is
+    3. The renamed file must have the same inode, size and modification time. Otherwise the file
+       gets its old name again.
+    4. The private name is unlinked, and neither name may belong to the file any more. The names are
        checked because a FUSE file system may report success without removing a name, or may combine
        two directories that both contain the file.
 
@@ -215,7 +215,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     removal.
 
     Raises:
-        OSError: the file cannot be renamed or unlinked; it gets its old name again, if possible.
+        OSError: the file cannot be renamed or unlinked; the file gets its old name again, if
+            possible.
     """
     if not is_unchanged(status, os.fstat(fd)):  # 1
         return Removal.CHANGED
@@ -245,7 +246,7 @@ def put_back(hidden: Place, name: str) -> bool:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    hidden.try_sync()  # a failure does no harm
+    hidden.try_sync()  # a failure leaves the private name, which does no harm
     return True
 
 

@@ -1,8 +1,8 @@
 """The class `Room`, which all acts of the quarantine share: folders, lock, log and record.
 
 An act is, for example, the isolation or restoration of a file. Only one process at a time changes
-the quarantine. A folder with an id as its name is always complete. A killed process leaves a folder
-with a temporary name, which the next act removes.
+the quarantine. A folder with an id as its name is always complete. A folder that a killed process
+has left has a temporary name, and the next act removes this folder.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from hashclient.system.files import writer_lock
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import log_path_fields, printable
 
-#: Seconds that an act waits for the lock of another process. Sealing a very large file takes
-#: longer.
+#: Seconds that an act waits for the lock of another process. Sealing a very large file may take
+#: longer than the wait.
 LOCK_WAIT_S = 60.0
 
 #: The highest number of acts that take steps together, each with two open files; and the highest
@@ -145,7 +145,7 @@ class Room:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the quarantine for the block; a missing directory is made.
+        """Lock the quarantine during the block; a missing directory of the quarantine is made.
 
         Raises:
             LockedError: another process holds the lock for longer than `LOCK_WAIT_S` seconds.
@@ -157,7 +157,7 @@ class Room:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
                     leftover = [n for n in names if n.startswith(files.TEMP_PREFIX)]
-                    if leftover:  # makes an interrupted exchange durable
+                    if leftover:  # an exchange of folders may not be durable
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
@@ -209,7 +209,7 @@ class Room:
         return self.find(match_id, matches) or self.load(match_id)
 
     def need_kept(self, match_id: str, matches: Matches) -> tuple[Item, Match | None]:
-        """Return an item that is not being destroyed, and its match, or None without a record.
+        """Return an item that is not being destroyed, and its match, which may be None.
 
         Raises:
             UsageError: no item has this id, or the item is being destroyed.
@@ -369,8 +369,9 @@ class Room:
         """Take the steps of acts together; return the result or the exception of each act by id.
 
         Each act of one half takes its next step. Meanwhile, threads make the changes of the acts of
-        the other half durable together. Then the halves are exchanged. `is_slow` says whether steps
-        wait for a network. If a change cannot be written, all acts that wait for this change fail.
+        the other half durable together. Then the halves are exchanged. `is_slow` says whether the
+        steps wait for a network, so that they are taken in several threads. If a change cannot be
+        written, all acts that wait for this change fail.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
@@ -428,8 +429,8 @@ class Room:
     ) -> dict[str, HashclientError]:
         """Change the record of matches; return the exceptions by id.
 
-        All changes are made in one transaction. If it fails, each change is made in its own
-        transaction.
+        All changes are made in one transaction. If the transaction fails, each change is made in
+        its own transaction.
         """
         failed: dict[str, HashclientError] = {}
         try:
@@ -485,8 +486,8 @@ class Room:
     def _verify_moved(self, folder: Path, before: os.stat_result, match_id: str) -> None:
         """Check that a folder was renamed to the id of an item; otherwise do not remove it.
 
-        The check protects the last copy of a file on a file system that reports success without
-        renaming.
+        Without the check, the last copy of a file could be removed on a file system that reports
+        success without renaming.
 
         Raises:
             OSError: the folder does not have the new name, or has both names.
@@ -499,8 +500,8 @@ class Room:
     def drop(self, *match_ids: str) -> None:
         """Remove the folders of items; each folder disappears from the quarantine in one step.
 
-        The folders are moved into one temporary folder. If the process is killed, the next act
-        removes the temporary folder.
+        The folders are first moved into one temporary folder. If the process is killed, the next
+        act removes the temporary folder.
 
         Raises:
             StateError: a folder cannot be removed.

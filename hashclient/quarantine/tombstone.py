@@ -44,7 +44,7 @@ def put_tombstone(place: Place, item: Item) -> str | None:
         fd = os.open(name, flags, 0o600, dir_fd=place.fd)
         try:
             write_all(fd, item.tombstone.encode())
-            with contextlib.suppress(OSError):  # only root can give files away
+            with contextlib.suppress(OSError):  # only root can change the owner of a file
                 os.fchown(fd, item.origin.uid, item.origin.gid)
             os.fchmod(fd, _MODE)
             os.fsync(fd)
@@ -62,7 +62,7 @@ def put_tombstone(place: Place, item: Item) -> str | None:
 
 
 def has_tombstone(place: Place, item: Item) -> bool:
-    """Return whether the file at a place has the text of the tombstone of an item."""
+    """Return whether the file at a place contains exactly the text of the tombstone of an item."""
     if item.tombstone is None:
         return False
     with contextlib.suppress(OSError), open_file(place) as (fd, _):

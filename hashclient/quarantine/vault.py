@@ -118,7 +118,7 @@ class Quarantine:
     def take_all(
         self, wanted: Iterable[tuple[str, Seen | None]], matches: Matches, *, reason: str
     ) -> Iterator[tuple[str, Taken | HashclientError]]:
-        """Isolate files of many matches together, as `take` does; yield each id with its result.
+        """Isolate the files of many matches, as `take` does; yield each id with its result.
 
         `wanted` are match ids, each with the file that the scan has read, or None for the file in
         the record of matches.
@@ -211,7 +211,7 @@ class Quarantine:
             AuthorisationError: no secret key in `identities` can open the copy.
             StateError: the sealed copy is damaged, or the new copy cannot be written or cannot
                 replace the present copy; the present item is complete.
-            AuditError: the audit log cannot be written; nothing was changed.
+            AuditError: the audit log cannot be written; the item was not changed.
         """
         mark = self._room.mark(reason)
         return reseal.reseal(self._room, match_id, identities, recipients, matches, mark)
@@ -289,7 +289,7 @@ class Quarantine:
         order: str | None = None,
         dry_run: bool = False,
     ) -> Purged:
-        """Destroy one item if it is due.
+        """Destroy one item if it is due for destruction.
 
         An item that is not due is destroyed if `order` is the order of an authority, or with
         `force` if the item was not reported or `keep_days` have passed. An item on hold is never

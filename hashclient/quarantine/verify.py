@@ -1,8 +1,8 @@
 """Checks that each item in quarantine is complete, and that no file is missing or left over.
 
-The check changes no file, and needs neither the lock of the quarantine nor a key. So the check does
-not show whether the officer still has the secret key. An item that is removed during the check is
-ignored.
+The check changes no file, and needs neither the lock of the quarantine nor a key. Limit: the check
+does not show whether the officer still has the secret key. An item that is removed during the check
+is ignored.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def verify(room: Room, matches: Matches) -> Iterator[Finding]:
-    """Check every item as listed here, and look for leftover files and missing items.
+    """Check every item, and look for leftover files and missing items.
 
     1. The document of the item is well-formed and contains the id of the item.
     2. Only the owner may read the files of the item.

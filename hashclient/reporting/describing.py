@@ -159,7 +159,8 @@ def seal_in_place(
 ) -> Evidence | str:
     """Seal the file of a match into `path`, without removing the file; return the sealed copy.
 
-    If the copy cannot be made, because the file is missing or cannot be proven, return the reason.
+    If the sealed copy cannot be made, because the file is missing or cannot be proven, return the
+    reason as a text.
 
     Raises:
         StateError: the copy cannot be written.

@@ -2,8 +2,9 @@
 
 The facts about the source are personal data. So no log, output, metric, alert or document of this
 program contains these facts. The facts are sealed to the recipients of a package, or sent to a
-service. A program can add facts by the API; they are stored sealed until the match ends. Otherwise,
-the command in `[report.facts]` returns the facts when a report is sent.
+service. A program can add facts by the API of hashclient; added facts are stored sealed until the
+match ends. If no facts were added, the command in `[report.facts]` returns the facts when a report
+is sent.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ from hashclient.system.text import path_fields, printable
 #: bytes.
 LIMIT_S = 10.0
 MAX_BYTES = 1 << 16
-#: After this many failures in a row, the command is not run again by the same process.
+#: After `MOST_FAILURES` failures in a row, the command in `[report.facts]` is not run again by the
+#: same process.
 MOST_FAILURES = 5
-#: The event in the audit log after facts were added; it does not contain the facts.
+#: The name of the event in the audit log after facts were added; the event does not contain the
+#: facts.
 ADDED = "facts-added"
 
 _Text = Annotated[
@@ -91,7 +94,7 @@ class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Asked(msgspec.Struct):
-    """The answers of the command in this process, by match id, and its failures in a row."""
+    """The answers of the command in `[report.facts]`, by match id, and its failures in a row."""
 
     answers: dict[str, Facts] = {}
     failures: int = 0

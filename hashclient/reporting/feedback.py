@@ -12,7 +12,7 @@ from hashclient.matches.stats import Statistics
 from hashclient.session import Session
 from hashclient.system.layout import AUDIT_KEY_NAME
 
-#: The event in the audit log when feedback is made.
+#: The name of the event in the audit log that says that feedback was made.
 WRITTEN = "feedback-written"
 #: The names of the counts of an entry, in the order of `EntryFeedback`.
 _COUNTS = ("confirmed", "rejected", "excepted", "held")
@@ -32,8 +32,7 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
     settings = session.settings
     root = settings.provider(provider).root_sha256
     expected = expected_lists(settings, session.sealer())
-    # If another provider has a list of the same name, the entries are not reported to this
-    # provider.
+    # Entries of a list are left out if a list with the same name belongs to another provider.
     owners = {one.name: one.provider for one in expected if one.index is not None}
     lists = {
         one.name

@@ -1,11 +1,11 @@
 """The outbox: makes and changes reports in the state directory, and records their states.
 
-A report is made while `prepare.lock` is held, and its folder gets its name when the report is
-complete. A state of a report is *settled* when it is written to the audit log and the record of
-matches. After the first state is settled, a report may be changed only while `lock` is held. A new
-state is first written to the record of the report, then to the log, and then to the record of
-matches. If the process is killed meanwhile, the next command writes the state to the log and the
-record of matches again. The module `submit` sends reports.
+A report is made while the lock file `prepare.lock` is locked, and its folder gets its name when the
+report is complete. A state of a report is *settled* when it is written to the audit log and the
+record of matches. After the first state is settled, a report may be changed only while the lock
+file `lock` is locked. A new state is first written to the record of the report, then to the log,
+and then to the record of matches. If the process is killed between these writes, the next command
+writes the state to the log and the record of matches again. The module `submit` sends reports.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ from hashclient.system.versions import format_of, is_newer, older
 
 #: The form of the SHA-256 of a root of trust in a report.
 ROOT_PATTERN = re.compile(r"[0-9a-f]{64}")
-#: The highest number of matches in a report. It is limited because one record of the audit log
-#: contains the ids of all matches, and the length of a record is limited.
+#: The highest number of matches in a report. The number of matches is limited because one record of
+#: the audit log contains the ids of all matches, and the length of a record is limited.
 MAX_MATCHES = 10_000
 #: Seconds that a command waits for `prepare.lock`; a report of very many matches takes a minute.
 PREPARE_WAIT_S = 120.0
@@ -215,8 +215,7 @@ class Outbox:
 
     def _settle_new(self, record: Matches) -> None:
         for report_id in self.ids():
-            # A damaged report is skipped here, because sending or listing reports reports the
-            # damage.
+            # A damaged report is skipped here; commands that send or list reports show the damage.
             with contextlib.suppress(StateError):
                 report = self.get(report_id)
                 if report.settled is None:
@@ -422,7 +421,8 @@ class Outbox:
     def export(self, report: Report, record: Matches) -> Document:
         """Log the export of a report, and return its document.
 
-        The document is as it would be sent now, without matches that have ended or were rejected.
+        The document is returned as it would be sent now, without matches that have ended or were
+        rejected.
 
         Raises:
             UsageError: a match in the report waits for a review.
@@ -532,7 +532,7 @@ class Outbox:
         return self.policy.ended(record.get(match_id), record.reviews(match_id)) is not None
 
     def waiting(self, report: Report, record: Matches) -> list[str]:
-        """Return the matches that wait for a review and prevent sending a report.
+        """Return the matches because of which a report cannot be sent: they wait for a review.
 
         The result is empty if a person has allowed sending the report without the review, or if the
         recipient may already have the report.
@@ -546,7 +546,7 @@ class Outbox:
         return [m.id for m in found if m and self.policy.waits(m, record.reviews(m.id))]
 
     def settle(self, report: Report, record: Matches) -> Report:
-        """Settle a report: write its states to the audit log and the record of matches.
+        """Settle the states of a report: write them to the audit log and the record of matches.
 
         Raises:
             AuditError, StateError: a state cannot be written; the next command that sends reports

@@ -30,15 +30,15 @@ _HANDED_OVER = (State.SUBMITTED, State.ACKNOWLEDGED, State.RETRACTED)
 def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answer]:
     """Record an answer in the audit log, the record of matches and the report.
 
-    1. The signature is verified with the key that the answer contains, and this key must be pinned
-       for the destination.
+    1. The signature is verified with the key that the answer contains, and this key must be the key
+       that the configuration pins for the destination.
     2. The answer must be about a report of this machine that was handed over, and only about
        matches of this report.
     3. The answer must not have been received before.
     4. The answer is written to the audit log, durably, and then to the histories of the matches.
     5. Items that the answer requests to keep are put on hold until the requested time.
     6. The answer is written to the report, which becomes acknowledged. If the process is killed
-       before this step, receiving the same answer again takes the missing steps.
+       before this step, the same answer can be received again, and the missing steps are taken.
 
     Raises:
         VerificationError: the signature is wrong, the answer does not fit the report, or the answer

@@ -2,9 +2,9 @@
 
 Each report has a folder, `STATE/reports/<report id>/`. `report.json` is the record of the report,
 which is replaced before and after each step that a recipient can see; `document.json` is the
-document. The record never contains a credential or a digest, and contains only ids and codes from
-answers of a service. This module defines, reads and writes records; the module `outbox` changes
-reports and holds the locks.
+document of the report. The record never contains a credential or a digest, and contains only ids
+and codes from answers of a service. This module defines, reads and writes records; the module
+`outbox` changes reports and holds the locks.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 class State(enum.StrEnum):
     """The states of a report; `docs/reporting.md` contains a diagram of them.
 
-    A FAILED report waits like a PREPARED report, but a person must correct a fault before it can be
-    sent.
+    A FAILED report waits like a PREPARED report, but a person must correct a fault before the
+    report can be sent.
     """
 
     PREPARED = "prepared"
@@ -81,8 +81,8 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `report_id` is the id of the open report at the service. `files` are the service's ids of
     uploaded and described files, by match id. `in_doubt` is a call that was perhaps made, and whose
-    answer is not known. `past` are the ids of reports that were retracted at the service or lost by
-    it.
+    answer is not known. `past` are the ids of reports that were retracted at the service or that
+    the service has lost.
     """
 
     report_id: str | None = None
@@ -202,7 +202,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_ours(self) -> bool:
-        """Whether certainly no recipient has the finished report, so that it can still wait."""
+        """Whether certainly no recipient has the finished report, so that the report can wait."""
         return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:
@@ -226,8 +226,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ) -> Report:
         """Return a copy of the report after a failed attempt, with the time of the next attempt.
 
-        `person` says whether a person must act; then the next attempt is made after the longest
-        pause, a day.
+        If `person` is set, a person must act, and the next attempt is made after the longest pause,
+        a day.
         """
         noted = self.noted(problem.time, "attempt-failed", message=problem.message)
         if not self.is_open and not self.is_retracting:
@@ -270,7 +270,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     @classmethod
     def not_done(cls, report: Report, error: HashclientError) -> Sent:
-        """Return the result of an attempt with an error, after which the report may be sent."""
+        """Return the result of an attempt with an error; in spite of it, the report may be sent."""
         return cls(report, "not sent" if report.is_open else str(report.state), error)
 
 

@@ -1,8 +1,9 @@
 """Settles states of reports, that is, writes them to the audit log and the record of matches.
 
-A new state is written to the report first. If the process is killed afterwards, the log or the
-record of matches lacks the state, and the next command settles it. The log may then contain the
-event twice; the history of a match contains it once.
+A new state is written to the report first. If the process is killed after this write, the log or
+the record of matches lacks the state, and the next command settles the state. After such an
+interruption, the log may contain the event twice, but the history of a match contains the event
+once.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def reopen(session: Session, report: Report, record: Matches, *, reason: str) ->
     """End the effects of a report that was handed over, before the report is retracted.
 
     The matches of the report become open again, and their items in quarantine are not due for
-    destruction any more. This is recorded before the retraction begins, so that no item is due
-    because of a report that is being retracted, even if the process is killed.
+    destruction any more. The change is recorded before the retraction begins, so that no item is
+    due because of a report that is being retracted, even if the process is killed.
 
     Raises:
         AuditError, StateError: the change cannot be recorded, and the report keeps its effects.

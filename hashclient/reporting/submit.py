@@ -1,8 +1,8 @@
 """Sends and retracts reports in the outbox.
 
-Only one report is sent at a time, while the lock of the outbox is held. The intent is written to
-the audit log before any data is sent. After a failed attempt, the error and the time of the next
-attempt are written to the record of the report, and the other reports are sent.
+Only one report is sent at a time, while the lock of the outbox is held. The intent to send a report
+is written to the audit log before any data is sent. After a failed attempt, the error and the time
+of the next attempt are written to the record of the report, and the next report is sent.
 """
 
 from __future__ import annotations
@@ -219,15 +219,15 @@ class Sender:
         try:
             sent = self._send_what_can_be(report, notes)
         except AuditError as error:
-            # The audit log could not be written. No pause is needed, because the report did not
-            # cause the failure, so the next command tries again.
+            # The audit log could not be written. The report did not cause this failure, so the next
+            # command may try again without a pause.
             sent = Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
             sent = Sent.not_done(self._failed(report.id, error), error)
         return msgspec.structs.replace(sent, notes=(*notes, *sent.notes))
 
     def _send_what_can_be(self, report: Report, notes: list[str]) -> Sent:
-        """Make an attempt; move matches that cannot be sent to another report, and try again.
+        """Make an attempt; if matches cannot be sent, move them to another report, and try again.
 
         A message about the moved matches is added to `notes`.
         """
@@ -262,7 +262,7 @@ class Sender:
             return Sent.not_done(self._failed(report.id, error, sent.retry_after_s), error)
 
     def _waiting(self, report: Report) -> list[str]:
-        """Return the matches that wait for a review and prevent sending; none for a retraction."""
+        """Return the matches because of which a report cannot be sent; none for a retraction."""
         return [] if report.retraction else self._outbox.waiting(report, self._record)
 
     def _let_leave(self, report: Report, waiting: Sequence[str], reason: str) -> Report:
@@ -312,7 +312,7 @@ class Sender:
 
     def _take_back(self, report: Report) -> Sent:
         # A report of which no recipient has a part can be retracted without its destination. If the
-        # destination is configured, it removes leftover files of killed attempts.
+        # destination is configured, the destination removes leftover files of killed attempts.
         if not report.is_untouched:
             return self._destination(report).take_back(report)
         table = self._tables.get(report.destination)
@@ -341,7 +341,7 @@ class Sender:
 
 
 def _can_part(report: Report, stuck: Collection[str]) -> bool:
-    """Return whether the other matches of a report can be sent without the matches `stuck`."""
+    """Return whether a report can be sent without the matches `stuck`."""
     return report.is_untouched and len(stuck) < len(report.matches)
 
 

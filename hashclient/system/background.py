@@ -42,7 +42,7 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
 
 
 def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT_ONCE) -> list[T]:
-    """Return the results of `do` for all items; two or more items are processed in threads.
+    """Return the results of `do` for all items; several items are processed in several threads.
 
     `do` should wait for the disk or a network, because only then threads save time. If the system
     cannot start `threads` threads, the threads that were started process all items; if none was
@@ -117,13 +117,13 @@ class Task(Generic[T]):
     def wait(self, seconds: float) -> bool:
         """Wait for at most `seconds` seconds; return whether the work has ended.
 
-        The thread is checked as well as the event, because a wait for the event was seen to last
-        for ever after the thread had ended.
+        Both the event and the thread are checked, because a wait for the event was seen to last for
+        ever after the thread had ended.
         """
         return self._ended.wait(seconds) or not self._thread.is_alive()
 
     def result(self) -> T:
-        """Wait until the work has ended; return its result, or raise its exception.
+        """Wait until the work has ended; return the result, or raise the exception, of the work.
 
         Raises:
             StateError: the thread ended without a result or an exception.

@@ -1,16 +1,17 @@
-"""Keeps directories open by descriptor, so that renames and links of others cannot redirect access.
+"""Opens files relative to open directories, so that renames and links cannot redirect access.
 
 The kernel resolves a path at each call, so another user who may write to a directory of the path
 can exchange the names in this directory between two calls. This module opens a directory once;
-every later system call on names in the directory uses the descriptor and follows no link. Only
-`Directory.given` follows links, because the user has chosen the path that `Directory.given` opens.
+every later system call on a name in the directory uses the descriptor of the directory and follows
+no link. Only `Directory.given` follows links, because the user has chosen the path that
+`Directory.given` opens.
 
 `openat2` opens a path of many components in one call; if the kernel lacks or forbids `openat2`, the
 components of the path are opened one after the other. The functions of this module raise `OSError`.
 The module `strangers` finds out which other users may write to the directories of a path.
 
-Limit: the owner of an open directory may move the directory. The descriptor still leads to the same
-directory after the move.
+Limit: the owner of an open directory may move the directory. After the move, the descriptor still
+leads to the same directory.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ _MAX_PATH_BYTES = 4000
 #: The flags of renameat2(2), from linux/fs.h; Python does not define them.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
-#: The errors of a file system or kernel that cannot rename without replacing: NFS, some FUSE.
+#: The errors of renameat2(2) on a file system (NFS, some FUSE) or kernel that cannot rename without
+#: replacing.
 _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-#: The errors of a file system without hard links.
+#: The errors of link(2) on a file system without hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 #: The device and the inode of a file or directory, which stay the same when it is renamed.
@@ -52,7 +54,7 @@ Identity = tuple[int, int]
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """Return the device and the inode of a status."""
+    """Return the device and the inode in the status of a file or directory."""
     return status.st_dev, status.st_ino
 
 
@@ -304,7 +306,7 @@ def _open_by_components(directory: int | None, path: bytes, flags: int) -> int:
 def _refuse_link(
     fd: int, name: bytes, parts: list[bytes], path: bytes, error: NotADirectoryError
 ) -> None:
-    """Raise ELOOP if a component that is no directory is a link."""
+    """Raise an OSError (ELOOP) if a component that is not a directory is a link."""
     if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
         start = b"/" if path.startswith(b"/") else b""
         link = os.fsdecode(start + b"/".join(parts))
@@ -347,7 +349,9 @@ def openat2(directory: int | None, path: bytes, flags: int, resolve: int) -> int
 
 @contextlib.contextmanager
 def held_parent(path: str) -> Iterator[tuple[Directory, str]]:
-    """Open the parent directory of an absolute path without links; yield it and the last component.
+    """Open the parent directory of an absolute path; yield the directory and the last component.
+
+    No component of the path may be a link.
 
     Raises:
         OSError: as `Directory.plain`.

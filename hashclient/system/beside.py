@@ -1,4 +1,4 @@
-"""Starts a command at intervals from a long-running program, which does not wait for the command.
+"""Runs a command at intervals for a long-running program that does not wait for the command.
 
 The program calls `Beside.look` often; `look` starts the command when the interval has passed. Two
 runs of the command never overlap.
@@ -14,15 +14,15 @@ from hashclient.system.log import Log
 from hashclient.system.text import printable
 
 _log = Log("beside")
-#: The least number of seconds between two runs that changes cause.
+#: The shortest time in seconds between two runs if the second run is caused by a change.
 _REST_S = 30.0
 
 
 class Beside:
     """A command that is run every `every_s` seconds, and soon after a change of `changed()`.
 
-    `changed` returns a value that differs from the value before if the command should run again; by
-    default, it always returns None.
+    The command should run again when `changed()` returns another value than before; by default, the
+    value is always None.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Beside:
         self._running: subprocess.Popen[bytes] | None = None
 
     def look(self) -> None:
-        """Log the end of a run, and start the next run when the interval has passed."""
+        """Log the end of a run, and start the next run if the interval has passed."""
         if self._running is not None:
             if self._running.poll() is None:
                 return

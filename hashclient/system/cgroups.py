@@ -4,7 +4,7 @@ The kernel shows a process all processors and all memory of the machine even if 
 a quota. A program that starts one process for each processor is throttled if the quota is smaller.
 This module reads control groups of version 1 and of version 2. The files of all groups above a
 group are read, because the quota of a group is limited by the quotas of the groups above it. A file
-that cannot be read counts as no limit.
+of a group that cannot be read counts as no limit.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
     Of version 1, only the groups of `controller` are yielded.
 
     In a container, `own_groups` may contain the path of a group on the host, whose directory does
-    not exist in the container. So the root of the mounted hierarchy is yielded, too.
+    not exist in the container. So the root directory of the mounted hierarchy is yielded, too.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -112,7 +112,7 @@ def _memory_left(group: Path) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the numbers in a file with lines of a name and a number, by name."""
+    """Return the numbers in a file whose lines contain a name and a number, by name."""
     try:
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):

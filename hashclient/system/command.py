@@ -37,8 +37,8 @@ def run_command(
     """Run a program with `given` as its standard input; return its output.
 
     `of` names the part of the configuration that names the program, for messages. `most_bytes` is
-    the limit of the output; without it, the output is discarded. After any error, the program and
-    its children are killed.
+    the limit of the length of the output; if it is None, the output is discarded. After any error,
+    the program and its children are killed.
 
     Raises:
         ConfigError: the program is not named by an absolute path, or cannot be run.

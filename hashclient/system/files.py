@@ -123,7 +123,7 @@ def file_in(
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace the content of `path` by `data` in one step; `durable` is as in `atomic_file`.
+    """Replace the file `path` by a file with the content `data`; `durable` is as in `atomic_file`.
 
     Raises:
         StateError: as `atomic_file`.
@@ -163,7 +163,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     """Read a regular file that is at most `max_bytes` bytes long.
 
     Pipes and devices are refused, because reading a pipe could block for ever, and a device has no
-    end. The exception is `/dev/null`, which users name as an empty file.
+    end. The device `/dev/null` is accepted and counts as an empty file.
 
     Raises:
         OSError: the file cannot be read, is not a regular file, or is longer than `max_bytes`.
@@ -261,7 +261,7 @@ def _make_dir(path: Path, mode: int, *, durable: bool) -> Path:
 
 
 def sweep_temporary(directory: Path) -> None:
-    """Remove temporary files of killed writers; the caller holds the lock of writers."""
+    """Remove temporary files that killed processes have left; the caller holds the lock."""
     for leftover in directory.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
@@ -314,7 +314,7 @@ def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> I
 
 
 def hint_of(number: int | None) -> str | None:
-    """Return a hint for an `errno` of an error on a state file; None for other numbers."""
+    """Return a hint for the user about an `errno` on a state file; None for other errors."""
     hints = {
         errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
         errno.EDQUOT: "the disk quota is used up; the old state is still in place",
@@ -387,7 +387,7 @@ def writer_lock(
 ) -> Iterator[None]:
     """Hold the exclusive lock on the file `path`; a missing file is made, a link is refused.
 
-    If `directory` is given, it is the descriptor of the directory in which the file is opened.
+    `directory` is the descriptor of the directory in which the lock file is opened, or None.
 
     `on_wait` is as for `acquire`. `busy` and `hint` are the message and the hint of the
     `LockedError`; the defaults fit the lock of a state directory.

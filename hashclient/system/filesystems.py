@@ -22,9 +22,9 @@ The module `identity` identifies a file system, because the kernel reuses device
 Limits: a file system that root has mounted on top of another file system (overlay, a loop device)
     is trusted like any file system of its type, and a server of NFS or SMB is trusted like a disk.
 
-The type of a file system is its magic number in statfs(2). The numbers are from linux/magic.h or,
-for file systems that are not part of Linux, from their own headers. Mounts are read from
-`/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+The type of a file system is its magic number in statfs(2). The magic numbers are from linux/magic.h
+or, for file systems that are not part of Linux, from the headers of these file systems. Mounts are
+read from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ CTIME = 2
 #: The trait of types on which the local kernel makes each change itself, so that it can report
 #: changes.
 TELLS = 4
-#: The traits of types on which other machines can change files without this kernel: through a
-#: server (NETWORK), or on a shared disk (CLUSTER).
+#: The traits of types of file systems on which other machines can change files without this kernel:
+#: through a server (NETWORK), or on a shared disk (CLUSTER).
 NETWORK, CLUSTER = 8, 16
 #: The trait of types that store their files on other file systems and have no disk of their own.
 STACKED = 32
@@ -165,8 +165,9 @@ class SizeTrust(enum.Enum):
     #: The status is not reliable: a file may have any number of bytes, and may change without a
     #: change of its status.
     NONE = enum.auto()
-    #: The status is as reliable as the server, because the scanning user has mounted the file
-    #: system. A size of 0 may mean "not known", and a read may return more bytes than the size.
+    #: The status is as reliable as the program behind the file system, because the scanning user
+    #: has mounted it. A size of 0 may mean "not known", and a read may return more bytes than the
+    #: size.
     NONZERO = enum.auto()
     #: The kernel maintains the sizes, and no read returns more bytes than the size.
     FULL = enum.auto()
@@ -176,7 +177,7 @@ class SizeTrust(enum.Enum):
 #: times as slow.
 NONE, NONZERO, FULL = SizeTrust
 
-#: The types with the traits SIZES, CTIME and TELLS.
+#: The types of file systems with the trait SIZES, with the trait CTIME, and with the trait TELLS.
 _TRUSTED, _KEEP_CTIME, _REPORT_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
 
 
@@ -255,10 +256,11 @@ def ask_at(
     follow: bool,  # noqa: FBT001 - passed on
     otherwise: _T,
 ) -> _T:
-    """Return the answer of `ask` about the file system of a file whose `st_dev` just was `device`.
+    """Ask `ask` about the file system of a file whose `st_dev` was `device`; return the answer.
 
     The file is `name` in an open directory. `ask` is called with `device` and a descriptor, which
-    may be opened with O_PATH. Return `otherwise` if the file has another `st_dev` by now.
+    may be opened with O_PATH. Return `otherwise` if the `st_dev` of the file is not `device` any
+    more.
 
     Raises:
         OSError: the file cannot be found, or what `ask` raises.
@@ -289,7 +291,7 @@ def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTru
         if mount.split(b" ")[2:3] != [wanted]:
             continue
         kind, _, options = (file_system + b"   ").split(b" ")[:3]
-        if kind == b"virtiofs":  # shared by the host of a virtual machine
+        if kind == b"virtiofs":  # a file system that the host of a virtual machine shares
             return NONZERO
         # In a user namespace other than the first, `user_id` may be a number of another namespace.
         same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]

@@ -2,8 +2,8 @@
 
 `st_dev` does not identify a file system, because the kernel may give the same number to the next
 mount. If a file system is not on a single block device (btrfs, overlay, a network), its `st_dev`
-may also change at each start of the machine. So a file system is identified by the first of these
-facts that is known:
+may also change at each start of the machine. So a file system is identified by the first known fact
+of this list:
 
 1. its UUID, if the file system is on built-in disks; on btrfs, also the UUID of the subvolume,
    because a snapshot has the same inodes as its source;
@@ -16,7 +16,7 @@ facts that is known:
 A UUID on portable media can be forged. So a file system on a loop device, on removable media, or on
 a bus for removable media is identified only by its mount. A file system that an ordinary user has
 mounted is not identified at all, because this user may be able to write to the image of the file
-system directly. A file system is not identified either if none of these facts is known.
+system directly. A file system is not identified either if no fact of the list is known.
 
 Limit: a bit-by-bit copy of a disk that replaces the original disk counts as the original disk.
 """
@@ -105,15 +105,15 @@ class Facts:
     utab = Path("/run/mount/utab")
 
     def kind_of(self, fd: int) -> int:
-        """Return the type of the file system, as `filesystems.kind_of`."""
+        """Return the type of the file system of an open file, as `filesystems.kind_of`."""
         return kind_of(fd)
 
     def mount_of(self, fd: int) -> Mount | None:
-        """Return the mount, as `filesystems.mount_of`."""
+        """Return the mount of an open file, as `filesystems.mount_of`."""
         return mount_of(fd)
 
     def unique_mount(self, fd: int) -> int | None:
-        """Return the number of the mount, as the function `unique_mount`."""
+        """Return the unique number of the mount of an open file, as the function `unique_mount`."""
         return unique_mount(fd)
 
     def boot_id(self) -> bytes:
@@ -167,7 +167,7 @@ class Identities:
 def _identify(
     facts: Facts, fd: int, kind: int, mount: int, device: int, number: int
 ) -> Identity | None:
-    """Identify a file system; the comments name the numbers of the list in the module."""
+    """Identify a file system; comments give the numbers of the list in the module docstring."""
     name = None
     if kind in _NETWORK:
         name = _export_of(facts.mount_of(fd))  # 3
@@ -194,8 +194,8 @@ def _uuid_of(facts: Facts, fd: int, kind: int, device: int, number: int) -> byte
     try:
         if kind == BTRFS:
             within = _subvolume_of(fd)
-            # The `st_dev` of a btrfs file belongs to no block device, and a btrfs file system may
-            # have several disks.
+            # The disks are found by the UUID, because the `st_dev` of a btrfs file belongs to no
+            # block device, and a btrfs file system may have several disks.
             uuid = ioctl(fd, _BTRFS_INFO, bytes(_BTRFS_INFO_BYTES))[_BTRFS_UUID]
             text = uuid.hex()
             parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
@@ -215,7 +215,7 @@ def _uuid_of(facts: Facts, fd: int, kind: int, device: int, number: int) -> byte
 
 
 def _subvolume_of(fd: int) -> bytes | None:
-    """Return a lasting identification of a file's btrfs subvolume; None if there is no UUID.
+    """Return a lasting identification of a file's btrfs subvolume; None if it has no UUID.
 
     Raises:
         OSError: the kernel is older than 4.18 and does not know the request.
@@ -331,7 +331,7 @@ def attributes(fd: int) -> int:
 def is_mount_root(fd: int) -> bool:
     """Return whether an open file or directory is the root of a mount.
 
-    Return False with a kernel before 5.8, which does not have this attribute.
+    Return False on a kernel before 5.8, on which statx(2) does not have the attribute.
     """
     return bool(attributes(fd) & _STATX_ATTR_MOUNT_ROOT)
 

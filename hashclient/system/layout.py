@@ -1,4 +1,4 @@
-"""The paths of all files in a state directory; no other module names such a path.
+"""The paths of all files in a state directory; other modules contain no such path.
 
 Other modules get a path from the `Layout` in the settings. `FILES` describes the purpose of each
 file. A test compares `FILES` with the files of a real state directory, and
@@ -24,7 +24,7 @@ CHECKS_NAME = "checks.json"
 #: Names of files in the folder of known good digests.
 SOURCES_NAME = "sources.json"
 LISTED_NAME = "listed.json"
-#: The pinned root of trust in the folder of a provider, and files in its folder of TUF metadata.
+#: Names of files in the folder of a provider, and in the folder of its TUF metadata.
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
 #: The file in the folder of a provider with the lists that the provider refuses to our credential.
@@ -115,32 +115,32 @@ class Layout(msgspec.Struct, frozen=True):
     exceptions = _Below("decisions", "exceptions.json")
     #: The file with the alerts that wait to be sent.
     alerts = _Below("alerts", "outbox.json")
-    #: The folder of facts about the status that this machine has published, and about other
-    #: machines.
+    #: The folder of facts about the published status of this machine, and about other machines of
+    #: the fleet.
     fleet = _Below("fleet")
 
     def provider(self, name: str) -> Path:
-        """Return the folder with the pinned root and the metadata of a provider."""
+        """Return the path of the folder with the pinned root and the metadata of a provider."""
         return self.trust / name
 
     def pinned_root(self, provider: str) -> Path:
-        """Return the root of trust that was pinned for a provider."""
+        """Return the path of the root of trust that was pinned for a provider."""
         return self.provider(provider) / PINNED_ROOT_NAME
 
     def metadata(self, provider: str) -> Path:
-        """Return the folder of the verified metadata of a provider.
+        """Return the path of the folder with the verified metadata of a provider.
 
-        The pinned root is not in this folder, because each metadata file is named after its TUF
-        role, which may have any name.
+        The folder does not contain the pinned root, because a metadata file has the name of its TUF
+        role, which may be any name.
         """
         return self.provider(provider) / "metadata"
 
     def facts_of(self, match_id: str) -> Path:
-        """Return the file of the added facts about a match."""
+        """Return the path of the file with the added facts about a match."""
         return self.facts / f"{match_id}.json"
 
     def notices_of(self, provider: str) -> Path:
-        """Return the file of the notices of a provider."""
+        """Return the path of the file with the notices of a provider."""
         return self.notices / f"{provider}.json"
 
 

@@ -5,7 +5,7 @@ writable. After the first write, the same process can write to the page again wi
 times. The kernel refuses a read lease (fcntl(2), `F_SETLEASE`) on a file while any process has the
 file open for writing or has a writable map of it. So if a lease is granted before a file is read,
 no process has a writable page of the file. To change the file later, a process must first open the
-file for writing, and then its first write sets the times.
+file for writing, and the first write after that sets the times.
 
 While a lease is held, a process that opens the file for writing has to wait, and the kernel sends
 SIGIO to the holder. SIGIO ends a process that does not ignore the signal. This program releases a
@@ -28,7 +28,7 @@ _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
 def can_lease() -> bool:
-    """Make this process ignore SIGIO; return False if it must not lease, because it handles SIGIO.
+    """Make this process ignore SIGIO; return False if it handles SIGIO and so must take no lease.
 
     Only the main thread can change the handling of signals, so a program that scans in other
     threads should call this function first in the main thread.

@@ -5,8 +5,8 @@ log. A log message may contain counts and the names of lists and providers, but 
 credential or content of a file. Only the levels `info` and `debug` are used, because a fault is
 reported as an exception or as an outcome.
 
-This module uses `logging` only if the program has already imported `logging`, because the import is
-slow, and without the import no handler can exist.
+This module uses `logging` only if the program has already imported `logging`. The import is slow,
+and if the program has not imported `logging`, no handler for messages exists.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Log:
         self._say(_INFO, message, values)
 
     def debug(self, message: str, *values: object) -> None:
-        """Log a detail."""
+        """Log a detail, as `info` does."""
         self._say(_DEBUG, message, values)
 
     def _say(self, level: int, message: str, values: tuple[object, ...]) -> None:

@@ -7,7 +7,8 @@ descriptor, and these rules are applied:
 1. A link is followed only if nobody except root and the user of this process may change the link,
    its directory, or the path to it. So a link in /tmp is never followed.
 2. In a directory that other users may write to, an existing file is written to only if root or the
-   user of this process owns it. A regular file must also have only one name.
+   user of this process owns it. If the existing file is a regular file, it must also have only one
+   name.
 3. If other users may change a directory above the directory of the file, an existing file is not
    written to or replaced, because these users may have exchanged directories of the path. A group
    of the system that has only programs as members is trusted (rule 3 of `strangers`).
@@ -47,20 +48,20 @@ _HINT = "choose a directory that only you may write to, or give the real path of
 
 
 class Place:
-    """The place of a file that a user named: an open directory, and a name in it."""
+    """The place of a file that a user named: an open directory and a file name."""
 
     def __init__(self, path: str) -> None:
         """Open the root for an absolute `path`, the working directory for a relative path."""
         start = "/" if path.startswith("/") else "."
         self.name = ""
         self.directory = Directory.given(start)
-        #: The first place at which other users may change the path to the directory; None if they
-        #: cannot.
+        #: The first directory in which other users may change the path to the present directory, or
+        #: None.
         self._changes_way: Stranger | None = None
         #: Like `_changes_way`, but groups of the system that have only programs as members are
         #: trusted.
         self._moves_on_way: Stranger | None = None
-        #: The directory as a place to which other users may add names; None if they cannot.
+        #: The present directory, if other users may add names to it; otherwise None.
         self._adds_names: Stranger | None = None
         self._changes_here: Stranger | None = None
         self.is_of_proc = False
@@ -101,7 +102,7 @@ class Place:
             raise UsageError(f"a link that {who.who} may have made: {shown}", hint=_HINT)
 
     def check_way(self) -> None:
-        """Refuse an existing file if other users may have changed the path to its directory.
+        """Refuse to use an existing file if other users may have changed the path to its directory.
 
         Other users can only exchange directories in the same parent directory, because links that
         they may change are not followed. So this function trusts groups of the system that have
@@ -271,7 +272,8 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
     """Make a directory with mode 0700 and open it.
 
     Raises:
-        OSError: the directory cannot be made, or somebody has put another directory in its place.
+        OSError: the directory cannot be made, or another user has put another directory in its
+            place.
     """
     os.mkdir(name, 0o700, dir_fd=directory.fd)
     with directory.beneath(name) as made:
@@ -326,8 +328,8 @@ def placed_directory(path: Path) -> Iterator[Path]:
 
 
 def _empty(directory: Directory) -> None:
-    """Remove the content of a directory that only we may write to."""
-    import shutil  # imported here because the import is slow and rarely needed
+    """Remove the content of a directory to which only the user of this process may write."""
+    import shutil  # the import is slow and rarely needed
 
     with contextlib.suppress(OSError):
         for name in directory.names():

@@ -16,8 +16,8 @@ run rarely.
 
 `memory_cap` is for decoding untrusted bytes. A few kilobytes of Parquet can decode to terabytes,
 for example a long dictionary value to which a million rows refer, or a compressed page of zeros.
-The library that decodes Parquet does not limit its memory, so `memory_cap` sets the limit of the
-kernel. The limit applies to all threads of the process during the block.
+The library that decodes Parquet has no memory limit, so `memory_cap` sets a limit of the kernel.
+The limit of `memory_cap` applies to all threads of the process during the block.
 
 Only the programs of hashclient call the functions of this module. An import of this module changes
 nothing, because a library must not change the process that imports it.
@@ -45,8 +45,9 @@ BAD_PAGE_HINT = (
 _PR_SET_DUMPABLE = 4
 
 #: How many objects are allocated before the garbage collector looks for cycles. The number is
-#: higher than the number of objects at the start of a command, because almost all of these objects
-#: stay in use. The CPU times were measured and compared with the default of Python, 700:
+#: higher than the number of objects that the start of a command allocates, because almost all of
+#: these objects stay in use. The CPU times were measured and compared with the default of Python,
+#: 700:
 #:
 #: - a scan of one file took 336 ms instead of 353 ms;
 #: - a scan of 40,000 files took 554 ms instead of 634 ms;
@@ -57,7 +58,7 @@ GC_THRESHOLD = 200_000
 #: Functions that return the exit code for the SIGBUS handler; the last function is called. A scan
 #: registers a function here so that the exit code shows a match that was found before the failure.
 _exit_codes: list[Callable[[], ExitCode]] = []
-#: The signal handler that C code calls; the list keeps the handler alive as long as the process.
+#: The list keeps the signal handler, which C code calls, alive as long as the process.
 _handlers: list[object] = []
 
 
@@ -116,7 +117,7 @@ def end_at_bad_pages() -> None:
                 code = _exit_codes[-1]()
             os.write(2, said)
         finally:
-            # The process is ended here because, after a normal return, the same instruction would
+            # The process is ended in the handler, because after a return the same instruction would
             # fail again.
             os._exit(code)
 

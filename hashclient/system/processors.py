@@ -20,7 +20,7 @@ _PROCESS_CLOCK = 2
 
 
 class Busy(NamedTuple):
-    """How long a process ran, how long it waited for a processor, and how often it got a processor.
+    """The times of a process: how long it ran and waited for a processor, and how often it got one.
 
     `queued_s` and `slices` are 0 if the kernel does not count them.
     """
@@ -73,7 +73,7 @@ class Allowance:
 
 
 def is_runnable(pid: int) -> bool:
-    """Return whether a process is running, or waits for a processor.
+    """Return whether a process is running or is waiting for a processor.
 
     `busy_of` does not show a present wait, because the kernel counts a wait only after its end.
     """

@@ -1,10 +1,10 @@
 """Opens files with the user id and groups of another user, so that the kernel checks access.
 
 For access to files, a thread takes the user's id, group and other groups (setfsuid(2),
-setgroups(2)) and drops its capabilities. Only this thread is changed, and only for the duration of
-a block; the user cannot kill or trace the thread. The kernel applies modes, access control lists,
-directories that may not be entered, links, and special rules of file systems as for a process of
-the user.
+setgroups(2)) and drops its capabilities. Only the calling thread is changed, and only for the
+duration of a block; the other user cannot kill or trace the thread. The kernel applies modes,
+access control lists, directories that may not be entered, links, and special rules of file systems
+as for a process of the user.
 
 Limits: SELinux and AppArmor still apply the labels of this process. The process needs CAP_SETUID
     and CAP_SETGID, which root has.
@@ -40,7 +40,7 @@ _CAPABILITIES_3 = 0x20080522
 _NOBODY = ctypes.c_uint32(0xFFFFFFFF)
 
 
-#: A function that returns a context manager, in whose block the thread has the ids of this process
+#: A function that returns a context manager; in its block, the thread has the ids of this process
 #: again.
 Ourselves = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -102,7 +102,7 @@ def _take(rights: Rights) -> None:
     _called(libc.syscall(number, ctypes.c_long(len(rights.groups)), groups), "setgroups")
     for function, wanted in ((libc.setfsgid, rights.gid), (libc.setfsuid, rights.uid)):
         function(ctypes.c_uint32(wanted))
-        # setfsuid(2) reports no error, so the id is read by a second call.
+        # setfsuid(2) reports no error, so a second call reads the id that is set.
         if function(_NOBODY) & 0xFFFFFFFF != wanted:
             raise OSError(f"cannot take the id {wanted}")
 
@@ -111,10 +111,11 @@ def _take(rights: Rights) -> None:
 def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
     """Give this thread the ids of another user for the block; with None, change nothing.
 
-    The yielded function returns a context manager, in whose block the thread has its own ids again.
+    The function that is yielded returns a context manager; in its block, the thread has the ids of
+    this process again.
 
     Raises:
-        OSError: this process may not set these ids; the thread has its own ids.
+        OSError: this process may not set the ids; the thread keeps the ids of this process.
     """
     if rights is None:
         yield contextlib.nullcontext
@@ -135,7 +136,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
     def leave() -> None:
         _set_capabilities(before)
         _take(own)
-        _set_capabilities(before)  # taking root's id changes some capabilities
+        _set_capabilities(before)  # setting the ids changes some capabilities
 
     @contextlib.contextmanager
     def ourselves() -> Iterator[None]:

@@ -29,7 +29,7 @@ _SHAPES = (
 
 @functools.cache
 def _secret_key() -> re.Pattern[str]:
-    """Return `_SHAPES` compiled; the compilation takes a millisecond and is rarely needed."""
+    """Return the compiled pattern `_SHAPES`; compiling takes a millisecond and is rarely needed."""
     return re.compile(_SHAPES, re.IGNORECASE | re.DOTALL)
 
 
@@ -67,7 +67,7 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
     bits that must not be set.
 
     Raises:
-        ConfigError: the file does not exist, cannot be read or others can read it.
+        ConfigError: the file does not exist, cannot be read, or can be read by other users.
     """
     try:
         with open_at_once(path) as stream:

@@ -38,7 +38,7 @@ def verify_document(data: bytes, tag: bytes, kind: type[T], max_bytes: int) -> t
 
     1. The document has at most `max_bytes` bytes and exactly two lines. Each line is a JSON object,
        and the first object is of the type `kind`.
-    2. The key in the second line has signed the first line.
+    2. The key in the second line must have signed the first line.
 
     Raises:
         VerificationError: the signature is wrong.

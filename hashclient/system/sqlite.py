@@ -46,10 +46,10 @@ def open_database(
 
 
 def explain(error: Exception) -> tuple[str, str | None]:
-    """Return the text of an error of the system or SQLite, and a hint if the file may be good.
+    """Return the text of an error of the system or SQLite, and a hint if the file may be intact.
 
-    A database that cannot be opened or written, or that is in use, may be undamaged and should be
-    kept.
+    A database that cannot be opened or written, or that is in use, may be intact, so the user
+    should not delete the file.
     """
     import sqlite3
 

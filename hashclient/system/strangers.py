@@ -4,16 +4,16 @@ A directory is safe if its owner is root or the user of this process, and if no 
 to the directory. A sticky directory, for example /tmp, is also safe: all users may add names, but
 only the owner of a file may rename the file, and the owner of the next component is checked as
 well. A name that is missing in a sticky directory is not safe, because other users may make it at
-any time. ssh(1) checks its files by the same rule. These are the rules for groups with write
+any time. ssh(1) checks its files by the same rules. These are the rules for groups with write
 permission:
 
 1. The private group of a user, which has no other members, counts as the user.
 2. A group of the system (an id below 1000) without members is trusted. An example is `staff`, which
    may write to /usr/local on an older Debian.
-3. All other groups count as other users. There is one exception, which only the module `outputs`
-   uses: a group of the system is trusted to exchange names in a path if its only members are
-   programs. An example is `syslog`, which may write to /var/log on Ubuntu. The exception does not
-   apply to the paths of configuration and state.
+3. All other groups count as other users. In the module `outputs` only, there is an exception: a
+   group of the system is trusted to exchange names in a path if its only members are programs. An
+   example is `syslog`, which may write to /var/log on Ubuntu. The exception does not apply to the
+   paths of configuration and state.
 
 Limits: only the present permissions are checked, and a user who had write permission earlier may
 still have a file open. If a directory service does not list its users, these users are not found as
@@ -40,8 +40,9 @@ _FIRST_OF_PEOPLE = 1000
 class Stranger(msgspec.Struct, frozen=True):
     """A file or directory that other users may change: its path, and who these users are, as text.
 
-    `uid` is the owner, if another user owns the file or directory. With `is_missing`, other users
-    may only add names to the directory, and the wanted name is missing in it.
+    `uid` is the owner, if another user owns the file or directory. If `is_missing` is set, other
+    users may only add names to the directory, and the next component of the path is missing in the
+    directory.
     """
 
     path: str
@@ -72,7 +73,7 @@ def stranger_on(
 
 
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
-    """Return the real path of `path`, and the first component that lets others change a link.
+    """Return the real path of `path`, and the first component by which others can change a link.
 
     The component is None if other users may change no link in the path. Both results are found in
     one pass over the path, so they agree about a link that appears or disappears during the call.
@@ -135,7 +136,7 @@ def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | N
 def stranger_at(
     path: str, status: os.stat_result, known: frozenset[int] = frozenset()
 ) -> Stranger | None:
-    """Return which other users may change the file or directory `path`, by its status, or None."""
+    """Return which other users may change the file `path`, by its owner, group and mode."""
     if status.st_uid not in (*trusted_users(), *known):
         return Stranger(path, _user(status.st_uid), status.st_uid)
     if stat.S_ISLNK(status.st_mode):  # the mode of a link has no meaning

@@ -94,7 +94,7 @@ def log_path_fields(path: str) -> dict[str, str]:
 
 
 def excerpt(text: object) -> str:
-    """Return the beginning of an untrusted text, in a form that is safe to print on a terminal."""
+    """Return the beginning of an untrusted text in a form that is safe on a terminal."""
     whole = str(text)
     return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
 
@@ -107,7 +107,7 @@ def first_of(words: Sequence[str], count: int = 10) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the word in `known` that is most similar to the misspelt `word`, or None."""
-    import difflib  # imported here because it is rarely needed
+    import difflib  # rarely needed
 
     found = difflib.get_close_matches(word[:MAX_EXCERPT_CHARS], list(known), 1, 0.7)
     return found[0] if found else None
@@ -120,7 +120,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a sort key that orders texts by the numbers in them: `web-2` before `web-10`."""
+    """Return a key that sorts texts by the numbers in them: `web-2` comes before `web-10`."""
     # Numbers are compared by their count of digits and then as text, because `int` refuses a number
     # with very many digits.
     parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split("([0-9]+)", text))

@@ -33,7 +33,7 @@ class _Any(msgspec.Struct, frozen=True):
 def older(path: Path, version: str, then: str = "") -> StateError:
     """Return the error for a file in a format from before the first release, which cannot be read.
 
-    `then` is added to the hint; it says what to do after the file was moved away.
+    `then` is a text for the hint that says what to do after the file was moved away.
     """
     return StateError(
         f"written before the first release, in the format {version}, which is not read: "

@@ -12,7 +12,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[int]:
-    """Call the function in `handlers` for each signal; yield a descriptor for `wait`."""
+    """Call functions for signals during the block; yield a descriptor for the function `wait`."""
 
     def handle(number: int, _: FrameType | None) -> None:
         handlers[signal.Signals(number)]()

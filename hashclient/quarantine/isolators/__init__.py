@@ -1,1 +1,1 @@
-"""Open, read and remove a matched file or object; each module is for one kind of place."""
+"""Isolators, which open, read and remove a matched file or object."""

@@ -1,4 +1,4 @@
-"""The isolator for files and objects; the locator of a match shows which of both it is."""
+"""The isolator for files and objects; the locator of a match is either a path or a URI."""
 
 from __future__ import annotations
 

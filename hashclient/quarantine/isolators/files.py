@@ -1,4 +1,4 @@
-"""The isolator for files: opens a file without following links, and removes exactly this file.
+"""The isolator for files: opens a file without following links, and removes exactly that file.
 
 The module `safe_rename` removes the name of a file. This module also finds processes that have the
 file open after its name was removed, because these processes can still read the file.
@@ -91,7 +91,7 @@ class HeldFile:
         return is_unchanged(self.status, os.fstat(self.fd))
 
     def is_seen(self) -> bool:
-        """Return whether this is the file that the scan has read, by its inode."""
+        """Return whether the open file is the file that the scan has read, by its inode."""
         return self._seen is not None and self._seen.is_file(self.status)
 
 
@@ -141,7 +141,7 @@ class FileSpot:
         return Removed(done=True, remains=_remains(file.fd))
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Rename a file that a killed process has left under the private name to its old name.
+        """Give a file that a killed process has left under the private name its old name again.
 
         If another file has the old name, remove the file under the private name, if it is the
         sealed file; otherwise return a message.
@@ -162,7 +162,7 @@ class FileSpot:
         return None
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is at the path of this spot now.
+        """Return what is at the path now: no file, the tombstone, or another file.
 
         Raises:
             UnclearError: the path leads to another directory or the directory is locked, so a
@@ -187,7 +187,7 @@ class FileSpot:
         return put_tombstone(self.place, item)
 
     def names(self) -> Names:
-        """Return the `Names` that sync the directory; a failure of this sync does no harm."""
+        """Return the `Names` of the directory, whose `sync` ignores a failure."""
         return Names(self.place.identity(), self.place.try_sync)
 
 
@@ -229,7 +229,7 @@ def _file(held: Held) -> HeldFile:
 
 
 def _remains(fd: int) -> tuple[str, ...]:
-    """Return texts about other names of a removed file and about processes that have it open."""
+    """Return texts about other names of a removed file, and processes that have it open."""
     remains = []
     if links := os.fstat(fd).st_nlink:
         names = "other name of it remains" if links == 1 else "other names of it remain"
@@ -244,20 +244,21 @@ def _remains(fd: int) -> tuple[str, ...]:
 def open_elsewhere(fd: int) -> list[str]:
     """Return the other processes that have the file open, as `name (pid)`, or `UNSEEN`.
 
-    These processes can still read the file after its name was removed. A lease shows whether any
-    process has the file open; `/proc` shows which processes, as far as this process may see them.
-    Processes in another container, or on another machine of a network file system, are not found.
+    Processes that have the file open can still read the file after its name was removed. A lease
+    shows whether any process has the file open; `/proc` shows which processes have the file open,
+    as far as this process may see other processes. Processes in another container, or on another
+    machine of a network file system, are not found.
     """
     status = os.fstat(fd)
     is_used = None if status.st_nlink else _is_used(fd)
-    if is_used is False:  # in this usual case, /proc is not read, which would take milliseconds
+    if is_used is False:  # the usual case: reading /proc, which takes milliseconds, is not needed
         return []
     found = sorted(_holders(status))
     return [UNSEEN] if is_used and not found else found
 
 
 def _is_used(fd: int) -> bool | None:
-    """Return whether another process has a file without a name open; None if this is not known.
+    """Return whether another process has a file without a name open, or None if unknown.
 
     If another process has the file open, the kernel refuses a lease. This function must not be
     called for a file with a name, because a process that opens the file during the lease would have

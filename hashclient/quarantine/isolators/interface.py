@@ -51,7 +51,7 @@ class Held(Protocol):
         ...
 
     def is_seen(self) -> bool:
-        """Return whether this is the file that the scan has read, not another file of that name."""
+        """Return whether the open file is the file that the scan has read."""
         ...
 
 
@@ -59,8 +59,8 @@ class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
     If `done` is set, `remains` are remarks, for example about other names of the file. Otherwise,
-    `why` says why the file was not removed. `is_meant` says whether the configuration requests that
-    the file is not removed.
+    `why` says why the file was not removed. `is_meant` says whether the file was not removed
+    because the configuration requests a legal hold.
     """
 
     done: bool
@@ -77,7 +77,7 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """The file in the place of the sealed file: nothing, our tombstone, or another file."""
+    """The content of the place of the sealed file: no file, our tombstone, or another file."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
@@ -85,17 +85,18 @@ class Sight(enum.Enum):
 
 
 class UnclearError(Exception):
-    """It is not known which file is at a spot; the text says why, for people."""
+    """The isolator cannot find out which file is at a spot; the text of the exception says why."""
 
 
 class Spot(Protocol):
-    """The place where a scan has found a file: for a file, an open directory and a name in it."""
+    """The place where a scan has found a file or object, such as a name in an open directory."""
 
     def hold(self) -> AbstractContextManager[Held]:
         """Open the file at the spot, without following a link and without changing the file.
 
         Raises:
-            OSError: the file cannot be opened; the errors in `_NOT_THERE` mean that it is missing.
+            OSError: the file cannot be opened; an error in `_NOT_THERE` means that the file is
+                missing.
         """
         ...
 
@@ -106,8 +107,8 @@ class Spot(Protocol):
     def remove(self, held: Held, match_id: str) -> Removed:
         """Remove the name if it still belongs to the open file, and the file is unchanged.
 
-        If the process is killed meanwhile, the file is in place, has a private name that `settle`
-        finds, or is removed.
+        If the process is killed during the removal, the file is still in place, has a private name
+        that `settle` finds, or is removed.
         """
         ...
 
@@ -123,7 +124,7 @@ class Spot(Protocol):
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is in place of the sealed file; `seen` is another file that was just open.
+        """Return what is in place of the sealed file; `seen` is another file that was opened there.
 
         Raises:
             UnclearError: the path may lead to another place now, or another program is exchanging

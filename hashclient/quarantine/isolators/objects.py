@@ -1,10 +1,11 @@
-"""The isolator for objects in buckets: reads one version of an object, and deletes this version.
+"""The isolator for objects in buckets: reads and deletes exactly one version of an object.
 
 1. Exactly one version of the object, or the content with one ETag, is isolated. Each range of bytes
    is requested on the condition that the version or the ETag is the same.
 2. The version of the object is deleted, so other versions of the key stay. If a store keeps no
    versions, the object is deleted on the condition that its ETag is still the same. Not every store
-   obeys this condition, so it is only used with Amazon, or if the configuration allows it.
+   obeys a condition on the ETag, so the condition is only used with Amazon, or if the configuration
+   allows it.
 3. If neither a version nor a condition on the ETag can be used, the object is not deleted, and only
    a sealed copy is made.
 4. If the configuration requests a legal hold, the object is put on legal hold and is not deleted.
@@ -105,7 +106,7 @@ class HeldObject:
         self._part = memoryview(b"")
 
     def is_seen(self) -> bool:
-        """Return True, because the locator names the version, and a version never changes."""
+        """Return True, because the locator names the version that was read, which never changes."""
         return True
 
     def is_unchanged(self) -> bool:
@@ -147,7 +148,7 @@ class ObjectSpot:
         yield HeldObject(self, seen)
 
     def origin(self, held: Held) -> Origin:
-        """Return the attributes of the file as which the object is restored, with mode 0600."""
+        """Return the attributes with which the object is restored as a file; the mode is 0600."""
         return Origin(
             device=0,
             inode=0,

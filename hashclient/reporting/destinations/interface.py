@@ -57,10 +57,10 @@ class Destination(Protocol):
     def send(self, report: Report) -> Sent:
         """Hand a report over, or continue an interrupted attempt.
 
-        Afterwards, the report is submitted, acknowledged or waiting, or the result contains an
+        After the call, the report is submitted, acknowledged or waiting, or the result contains an
         error. If the error is about single matches of the report, these matches are in `stuck` of
-        the result, and a report without them can be sent. The journal contains every step that may
-        have begun at the recipient.
+        the result, and a report without them can be sent. The journal contains every step that the
+        destination may have begun.
 
         Raises:
             HashclientError: the report cannot be handed over now.
@@ -70,13 +70,14 @@ class Destination(Protocol):
         """Return what `send` would hand over now; write no file and open no connection.
 
         Raises:
-            HashclientError: the content cannot be determined.
+            HashclientError: the content that `send` would hand over cannot be determined.
         """
 
     def renew(self, report: Report) -> Report:
         """Retract a report that was begun at the destination if some of its matches have ended.
 
-        The report can then be sent without these matches. This method is called before each `send`.
+        A retracted report can be sent again without the matches that have ended. This method is
+        called before each `send`.
 
         Raises:
             HashclientError: the report cannot be retracted now.
@@ -85,8 +86,8 @@ class Destination(Protocol):
     def take_back(self, report: Report) -> Sent:
         """Retract a report that was begun or, if the destination allows it, handed over.
 
-        Afterwards, the report is retracted. If the report is already retracted, the remaining steps
-        of the retraction are taken.
+        After the call, the report is retracted. If the report is already retracted, the remaining
+        steps of the retraction are taken.
 
         Raises:
             UsageError: the report is finished at the destination and cannot be changed.

@@ -1,8 +1,8 @@
 """The table of the kinds of destinations, and the look-up of configured destinations.
 
-This module contains facts about each kind of destination, so that its implementation is imported
-only when a report is sent. A new kind of destination needs a table in the package `config`, an
-entry in `KINDS`, and a class with the methods of `interface.Destination`.
+This module contains facts about each kind of destination, so that the implementation of a kind is
+imported only when a report is sent. A new kind of destination needs a table in the package
+`config`, an entry in `KINDS`, and a class with the methods of `interface.Destination`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hashclient.config.tables import PackageDestination, ReportConfig, ServiceDe
 from hashclient.core.errors import ConfigError, UsageError
 from hashclient.system.text import printable
 
-#: The configuration of a destination, of any kind.
+#: The type of the configuration of a destination of any kind.
 Table = PackageDestination | ServiceDestination
 
 _HERE = "hashclient.reporting.destinations"

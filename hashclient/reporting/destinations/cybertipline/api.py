@@ -113,7 +113,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Answered(Download):
-    """An HTTP answer of a service, whose body is read with any HTTP status."""
+    """An HTTP answer of a service, whose body is read even if the HTTP status is an error."""
 
     def __init__(self, url: str, max_bytes: int) -> None:
         super().__init__(url, max_bytes, peer=REPORTING_SERVICE)
@@ -224,7 +224,7 @@ class Service:
         return self._call("POST", "fileinfo", "text/xml; charset=utf-8", document)
 
     def finish(self, report_id: str) -> Answer:
-        """Finish a report at the service, which cannot be changed afterwards."""
+        """Finish a report at the service; a finished report cannot be changed."""
         return self._call("POST", "finish", *_form(report_id))
 
     def retract(self, report_id: str) -> Answer:
@@ -239,10 +239,11 @@ class Service:
         content: bytes | Iterator[bytes] | None = None,
         content_bytes: int | None = None,
     ) -> Answer:
-        """Make one call, and return the answer with any code.
+        """Make one call, and return the answer, which may contain a code for an error.
 
         Raises:
-            AuthorisationError: the credential is refused; the call was not carried out.
+            AuthorisationError: the service refuses the credential, and has not carried out the
+                call.
             ConfigError: the address is refused, or the proxy cannot be used; nothing was sent.
             HashclientError: no valid answer was received; it is not known whether the call was
                 carried out.
@@ -301,7 +302,7 @@ class Service:
         )
 
     def _ours(self, error: HashclientError) -> HashclientError:
-        """Return an exception of the transport with the id of the request, for a report.
+        """Return the exception for a report, with the id of the request, for one of the transport.
 
         A `VerificationError` becomes an `UnreachableError`, because after an invalid answer the
         call may have been carried out.

@@ -125,8 +125,8 @@ class CyberTipline:
 
     def _wait_for_identity(self, report: Report, count: int) -> Sent:
         if report.remote.report_id is not None:
-            # An earlier attempt that had an identity has left the report open at the service. The
-            # report is retracted while it waits for an identity.
+            # An earlier attempt that had an identity has left the report open at the service. So
+            # the report is retracted at the service while it waits for an identity.
             report = self._retract_there(report)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
@@ -160,7 +160,8 @@ class CyberTipline:
             try:
                 report = filing.retract()
             except UsageError:
-                # The report is finished at the service, so it gets this state in the outbox.
+                # The report is finished at the service, so the report gets this state in the
+                # outbox.
                 self._outbox.settle(filing.report.replace(retraction=None), record)
                 raise
         notes = []
@@ -172,7 +173,7 @@ class CyberTipline:
         return Sent(self._outbox.retracted(report, record), "retracted", notes=tuple(notes))
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return True, because no step remains after a service has retracted a report."""
+        """Return True, because a retraction at a service has only one step."""
         return True
 
 

@@ -1,14 +1,15 @@
-"""Files a report with a service: opens it, uploads and describes files, and finishes it.
+"""Files a report with a service: opens the report, uploads and describes files, and finishes it.
 
 The journal is the record of the report, `report.json`. Before a call, the journal is written with
 the call marked as in doubt; after the answer, it is written with the result. So a call stays in
-doubt if the process is killed or the connection breaks. The next attempt first resolves a call in
-doubt by these rules, so that no report is finished twice and no report stays open at the service:
+doubt if the process is killed during the call, or if the connection breaks. The next attempt first
+resolves a call in doubt by these rules, so that no report is finished twice and no report stays
+open at the service:
 
 * open: the service may have opened a report with an id that we do not know. The service deletes an
   unfinished report by itself, and another report is opened.
 * upload, file details: the API has no call that returns the uploaded files. So the report is
-  retracted, and another report is opened.
+  retracted at the service, and another report is opened.
 * finish: the call is repeated, and the answer "finished already" counts as success.
 * retract: the call is repeated, and the answer "retracted already" counts as success.
 
@@ -104,9 +105,9 @@ class Filing:
         4. The report is finished at the service.
 
         Raises:
-            HashclientError: the filing failed, and the journal contains the known state. If a
-                person must act before the next attempt, the report is retracted at the service, now
-                or at the beginning of the next attempt.
+            HashclientError: the filing failed, and the journal contains the known state of the
+                report. If a person must act before the next attempt, the report is retracted at the
+                service, now or at the beginning of the next attempt.
         """
         try:
             for _ in range(1 + MAX_RESTARTS):
@@ -224,9 +225,9 @@ class Filing:
                 f"the service has got other bytes than were sent: match {match.id}",
                 hint="the report is retracted there and sent again later",
             )
-        # The digests of the plain file are not stored. They are known only after the file was read
-        # for the upload, so if the next step is interrupted, the report is filed again from its
-        # beginning.
+        # The digests of the plain file are not stored. The digests are known only after the file
+        # was read for the upload, so if the next step is interrupted, the report is filed again
+        # from its beginning.
         digests = {}
         if sealed_to is None:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
@@ -244,7 +245,7 @@ class Filing:
         self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
 
     def _find_stuck(self, plan: Plan) -> None:
-        """Store in `stuck` all matches whose evidence cannot be sent, and not only the first."""
+        """Add all matches whose evidence cannot be sent to `stuck`, not only the first match."""
         for match in plan.document.matches:
             if match.id in plan.upload and match.id not in self._remote.files:
                 try:
@@ -342,8 +343,8 @@ class Filing:
         if answer.code in fine:
             return answer
         if answer.code in REFUSED:
-            # The service has not carried out the call. If an earlier call `finish` was in doubt, it
-            # still is.
+            # The service has not carried out the call. A call `finish` that was in doubt before
+            # stays in doubt.
             self._save(in_doubt=before if before is Call.FINISH else None)
         else:
             self._save()
@@ -353,7 +354,7 @@ class Filing:
         raise AssertionError("an answer that is neither fine nor refused")
 
     def _note_request(self, call: Call) -> None:
-        """Add the service's id of the last request to the report; the next `_save` writes it."""
+        """Add the id that the service has given to the last request to the unsaved report."""
         request_id = self.service.request_id
         if request_id is not None:
             entry = Request(self._now(), call, request_id)

@@ -23,9 +23,10 @@ from hashclient.system.text import printable
 class Plan(msgspec.Struct, frozen=True):
     """The plan of the filing of a report.
 
-    `upload` are the ids of matches whose evidence is uploaded, in this order. `sealed_to` are the
-    public keys of evidence that is uploaded sealed, by match id. `facts` are the known facts about
-    sources, by match id and name. `open_evidence` returns the proven evidence of a match.
+    `upload` are the ids of matches whose evidence is uploaded, in the order of the uploads.
+    `sealed_to` are the public keys of evidence that is uploaded sealed, by match id. `facts` are
+    the known facts about sources, by match id and name. `open_evidence` returns the proven evidence
+    of a match.
     """
 
     document: Document
@@ -39,12 +40,12 @@ class Plan(msgspec.Struct, frozen=True):
 def make_plan(
     document: Document, table: ServiceDestination, work: Work
 ) -> tuple[Plan, list[str], dict[str, HashclientError]]:
-    """Return the plan, the matches whose evidence needs an identity, and matches with exceptions.
+    """Return the plan, the matches that need an identity, and matches that cannot be sent.
 
     Three kinds of files are reported without evidence: files that are neither in place nor in
     quarantine, files whose upload the configuration forbids, and streams, whose content was not
-    kept. A match has an exception if its file is missing without a known reason, or if the facts
-    about its source are not available.
+    kept. A match cannot be sent if its file is missing without a known reason, or if the facts
+    about its source are not available; the exception says why.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []

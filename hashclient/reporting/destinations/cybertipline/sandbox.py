@@ -1,10 +1,10 @@
 """Validates documents against the schema of a service in a child process with limits.
 
 The schema of a service is not trusted. A small schema can keep a validator busy for years or use
-all memory, for example by a regular expression that backtracks. The limits of time and memory let a
-hostile schema fail only one attempt to send one report. The child process reads the schema and then
-documents, and answers each with a line that contains the fault or null. If the child process dies
-or takes too long, the schema is not usable.
+all memory, for example by a regular expression that backtracks. Because of the limits of time and
+memory, a hostile schema only lets one attempt to send one report fail. The child process reads the
+schema and then documents, and answers each with a line that contains the fault or null. If the
+child process dies or takes too long, the schema is not usable.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ConfinedSchema:
                     stream.close()
 
     def validate(self, document: bytes) -> None:
-        """Check that `document` is valid by the schema.
+        """Check that `document` is valid against the schema of the service.
 
         Raises:
             ConfigError: the document is not valid; the message names the wrong element.

@@ -35,7 +35,8 @@ MAX_TEXT_CHARS = 1000
 #: document.
 _DIGEST = re.compile(r"[0-9A-Fa-f]{32,}")
 
-# The used child elements of each element, in the order of the public description of the API.
+# The child elements that this module writes, by element, in the order of the public description of
+# the API.
 _ORDER = {
     "report": ("incidentSummary", "reporter", "personOrUserReported", "additionalInfo"),
     "personOrUserReported": ("espIdentifier",),
@@ -66,7 +67,7 @@ _ORDER = {
 Content = str | Mapping[str, Any] | tuple[str, Mapping[str, str]] | Sequence[Any]
 
 
-#: The default for facts about sources, which is empty.
+#: The default of the parameters `facts`: no facts.
 _NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -81,8 +82,8 @@ def report_element(
 
     `with_file` are the ids of matches whose files will be uploaded; the other matches are described
     in this element, with the `facts` about their sources. `sealed` are the ids of matches whose
-    files are uploaded sealed. If the facts contain exactly one account, it becomes the reported
-    person.
+    files are uploaded sealed. If the facts contain exactly one account, this account becomes the
+    reported person.
     """
     first = min(match.first_seen for match in document.matches)
     others = [match for match in document.matches if match.id not in with_file]
@@ -158,7 +159,7 @@ def about(match: ReportedMatch) -> str:
 
 
 def _as_elements(facts: Mapping[str, str]) -> dict[str, Content]:
-    """Return the facts about a source that have their own XML elements, by element."""
+    """Return the facts about a source for which XML elements exist, by element name."""
     names = {"uploaded": "uploadedToEspTimestamp", "url": "locationOfFile"}
     found: dict[str, Content] = {names[n]: text for n, text in facts.items() if n in names}
     if "address" in facts:
@@ -222,7 +223,7 @@ class Validator(Protocol):
     """An object that validates a document before it is sent."""
 
     def validate(self, document: bytes) -> None:
-        """Check that `document` is valid by the schema; raise ConfigError if it is not."""
+        """Check that `document` is valid against the schema; raise ConfigError if it is not."""
 
 
 class Schema:
@@ -262,10 +263,10 @@ class Schema:
             raise unusable(str(error)) from error
 
     def validate(self, document: bytes) -> None:
-        """Check that the service will take `document`.
+        """Check that `document` is valid against the schema.
 
         Raises:
-            ConfigError: the service would refuse the document; the message names the wrong element.
+            ConfigError: the document is not valid; the message names the wrong element.
             VerificationError: the schema cannot be used for this document.
         """
         import xmlschema

@@ -1,4 +1,4 @@
-"""Hands a report over as a package in a directory, and retracts a package.
+"""Hands a report over as a package in a directory, and retracts a report with its package.
 
 The record of the report names the package before the package gets its name in the directory. So if
 the process is killed, the next attempt recognises the package and does not make a second package.
@@ -86,7 +86,8 @@ class HandOver:
         """Make the package of a report in the directory, unless the package exists already.
 
         Raises:
-            HashclientError: the package cannot be made; the directory does not contain it.
+            HashclientError: the package cannot be made, and the directory does not contain the
+                package.
         """
         folder = self._outbox.folder(report.id)
         packager = Packager(self._directory, self._recipients, self._session)
@@ -156,7 +157,7 @@ class HandOver:
         return self._outbox.write_document(folder, report, self._record, named)
 
     def _refused(self, document: Document) -> dict[str, HashclientError]:
-        """Return exceptions for matches with a file that a recipient of the package cannot open.
+        """Return an exception for each match with a file that a recipient cannot open.
 
         The result is empty if a person has allowed handing over such files.
         """
@@ -234,10 +235,10 @@ class HandOver:
         return Sent(report, f"retracted: hand over the signed note: {printable(path)}")
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return whether the note about the retraction exists, or the report never had a package.
+        """Return whether the note about the retraction exists, or the report had no package.
 
-        The note is also needed if the package is not in the directory any more, because the
-        recipient may have taken the package.
+        The note about the retraction is also needed if the package is not in the directory any
+        more, because the recipient may have taken the package.
         """
         return report.package is None or os.path.lexists(self._directory / _note_name(report))
 

@@ -45,8 +45,8 @@ from hashclient.system.outputs import give_name, named_directory, new_directory
 from hashclient.system.text import printable
 
 SEALED_SUFFIX = ".tar.age"
-#: The highest number of sealed files in a package. It is limited because one record of the audit
-#: log contains the hashes of all files, and the length of a record is limited.
+#: The highest number of sealed files in a package. The number of files is limited because one
+#: record of the audit log contains the hashes of all files, and the length of a record is limited.
 MOST_FILES = 10_000
 
 _README = """\
@@ -91,7 +91,7 @@ def package_name(report_id: str, recipients: Sequence[str]) -> str:
 def gather(
     document: Document, places: Sequence[Path], stuck: dict[str, HashclientError]
 ) -> Content:
-    """Find the sealed files that `document` names in the directories `places`, and prove them.
+    """Find the sealed files that `document` names in the directories `places`; check their hashes.
 
     The file `evidence/MATCH.REST` of a package has the path `MATCH.REST` or `MATCH/evidence.REST`
     in one of the directories. If a file is missing or damaged, the exception is added to `stuck`,
@@ -162,12 +162,12 @@ class Packager:
 
     @contextlib.contextmanager
     def made(self, content: Content, data: Mapping[str, object]) -> Iterator[Package]:
-        """Make a package under a temporary name; give it its final name after the block.
+        """Make a package under a temporary name; rename the package after the block.
 
         1. The README and the document are hashed; the hashes of the evidence are known from
            `gather`.
-        2. A signed record is written to the audit log. It contains the hashes of the files, the
-           reporter and the destination, and the providers of the lists.
+        2. A signed record is written to the audit log. The signed record contains the hashes of the
+           files, the reporter and the destination, and the providers of the lists.
         3. All files are written and synced; the evidence is compared with its hashes again.
         4. The block runs, in which the caller saves the name of the package in the record of the
            report.
