@@ -122,7 +122,7 @@ def acting(uid: int) -> Iterator[None]:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """Return all bytes until the other side closes the connection in any way."""
+    """Return all bytes until the daemon closes the connection in any way."""
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := sock.recv(1 << 16):

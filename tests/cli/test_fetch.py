@@ -443,5 +443,5 @@ def test_no_listed_digest_rests_anywhere(
         assert digest not in everything
         assert digest[:16] not in everything
         assert digest.hex().encode() not in lowered
-    # The search finds a text that is known to be there, so it would find a secret.
+    # The search finds a known text, which shows that it would find a secret.
     assert os.fsencode(tree) in everything

@@ -437,7 +437,7 @@ def test_nothing_at_all_is_not_well(yard: Yard) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["place", "roster", "known", "configuration"])
 def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, what: str) -> None:
-    """Otherwise an old page would look as if all machines were well."""
+    """An old page of the fleet would look as if all machines were well."""
     for output_format in ("table", "jsonl", "csv", "prometheus", "html"):
         assert yard.show("--format", output_format, "-o", yard.state / output_format).code == 0
     match what:

@@ -18,7 +18,7 @@ pytestmark = needs_mounts
 def test_another_disk_under_the_name_of_the_device_has_lost_nothing(
     tmp_path: Path, kind: str
 ) -> None:
-    """Example: one USB stick after the other is `/dev/sdb1`."""
+    """Two USB sticks, one after the other, get the name `/dev/sdb1`."""
     state = state_with_file(tmp_path)
     one, two = (make_image(tmp_path / name, kind) for name in ("one", "two"))
     place = state.tree / "stick"

@@ -1,4 +1,4 @@
-"""The file of `--output`: it never shows an earlier run, after any failure."""
+"""The file of `--output` never shows an earlier run, after any failure."""
 
 from __future__ import annotations
 

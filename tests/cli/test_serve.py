@@ -333,7 +333,7 @@ def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_an_interrupt_ends_no_process_by_itself(state: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent waits for the others and ends them."""
+    """Ctrl-C reaches all processes of a terminal; the parent process waits for the end of all."""
     with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
         workers = daemon.workers()
         os.kill(workers[0], signal.SIGINT)

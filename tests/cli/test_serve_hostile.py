@@ -1,4 +1,4 @@
-"""A daemon with hostile clients or a removed state: it answers rightly and does not stop."""
+"""A daemon with hostile clients or a removed state answers rightly and does not stop."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_from_an_export_to_a_match_in_another_country(
     assert "  0 of 2 signatures of 3 keys" in said
     assert "role baseline: version 1 is published" in said
 
-    # Only these files are sent from one country to the other.
+    # Only the copied files are sent from one country to the other.
     shutil.copy("lists/root.json", there)
     shutil.copy("lists.bundle", there)
     monkeypatch.chdir(there)

@@ -49,7 +49,8 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=chance.uniform(0.2, 1.2))
             process.send_signal(signal.SIGKILL)
-            assert process.wait() != ExitCode.USAGE  # otherwise the command did not run at all
+            # With the exit code USAGE, the command would not have run.
+            assert process.wait() != ExitCode.USAGE
         assert isolated(world) <= LIMIT
     result = world.scan()
     assert result.code == 11

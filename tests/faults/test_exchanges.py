@@ -45,8 +45,8 @@ RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str
     "a directory in two": ({"d/x/f": LISTED, "e/o": OTHER}, {}, ("d/x", "e/x")),
     "files of two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d/f", "e/f")),
 }
-#: These rounds run the same lines as the other rounds, so `make coverage` skips them, which would
-#: double the time of a round.
+#: The longer rounds run the same lines as the short rounds, so `make coverage` skips them; they
+#: would double its time.
 UNMEASURED = (pytest.mark.slow, pytest.mark.no_cover)
 #: For each size: the number of rounds, the number of other files, and the pause between exchanges.
 #: With 300 files in each directory, the workers are separate processes; with rare exchanges,

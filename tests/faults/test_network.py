@@ -113,7 +113,7 @@ def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
 def test_a_body_below_the_minimum_rate_meets_the_deadline_it_was_given(
     server: HostileServer,
 ) -> None:
-    """In this test, the body gets a hundredth of a second for each byte."""
+    """The limits of the test give the body a hundredth of a second for each byte."""
     server.on("/x", hostile.dripped(head(200, [("Content-Length", "300")]), b"x" * 300))
     with (
         opened(server.origin, replace(SHORT, attempts=1)) as transport,

@@ -170,7 +170,7 @@ def test_a_durable_record_is_on_the_disk(tmp_path: Path) -> None:
 def test_a_closed_file_has_its_name_for_good_before_the_next_takes_that_of_the_log(
     tmp_path: Path,
 ) -> None:
-    """Otherwise the disk could keep only the second change, and lose the closed file's name."""
+    """In another order, a disk could keep only the second change and lose the file's name."""
     log = AuditLog(tmp_path / "audit", clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
     log.append([Event("match", {})])
     moment = Moment(tmp_path, lambda name, path: name == "rename" and path.endswith("/.tmp-log"))

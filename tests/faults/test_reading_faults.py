@@ -24,7 +24,7 @@ from tests.kit import Run, call, csv_of, make_state, write_tree
 #: More bytes than one read of a FUSE server returns, and fewer than the buffer's size.
 LONG = bytes(range(256)) * 800
 LISTED = {"e-1": b"listed", "e-2": LONG, "e-3": LONG[:102_400]}
-#: A user other than root, who runs the tests.
+#: The number of a user; the tests run as root.
 STRANGER = 4321
 
 needs_fuse = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")

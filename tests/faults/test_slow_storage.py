@@ -94,7 +94,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
 def test_few_files_of_one_directory_are_not_read_one_after_the_other(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
-    """So few files would be read by one process if they were on fast storage."""
+    """On fast storage, one process would read so few files."""
     files = {f"f{n}": File(b"clean %d" % n, direct_io=False) for n in range(80)}
     (tmp_path / "m").mkdir()
     with mounted(tmp_path / "m", files, pace=Pace(4 * DELAY_S, 1, True, str(counts))) as where:

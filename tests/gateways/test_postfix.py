@@ -92,7 +92,7 @@ def test_nobody_there(gate: Door, port: int) -> None:
 
 
 def test_without_the_milter_it_takes_nothing(gate: Door, port: int) -> None:
-    """Otherwise Postfix would accept every mail while the milter is away."""
+    """While the milter is away, Postfix must refuse mail instead of accepting it unchecked."""
     gate.open()
     milter = gate.directory / "milter/milter"
     away = milter.rename(milter.with_name("away"))

@@ -231,7 +231,7 @@ class NoThread(threading.Thread):
 
 def open_files() -> int:
     """Return how many descriptors this process has open."""
-    gc.collect()  # otherwise objects of earlier tests would close files later
+    gc.collect()  # files of objects from earlier tests are closed now and not later
     # Remaining objects are left out of later collections, each of which takes half a second.
     gc.freeze()
     return len(list(Path("/proc/self/fd").iterdir()))

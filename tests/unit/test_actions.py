@@ -356,7 +356,7 @@ def test_what_goes_with_a_member_is_said_of_the_file_and_not_of_the_report(
 def test_a_match_that_is_held_waits_for_a_person(
     desk: Desk, state: MatchState, held: bool, only_tell: bool
 ) -> None:
-    """A preview records nothing. It shows a match as held if an earlier scan has held the match."""
+    """A preview records nothing, and shows a match as held if an earlier scan has held it."""
     match = desk.find("a", A)
     one = recorded(match)
     assert one.record is not None

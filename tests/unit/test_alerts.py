@@ -224,7 +224,7 @@ def test_an_outage_is_said_once_a_day(told: Told) -> None:
 
 
 def test_a_failed_fetch_is_forgotten_when_the_next_one_is_good(told: Told) -> None:
-    # The fetch went on to another address after this one failed.
+    # The fetch tries another address after the first address has failed.
     told.refuse(ExitCode.UNREACHABLE, None)
     told.fetched()
     assert told.sent() == []

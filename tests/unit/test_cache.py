@@ -38,7 +38,7 @@ MD5, SHA1, SHA256 = 1, 2, 4
 def status(
     inode: int, *, device: int = 7, size: int = 10, mtime: int = 5, ctime: int = 6
 ) -> os.stat_result:
-    """Return the status of a file; its times are in nanoseconds."""
+    """Return the status of a file, with times in nanoseconds."""
     seconds = (mtime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS)
     floats = tuple(float(s) for s in seconds)
     nanoseconds = (mtime, mtime, ctime)

@@ -40,7 +40,7 @@ def rows(*records: Records) -> Records:
 
 
 def test_the_form_of_a_record() -> None:
-    """Inventories on disk already use this form of a record."""
+    """Inventories on disk already use the tested form of a record."""
     assert RECORD.itemsize == 85
     assert (TAGS, PLAIN) == (7, 64)
     assert RECORD.names == (

@@ -450,7 +450,7 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
 def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """The next task checks the other directories, however much more than the limit was read."""
+    """The next task checks the other directories, however much this task read beyond the limit."""
     monkeypatch.setattr(module, "TASK_BYTES", most)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
@@ -849,7 +849,7 @@ def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
 def test_a_container_that_is_there_only_after_the_look_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None, size: int
 ) -> None:
-    """No entry has the size of the container, but this does not rule out members."""
+    """The size of a container is not in the list, but its members may still match."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     after = zipped(b"listed", os.urandom(size))
     tree = write_tree(tmp_path / "t", {"a": before or after, "b": b"benign text"})
@@ -857,7 +857,7 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     results = opened_as_well(lists, [Group(str(tree), ["a", "b"], follow=False)])
     (found,) = [outcome for result in results for outcome in result.outcomes]
     assert (found.kind, found.members) == (Kind.MATCH, ("0",))
-    # Both files and the other member are clean.
+    # Both files, and the member that does not match, are clean.
     assert sum(result.clean for result in results) == 3
 
 

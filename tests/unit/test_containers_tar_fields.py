@@ -53,7 +53,7 @@ def test_a_number_is_octal_or_binary(field: bytes, value: int | None) -> None:
 
 
 def block(*pieces: tuple[int, bytes], total: int = 0, form: bytes = b"%06o\0 ") -> bytes:
-    """Return a tar header with pieces at their places; its checksum is wrong by `total`."""
+    """Return a tar header with pieces at their places and a checksum that is wrong by `total`."""
     made = bytearray(512)
     for at, piece in pieces:
         made[at : at + len(piece)] = piece

@@ -129,7 +129,7 @@ def test_a_tree_of_another_kind_is_unread() -> None:
 
 
 def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -> None:
-    """Such an image serves two systems; its partition map says where the partitions begin."""
+    """An image with two trees serves two systems; its map says where the partitions begin."""
     volume = BENIGN.ljust(1024, b"x") + b"H+"
     for content, reasons in ((BENIGN, {Why.UNSUPPORTED}), (volume, set())):
         data = bytearray(images.image_of({"A": content}))

@@ -111,7 +111,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
 def test_a_match_whose_record_broke_off_is_recorded_when_it_comes_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise, if memory ran out in an answer, the match would count as recorded for an hour."""
+    """If memory runs out during a record, the match must not count as recorded for an hour."""
     lists = lists_of(client)
     streams = Ledger(client.session, Counts(1).row(0), (), lists, act=False)
     outcome = judged(lists, LISTED[0]).outcome

@@ -183,7 +183,7 @@ def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_th
             late.close()
             turns.add(late, job("late", 1, said))
             said.append("closed")
-            turns.drop(other)  # the other client has no work that could be dropped
+            turns.drop(other)  # the other client has no work to drop
             turns.add(other, job("other", 1, said))
             held.set()
 

@@ -56,7 +56,7 @@ def test_the_last_line_needs_no_end() -> None:
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    """Otherwise nobody would look up the lines behind the cut, although no line is broken."""
+    """If the cut were accepted, nobody would look up the lines behind it."""
     path = tmp_path / "digests"
     line = f"{SHA256}\n".encode()
     path.write_bytes(line * 40_000)
@@ -348,7 +348,7 @@ def test_an_end_of_two_characters_may_fall_between_two_blocks(
 def test_two_rows_on_one_line_are_refused(
     lines: list[str], head: str, between: str | bytes
 ) -> None:
-    """Otherwise the second digest would be read as part of the first name, and be overlooked."""
+    """If two rows were read as one, the second digest would be part of a name and overlooked."""
     if isinstance(between, str):
         between = between.encode()
     first, second = (line.encode() for line in lines)

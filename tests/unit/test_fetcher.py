@@ -380,7 +380,7 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
 def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
     client: Client, simulator: Simulator, lost: int
 ) -> None:
-    """Otherwise all files that only the lost run lists would be clean."""
+    """If the lost run were ignored, all files that only this run lists would be clean."""
     client.fetch()
     simulator.publish(csv(range(30, 33)))
     client.fetch()
@@ -533,7 +533,7 @@ def rot_tags(run: Path) -> None:
 def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
-    """Otherwise files of damaged entries would be clean, and the digest of the run correct."""
+    """If damaged entries were built on, their files would be clean under a correct digest."""
     break_off(client, simulator)
     rot_tags(min(folder(client).glob("run-*")))
     client.fetch()

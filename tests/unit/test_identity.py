@@ -184,7 +184,7 @@ def test_a_mount_is_another_one_after_each_start(told: Told) -> None:
 
 
 def test_file_systems_that_a_user_has_mounted_have_no_cache(told: Told) -> None:
-    """There is also no cache if the kernel does not say who mounted the file system."""
+    """A file system also has no cache if the kernel does not say who mounted it."""
     assert told.identity(EXT4, HERE) is not None
     told.utab.write_text("SRC=/dev/sda1 TARGET=/srv ROOT=/ OPTS=uhelper=udisks2\n")
     assert told.identity(EXT4, HERE) is None

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(THEIRS is None, reason="there is no threatexchan
 
 
 def theirs(document: bytes) -> dict[str, dict[str, str]]:
-    """Return the fields, by id, of the entries that the other tool does not take as deleted."""
+    """Return the fields, by id, of the entries that python-threatexchange takes as present."""
     assert THEIRS is not None
     with Path(THEIRS).open() as script:
         python = script.readline().removeprefix("#!").strip()

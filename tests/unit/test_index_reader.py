@@ -126,7 +126,7 @@ def test_a_run_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_run_of_another_list_is_refused(tmp_path: Path) -> None:
-    """The other run has the same name and length; only the id of the list in its header differs."""
+    """The run of the other list has the same name and length, and differs only in the list's id."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(3)), "one")
     simulator.publish(csv(range(3, 6)), "two")

@@ -284,7 +284,7 @@ def test_a_manifest_that_leaves_entries_out_is_damage(writer: IndexWriter, tmp_p
 def test_the_digest_of_a_run_that_stays_is_the_one_of_its_writing(
     writer: IndexWriter, tmp_path: Path
 ) -> None:
-    """Otherwise the next manifest would contain the digest of bytes that the disk has changed."""
+    """If the disk changed a run, the next manifest must not contain the digest of changed bytes."""
     writer.add(batch(*(f"a{n}" for n in range(40))))
     base = opened(writer, tmp_path)
     (kept,) = base.manifest.runs

@@ -232,7 +232,7 @@ def test_reading_that_fails_keeps_what_came_before(
 def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the thread could go on reading in another directory with the same descriptor."""
+    """If the directory were closed, the thread could read on in another one with its descriptor."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
     other = (tree / "b").stat().st_ino
     opened, scandir, close = listing.open_in, os.scandir, os.close

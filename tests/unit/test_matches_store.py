@@ -612,7 +612,7 @@ def members(
 def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     record: Matches,
 ) -> None:
-    """Both members hit the same entry; a decision excepts one of the two files with this MD5."""
+    """Two members hit the same entry, and a decision excepts one of the two files with this MD5."""
 
     def batch(kind: Kind, now: datetime, since: datetime) -> MatchRef:
         (outcome,) = members("/a.zip", "e-1")

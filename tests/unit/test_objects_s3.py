@@ -88,7 +88,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def store(site: Site) -> Iterator[S3]:
-    """Return a bucket for botocore; it is opened once, because opening takes long."""
+    """Return a bucket for botocore, which is opened once because opening takes long."""
     store = S3("a-bucket")
     with site.reached():
         assert store.client

@@ -25,7 +25,7 @@ from hashclient.quarantine.evidence import opener_of
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "package"
 PACKAGE, NOTE, EXPECT = "package", "retraction.json", "expect.json"
-#: The file of the key that opens the evidence of all packages; it protects nothing.
+#: The file of the key that opens the evidence of all packages, and that protects nothing.
 OFFICER = "officer.key"
 
 

@@ -1,4 +1,4 @@
-"""The process: its memory is private, and an unreadable page ends it with a message."""
+"""The memory of each process is private, and an unreadable page ends it with a message."""
 
 from __future__ import annotations
 

@@ -419,7 +419,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
     handed_over: Path, tmp_path: Path, name: str, when: str
 ) -> None:
-    """Both the person who should sign and the provider that should publish refuse the draft."""
+    """The person who should sign and the provider that should publish refuse the draft."""
     desk = Desk(Path(shutil.copytree(handed_over, tmp_path / "desk")))
     draft = desk.place()
     desk.notice("n-2", "--draft", draft)

@@ -323,7 +323,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_a_draft_that_was_changed_is_refused(
     prepared: Prepared, tmp_path: Path, name: str, when: str
 ) -> None:
-    """Both the person who should sign and the provider that should publish refuse the draft."""
+    """The person who should sign and the provider that should publish refuse the draft."""
     world, draft = prepared.world, tmp_path / "draft"
     shutil.copytree(prepared.drafts[when], draft)
     CHANGED[name](draft)
@@ -652,7 +652,7 @@ def test_the_digest_of_a_draft_is_that_of_its_roles_and_of_those_before(world: W
 
 
 def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World) -> None:
-    """Both drafts belong to the same repository, and the user only names the folder."""
+    """The exchanged drafts belong to one repository, and the user only names the folder."""
     shown, other = world.draft(range(5, 6)), world.draft(range(6, 60))
     root = world.repository.directory / "root.json"
     looked = call("provider", "draft", "show", shown, "--root", root, "--format", "json")

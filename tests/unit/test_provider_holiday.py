@@ -81,7 +81,7 @@ def test_an_old_root_that_says_nothing_allows_nothing(simulator: Simulator) -> N
 def test_a_client_refuses_signatures_that_hold_for_longer(
     simulator: Simulator, tmp_path: Path, role: str
 ) -> None:
-    """Otherwise a thief of the daily keys could freeze clients for years."""
+    """With longer signatures, a thief of the daily keys could freeze clients for years."""
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     far = (datetime.now(UTC) + 62 * DAY).replace(microsecond=0)

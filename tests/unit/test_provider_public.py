@@ -1,4 +1,4 @@
-"""Permissions for a web server of another account: it reads `public/` but not `keys/`."""
+"""Permissions for a web server of another account, which reads `public/` but not `keys/`."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_new_files_are_closed_to_all_but_a_group_as_public_is(tmp_path: Path, mo
 
 
 def test_folders_that_a_killed_command_left_closed_are_opened(tmp_path: Path) -> None:
-    """A kill came between the making of a folder and its mode; then the command is repeated."""
+    """A kill came between the making of a folder and its mode, and the command is repeated."""
     for name in ("repo/public/metadata", "repo/public/targets/lists/baseline"):
         (tmp_path / name).mkdir(mode=0o700, parents=True)
     for folder in (tmp_path / "repo" / "public").rglob("*"):

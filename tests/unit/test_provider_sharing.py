@@ -198,7 +198,7 @@ def test_an_older_bundle_brings_nothing_back(countries: Countries) -> None:
     countries.share()
     with pytest.raises(VerificationError):
         countries.share(old)
-    # The older bundle is also refused if the saved metadata of the other provider are lost.
+    # The older bundle is refused even if the saved metadata of the other provider are lost.
     for path in (countries.ours.repository.sources / "a" / "metadata").glob("*.json"):
         path.unlink()
     with pytest.raises(VerificationError, match="is older than 3, which was republished already"):

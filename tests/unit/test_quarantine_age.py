@@ -236,7 +236,7 @@ def test_an_invalid_public_key_is_refused(text: str) -> None:
 def test_the_key_of_an_example_is_refused_as_a_recipient() -> None:
     from pyrage import x25519
 
-    assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # it looks like any other key
+    assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # the key looks like any other key
     for texts in ([EXAMPLE_RECIPIENT], [f" {EXAMPLE_RECIPIENT}\n"]):
         with pytest.raises(ConfigError, match="example in the documents"):
             parse_recipients(texts)

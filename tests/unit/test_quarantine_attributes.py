@@ -186,7 +186,7 @@ def test_an_attribute_is_written_only_if_it_differs_and_each_failure_is_named(
 def test_a_file_system_without_owners_attributes_and_modes_is_named(
     fd: int, monkeypatch: pytest.MonkeyPatch, answer: Callable[..., None]
 ) -> None:
-    """Some file systems refuse the call, and others report success without an effect."""
+    """Some file systems refuse `chown` or attributes; others report success without an effect."""
     monkeypatch.setattr(os, "listxattr", _refuse)
     for name in ("fchown", "setxattr", "fchmod"):
         monkeypatch.setattr(os, name, answer)

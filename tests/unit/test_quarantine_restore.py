@@ -700,7 +700,7 @@ def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: P
 def test_a_match_that_cannot_be_noted_keeps_no_other_item(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """The other item is removed if both matches are noted together, or one during the other."""
+    """If one match cannot be noted, the other item is removed, whichever is opened first."""
     monkeypatch.setattr(store, "AT_ONCE", at_once)
     bad, good = several(ward, tmp_path, 2)
     change_all = Matches.change_all

@@ -139,7 +139,7 @@ def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path
 
 
 def test_a_lease_is_waited_for(tmp_path: Path) -> None:
-    """The kernel asks the holder of a lease to end it, and others wait until then."""
+    """The kernel asks the holder of a lease to end the lease; who opens the file waits for it."""
     path = tmp_path / "a"
     path.write_text("a")
     script = (

@@ -332,7 +332,7 @@ def test_held_matches_are_counted_and_their_entries_named(tmp_path: Path, holds:
 def test_more_entries_are_asked_for_than_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One entry more is asked for, so that the summary can say that there are more."""
+    """The summary can then say that further entries have held matches."""
     asked: list[int] = []
 
     def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:

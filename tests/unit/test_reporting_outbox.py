@@ -114,7 +114,8 @@ def test_numbers_of_matches(desk: Desk) -> None:
     with desk.record() as record, pytest.raises(UsageError, match="not of 0"):
         desk.outbox.prepare([], record, "police")
     assert desk.prepare(match, match).matches == (match.id,)
-    assert MAX_MATCHES * 13 < 1 << 20  # one record of the audit log can contain so many ids
+    # One record of the audit log can contain the ids of a full report.
+    assert MAX_MATCHES * 13 < 1 << 20
 
 
 def test_destinations(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_schema_names_what_the_code_does() -> None:
 
 
 def test_it_verifies_on_another_machine(desk: Desk, package: Path, tmp_path: Path) -> None:
-    """The other process has another home, no configuration and no state."""
+    """The package is verified in a process with another home, no configuration and no state."""
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(package, elsewhere)
     done = subprocess.run(

@@ -35,7 +35,7 @@ Outcomes = dict[str, tuple[Kind, str | None]]
 
 
 class Walk:
-    """The walk of `a` and then of `b`, which everybody may write to; it stops between them."""
+    """A walk of `a` and then of `b`, which everybody may write to, with a stop between them."""
 
     def __init__(self, tree: Path, *files: str, mode: int = 0o777, exclude: str = "none") -> None:
         """Make the files, and list the files in `a`."""

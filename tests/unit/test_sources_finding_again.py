@@ -390,7 +390,7 @@ def test_a_directory_that_is_replaced_is_listed_again(
 def test_a_directory_that_another_machine_has_listed_is_not_listed_again(
     tmp_path: Path, lists: OpenLists
 ) -> None:
-    """This machine may have a mount there, so its files are not the listed files."""
+    """The machine that checks may have a mount there, so its files are not the listed files."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/gone": LISTED})
     task = task_of(tree)
     (tree / "d").rename(tmp_path / "away")

@@ -500,7 +500,7 @@ def test_a_shared_directory_is_listed_where_nobody_looks_again(tmp_path: Path) -
 
 @pytest.mark.parametrize(("size", "read"), [(400, 2), (512, 1), (100, 6), (1_000, 1)])
 def test_groups_come_while_a_directory_is_listed(tmp_path: Path, size: int, read: int) -> None:
-    """Otherwise workers would wait, and all names of a directory would be in memory."""
+    """Without groups, workers would wait, and all names of a directory would be in memory."""
     chunks: list[int] = []
 
     class Counting(Lister):

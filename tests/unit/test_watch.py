@@ -188,7 +188,7 @@ def test_a_changed_file_of_too_long_a_path_for_one_call_is_found(tmp_path: Path)
 def test_files_that_have_waited_for_longest_are_checked_first(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise somebody could delay the check of a file for ever by changing other files."""
+    """Nobody can delay the check of a file for ever by changing other files."""
     monkeypatch.setattr(watch_module, "MOST_FILES", 10)
     tree = write_tree(tmp_path / "t", {})
     over = threading.Event()
