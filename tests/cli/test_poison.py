@@ -304,7 +304,7 @@ def test_a_kill_before_it_is_noted_leaves_no_exception_that_nothing_ends(
 def test_a_twin_by_md5_or_sha1_of_a_good_file_stays_in_force(
     site: Site, tmp_path: Path, weak: Algorithm
 ) -> None:
-    """If an MD5 sufficed, a harmless file with the MD5 of a listed one would disable the entry."""
+    """A harmless file that is made with the MD5 of a listed file must not disable the entry."""
     good = tmp_path / "good"
     good.write_text("".join(f"{digests_of(n)[weak].hex()}  x\n" for n in (2, 30)))
     with site:

@@ -344,7 +344,7 @@ def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
 
 
 def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> None:
-    """Another user may have exchanged the path since the key was read: another key would be lost."""
+    """Another user may exchange the path after the key was read: another key would be lost."""
     closed = give_tree(ground / "theirs", {"x": b""}) / "closed"
     closed.mkdir(mode=0o700)
     make_pair(closed / "key.pem", closed / "key.pub", None)

@@ -1,4 +1,4 @@
-"""Until when a list counts as fresh."""
+"""The time until which a list counts as fresh."""
 
 from datetime import UTC, datetime, timedelta
 
