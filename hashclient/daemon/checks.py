@@ -328,7 +328,7 @@ OK = "OK"
 
 @functools.cache
 def _without_match(doubt: str | None, rule: NoVerdict) -> bytes:
-    """Return the reply about a stream without a match; `doubt` says why it may still be listed."""
+    """Return the reply about a stream without a match; `doubt` is as for `answer`."""
     return f"{STREAM}: {answer(None, doubt, rule)[0]}".encode()
 
 

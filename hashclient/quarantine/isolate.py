@@ -1,8 +1,9 @@
 """Isolates a file: seals it, proves that it is the file that matched, and removes it.
 
-An act is the isolation of one file. If the process is killed during an act, the file is still in
-its place, or its sealed copy is complete. The next act on the same match finishes an interrupted
-act. Several acts take each step together, so that their files are synced at the same time.
+The isolation of one file is called an operation. If the process is killed during an operation, the
+file is still in its place, or its sealed copy is complete. The next operation on the same match
+finishes an interrupted operation. Several operations take each step together, so that their files
+are synced at the same time.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """The values that the steps of one act use; `hold` is the hold on the new item.
+    """The values that the steps of one isolation use; `hold` is the hold on the new item.
 
     Steps run in threads, so they access the record of matches only through a `Wait`, which is
     handled in one thread. From Python 3.12 on, threads that run the same SQLite query at the same
@@ -83,7 +84,8 @@ class _Act(msgspec.Struct, frozen=True):
     hold: Hold | None = None
 
 
-#: The steps of an act: a generator that yields changes that must be durable before the next step.
+#: The steps of an operation: a generator that yields changes that must be durable before the next
+#: step.
 _Steps = Generator[Wait, None, Taken]
 
 
@@ -112,8 +114,8 @@ def take(
     10. If a tombstone is configured, the tombstone is written in place of the file.
     11. The removal is written to the record of matches, then to the log, and then to the document.
 
-    Up to `AT_ONCE` acts take steps together, in two halves: while the changes of one half are made
-    durable, the other half takes its next step. For each half, one sync makes the names of all
+    Up to `AT_ONCE` operations take steps together, in two halves: while the changes of one half are
+    made durable, the other half takes its next step. For each half, one sync makes the names of all
     folders durable (step 7), one write logs the sealing (step 8), one transaction changes the
     record, and one write logs the removal (step 11).
 
@@ -163,7 +165,7 @@ def _take_some(
 
 
 def _begin(act: _Act, seen: Seen | None) -> _Steps:
-    """Check whether the file of a match may be isolated, and return the steps of the act.
+    """Check whether the file of a match may be isolated, and return the steps of the operation.
 
     Raises:
         HashclientError: the file cannot be isolated.
@@ -182,7 +184,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
 
 
 def _again(act: _Act, item: Item) -> _Steps:
-    """Finish an act that was killed after its change of the record of matches."""
+    """Finish an operation that was killed after its change of the record of matches."""
     if item.stage is not Stage.REMOVED:
         yield from _record(act, item, [])
     return Taken(taken=True, sealed=True, detail="in quarantine already")
@@ -195,7 +197,7 @@ def _steps(
     recipients: Sequence[Any],
     resumed: Item | None,
 ) -> _Steps:
-    """Take the steps 2 to 11 of `take`, or the remaining steps of an interrupted act on `resumed`.
+    """Take the steps 2 to 11 of `take`, or the remaining steps of the operation on `resumed`.
 
     Raises:
         OSError: the file cannot be sealed.
@@ -223,7 +225,7 @@ def _steps(
 
 
 def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
-    """Return the result of an act whose file could not be sealed."""
+    """Return the result of an operation whose file could not be sealed."""
     why = reason_of(error)
     try:
         return (_taken_as_another(act) if why == GONE else None) or _not_sealed(why)
@@ -410,7 +412,7 @@ def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
 
 
 def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
-    """Find out the present state of an interrupted act on the match, and finish the act.
+    """Find out the state of an interrupted operation on the match, and finish the operation.
 
     Raises:
         OSError: the present state cannot be found out.
@@ -463,7 +465,7 @@ def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> _Steps:
 
 
 def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> _Steps:
-    """Log that a file was sealed but not removed, and return the result of the act."""
+    """Log that a file was sealed but not removed, and return the result of the operation."""
     yield Wait(act.room.event("quarantine-incomplete", item, act.mark, detail=why))
     joined = f"sealed, {'and' if is_meant else 'but'} {why}"
     return Taken(taken=False, sealed=True, detail=joined, attention=not is_meant)
@@ -483,8 +485,8 @@ def _record(
 ) -> Iterator[Wait]:
     """Record the removal of the file (step 11 of `take`).
 
-    The document is written last, because the next act on the match takes this step again if the
-    document does not show the removal.
+    The document is written last, because the next operation on the match takes this step again if
+    the document does not show the removal.
     """
     mark = act.mark
 

@@ -60,7 +60,7 @@ def _text(text: str) -> str:
 
 
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The mark of an act: who performed the act, why, and when."""
+    """The mark of an operation: who performed the operation, why, and when."""
 
     by: str
     reason: str
@@ -130,8 +130,8 @@ class Belonging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The attributes of a file when it was sealed; `xattrs` are base64, times are ns since 1970.
 
-    `device`, `inode` and `directory_inode` show, after an interrupted act, whether the same file is
-    still at the path. `links` is the number of names that the file had.
+    `device`, `inode` and `directory_inode` show, after an interrupted operation, whether the same
+    file is still at the path. `links` is the number of names that the file had.
     """
 
     device: int
@@ -214,7 +214,7 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     items: dict[_Id, Note]
 
 
-@functools.lru_cache(maxsize=1 << 10)  # each act calls this function several times
+@functools.lru_cache(maxsize=1 << 10)  # each operation calls this function several times
 def folder_path(directory: Path, match_id: str) -> Path:
     """Return the folder of an item in the quarantine `directory`.
 

@@ -53,10 +53,10 @@ from hashclient.system.files import state_error, write_all
 from hashclient.system.strangers import stranger_on
 from hashclient.system.text import log_path_fields, path_fields, path_of, printable
 
-#: The attributes that must be equal if a file in place was restored by an interrupted act.
+#: The attributes that must be equal if a file in place was restored by an interrupted operation.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
 #: How many groups of items are restored before the lock of the quarantine is released for other
-#: acts.
+#: operations.
 _IN_A_ROW = 4
 #: The errors of open(2) with O_TMPFILE on a file system that has no files without names.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -69,10 +69,10 @@ class Restored(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-#: The steps of an act: a generator that yields changes that must be durable before the next step,
-#: and returns the item after the act.
+#: The steps of an operation: a generator that yields changes that must be durable before the next
+#: step, and returns the item after the operation.
 _Steps = Generator[Wait, None, tuple[Item, Restored]]
-#: The result or the exception of each act, by id; None while the act runs.
+#: The result or the exception of each operation, by id; None while the operation runs.
 _Outcomes = dict[str, Restored | HashclientError | None]
 
 
@@ -107,11 +107,11 @@ def restore(
        matches.
     8. The folder of the item is removed.
 
-    Up to `AT_ONCE` acts take steps together, in two halves: while the changes of one half are made
-    durable, the other half takes its next step. For each half, one write logs the intents (step 3)
-    and one write logs the restorations (step 7). For all acts, one write changes `restored.json`,
-    and one transaction changes the record of matches. Folders are removed while the next items are
-    restored.
+    Up to `AT_ONCE` operations take steps together, in two halves: while the changes of one half are
+    made durable, the other half takes its next step. For each half, one write logs the intents
+    (step 3) and one write logs the restorations (step 7). For all operations, one write changes
+    `restored.json`, and one transaction changes the record of matches. Folders are removed while
+    the next items are restored.
 
     Raises:
         LockedError, StateError: the quarantine cannot be locked, read or written.
@@ -315,7 +315,7 @@ def _put(
                     hint="the sealed copy is kept; choose another place with --output",
                 )
         hidden = place.at(PRIVATE_NAME.format(item.id))
-        if has_tombstone(hidden, item):  # a killed act has renamed the tombstone
+        if has_tombstone(hidden, item):  # a killed operation has renamed the tombstone
             os.unlink(hidden.name, dir_fd=hidden.fd)
         yield Wait(
             room.event("restored", item, mark, to=to, missing=missing),
@@ -417,10 +417,10 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 
 
 def _is_there(place: Place, fd: int, sha256: str) -> bool:
-    """Return whether an interrupted act has already restored the file that is open as `fd`.
+    """Return whether an interrupted operation has already restored the file that is open as `fd`.
 
     If the result is True, the file at the place is durable. A file with the same content and
-    another owner, mode or time was not restored by an act.
+    another owner, mode or time was not restored by an operation.
     """
     expected = os.fstat(fd)
     try:

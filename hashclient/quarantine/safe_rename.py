@@ -210,8 +210,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
        checked because a FUSE file system may report success without removing a name, or may combine
        two directories that both contain the file.
 
-    If the process is killed meanwhile, the file keeps the private name until the next act on the
-    match. The caller must sync the directory, because a power loss before the sync can undo the
+    If the process is killed meanwhile, the file keeps the private name until the next operation on
+    the match. The caller must sync the directory, because a power loss before the sync can undo the
     removal.
 
     Raises:

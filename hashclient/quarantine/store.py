@@ -1,8 +1,8 @@
-"""The class `Room`, which all acts of the quarantine share: folders, lock, log and record.
+"""The class `Room`, which all operations of the quarantine share: folders, lock, log and record.
 
-An act is, for example, the isolation or restoration of a file. Only one process at a time changes
-the quarantine. A folder with an id as its name is always complete. A folder that a killed process
-has left has a temporary name, and the next act removes this folder.
+An operation is for example the isolation, restoration or purge of an item. Only one process at a
+time changes the quarantine. A folder with an id as its name is always complete. A folder that a
+killed process has left has a temporary name, and the next operation removes this folder.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from hashclient.system.files import writer_lock
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import log_path_fields, printable
 
-#: Seconds that an act waits for the lock of another process. Sealing a very large file may take
-#: longer than the wait.
+#: Seconds that an operation waits for the lock of another process. Sealing a very large file may
+#: take longer than the wait.
 LOCK_WAIT_S = 60.0
 
-#: The highest number of acts that take steps together, each with two open files; and the highest
-#: total size of their files in bytes.
+#: The highest number of operations that take steps together, each with two open files; and the
+#: highest total size of their files in bytes.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
 #: The number of threads for steps that wait for a network. Other steps run in one thread, because
@@ -62,7 +62,7 @@ AT_ONCE_BYTES = 1 << 26
 _SLOW_THREADS = 16
 #: The temporary name of a new document of an item, until it replaces the present document.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
-#: How many free descriptors each act needs: two, and some more while the file is sealed.
+#: How many free descriptors each operation needs: two, and some more while the file is sealed.
 _DESCRIPTORS_EACH = 8
 
 #: Flags that open a folder whose content is removed; a link is not followed.
@@ -75,7 +75,7 @@ Change = tuple[Match, Mapping[str, Any], bool]
 
 
 def at_once() -> int:
-    """Return how many acts may take steps together, by the number of free descriptors."""
+    """Return how many operations may take steps together, by the number of free descriptors."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return AT_ONCE
@@ -87,13 +87,13 @@ def at_once() -> int:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """What must be durable before an act takes its next step, and the `event` for the log.
+    """What must be durable before an operation takes its next step, and the `event` for the log.
 
     Each function in `syncs` makes a file durable; these functions are called at the same time.
     `is_named` says whether a folder has got its final name, so that the directory of the quarantine
     must be synced. `names` are changed names in another directory, which is synced once for all
-    acts. `change` is called with the recorded match, without its hits; it returns the change to the
-    state `QUARANTINED`, or None, or raises an exception to end the act.
+    operations. `change` is called with the recorded match, without its hits; it returns the change
+    to the state `QUARANTINED`, or None, or raises an exception to end the operation.
     """
 
     event: Event | None = None
@@ -112,7 +112,7 @@ class Room:
         on_bytes: Callable[[int], None],
         isolator: Isolator,
     ) -> None:
-        """Store the arguments; no file is made or read before the first act."""
+        """Store the arguments; no file is made or read before the first operation."""
         self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
@@ -127,7 +127,7 @@ class Room:
 
     @functools.cached_property
     def sealer(self) -> Sealer:
-        """The sealer, which compares digests with tags; it is made when an act first needs it.
+        """The sealer, which compares digests with tags; it is made when it is first needed.
 
         Raises:
             StateError, ConfigError: the seal key is missing or malformed.
@@ -184,7 +184,7 @@ class Room:
         return load_item(self.directory, match_id)
 
     def find(self, match_id: str, matches: Matches) -> Item | None:
-        """Return an item for an act on it, or None; the caller holds the lock.
+        """Return an item for an operation on it, or None; the caller holds the lock.
 
         An item whose restoration was interrupted before its folder was removed is removed now.
 
@@ -200,7 +200,7 @@ class Room:
         return None
 
     def need(self, match_id: str, matches: Matches) -> Item:
-        """Return an item for an act on it; the caller holds the lock.
+        """Return an item for an operation on it; the caller holds the lock.
 
         Raises:
             UsageError: no item has this id.
@@ -288,7 +288,7 @@ class Room:
                 sync()
 
     def saving(self, item: Item) -> Iterator[Wait]:
-        """Replace the document of an item as `save` does, as steps of an act.
+        """Replace the document of an item as `save` does, as steps of an operation.
 
         Raises:
             StateError: the document cannot be written.
@@ -366,12 +366,12 @@ class Room:
         *,
         is_slow: bool = False,
     ) -> dict[str, _Out | HashclientError | OSError]:
-        """Take the steps of acts together; return the result or the exception of each act by id.
+        """Take the steps of operations together; return the results or exceptions by id.
 
-        Each act of one half takes its next step. Meanwhile, threads make the changes of the acts of
-        the other half durable together. Then the halves are exchanged. `is_slow` says whether the
-        steps wait for a network, so that they are taken in several threads. If a change cannot be
-        written, all acts that wait for this change fail.
+        Each operation of one half takes its next step. Meanwhile, threads make the changes of the
+        operations of the other half durable together. Then the halves are exchanged. `is_slow` says
+        whether the steps wait for a network, so that they are taken in several threads. If a change
+        cannot be written, all operations that wait for this change fail.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
@@ -402,7 +402,7 @@ class Room:
         return results
 
     def _make_durable(self, waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-        """Make the changes of acts durable; return the exceptions by id."""
+        """Make the changes of operations durable; return the exceptions by id."""
         failed = _sync_files(waits)
         failed |= _sync_all({i: wait for i, wait in waits.items() if i not in failed})
         try:
@@ -414,7 +414,7 @@ class Room:
         return failed
 
     def _note(self, waits: Mapping[str, Wait], matches: Matches) -> dict[str, HashclientError]:
-        """Change the record of matches and write the log for acts; return the exceptions by id."""
+        """Change the record of matches, and write the log; return the exceptions by id."""
         failed: dict[str, HashclientError] = {}
         try:
             failed |= self._change_all({i: w.change for i, w in waits.items() if w.change}, matches)
@@ -501,7 +501,7 @@ class Room:
         """Remove the folders of items; each folder disappears from the quarantine in one step.
 
         The folders are first moved into one temporary folder. If the process is killed, the next
-        act removes the temporary folder.
+        operation removes the temporary folder.
 
         Raises:
             StateError: a folder cannot be removed.
@@ -518,7 +518,7 @@ class Room:
         remove_folder(doomed)
 
     def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
-        """Return the event for the log about an act on an item."""
+        """Return the event for the log about an operation on an item."""
         fields = {
             "id": item.id,
             **log_path_fields(item.file),
@@ -528,10 +528,10 @@ class Room:
         return Event(name, fields | data)
 
     def log(self, name: str, item: Item, mark: Mark, **data: Any) -> None:
-        """Write the event of an act on an item to the log, durably.
+        """Write the event of an operation on an item to the log, durably.
 
         Raises:
-            AuditError: the act cannot be logged.
+            AuditError: the operation cannot be logged.
         """
         self.session.audit.append([self.event(name, item, mark, **data)], durable=True)
 
@@ -547,7 +547,7 @@ class Room:
 
 
 def _sync_files(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-    """Call the functions in `syncs` of each act; return the exceptions by id."""
+    """Call the functions in `syncs` of each operation; return the exceptions by id."""
     whose = [i for i, wait in waits.items() for _ in wait.syncs]
     errors = together(_try, [sync for wait in waits.values() for sync in wait.syncs])
     return {i: error for i, error in zip(whose, errors, strict=True) if error is not None}
@@ -562,7 +562,7 @@ def _try(sync: Callable[[], None]) -> HashclientError | None:
 
 
 def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-    """Sync each directory in which acts have changed names; return the exceptions by id."""
+    """Sync each directory in which operations have changed names; return the exceptions by id."""
     changed = {w.names.directory: w.names for w in waits.values() if w.names is not None}
     errors = dict(
         zip(changed, together(_try, [names.sync for names in changed.values()]), strict=True)
@@ -575,7 +575,7 @@ def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
 
 
 def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | OSError:
-    """Let an act take its next step; return its `Wait`, its result or its exception."""
+    """Let an operation take its next step; return its `Wait`, its result or its exception."""
     try:
         return next(act)
     except StopIteration as end:
@@ -586,7 +586,7 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
 
 
 def _close(act: Generator[Wait, None, Any]) -> None:
-    """Close the generator of an act, unless a thread still runs it after a second interrupt."""
+    """Close the generator of an operation, unless a thread runs it after a second interrupt."""
     with contextlib.suppress(ValueError):
         act.close()
 

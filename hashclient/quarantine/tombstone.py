@@ -39,7 +39,7 @@ def put_tombstone(place: Place, item: Item) -> str | None:
     name = NEW_NAME.format(item.id)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with contextlib.suppress(FileNotFoundError):  # a killed act may have left a file
+        with contextlib.suppress(FileNotFoundError):  # a killed operation may have left a file
             os.unlink(name, dir_fd=place.fd)
         fd = os.open(name, flags, 0o600, dir_fd=place.fd)
         try:

@@ -81,7 +81,7 @@ def _only(outcomes: Iterator[tuple[str, _Out | HashclientError]]) -> _Out:
 
 
 class Quarantine:
-    """The quarantine of one state directory; no file is made or read before the first act."""
+    """The quarantine of one state directory; no file is made or read before the first operation."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Quarantine:
     def take(
         self, match: Match, matches: Matches, *, reason: str, seen: Seen | None = None
     ) -> Taken:
-        """Seal the file of a match and remove it from its place, or finish an interrupted act.
+        """Seal the file of a match and remove it, or finish an interrupted operation.
 
         `seen` is the file that the scan has read; by default, the file in the record of matches.
 
@@ -110,7 +110,8 @@ class Quarantine:
                 that was read.
             ConfigError: no recipients are configured, or a recipient cannot be used.
             StateError: the sealed copy cannot be written or the file cannot be proven, and the file
-                is in place; or the record cannot be written, and the next act finishes this act.
+                is in place; or the record cannot be written, and the next operation finishes this
+                operation.
             AuditError: the audit log cannot be written; no file was removed after the failure.
         """
         return _only(self.take_all([(match.id, seen)], matches, reason=reason))

@@ -51,8 +51,8 @@ class Finding(msgspec.Struct, frozen=True):
     """A finding about the item or the other file `name` in the quarantine.
 
     `ok` is False if the item is damaged or missing, or if the file does not belong to the
-    quarantine. `attention` is set if an interrupted act must be finished. `detail` describes the
-    finding for people.
+    quarantine. `attention` is set if an interrupted operation must be finished. `detail` describes
+    the finding for people.
     """
 
     name: str
@@ -169,7 +169,7 @@ def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
 
 
 def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
-    """Return a message about an interrupted act on an item, and how to finish it, or None."""
+    """Return a message about an interrupted operation on an item, and how to finish it, or None."""
     match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but its copy is still here: `hashclient quarantine purge` removes it"

@@ -219,8 +219,8 @@ class Sender:
         try:
             sent = self._send_what_can_be(report, notes)
         except AuditError as error:
-            # The audit log could not be written. The report did not cause this failure, so the next
-            # command may try again without a pause.
+            # The audit log could not be written. An error of the audit log is not caused by the
+            # report, so the next command may try again without a pause.
             sent = Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
             sent = Sent.not_done(self._failed(report.id, error), error)

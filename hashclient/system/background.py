@@ -182,7 +182,7 @@ def ahead(items: Iterator[T], room: int) -> Generator[T]:
                 if not wanted:
                     return
             ready.put(None)
-        except BaseException as error:  # noqa: BLE001 - the consumer raises the exception
+        except BaseException as error:  # noqa: BLE001 - `ahead` raises the exception
             ready.put(error)
 
     start_thread(make, "ahead")

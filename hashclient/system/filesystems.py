@@ -1,9 +1,9 @@
 """Decides on which file systems a scan relies on the sizes and times of files.
 
 A scan does not open a file if no entry has the size of the file, and does not read a file again if
-its status is unchanged. Both rules are safe only if the kernel itself maintains the status. Two
-examples show where the rules would miss a match: files of proc and sysfs have the size 0 or 4,096
-with any content, and the status of a FUSE file comes from a program that an ordinary user may have
+its status is unchanged. Skipping a file because of its size or status is safe only if the kernel
+itself maintains the status. For example, files of proc and sysfs have the size 0 or 4,096 with any
+content, and the status of a FUSE file is chosen by a program that an ordinary user may have
 started. The files of a file system that is not in the table `_TRAITS` are always read, so that no
 match is missed.
 

@@ -152,8 +152,8 @@ class FileSpot:
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
             return None
-        # Another file has the old name. The file under the private name was left by a killed act,
-        # or another user has made it on purpose.
+        # Another file has the old name. The file under the private name was left by a killed
+        # operation, or another user has made it on purpose.
         with hold_if_there(FileSpot(hidden, self._seen)) as held:
             if held is None or not is_proven(held):
                 return REMOVALS[Removal.STRANDED].format(printable(hidden.path))

@@ -1,9 +1,9 @@
 """The interface of isolators, which open a matched file or object, read it, and remove it.
 
 The module `isolate` decides the order of the steps and proves the content; an isolator does the
-steps that depend on the kind of place. The methods raise `OSError`, which ends the act on one match
-with a message. The module `restore` does not use isolators, because it always writes a file, even
-if the content was an object.
+steps that depend on the kind of place. The methods raise `OSError`, which ends the operation on one
+match with a message. The module `restore` does not use isolators, because it always writes a file,
+even if the content was an object.
 """
 
 from __future__ import annotations

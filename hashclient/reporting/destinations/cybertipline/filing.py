@@ -13,8 +13,9 @@ open at the service:
 * finish: the call is repeated, and the answer "finished already" counts as success.
 * retract: the call is repeated, and the answer "retracted already" counts as success.
 
-If the service no longer knows a report, the report was never finished. The exception is a report
-whose call `finish` is in doubt; a person must ask the service whether it was finished.
+If the service no longer knows a report, the report was never finished, unless its call `finish` is
+in doubt. If the call `finish` is in doubt, a person must ask the service whether the report was
+finished.
 """
 
 from __future__ import annotations
