@@ -107,8 +107,8 @@ def noticed(kind: Kind, *subjects: str) -> Noticed:
 class Alert(Noticed, frozen=True, kw_only=True):
     """A waiting alert.
 
-    A waiting alert collects events until it is first sent; `to` then names the receivers that lack
-    it.
+    A waiting alert collects events until it is first sent; from the first attempt on, `to` names
+    the receivers that have not accepted the alert.
     """
 
     id: str

@@ -54,7 +54,7 @@ class Message(NamedTuple):
 
     @classmethod
     def of(cls, alert_id: str, headline: str, document: Mapping[str, Any]) -> Self:
-        """Return the message for a document."""
+        """Return the message that carries the alert in `document`."""
         named = [f"match {match_id}" for match_id in document["matches"]]
         named += [f"path {excerpt(place['path'])}" for place in document.get("paths", ())]
         lines = [

@@ -1,9 +1,9 @@
 """Finds the fault in a decoded `config.toml`, and says which key is wrong and what is right.
 
-msgspec stops decoding at the first fault, with a message for programmers. This module then searches
-the document for the fault, using the same types as msgspec, and makes a sentence that an
-administrator can act upon. A message repeats a value only if one of a few known words is expected,
-because any other value may be a secret in the wrong place.
+msgspec stops decoding at the first fault, with a message for programmers. When msgspec has found a
+fault, this module searches the document for the fault, using the same types as msgspec, and makes a
+sentence that an administrator can act upon. A message repeats a value only if one of a few known
+words is expected, because any other value may be a secret in the wrong place.
 """
 
 from __future__ import annotations

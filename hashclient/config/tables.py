@@ -285,10 +285,10 @@ class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long records that accumulate are kept.
 
-    `matches_days`: the days after the last step of a settled match (restored, purged or closed);
-    None keeps matches for ever. `inventory_days`: the days after the last scan that has met a file.
-    `audit_mib`: the size in MiB at which a file of the audit log is closed and the next file
-    begins; 0 means that no file is closed.
+    `matches_days`: the days for which a settled match (restored, purged or closed) is kept after
+    its last step; None keeps matches for ever. `inventory_days`: the days for which the inventory
+    keeps a file after the last scan that has met the file. `audit_mib`: the size in MiB at which a
+    file of the audit log is closed and the next file begins; 0 means that no file is closed.
     """
 
     matches_days: _Days | None = None

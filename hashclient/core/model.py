@@ -196,7 +196,7 @@ def _is_one(status: os.stat_result, device: int | None, inode: int | None) -> bo
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of an input; `Recorded` and `Handled` add its record and the actions on it.
+    """The outcome of an input; `Recorded` and `Handled` are outcomes with more fields.
 
     `path` is decoded with surrogateescape, so `os.fsencode` returns the original bytes. `size`: the
     size in bytes, or None if it is not known. `digests`: the computed digests, which are shown only

@@ -69,7 +69,7 @@ def version_text(version: str | None) -> str:
 def is_object_uri(text: str) -> bool:
     """Return whether an argument is a URI of objects.
 
-    A file with a similar name has to be given as `./s3:…`.
+    The path of a file must be given as `./s3:…` if it looks like such a URI.
     """
     return text.startswith(_PREFIXES)
 

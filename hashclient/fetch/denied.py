@@ -29,8 +29,8 @@ class Asked(msgspec.Struct, frozen=True):
     """The results of requests for the roles of new lists.
 
     `refused`: the lists that this address refuses, and the lists that were denied before and whose
-    role fails in another way. `failed`: the lists with other failures. `denied`: the lists that
-    were denied before and were not delivered now.
+    role fails in another way. `failed`: the lists whose roles could not be fetched for another
+    reason. `denied`: the lists that were denied before and were not delivered now.
     """
 
     refused: dict[str, HashclientError]

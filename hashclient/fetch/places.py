@@ -26,7 +26,8 @@ from hashclient.trust.tuf import Source
 class Place(msgspec.Struct, frozen=True):
     """A place with files of a provider.
 
-    `name`: the place, for people and the log. `base`: the beginning of the addresses of the files.
+    `name`: the name of the place in messages and in the log. `base`: the beginning of the addresses
+    of the files.
 
     `open`: reads the credential, but does not connect yet.
     """

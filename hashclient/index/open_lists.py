@@ -354,7 +354,8 @@ def denied_lists(path: Path) -> frozenset[str]:
     try:
         return frozenset(msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=list[str]))
     except (OSError, ValueError, RecursionError):
-        # the refused lists are then missing, until the next fetch writes the file again
+        # without the file, refused lists are reported as missing until the next fetch writes the
+        # file again
         return frozenset()
 
 
@@ -420,7 +421,8 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
         data = read_regular(path, MAX_TARGETS_BYTES)
         until = msgspec.json.decode(data, type=_Timestamp).signed.expires
     except (OSError, ValueError, RecursionError):
-        # the next fetch gets the metadata again; until then only the manifest limits the freshness
+        # the next fetch gets the metadata again; until the next fetch, only the manifest limits the
+        # freshness
         return
     if until < manifest.expires:
         index.manifest = msgspec.structs.replace(manifest, expires=until)

@@ -248,8 +248,8 @@ class Channel:
         """Make one request under one deadline, and return the body of the answer.
 
         The deadline grows by the time that `content_bytes` may take at the slowest allowed rate, as
-        for the body of the answer. A single operation may take at most as long as a whole request
-        without content.
+        for the body of the answer. One read or write of the connection may take at most as long as
+        a whole request without content.
 
         Raises:
             HashclientError: the request failed, and another attempt would fail as well.

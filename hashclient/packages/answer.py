@@ -53,8 +53,8 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `log_id` and `public_key` identify the audit log that signed the package.
 
-    `id`: a random text, so that an answer is not counted twice. `reference`: the organisation's
-    name for the report. `key`: the public key that verifies the answer.
+    `id`: a random text, so that an answer is not counted twice. `reference`: the name that the
+    organisation that answers has for the report. `key`: the public key that verifies the answer.
     """
 
     format: Literal["hashclient-answer/1"]

@@ -72,8 +72,8 @@ def looks_like_tar(head: bytes, folder: str) -> bool:
     """Return whether a file that begins with `head` may be an archive, even if damaged or cut.
 
     Each header contains a magic number, and the first header begins with the name `folder`: the
-    magic number or this name is enough. A first block of zeros is enough as well, because a power
-    failure can leave zeros.
+    magic number or this name is enough. A file that begins with a block of zeros may also be an
+    archive, because a power failure can leave zeros.
     """
     name, mark = folder.encode(), tarfile.GNU_MAGIC[:5]
     has_mark = any(head.startswith(mark, at) for at in range(_MARK_AT, len(head), BLOCK_BYTES))

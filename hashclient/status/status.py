@@ -37,8 +37,8 @@ _CODES = {code.value: code for code in ExitCode}
 _FETCHES = frozenset({"fetch", "refused"})
 #: The largest number of entries with held matches that the status names.
 HELD_ENTRIES = 1000
-#: The number of records of fetches that are read for each list. It is larger than one, because some
-#: lists are fetched more often than others.
+#: The number of records of fetches that are read for each list. The number is larger than one,
+#: because some lists are fetched more often than others.
 FETCHES_PER_LIST = 4
 
 

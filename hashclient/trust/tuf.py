@@ -85,7 +85,8 @@ class TufFetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body and the name of its file, which show the date if metadata has expired.
+        #: The last body that was received and the name of its file; an error message takes the date
+        #: of expired metadata from them.
         self.last_body = b""
         self.last_name = "root.json"
 
@@ -251,7 +252,8 @@ class Trust:
 
         When the provider replaces the snapshot keys, clients forget which versions they have seen
         (TUF, 5.3.11). Clients must forget these versions after a thief has used the keys to sign
-        very high versions. All other numbers that may only increase are then forgotten as well.
+        very high versions. All other numbers that may only increase are forgotten together with
+        these versions.
 
         Raises:
             VerificationError: the root is malformed.
