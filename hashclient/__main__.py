@@ -1,9 +1,9 @@
 """The entry point of the program, for the console script and for `python -m hashclient`.
 
-Importing the command line takes a tenth of a second. During this time Ctrl-C and SIGTERM must end
-the program as later: with a message and an exit code. So this module first sets handlers for these
-signals, and imports no other module at its top. This module cannot handle signals that arrive while
-Python itself starts.
+Importing the command line takes a tenth of a second. During this time, Ctrl-C and SIGTERM must end
+the program in the same way as later: with a message and an exit code. So this module first sets
+handlers for these signals, and imports no other module at its top. This module cannot handle
+signals that arrive while Python itself starts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # importing `typing` would take too long
     from types import FrameType
     from typing import NoReturn
 
-#: For each signal, the message; the exit code is 128 plus the number of the signal, because the
-#: module `errors` is not loaded yet.
+#: For each signal, the message; the exit code is 128 plus the number of the signal, and is computed
+#: because the module `errors` is not loaded yet.
 _ENDS = {signal.SIGINT: b"hashclient: interrupted\n", signal.SIGTERM: b"hashclient: terminated\n"}
 #: Only Linux is supported, because kernels of other systems can neither prove that a file is
 #: unchanged, nor sandbox a parser.

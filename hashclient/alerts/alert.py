@@ -85,7 +85,7 @@ ALERT_FORMAT = "hashclient-alert/1"
 MOST_NAMED = 20
 
 
-#: A time must have a zone, because a time without one cannot be compared with the clock.
+#: A time must have a zone, because a time without a zone cannot be compared with the clock.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 

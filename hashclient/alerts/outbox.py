@@ -244,7 +244,7 @@ def _joined(book: Book, more: Noticed, now: datetime) -> Book:
 
 
 def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
-    """Return the alerts in order; alerts of one kind that no receiver was sent are joined.
+    """Return the alerts in order; alerts of one kind that were sent to no receiver are joined.
 
     Each receiver is sent its alerts in order, so only the first alert that it lacks may have been
     tried.

@@ -150,7 +150,7 @@ class AuditLog:
         An event that is too large for one line becomes several records (`parts`).
 
         The first append creates the key and the genesis record. If an earlier append was killed,
-        its rest is repaired first, and the repair is recorded.
+        the log is repaired first, and the repair is recorded.
 
         Raises:
             AuditError: the log cannot be written, or its end is broken; no event was recorded.

@@ -109,7 +109,7 @@ def verify(
     2. Each line has exactly the form that the writer uses for its content, and its hash is right.
     3. Only the first record of the log is a genesis record, and it is signed by the key that it
        names. The first record has the public key `public_key` (32 bytes), or otherwise the key in
-       `key.pub` if the file exists; and it has the key of the checkpoints.
+       `key.pub` if the file exists; and the checkpoints have the same key as the first record.
     4. Records are numbered from 1, and each record contains the hash of the record before it.
     5. Each signature is right, and the last record is signed.
     6. The record of each checkpoint exists and is unaltered. If there are several checkpoints,

@@ -121,8 +121,9 @@ def rotate(
         os.fsync(new)
         if not os.path.lexists(closed_path):  # step 4 of `rotate`
             os.link(path, closed_path)
-        fsync_dir(directory)  # otherwise a power failure could undo the link and keep the rename
-        os.rename(temporary, path)  # noqa: PTH104 - 5
+        # without this sync, a power failure could undo the link and keep the rename
+        fsync_dir(directory)
+        os.rename(temporary, path)  # noqa: PTH104 - step 5 of `rotate`
         fsync_dir(directory)
     except BaseException:
         os.close(new)

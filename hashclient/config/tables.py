@@ -2,13 +2,13 @@
 
 `settings` checks how tables depend on each other.
 
-Clients of several versions may read one `config.toml`, so some of its tables apply only from a
-version on. A key that a client does not know is an error. An unknown key may be misspelt; or an
-older client that ignores the key may do more than intended, for example apply a rule of a policy
-without the key that limits the rule. So the file itself says which of its parts are not for older
-clients. For a client of version 0.3 or later, everything below `[since."0.3"]` applies as if it
-were at the top of the file, and replaces the same keys at the top. An earlier client ignores
-everything below `[since."0.3"]`. An unknown key below `since` is an error as well.
+Clients of several versions may read one `config.toml`, so some of its tables are only for clients
+from a certain version on. A key that a client does not know is an error. An unknown key may be
+misspelt; or an older client that ignores the key may do more than intended, for example apply a
+rule of a policy without the key that limits the rule. So the file itself says which of its parts
+are not for older clients. For a client of version 0.3 or later, everything below `[since."0.3"]`
+applies as if it were at the top of the file, and replaces the same keys at the top. An earlier
+client ignores everything below `[since."0.3"]`. An unknown key below `since` is an error as well.
 """
 
 import datetime as dt
@@ -172,7 +172,7 @@ class PackageDestination(
     """An organisation that receives packages: the directory for them, and the age public keys.
 
     `key`: the organisation's Ed25519 public key, which verifies its answers. `deadline_hours`: a
-    report is overdue if it was prepared longer ago and was not handed over.
+    report that was prepared more than this many hours ago and was not handed over is overdue.
     """
 
     directory: str

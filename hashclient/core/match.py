@@ -216,7 +216,7 @@ def destruction_ordered(story: Sequence[Step]) -> str | None:
 
 
 def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
-    """Return an organisation's request to keep the sealed file, if it is its last request.
+    """Return an organisation's request to keep the sealed file, if this is the last request.
 
     The request has `by`, `text` and `until`.
 

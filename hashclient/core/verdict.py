@@ -33,10 +33,10 @@ class Counts(msgspec.Struct, array_like=True):
     over the same files.
 
     Several counts are of inputs whose answer does not rest on reading them. `ruled_out_by_size`:
-    inputs with a size that no entry has. `ruled_out_by_claim`: inputs with such a size by the claim
-    of a container, which may be wrong. `known_unchanged`: inputs that an earlier scan has read, and
-    that are unchanged since. `believed_unchanged`: those of the `known_unchanged` inputs that are
-    not proven to be unchanged. `objects`: inputs in buckets. `by_store_digest`: those of the
+    inputs with a size that no entry has. `ruled_out_by_claim`: inputs for which a container claims
+    such a size; the claim may be wrong. `known_unchanged`: inputs that an earlier scan has read,
+    and that are unchanged since. `believed_unchanged`: those of the `known_unchanged` inputs that
+    are not proven to be unchanged. `objects`: inputs in buckets. `by_store_digest`: those of the
     objects for which a digest from their store decides. `members`: inputs in containers.
     `members_read`: those of the members that were read. `not_opened`: the number of containers of
     each kind that is not opened.

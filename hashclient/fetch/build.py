@@ -259,8 +259,8 @@ class Build(msgspec.Struct, frozen=True):
         """Return the progress of a killed build of the same generation, if it can be used.
 
         The runs of the killed build are compared with their digests, because bytes on the disk may
-        have changed since then. If bytes on the disk were changed, the new manifest would otherwise
-        authenticate them.
+        have changed since then. Without this comparison, the new manifest would authenticate bytes
+        that were changed on the disk.
         """
         staging = _read_staging(self.directory, self.sealer)
         if staging is None:

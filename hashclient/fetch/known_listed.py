@@ -96,9 +96,9 @@ def note_known_listed(
     `met` is True if new entries are known to be good. `guard` and `index` are called only if the
     list is compared. Return the known good entries of the list, or None if there are no files of
     known good digests. `set_aside` is called with the entries to set aside, if any are set aside
-    now or were before. The exceptions are changed before the result is stored. In the other order,
-    a kill between the two steps could leave exceptions that no later fetch ends. The caller must
-    have the writers' lock.
+    now or were before. The exceptions are changed before the result is stored. If the result were
+    stored first, a kill between the two steps could leave exceptions that no later fetch ends. The
+    caller must have the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read.

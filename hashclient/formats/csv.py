@@ -35,8 +35,8 @@ from hashclient.system.text import counted, for_people, printable
 if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
-#: The columns: first those about the file, then about the entry, then about actions, and last the
-#: digests.
+#: The columns: first the columns about the file, then about the entry, then about actions, and last
+#: the digests.
 _RECORD_COLUMNS = ("id", "state", "in_place", "first_seen", "last_seen")
 _HIT_COLUMNS = ("list", "entry", "category", "generation", "algorithms", "complete")
 COLUMNS = (

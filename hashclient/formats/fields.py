@@ -140,7 +140,7 @@ def run_fields(context: Context) -> dict[str, Any]:
 def run_text(context: Context) -> str | None:
     """Return a sentence on where, by whom and for which paths a command was called.
 
-    None if unknown.
+    The result is None if the caller of the command is not known.
     """
     about = context.about
     if about is None:

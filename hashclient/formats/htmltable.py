@@ -284,7 +284,8 @@ def document(title: str, content: Iterable[Markup], script_name: str | None = No
         Markup('<html lang="en">'),
         Markup("<head>"),
         Markup('<meta charset="utf-8">'),
-        # The policy applies only to the elements after it, so it comes before them.
+        # The content security policy applies only to the elements after it, so the policy comes
+        # before all scripts and styles.
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),

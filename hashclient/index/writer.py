@@ -76,7 +76,7 @@ class Room(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, free_bytes: int | None) -> Room:
-        """Return the sizes for `free_bytes` of memory, or the largest sizes if it is None."""
+        """Return the sizes for `free_bytes` of memory; None gives the largest sizes."""
         if free_bytes is None or free_bytes >= _PLENTY_BYTES:
             return cls()
         rows = max(_FEWEST_ROWS, free_bytes // _ROW_BYTES)

@@ -2,9 +2,9 @@
 
 A feedback file has two lines: a JSON object with counts by entry, and a JSON object with the
 client's key and the key's signature of the first line. The counts include all matches that the
-client has recorded, so a later feedback file replaces earlier ones from the client. A feedback file
-contains no path, no digest and no name of a person. `docs/feedback.md` specifies the format of
-feedback.
+client has recorded, so a later feedback file of a client replaces earlier feedback files of the
+client. A feedback file contains no path, no digest and no name of a person. `docs/feedback.md`
+specifies the format of feedback.
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ from hashclient.net.errors import (
 from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
-#: `PAGE_S`, `MAX_PAGE_BYTES`: the body of a refusal is read to its end if it takes no more time and
-#: bytes, so that the connection can be used again. Keeping the connection saves time, because a
-#: fetch without news begins with a 404, and a new TLS handshake costs more than reading the body.
+#: `PAGE_S`, `MAX_PAGE_BYTES`: the body of a refusal is read to its end if it takes at most this
+#: time and has at most this many bytes, so that the connection can be used again. Keeping the
+#: connection saves time, because a fetch without news begins with a 404, and a new TLS handshake
+#: costs more than reading the body.
 PAGE_S = 2.0
 MAX_PAGE_BYTES = 64 << 10
 MAX_LENGTH_DIGITS = 18
