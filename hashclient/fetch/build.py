@@ -249,7 +249,9 @@ class Build(msgspec.Struct, frozen=True):
             while not download.wait(PROGRESS_S):
                 report()
             data = download.result()
-            del download  # `download` has a reference to `data`
+            # `download` also has a reference to `data`, which must be dropped before the next
+            # segment arrives
+            del download
             yield segment, data
             del data
             done += info.length

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FORMAT: Literal["hashclient-status/1"] = "hashclient-status/1"
 MAX_STATUS_BYTES = 64 << 10
 SUFFIX = ".jsonl"
-#: The number of lists that always fit into a document, whatever their names; of more lists, fresh
-#: lists are left out first.
+#: The number of lists that always fit into a document, whatever their names; if a machine has more
+#: lists, fresh lists are left out first.
 MOST_LISTS = 150
 _TAG = b"hashclient status v1\n"
 

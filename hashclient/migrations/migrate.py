@@ -107,7 +107,7 @@ def writing(
 
     Raises:
         LockedError: another process keeps the lock for longer than `wait_s` seconds.
-        StateError: the version of the state is newer, or from before the first release; or the
+        StateError: the version of the state is unknown, or from before the first release; or the
             migration failed.
     """
     make_private_dir(layout.root)
@@ -122,7 +122,7 @@ def migrate(layout: Layout, steps: Sequence[Step]) -> None:
     The caller must have the writers' lock.
 
     Raises:
-        StateError: the version of the state is newer, or from before the first release; or the
+        StateError: the version of the state is unknown, or from before the first release; or the
             state cannot be written. The old state is in the backup if the state cannot be written.
     """
     version = read_version(layout)

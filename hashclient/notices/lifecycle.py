@@ -155,7 +155,7 @@ def merged(
 def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
     """Return how a notice has ended, or None.
 
-    If several notices have ended a notice, a Cancel has priority.
+    If several notices have ended a notice, a `CANCEL` counts before an `UPDATE`.
     """
     before = kept.ended
     if before is not None and before.state is State.CANCELLED:
