@@ -294,7 +294,7 @@ def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
     result = site.call("fetch", state=own)
     assert result.code == 8
-    assert "pinned root is not the one" in result.err
+    assert "pinned root is not the root" in result.err
     path.unlink()
     result = site.call("fetch", state=own)
     assert result.code == 8

@@ -134,7 +134,7 @@ def test_cached_root_of_a_thief_does_not_count(client: Client, world: Generation
 def test_pinned_root_that_was_exchanged_is_refused(client: Client, world: Generations) -> None:
     path = client.settings.layout.provider("main") / "pinned-root.json"
     path.write_bytes(path.read_bytes() + b" ")
-    refused(client, ExitCode.STATE, "pinned root is not the one")
+    refused(client, ExitCode.STATE, "pinned root is not the root")
     path.unlink()
     before = client.list_files()
     with pytest.raises(HashclientError, match="cannot read pinned root") as caught:

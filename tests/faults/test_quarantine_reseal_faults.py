@@ -167,7 +167,7 @@ def test_an_old_copy_that_cannot_be_removed_is_not_called_removed(tmp_path: Path
     scene.ward.take(scene.match)
 
     def fail(name: str, argument: object) -> None:
-        if name == "unlink" and str(argument).endswith("/evidence.age"):
+        if name == "unlink" and str(argument).endswith("evidence.age"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with pytest.raises(StateError, match="the old copy cannot be removed"), watched(fail):

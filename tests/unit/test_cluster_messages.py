@@ -55,7 +55,7 @@ def spec_of(lists: OpenLists, *pins: Pin, key_id: str | None = None) -> Spec:
 def test_the_forms_that_both_sides_must_have() -> None:
     """A change of these forms needs another number of the protocol."""
     is_little = array("H", [1]).tobytes() == b"\1\0"
-    assert (6 if is_little else -6) == PROTOCOL
+    assert (7 if is_little else -7) == PROTOCOL
     assert (INODE, SIGN.itemsize) == (np.dtype(np.uint64), 24)
     assert Spec.__struct_fields__ == (
         *("protocol", "version", "run", "key_id", "lists", "base", "points", "exclude"),
@@ -97,7 +97,7 @@ def test_the_first_list_that_differs_is_named(
 
 
 def test_another_key_is_named_before_any_list(lists: OpenLists) -> None:
-    text = f"its seal key is another one: key id {lists.sealer.key_id}, not other"
+    text = f"it has another seal key: key id {lists.sealer.key_id}, not other"
     hint = "give every worker the seal key of the client, as a credential or a file"
     assert problem_with_lists(spec_of(lists, key_id="other"), lists) == (text, hint)
 
