@@ -60,7 +60,7 @@ def test_the_forms_that_both_sides_must_have() -> None:
     assert Spec.__struct_fields__ == (
         *("protocol", "version", "run", "key_id", "lists", "base", "points", "exclude"),
         *("keep_clean", "sparse", "all_digests", "learn", "asks_inventory", "reread_days"),
-        *("containers", "gets_known", "boot", "objects", "also"),
+        *("containers", "gets_known", "boot", "objects", "also", "reads"),
     )
     assert module.PAGE_COLUMNS == ("key", "size", "etag", "note")
 
