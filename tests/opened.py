@@ -49,7 +49,7 @@ class Whole(Once):
         self.given = 0
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes at an offset."""
+        """Return up to `count` bytes at an offset."""
         assert 0 <= offset < 1 << 62 and count >= 0
         piece = self._data[offset : offset + count]
         self.given += len(piece)

@@ -37,7 +37,7 @@ class Told(Desk):
         self.configure(into(self.inbox) + config)
 
     def configure(self, text: str) -> None:
-        """Set the table [alerts]."""
+        """Write the table `[alerts]` of the configuration."""
         alerts = parse_config(f"[alerts]\n{text}", "config.toml").alerts
         config = msgspec.structs.replace(self.settings.config, alerts=alerts)
         self.settings = msgspec.structs.replace(self.settings, config=config)

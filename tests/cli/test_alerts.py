@@ -290,7 +290,7 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
 @pytest.mark.sampled
 @pytest.mark.parametrize("name", ENDINGS)
 def test_whatever_follows_a_success_it_has_arrived(state: State, name: str) -> None:
-    with HostileServer() as server:  # plain HTTP on loopback
+    with HostileServer() as server:  # a receiver on loopback may use plain HTTP
         server.on("/hook", ENDINGS[name])
         to_webhook(state, server)
         assert state.scan().err == ""

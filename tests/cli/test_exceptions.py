@@ -168,7 +168,7 @@ def test_a_release_passes_over_what_was_excepted_meanwhile(world: Ruled) -> None
     world.scan()
     ruling = world.add("base/wrong")
     world.exceptions("remove", ruling, *REASON)
-    world.scan()  # both matches are held again
+    world.scan()  # the scan holds both matches again
     layout, sealer = Layout(world.path), load_sealer(world.path, None, {})
     world.add("base/wrong", "--below", "/nowhere")
     (kept,) = load_book(layout, sealer).rulings

@@ -310,7 +310,7 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     assert yard.show().code == 0
     yard.put(yard.boxes[1], 6, 40)
     assert yard.states() == {"web-1": "rolled-back"}
-    assert yard.states() == {"web-1": "rolled-back"}  # the finding is kept
+    assert yard.states() == {"web-1": "rolled-back"}  # the machine stays reported as rolled back
     assert yard.show().code == 9
     # The machine stays reported when its number exceeds the highest earlier number.
     yard.put(yard.boxes[1], 7, 101)
@@ -424,7 +424,7 @@ def test_one_key_for_two_machines_is_refused(yard: Yard) -> None:
 def test_nothing_at_all_is_not_well(yard: Yard) -> None:
     shutil.rmtree(yard.place)
     yard.roster.write_text("[machines]\n")
-    assert yard.show().code == 2  # a place that does not exist
+    assert yard.show().code == 2  # the fleet's place does not exist
     yard.place.mkdir()
     assert yard.show().code == 3
     shown = yard.show("--format", "jsonl")
@@ -615,7 +615,7 @@ def test_a_thousand_documents_are_judged_in_time_and_memory(tmp_path: Path) -> N
     old, new = before_and_after(yard)
     for name, data in old.items():
         (yard.place / name).write_bytes(data)
-    assert yard.show().code == 3  # because of the silent machines
+    assert yard.show().code == 3  # the exit code is 3 because of the silent machines
     for name, data in new.items():
         (yard.place / name).write_bytes(data)
     words = ("--state-dir", yard.state, "fleet", "show", yard.place, "--roster", yard.roster)

@@ -75,7 +75,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     (world.tree / "plain").rename(world.tree.parent / "plain")
     archives = world.scan().summary
     (world.tree.parent / "plain").rename(world.tree / "plain")
-    world.scan()  # the ctime of the file has changed
+    world.scan()  # the rename has changed the ctime of the file
     summary = world.scan().summary
     names = ("ruled_out_by_size", "known_unchanged", "believed_unchanged")
     more = {name: summary[name] - archives[name] for name in names}

@@ -293,7 +293,7 @@ def test_devices(state: Path, files: Path, tmp_path: Path) -> None:
     for device in ("/dev/null", "/dev/full"):
         failed = call("--state-dir", tmp_path / "new", "scan", "--output", device, files)
         assert failed.code == 8
-        assert "no list" in failed.err  # the first problem is reported
+        assert "no list" in failed.err  # the message names the first problem
     assert call("--state-dir", state, "scan", "--output", "/dev/null", files).code == 10
 
 
@@ -387,7 +387,7 @@ def looks_complete(text: str, name: str) -> bool:
     try:
         return TABLE[name].read(text).exit_code is not None
     except (AssertionError, LookupError, ValueError):
-        return False  # the output cannot be parsed at all
+        return False  # a cut output that cannot be parsed does not look complete
 
 
 @pytest.mark.slow

@@ -334,7 +334,7 @@ def test_more_than_may_be_set_aside_refuse_the_generation_and_except_none(
         done = fetch(site)
         assert done.code == 6
         assert "the list holds files that are known to be good: e-10, e-11, e-12" in done.err
-        # Earlier exceptions are kept.
+        # Exceptions that the guard made earlier are kept.
         assert command(site, "exceptions").out == excepted
         assert scan_codes(site, tmp_path, 0, 12) == {0: 0, 12: 0}
         # Entries that are withdrawn are no longer counted.

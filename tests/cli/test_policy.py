@@ -300,7 +300,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     assert (report["destination"], len(report["matches"])) == ("second", 1)  # type: ignore[arg-type]
     sent = world.call("report", "submit", "--all")
     assert sent.code == 2 and "handed over" in sent.out and "police" in sent.err
-    # The warning's hint names this command.
+    # The hint of the warning names the command `report prepare --all --to second`.
     words = ("report", "prepare", "--all", "--to", "second")
     assert world.call(*words).code == 0
     sent = world.call("report", "submit", "--all")

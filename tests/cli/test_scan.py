@@ -453,7 +453,7 @@ def test_defaults_in_the_configuration(own_state: Path, clean: Path, line: str, 
     if code == 2:
         assert "hint: " in result.err
         assert all(text.isprintable() for text in result.err.splitlines())
-    # Other commands ignore these defaults.
+    # Other commands ignore the defaults of `scan`.
     assert call("--state-dir", own_state, "lookup", "0" * 32).code == 0
 
 

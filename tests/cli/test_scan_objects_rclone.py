@@ -24,7 +24,7 @@ pytestmark = [
 LISTED = b"listed one"
 OTHER = LISTED[::-1]
 BIG = bytes(range(256)) * 30_000
-#: More objects than a page has.
+#: More objects than a page of the listing has.
 MANY = {f"many/{n:04}": b"%d" % n for n in range(1_100)}
 
 

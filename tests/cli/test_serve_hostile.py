@@ -261,7 +261,7 @@ def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -
             def found() -> bool:
                 try:
                     return daemon.ask_descriptor(fd).endswith(b"e-1 FOUND\0")
-                except ConnectionError:  # the daemon accepted no further connection
+                except ConnectionError:  # the daemon has closed the further connection
                     return False
 
             wait_until(found, daemon.process.pid)

@@ -238,7 +238,8 @@ def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
         # The memory is large enough for this stream.
         assert daemon.ask(instream(HOLDERS["zip"])) == FOUND
         assert daemon.ask(instream(big)) == UNREAD
-        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND  # the memory is free again
+        # The memory of the first stream is free again.
+        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND
     with serving(state, tmp_path / "run") as daemon:
         assert daemon.ask(instream(big)) == FOUND
     assert list((state / "spool").iterdir()) == []

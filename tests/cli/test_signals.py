@@ -66,7 +66,7 @@ def test_the_first_waits_and_the_second_does_not() -> None:
     with Signals() as signals:
         assert raise_in(signals.held(), INT) == ("SIGINT", 1)
         assert raise_in(signals.held(), INT, TERM, INT) == ("SIGTERM", 1)
-        assert raise_in(signals.held()) == ("nothing", 0)  # no signal is left from before
+        assert raise_in(signals.held()) == ("nothing", 0)  # no earlier signal is left
 
 
 def test_where_they_are_barred_all_wait() -> None:

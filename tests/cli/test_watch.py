@@ -219,7 +219,7 @@ def test_no_file_is_missed_when_the_event_queue_overflows(state: Path, tree: Pat
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with watching(state, tree) as watch:
         watch.process.send_signal(signal.SIGSTOP)
-        # Each file causes two events at least.
+        # Each file causes at least two events.
         for number in range(limit // 2 + 100):
             fd = os.open(tree / f"f{number}", os.O_CREAT | os.O_WRONLY)
             if number % 2000 == 0 or number > limit // 2 + 97:

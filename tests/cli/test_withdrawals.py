@@ -133,7 +133,7 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     result = world.call(*args, "--withdrawn")
     assert (result.code, len(result.out.splitlines())) == (0, 1)
     assert (world.tree / "f4").exists() and not (world.tree / "f1").exists()
-    # The entry can be withdrawn again.
+    # The entry that was published again can be withdrawn again.
     if list_name == "baseline":
         world.provider.withdraw("e-1")
         assert world.affected() == [("f1", "e-1")]
@@ -142,7 +142,7 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
 
 def test_a_match_in_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
     """All withdrawn entries are looked up, in the order in which the matches were found."""
-    world.scan(world.tree / "f2")  # the file stays in its place
+    world.scan(world.tree / "f2")  # this match stays in its place
     ids = world.quarantine("f5", "f1", "f4")
     with Matches(world.path) as matches:
         order = [Path(match.path).name for match in matches.find()]

@@ -322,7 +322,7 @@ def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, fo
         try:
             report = form.read("".join(lines[:kept]))
         except (AssertionError, LookupError, ValueError):
-            continue  # the output cannot be parsed any more
+            continue  # the cut output cannot be parsed any more
         assert report.exit_code is None
 
 

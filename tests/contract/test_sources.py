@@ -201,12 +201,13 @@ def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
 def test_each_input_is_named_once_in_batches_of_a_useful_size(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
 ) -> None:
-    monkeypatch.setattr(interface, "TASK_S", 600.0)  # even a busy machine needs less time
+    # The walk takes less time even on a busy machine.
+    monkeypatch.setattr(interface, "TASK_S", 600.0)
     names = [f"{n % 7}/{n}" for n in range(3 * TASK_NAMES)] + ["a b", "ü", "\udcff", "x\\y"]
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
     paths = [f"{tree}/{name}" for name in names]
     source = make(paths)
-    if isinstance(source, Bucket):  # a key consists of characters
+    if isinstance(source, Bucket):  # a key consists of characters, and a path of bytes
         paths = [path for path in paths if path.isprintable()]
         source = make(paths)
     batches = list(source.batches())

@@ -132,7 +132,7 @@ def test_it_is_installed_used_upgraded_removed_and_purged(package: Path, tmp_pat
     found = inside(root, *matches)
     assert "new.txt" in found
 
-    # The administrator has enabled this unit.
+    # The administrator has enabled this unit of the package.
     link = wants / "timers.target.wants/hashclient-scan.timer"
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to("/usr/lib/systemd/system/hashclient-scan.timer")

@@ -244,7 +244,7 @@ def test_the_monitor_says_what_is_wrong(tmp_path: Path, code: int, says: str) ->
     (block,) = marked_blocks(OPERATIONS, "monitor")
     ended, output = run_script(f"hashclient() {{ return {code}; }}\n{block}", tmp_path)
     assert output.startswith(says)
-    # Nagios uses these codes.
+    # The exit codes and texts are those of Nagios.
     assert ["OK", "WARNING", "CRITICAL"][ended] == says.partition(":")[0]
 
 

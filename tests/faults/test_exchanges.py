@@ -174,7 +174,8 @@ def test_what_is_mounted_elsewhere_in_the_tree_hides_no_exchange(
         held = os.open(tree / "0", os.O_RDONLY)
         mounts.callback(os.close, held)
         assert {inode_of(held, name) for name in ("directory", "file")} == {None}
-        assert state.scan(tree).code == ExitCode.MATCH  # the whole tree is read
+        # Without exchanges, the scan reads the whole tree.
+        assert state.scan(tree).code == ExitCode.MATCH
         with attacking(exchange(tree / one, tree / other), most_pause_us=50) as attack:
             for number in range(rounds):
                 codes[state.scan(*OPTIONS[number % len(OPTIONS)], tree).code] += 1

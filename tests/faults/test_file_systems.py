@@ -144,7 +144,7 @@ def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                 (token,) = struct.unpack_from("=I", packet, 8)
                 subprocess.run(["mount", "-t", "tmpfs", "share", where], check=True)
                 write_tree(where, files)
-                fcntl.ioctl(top, 0x9360, token)  # AUTOFS_IOC_READY
+                fcntl.ioctl(top, 0x9360, token)  # the ioctl AUTOFS_IOC_READY
         finally:
             os._exit(2)
     os.close(writing)

@@ -87,7 +87,8 @@ def check_all(layout: Layout) -> None:
     officer = layout.root.parent / "officer.key"
     how = ("--identity", officer, "--reason", "test", "--output", back, "--force")
     restored = on(layout, "quarantine", "restore", item["id"], *how)
-    assert restored.code in {0, 3}, restored  # 3: this disk cannot keep an attribute
+    # Exit code 3: this disk cannot keep an attribute of the file.
+    assert restored.code in {0, 3}, restored
     assert back.read_bytes() == LISTED["taken.bin"]
     report = json.loads(on(layout, "report", "status", "--format", "json").out)
     assert [entry["state"] for entry in report["reports"]] == ["prepared"]

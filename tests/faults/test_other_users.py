@@ -101,7 +101,7 @@ def test_only_the_file_that_was_read_is_taken(
     own = (scene.directory / "f").stat().st_ino
 
     def attacked(*args: Any, **kwargs: Any) -> Any:
-        if attacks and args[-1]:  # a file was read
+        if attacks and args[-1]:  # the call is for a file that was read
             attack_once(attacks.pop())
         return real(*args, **kwargs)
 

@@ -131,7 +131,7 @@ def test_a_line_that_is_cut_at_any_call(
     (sent,) = desk.send_due()
     assert isinstance(sent.error, UnreachableError)
     assert sent.report.remote.in_doubt == ("open" if call == "submit" else call)
-    assert desk.send_due() == []  # the report is not due immediately
+    assert desk.send_due() == []  # the failed report is not due immediately
     done = send_until_done(desk, report)
     assert done.state is State.ACKNOWLEDGED
     check_one_finished(desk, service, report)

@@ -249,7 +249,7 @@ def test_memory_stays_flat(state: Path, fast: Path) -> None:
             one.returncode = os.waitstatus_to_exitcode(status)
         assert one.returncode == 0
         peaks.append(usage.ru_maxrss)
-    assert abs(peaks[1] - peaks[0]) < 4_000  # in kB
+    assert abs(peaks[1] - peaks[0]) < 4_000  # the difference of the peaks in kB
 
 
 # Processes

@@ -71,6 +71,6 @@ def door() -> Iterator[Door]:
         with contextlib.ExitStack() as stack:
             yield Door(directory, stack)
     finally:
-        if os.geteuid() == 0:  # other users have written into the directory
+        if os.geteuid() == 0:  # other users have written into the directory of the door
             subprocess.run(["rm", "-rf", directory], check=True)
         shutil.rmtree(directory, ignore_errors=True)

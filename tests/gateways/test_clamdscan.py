@@ -47,7 +47,9 @@ def test_files(gate: Door, tmp_path: Path, mode: str, rule: str) -> None:
         "clean": CLEAN,
         **dict.fromkeys(FOUND_FILES, FOUND),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": unknown if "stream" in mode else CLEAN,  # the limit applies to streams
+        "long": unknown
+        if "stream" in mode
+        else CLEAN,  # the limit of length applies only to streams
     }
 
 

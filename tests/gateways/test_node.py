@@ -78,7 +78,7 @@ def test_files(gate: Door, tmp_path: Path, way: str, rule: str) -> None:
     if way == "stream":
         assert long in ("an exception", unknown("Length"))
     else:
-        assert long == "clean"  # the limit applies to streams
+        assert long == "clean"  # the limit of length applies only to streams
     assert said == {
         "clean": "clean",
         **{what: [f"Hashclient.base.{NAMES.get(what, 'e-1')}"] for what in FOUND_FILES},

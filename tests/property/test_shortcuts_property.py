@@ -77,7 +77,7 @@ def entries(draw: st.DrawFn) -> Entry:
 
 names = st.sampled_from(NAMES)
 contents = st.sampled_from(CONTENTS)
-#: Changes that only the ctime shows are the first and frequent choice.
+#: Changes that only the ctime shows come first in the list, so that they are drawn often.
 overwritten = st.tuples(st.just("overwrite"), names, st.integers(0, 1), st.just(value=True))
 edits = st.one_of(
     overwritten,

@@ -348,7 +348,7 @@ def test_a_damaged_outbox_is_begun_again_and_says_so(told: Told, content: bytes)
     assert len(told.sent()) == 1
     told.settings.layout.alerts.write_bytes(content)
     assert sorted(told.texts()) == [
-        "1 fetch failed: main/baseline",  # at least one failed fetch is counted
+        "1 fetch failed: main/baseline",  # the alert counts at least one failed fetch
         "1 part of the state is missing or damaged: alerts",
     ]
     assert told.sent() == []

@@ -360,7 +360,7 @@ def test_the_schema_names_what_the_code_does() -> None:
 
 
 def main() -> None:
-    """Write the vectors again."""
+    """Write the vectors of answers again."""
     time = datetime(2026, 1, 31, 12, tzinfo=UTC)
     ids = ("3kdz7wnq2m", "7rwtb2c9xh")
     base = Answer(

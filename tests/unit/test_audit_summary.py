@@ -298,7 +298,7 @@ def test_a_record_in_several_parts_counts_once_and_its_lists_whole(tmp_path: Pat
     ]  # fmt: skip
     write(tmp_path / "audit", events)
     out = summarise(tmp_path / "audit")
-    assert out.records > 2 * len(events)  # the log has more records than events
+    assert out.records > 2 * len(events)  # the audit log has more records than the test has events
     assert {name: (run.runs, run.unfinished) for name, run in out.runs.items()} == {
         "scan": (1, 0),
         "watch": (1, 0),

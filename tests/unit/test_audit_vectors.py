@@ -178,7 +178,7 @@ def test_there_are_no_others() -> None:
 
 
 def main() -> None:
-    """Write all vectors again."""
+    """Write all vectors of audit logs again."""
     for name in CASES:
         with tempfile.TemporaryDirectory() as temporary:
             build(name, Path(temporary) / name)

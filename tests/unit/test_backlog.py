@@ -120,6 +120,6 @@ def test_a_wide_directory_is_read_until_there_is_a_directory_or_too_many_outcome
     assert not backlog.is_empty
     assert (len(backlog.read_wide()), len(read)) == (5_000, 5_000)
     assert (len(backlog.read_wide()), backlog.names) == (2, 3)
-    assert backlog.read_wide() == []  # the directory must be listed first
+    assert backlog.read_wide() == []  # the wide directory must be listed first
     assert backlog.take_directories(1) is not None
     assert (backlog.read_wide(), backlog.names, backlog.wide) == ([], 7, [])

@@ -127,7 +127,7 @@ def test_what_was_learnt_is_written_when_enough_of_it_waits(
             )
         assert place.stored == (written if more < 0 else [*written, found])
         memory.flush()
-        memory.flush()  # nothing is left to write
+        memory.flush()  # after the run, nothing is left to write
         assert place.stored == [*written, found]
     memory.learn(Result())
     assert place.done == ["open"]
@@ -200,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_told_once_and_left(
 
 
 def test_removing_takes_the_journals_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remove_inventory(tmp_path)  # the inventory does not exist
+    remove_inventory(tmp_path)  # the database of the inventory does not exist
     for suffix in ("", "-wal", "-shm", "-other"):
         (tmp_path / f"{INVENTORY_NAME}{suffix}").touch()
     taken: list[str] = []

@@ -713,7 +713,7 @@ def clean_at_last(made: Checker, task: Task) -> int:
     clean = result.clean
     assert result.outcomes == []
     assert result.deferred
-    for group in result.deferred:  # each group is checked as a task
+    for group in result.deferred:  # each handed-back group is checked as a task
         alone = made.check([group])
         clean += alone.clean
         assert (alone.outcomes, alone.deferred) == ([], [])

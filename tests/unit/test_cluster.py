@@ -603,7 +603,7 @@ class _Process:
         return asyncio.run(worker.prepare(encode(setup), "r", self))
 
     def forget(self, run: str) -> None:
-        """End one scan."""
+        """End the scan `run` on the worker."""
         asyncio.run(worker.forget(run, "r", self))
 
     def is_ready(self, run: str) -> bool:
@@ -614,7 +614,7 @@ class _Process:
         return isinstance(answer, Listed)
 
     def close(self) -> None:
-        """End all scans."""
+        """End all scans on the worker."""
         for run in self._runs:
             self.forget(run)
 

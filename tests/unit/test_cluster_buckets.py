@@ -385,7 +385,7 @@ def test_when_the_cluster_has_gone_what_was_not_read_is_unread(is_listed: bool) 
         bucket.end_listing()
     for key, size in (("out", module.READ_BYTES), ("waiting", 1)):
         bucket.read(Wanted(key, size, None, None))
-    bucket.backlog += 1  # count the batch that is lost
+    bucket.backlog += 1  # count the waiting batch that is lost
     found = [bucket.next(0) for _ in range(3)]
     bucket.read(Wanted("later", 1, None, None))
     found.append(bucket.next(0))

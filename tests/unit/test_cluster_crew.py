@@ -219,7 +219,7 @@ def test_a_worker_that_dies_is_asked_again_when_it_is_back() -> None:
     made.answers = {TWO: b""}
     looks(made, crew)
     assert (crew.slots, crew.most, crew.idle_since) == (2, 2, None)
-    made.answers = {ONE: OSError()}  # the worker does not answer
+    made.answers = {ONE: OSError()}  # the worker ONE does not answer
     looks(made, crew, 2)
     assert (crew.slots, made.asked) == (0, [[ONE]])
     made.answers = {ONE: b""}

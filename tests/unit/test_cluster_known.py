@@ -149,7 +149,7 @@ def test_members_are_sent_while_there_is_room_for_all_file_systems_together(
         found = remembered.of([asked(DISK, 1, 2), asked(SHARE, 3)])
         again = remembered.of([asked(DISK, 1, 2), asked(SHARE, 3)])
     assert [inode for one in found for inode in holders_of(one)] == sent
-    assert found == again  # each batch may use the whole room
+    assert found == again  # each batch may use all of the room for records
 
 
 def test_rows_in_use_are_named_once(place: InventoryPlace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,8 @@ def test_a_directory_beyond_the_limit_is_unread(monkeypatch: pytest.MonkeyPatch)
     whole = image({1: file()})
     monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", 2 * SECTOR)
     assert iso._files(whole, folder(0, 2 * SECTOR)) == {FILE}
-    assert iso._files(whole, folder(98, 1 << 31)) == set()  # the image ends before the directory
+    # The image ends before the end of the directory.
+    assert iso._files(whole, folder(98, 1 << 31)) == set()
     with pytest.raises(NotReadError) as caught:
         iso._files(whole, folder(0, 2 * SECTOR + 1))
     assert caught.value.why is Why.LIMIT

@@ -189,7 +189,7 @@ PLAIN = (b"a", b"content")
         (Entry(kind=LINK, target=b"t" * 4096), [(b"a", b"t" * 4096)]),
         (Entry(kind=LINK), []),
         (Entry(target=b"t" * 5000), [PLAIN]),
-        # Warnings.
+        # Warnings of libarchive.
         (Entry(status=WARN), [PLAIN]),
         (Entry(status=WARN, said=b"Pathname cannot be converted."), [PLAIN]),
         (

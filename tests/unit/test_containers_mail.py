@@ -190,7 +190,7 @@ def test_base64_is_decoded_as_clients_do() -> None:
     good = binascii.b2a_base64(A).decode().rstrip("\n=")
     header = "Content-Transfer-Encoding: base64\n\n"
     for body in (
-        good,  # the padding is missing
+        good,  # the padding of the base64 is missing
         "\n".join(good[n : n + 5] for n in range(0, len(good), 5)),
         "!" + good.replace("b", "*b-"),
         "=" + good + "==",

@@ -158,7 +158,7 @@ N = [(b"n", ONE)]
         # One more line follows the line without bytes, or a foreign line.
         (BEGIN + uu(ONE) + b"`\n" + uu(b"x") + b"end\n", [(b"n", ONE + b"x"), *N]),
         (BEGIN + uu(ONE) + b"a text\n" + uu(b"x") + b"end\n", [*N, (b"n", ONE + b"x")]),
-        # Names and modes.
+        # Names and modes in the first line of uuencode.
         (b"begin 644 a b \n" + uu(ONE) + END, [(b"a b", ONE)]),
         (b"begin 644\n" + uu(ONE) + END, [(b"", ONE)]),
         (b"begin  x\t n\n" + uu(ONE) + END, N),

@@ -228,7 +228,7 @@ def test_a_body_ends_at_the_line_of_a_boundary(text: bytes, seen: Body) -> None:
         (b"a\n--xy\n", {"guesses": False}, (b"a\n--xy\n", None, b"", True, False)),
         (b"a\n--xy\nb", {"is_loose": True}, (b"a", X, b"b", False, False)),
         (b"a\n" + PART, {"is_loose": True}, (b"a", X, PART[4:], False, False)),
-        # Returns end lines of an old Mac.
+        # In a mail of an old Mac, returns end lines.
         (b"a\r--x\rb", {"is_old": True}, (b"a", X, b"b", False, False)),
         (b"a\n--x\nb", {"is_old": True}, (b"a", X, b"b", False, False)),
         (b"a\r--z\r--x", {"is_old": True}, (b"a\r--z", X, b"", False, False)),

@@ -61,7 +61,7 @@ def test_7z_finds_the_same(tmp_path: Path) -> None:
     ("name", "stream"),
     [
         ("Pictures", b"front" + picture(A) + picture(B)),
-        # A header across two pieces.
+        # The header of the second picture lies across two pieces.
         ("Data", picture(A) + bytes(MAX_PIECE_BYTES - 250) + picture(B)),
         ("ObjectPool/_1/WordDocument", b"text" * 99 + picture(A) + metafile(B)),
         ("PowerPoint Document", document(A) + bytes(9) + document(B)),

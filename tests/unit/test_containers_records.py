@@ -224,7 +224,7 @@ def look(data: bytes) -> Found:
         (attribute(TITLE, b"n" * 4096) + attribute(DATA, A), [(b"n" * 4096, A)]),
         (attribute(TITLE, b"n" * 4097) + attribute(DATA, A), [(b"n" * 4096, A)]),
         (attribute(0x12345, A) + attribute(DATA, A), [(b"attachment-1", A)]),
-        # Attributes with other types.
+        # Attributes of winmail.dat with other types.
         (attribute(0x38010, b"n\0") + attribute(0x800F, A), [(b"n", A)]),
         (attribute(0x9005, properties((258, 0x3701, (A,)))), [(b"", A)]),
         (attribute(DATA, A)[:-1], [(b"attachment-1", A), Why.DAMAGED]),

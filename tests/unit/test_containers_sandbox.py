@@ -59,7 +59,7 @@ def test_only_calls_that_computing_needs_are_allowed(machine: str) -> None:
             assert verdict(program, number, MACHINES[machine]) == wanted, number
     for other in {*MACHINES.values(), 0} - {MACHINES[machine]}:
         assert verdict(program, numbers["read"], other) == KILLED
-    for number in (0, 1, 600):  # the calls of the x32 ABI
+    for number in (0, 1, 600):  # the system calls of the x32 ABI
         assert verdict(program, 0x40000000 + number, MACHINES[machine]) == KILLED
     assert verdict(program, 0x40000000 - 1, MACHINES[machine]) == REFUSED
 

@@ -174,7 +174,7 @@ ALL, SOME = b"\x0a\1", b"\x0a\0"
                 (b"e", 4, 8, 8),
             ],
         ),
-        # Names: an empty member is not listed.
+        # Names of members: an empty member is not listed.
         (header(COPY, files=names("a", "b", empty=b"\x0e\1\x80")), [(b"b", 0, 10, None)]),
         (header(COPY, files=names("a", "b", empty=b"\x0e\1\x40")), [(b"a", 0, 10, None)]),
         (header(COPY, files=names("a", more=b"\x15\6\1\0abcd")), [(b"a", 0, 10, None)]),

@@ -113,7 +113,7 @@ def test_the_quick_look_of_a_tar_passes_over_no_sum_that_the_expression_takes() 
         head = bytearray(b"a" * 2_000)
         at = start + 148
         head[at : at + 8] = bytes(chance.choices(letters, k=8))
-        if number % 3 == 0:  # one byte that is no text
+        if number % 3 == 0:  # one byte of the line is no text
             head[start + chance.choice((0, 147, 156, 511))] = chance.choice(b"\0\x80\xff")
         length = chance.choice((at + 5, at + 8, 2_000))
         if head[at : at + 2] in SUM_BEGINS:
@@ -197,7 +197,7 @@ def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
     [
         b"\x7fELF\2\1" + b"\xff" * 58,  # tables that lie behind the largest possible offset
         b"\x7fELF\1\2" + b"\xff" * 58,
-        b"MZ\x01\0\0\0".ljust(64, b"\0"),  # a negative length
+        b"MZ\x01\0\0\0".ljust(64, b"\0"),  # the program claims a negative length
         b"MZ" + b"\xff" * 62,  # the program claims to be longer than the file
     ],
 )
@@ -253,7 +253,7 @@ def elf(
         (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_025, [(1_024, 1)]),
         (b"MZ\1\0\2\0".ljust(64, b"\0"), 1_024, [(513, 511)]),
         (b"MZ\1\0\0\0".ljust(64, b"\0"), 1_024, [(0, 1_024)]),
-        # Programs of Windows.
+        # The end of Windows programs.
         (windows((b".text", 300, 1_000)), 1_301, [(1_300, 1)]),
         (windows((b".text", 300, 1_000)), 1_300, []),
         (windows((b".data", 10, 1_300), (b".text", 300, 900)), 5_000, [(1_310, 3_690)]),

@@ -148,7 +148,8 @@ def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -
 def test_a_damaged_tree_of_udf_is_unread_and_the_others_are_read() -> None:
     whole = images.image_of({"A": BENIGN}, None, {"b": OTHER})
     at = whole.index(OTHER)
-    for place in (256, 32, 33, 300, 301):  # the anchor, the descriptors and the files
+    # The sectors of the anchor, the descriptors and the files.
+    for place in (256, 32, 33, 300, 301):
         data = bytearray(whole)
         data[place * images.SECTOR + 4] ^= 0xFF
         out = in_image(bytes(data))

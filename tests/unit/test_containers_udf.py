@@ -183,12 +183,12 @@ def blocks(size: int) -> bytes:
         (disk(ONE, (volume(PLAIN), version(2, partition(0)), version(1, partition(0, 9)))), READ),
         (disk(ONE, (partition(0), volume(PLAIN)), at=598), READ),
         (disk(ONE, (partition(0), volume(PLAIN)), at=598)[:-1], DAMAGED),
-        # Lengths of blocks.
+        # Lengths of the blocks of the partition.
         (blocks(511), DAMAGED),
         (blocks(512), READ),
         (blocks(1 << 15), READ),
         (blocks((1 << 15) + 1), DAMAGED),
-        # Maps of partitions.
+        # Maps of the partitions.
         (disk(ONE, (volume(SEVENTH), partition(7))), READ),
         (disk(ONE, (volume(PLAIN), partition(1))), UNSUPPORTED),
         (disk(ONE, (volume(map_of(b"*UDF Virtual Partition")), partition(0))), UNSUPPORTED),
@@ -216,7 +216,7 @@ def blocks(size: int) -> bytes:
         (disk({1: inside(names((b"", 0, 2))[:37], kind=DIRECTORY), **ONE}), NONE),
         (disk({1: inside(names(*ROOT) + bytes(37), kind=DIRECTORY), **ONE}), READ),
         (disk({1: inside(names(*ROOT) + bytes(38), kind=DIRECTORY), **ONE}), (READ[0], DAMAGED[1])),
-        # Entries of files.
+        # Entries of files in UDF.
         (disk({2: inside(b"benign", number=266)}), READ),
         (disk({2: inside(b"benign", number=266, used=b"more")}), READ),
         (disk({2: inside(b"benign", used=b"more")}), READ),

@@ -115,7 +115,7 @@ def test_a_boot_sector_without_partitions_is_no_disk() -> None:
     disk = unopened.disk()
     assert not kind_by_begin(disk[:446] + bytes(64) + disk[510:])
     assert not kind_by_begin(disk[:446] + b"\x81" + disk[447:])
-    assert not kind_by_begin(b"MZ" + disk[2:])  # the bytes of a Linux kernel
+    assert not kind_by_begin(b"MZ" + disk[2:])  # the first bytes of a Linux kernel
     gpt = bytes(510) + b"\x55\xaaEFI PART" + bytes(2000)
     assert kind_by_begin(gpt) == "disk"
 

@@ -116,7 +116,7 @@ def test_a_client_that_has_gone_gets_nothing_more() -> None:
     client.answer(FORM, ["c"])
     client.writable()
     assert len(loop.soon) == 1
-    assert not client._pending + 1  # only the first answer counts
+    assert not client._pending + 1  # only the first of the queued answers counts
 
 
 @contextlib.contextmanager

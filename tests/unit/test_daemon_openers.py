@@ -98,7 +98,7 @@ def test_an_opener_is_used_again_for_the_same_lists(openers: Any) -> None:
     assert again.ourselves is not None and not isinstance(again.ourselves, str)
     with openers.taken(other, "me") as third:
         assert third.judge is other.judge
-        assert first.is_closed and second.is_closed  # no connection uses these lists any more
+        assert first.is_closed and second.is_closed  # no connection uses the first lists any more
     openers.close()
     assert third.is_closed
 

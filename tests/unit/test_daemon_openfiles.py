@@ -101,7 +101,7 @@ def test_a_file_that_changes_meanwhile_is_set_aside(
 def test_a_file_that_is_nearly_all_hole_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, said: list[str]
 ) -> None:
-    """One per cent of holes is enough."""
+    """A file is set aside if one per cent of it are holes."""
     size = 100 * (1 << 16)
     monkeypatch.setattr(openfiles, "SPARSE_BYTES", size - 1)
     path = tmp_path / "f"

@@ -68,7 +68,7 @@ def parse(*pieces: bytes, parser: Parser | None = None) -> list[object]:
 @each_form
 @pytest.mark.parametrize("command", list(Command))
 def test_every_command_has_every_form(command: Command, prefix: bytes, end: bytes) -> None:
-    byte = b"x" if command is Command.FILDES else b""  # the descriptor is sent with this byte
+    byte = b"x" if command is Command.FILDES else b""  # the descriptor is sent with the byte `x`
     assert parse(prefix + command.value + end + byte) == [(command, b"", end)]
 
 

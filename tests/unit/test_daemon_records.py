@@ -177,7 +177,7 @@ def test_a_run_begins_with_its_lists_and_ends_with_others(
     same, other = lists_of(client), lists_of(client).doubted()
     monkeypatch.setattr(other, "key_id", "another")
     streams = Ledger(client.session, Counts(1).row(0), ("-",), lists, act=False)
-    streams.end()  # nothing was written to the log
+    streams.end()  # nothing was written to the audit log
 
     def events() -> list[str]:
         if not client.settings.layout.audit.exists():

@@ -191,7 +191,7 @@ def test_the_user_who_has_the_most_makes_place_for_one_who_has_less(
     assert [client.peer for client in clients if client.is_closed] == [closed] * (
         closed is not None
     )
-    if closed is not None:  # the oldest connection is closed
+    if closed is not None:  # the oldest silent or slow connection is closed
         assert next(c for c in clients if c.peer is closed).is_closed
 
 

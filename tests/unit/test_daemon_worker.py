@@ -125,7 +125,7 @@ def test_a_command_without_an_end_is_answered_when_no_more_comes(served: Served)
         for byte in b"PING":
             await client.send(bytes([byte]))
             for _ in range(9):
-                await asyncio.sleep(0)  # the daemon reads the byte
+                await asyncio.sleep(0)  # let the daemon read the byte
         assert await client.answer() == b"PONG\n"
 
     served.ask(talk)
@@ -339,7 +339,7 @@ def test_a_worker_that_is_stopped_lets_open_requests_end(monkeypatch: pytest.Mon
     assert half.closed == [silent]
     ((seconds, stop_now),) = half.loop.later
     assert seconds == GRACE_S and not half.loop.is_stopped
-    half.worker._stop()  # a second stop has no effect
+    half.worker._stop()  # a second stop of the worker has no effect
     assert len(half.loop.later) == 1
     half.worker._accept_again(listener, "s")
     assert not half.loop.readers

@@ -87,7 +87,7 @@ def test_a_file_of_two_entries_counts_for_both_and_once_for_the_day(record: Matc
     assert desk.held("ab", hit("e-1"), hit("e-2")) == ""
     assert desk.held("cd", hit("e-1")) == "d"
     assert desk.held("ef", hit("e-2")) == "f"
-    assert desk.held("g", hit("e-3")) == "g"  # the limit of the day is reached
+    assert desk.held("g", hit("e-3")) == "g"  # the limit of permits for the day is reached
 
 
 def test_each_action_needs_an_entry_that_asks_for_it_and_has_room(record: Matches) -> None:

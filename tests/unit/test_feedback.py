@@ -145,7 +145,7 @@ def test_what_is_written_is_read_and_any_change_is_refused(entries: list[EntryFe
 
 
 def main() -> None:
-    """Write all vectors again."""
+    """Write all vectors of feedback again."""
     for name, make in CASES.items():
         (VECTORS / f"{name}.jsonl").write_bytes(make())
     expected = {name: result(make()) for name, make in CASES.items()}

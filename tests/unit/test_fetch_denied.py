@@ -129,7 +129,7 @@ def test_a_note_that_was_forged_hides_no_list_that_was_here(
     client.fetch()
     note = client.settings.layout.provider("main") / DENIED_NAME
     note.write_text('["b", "c"]')
-    assert missing(client) == []  # the client still has these lists
+    assert missing(client) == []  # the client still has the lists `b` and `c`
     for path in sorted((client.settings.layout.lists / "b").iterdir()):
         path.unlink()
     (client.settings.layout.lists / "b").rmdir()

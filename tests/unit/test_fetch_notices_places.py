@@ -170,7 +170,7 @@ def test_addresses_whose_notices_drip_do_not_add_up(
     world.fetch(*mirrors)
     assert [bool(mirror.requests) for mirror in mirrors] == [True, True, True, False, False]
     assert "not asked: m-4, m-5" in world.passed_over[-1].message
-    # Notices that were fetched before are kept.
+    # Notices from earlier fetches are kept.
     assert len(world.ids) == 6
 
 

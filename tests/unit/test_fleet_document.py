@@ -292,7 +292,7 @@ def test_the_list_that_is_not_fresh_comes_first_and_others_are_left_out(session:
 
 
 def main() -> None:
-    """Write all vectors again."""
+    """Write all vectors of status documents again."""
     VECTORS.mkdir(exist_ok=True)
     for name, make in CASES.items():
         (VECTORS / f"{name}.jsonl").write_bytes(make())

@@ -92,7 +92,7 @@ def test_a_limit_is_named_in_mebibytes() -> None:
 
 
 class Room:
-    """Stands for the share of one user."""
+    """Replaces the share of one user."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -263,7 +263,7 @@ def test_a_stream_without_a_descriptor_is_a_failure(monkeypatch: pytest.MonkeyPa
         ([11], [False]),
         ([6, 4, 1], [True, True, False]),
         ([6, 6], [True, False]),
-        ([9, 2, 1], [True, False, True]),  # a refused request reserves nothing
+        ([9, 2, 1], [True, False, True]),  # a refused request reserves no bytes
         ([0, 10, 0], [True, True, True]),
     ],
 )

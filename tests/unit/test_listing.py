@@ -254,7 +254,7 @@ def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_
 
     def closing(fd: int) -> None:
         nonlocal held
-        # The number of the descriptor is reused.
+        # the number of the closed descriptor is used again
         is_held, held = fd == held, -1 if fd == held else held
         close(fd)
         if is_held:
@@ -317,7 +317,7 @@ def test_threads_and_the_walk_share_one_queue(
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
     """The caller forks its workers after two tasks, and must not fork beside a thread."""
     clock = iter(range(1_000_000))
-    lister = Lister(lambda: float(next(clock)))  # each step takes a second
+    lister = Lister(lambda: float(next(clock)))  # each step of the listing takes a second
     fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)
     before = threading.active_count()
     for _ in range(3):
@@ -506,7 +506,7 @@ def test_no_more_directories_are_read_ahead_than_there_is_room_for(
         (opened, _, _), chunks = found
         assert [name for part in chunks for name in part.names] == ["x"]
         os.close(opened)
-    # A free thread takes the next directory.
+    # A free thread reads the next directory.
     assert lister.ahead(fd, "3") is not None
     assert len(started) == 2
     lister.close()

@@ -133,7 +133,7 @@ def test_a_match_that_is_listed_again_returns_to_its_former_state(record: Matche
     assert record.list_again(given_back, [hit("e-2")], LATER).state is MatchState.RESTORED
     assert record.standing("base") == ["e-0"] and record.standing("other") == ["x-1"]
     assert record.withdrawn() == []
-    # The match can be withdrawn again.
+    # A match that was listed again can be withdrawn again.
     record.withdraw("base", ["e-0"], 4, LATER)
     assert record.get(taken).state is MatchState.WITHDRAWN
 

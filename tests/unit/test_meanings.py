@@ -148,7 +148,8 @@ def test_records_of_a_later_version_count_for_an_earlier_one(
 def test_records_from_before_there_were_meanings_are_looked_at_again(
     database: sqlite3.Connection,
 ) -> None:
-    assert taken(Meanings(database), FILES) == [False] * 3  # the table does not exist either
+    # The table of meanings does not exist either.
+    assert taken(Meanings(database), FILES) == [False] * 3
     assert taken(Meanings(database, records="files"), FILES) == [False] * 3
 
 

@@ -85,10 +85,10 @@ def test_outcomes_are_kept_up_to_a_limit_and_the_others_counted(
         ([], [], [], {KIND: 1}, 0, 1),
         ([1], [7], [8], {KIND: 1}, 3, 4),
         ([1, 1], [7], [8], {}, 4, 4),
-        ([2], [7], [8], {KIND: 1}, 4, None),  # one member more than the limit
+        ([2], [7], [8], {KIND: 1}, 4, None),  # one member more than the limit of kept members
         ([1], [7], [8], {KIND: 2}, 3, None),
         ([1], [7], [8], {KIND: 3}, 3, None),
-        ([1], [], [], {}, 2, None),  # one member is missing
+        ([1], [], [], {}, 2, None),  # one of the two members is missing
         ([2], [], [], {}, 1, None),
         ([], [], [], {KIND: 5}, 0, None),
     ],
@@ -415,7 +415,7 @@ def test_a_container_without_room_for_its_process_waits_or_is_unread(
 def test_opening_is_ended_by_another_thread_at_any_time(lists: OpenLists, tmp_path: Path) -> None:
     cage = Failing(NotReadError(Why.FAILED, "stopped"))
     with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
-        members.stop()  # no process has been started
+        members.stop()  # no process has been started yet
         failed = [members.has_failed]
         opened_by(members, cage, fd)
         assert cage.done == ["stop"]  # the process that was started meanwhile is stopped

@@ -117,7 +117,7 @@ def test_there_are_no_others() -> None:
 
 
 def main() -> None:
-    """Write all vectors again."""
+    """Write all vectors of notices again."""
     for name, make in CASES.items():
         shutil.rmtree(VECTORS / name, ignore_errors=True)
         (VECTORS / name).mkdir(parents=True)

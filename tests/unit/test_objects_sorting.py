@@ -82,7 +82,7 @@ def test_the_rows_that_are_chosen_are_those_of_the_flags(flags: list[bool]) -> N
 
 @pytest.mark.slow
 def test_an_ordinary_page_needs_no_slow_module_of_arrow() -> None:
-    """`pyarrow.compute` takes 42 ms and 9 MB."""
+    """The module `pyarrow.compute` takes 42 ms and 9 MB."""
     code = (
         "import sys, numpy as np; from hashclient.objects import s3\n"
         "from hashclient.scan.objects import objects, sorting\n"

@@ -44,7 +44,7 @@ def test_single_objects_are_counted_wherever_they_wait(
     assert (open_files() != files) == (count >= 3)
     assert keys(pending) == [f"k{number}" for number in range(count)]
     assert (pending.count, keys(pending), open_files()) == (0, [], files)
-    # The queue can be used again.
+    # The queue of pending objects can be used again.
     pending.add(wanted(9))
     assert (pending.count, keys(pending)) == (1, ["k9"])
 
@@ -259,7 +259,7 @@ def test_after_the_end_nothing_more_is_listed_or_read(
     threads = threads_of(listed, 1, Reader())
     for number in (1, 2, 9, 3, 4):
         threads.read(wanted(number))
-    started[0]()  # the thread stops before the next object
+    started[0]()  # the reading thread stops before the next object
     assert checked == ["k1", "k2"]
     threads._list()
     threads._stopped = False

@@ -88,7 +88,7 @@ def test_files_that_were_given_back_are_opened_when_they_are_taken(
     ahead.give_back()
     assert open_files() == before
     found += taken(ahead, 1)
-    assert open_files() == before  # no further file may be open
+    assert open_files() == before  # no further file may be opened ahead
     ahead.give_back()
     found += taken(ahead, len(names) - 4)
     assert found == [errno.ENOENT, *(f"content {n}".encode() for n in range(len(names) - 1))]

@@ -131,7 +131,7 @@ def test_there_are_no_others() -> None:
 
 
 def main() -> None:
-    """Write all vectors again."""
+    """Write all packages again."""
     host = mock.Mock(nodename="host-1.example.org")
     with (
         mock.patch.object(os, "uname", return_value=host),

@@ -502,7 +502,7 @@ def test_the_threshold_of_keys_has_to_be_here(tmp_path: Path) -> None:
             simulator.rotate(role)
         assert keys[1].name in (caught.value.hint or "")
         assert tree(simulator.repository.directory) == before
-    simulator.publish(f"{MD5}\n".encode())  # publishing needs no key of the root
+    simulator.publish(f"{MD5}\n".encode())  # a publication needs no key of the root
     assert client.generation() == 2
 
 
@@ -615,7 +615,7 @@ def test_the_validity_of_each_role_can_be_set() -> None:
 
 
 class Killed(BaseException):
-    """Stands for a kill."""
+    """Stands for a kill of the provider's command."""
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
     desk.provider("draft", "publish", desk.repo, keys, code=6)
     assert not list(desk.keys.glob(f"{role}-*"))
     desk.fetch()
-    if role == "root":  # the root signs only keys
+    if role == "root":  # the root signs only changes of keys
         desk.provider("rotate", desk.repo, "timestamp", code=8)
         return
     refused = change(desk, role, code=8)

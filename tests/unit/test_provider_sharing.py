@@ -105,7 +105,7 @@ def test_live_entries_are_shared_on_and_withdrawals_follow(countries: Countries)
     countries.theirs.publish(csv(range(10, 12)))
     done = countries.share()
     assert (done.generation, done.changed, done.withdrawn, done.live) == (2, 2, 1, 9)
-    assert countries.share().generation == 2  # nothing new is published
+    assert countries.share().generation == 2  # the second call publishes nothing new
     found = difference(countries.ours.repository, "a", 1, 2)
     assert (found.added, found.withdrawn) == (("e-10", "e-11"), ("e-5",))
 

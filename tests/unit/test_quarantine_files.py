@@ -95,7 +95,7 @@ def test_a_process_that_has_a_file_open_is_found(
 @pytest.mark.parametrize("unlinked", [True, False])
 def test_a_file_that_nobody_else_has_open_is_free(file: Path, unlinked: bool) -> None:
     with opened(file, unlinked=unlinked) as fd:
-        assert open_elsewhere(fd) == []  # this process is not counted
+        assert open_elsewhere(fd) == []  # the test's own process is not counted
         assert open_elsewhere(fd) == []  # no lease of the first call is left
 
 

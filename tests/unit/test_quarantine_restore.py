@@ -160,7 +160,7 @@ def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> 
         ward.restore(match, key=other.key)
     assert list(file.parent.iterdir()) == []
     assert ward.opened(match) == CONTENT
-    assert ward.last_event()["event"] == "restoring"  # the log has the attempt
+    assert ward.last_event()["event"] == "restoring"  # the audit log has the attempt
 
 
 def test_an_item_on_hold_is_not_restored(ward: Ward, file: Path) -> None:
@@ -360,7 +360,8 @@ def test_where_a_file_needs_a_name_it_has_one(
     ward.withdraw()
     if taken:
         (file.parent / f".hashclient-{match.id}.new").write_bytes(b"left by a kill")
-    monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)  # the open fails with EISDIR
+    # `os.open` fails with EISDIR.
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
     ward.restore(match)
     assert [p.name for p in file.parent.iterdir()] == [file.name]
     assert file.read_bytes() == CONTENT
@@ -650,7 +651,7 @@ def test_each_file_is_synced_once_while_another_is_opened(
         return decrypt(room, one, *arguments)
 
     def syncing(fd: int) -> None:
-        with contextlib.suppress(OSError):  # the log is open only for writing
+        with contextlib.suppress(OSError):  # the audit log is open only for writing
             content = os.pread(fd, 9, 0)
             if content in opened:
                 synced.append(content)
@@ -700,7 +701,7 @@ def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: P
 def test_a_match_that_cannot_be_noted_keeps_no_other_item(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """If one match cannot be noted, the other item is removed, whichever is opened first."""
+    """The other item is removed, whether both matches are noted together or one by one."""
     monkeypatch.setattr(store, "AT_ONCE", at_once)
     bad, good = several(ward, tmp_path, 2)
     change_all = Matches.change_all
@@ -792,7 +793,7 @@ def test_notes_that_cannot_be_read_stop_acts_and_harm_no_copy(
         ward.restore(match, force=True)
     found = ward.verify()
     assert why in found[RESTORED_NAME].detail and not found[RESTORED_NAME].ok
-    assert found[match.id].ok  # the item is still checked
+    assert found[match.id].ok  # the item of the match is still checked
     notes.unlink()
     ward.restore(match, force=True)
     assert file.read_bytes() == CONTENT

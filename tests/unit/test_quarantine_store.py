@@ -165,7 +165,7 @@ def test_a_folder_takes_the_place_of_an_item(
     with room.new_folder() as folder:
         (folder / "evidence.age").write_text("new")
         with pytest.raises(StateError, match="cannot write to the quarantine"):
-            room.admit(folder, item)  # the name is in use
+            room.admit(folder, item)  # the name of the item is in use
         room.admit(folder, item, replaces=True)
     assert room.evidence(item.id).read_text() == "new"
     assert ward.names() == {item.id}

@@ -543,7 +543,7 @@ def test_other_keys_prove_nothing(tmp_path: Path) -> None:
         desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
         report: Report = desk.prepare(desk.find("a", b"x"), to="hotline")
         (desk.settings.state_dir / "seal.key").unlink()
-        desk.sealer()  # this makes a new seal key
+        desk.sealer()  # the sealer makes a new seal key
         sent = desk.send(report)
         assert sent.error is not None and "another key" in sent.error.message
         assert service.states() == ["retracted"]

@@ -198,7 +198,7 @@ def test_objects_that_were_read_before_are_known_if_all_that_is_wanted_is(
     assert [one.key for one in done.wanted] == ["less", "no", *([] if bare else ["bare"])]
     count = 3 + bare
     assert (result.clean, result.known_unchanged, result.seen) == (count, count, [(1, 2)])
-    # Objects without a version are only believed.
+    # The records of objects without a version are only believed.
     assert result.believed_unchanged == count - 1
     assert sort(judge, *rows, looks=looks).result.known_unchanged == 0
 

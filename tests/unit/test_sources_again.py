@@ -48,7 +48,7 @@ class Walk:
         assert "a/o" in self.take(self.items, "a/o")
         now_ns = time.time_ns()
         while time.clock_gettime_ns(COARSE_CLOCK) <= now_ns:
-            pass  # later files have a later time
+            pass  # wait, so that later files have a later time
 
     def take(self, items: Iterator[Task | Outcome], last: str = "") -> list[str]:
         """Return the listed files up to `last`, and keep the outcomes."""

@@ -220,7 +220,7 @@ def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is
 def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first listing of the name hid that the directory of the second listing has left."""
+    """The name was listed twice, so the moved directory seemed to be in its place."""
     tree = write_tree(tmp_path / "t", {"d/f": b"", **{f"{n}": b"" for n in range(AT_ONCE)}})
     if born(tree) is None:
         pytest.skip("this file system does not say when a directory was made")
@@ -825,9 +825,9 @@ def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
         ([errno.ENOTDIR, errno.ELOOP, errno.ENOENT, "it"], 4),
         (["other", "it"], 2),
         ([None, None, "it"], 3),
-        ([None, None, None], 0),  # the directory is not visible
+        ([None, None, None], 0),  # the moved directory is not visible
         ([errno.EACCES], 0),
-        (["other"] * 6, 0),  # names keep changing
+        (["other"] * 6, 0),  # the directory's name keeps changing
     ],
 )
 def test_a_directory_that_was_moved_is_looked_for_beside_so_often(

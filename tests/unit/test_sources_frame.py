@@ -193,7 +193,7 @@ def test_the_real_listing_finds_what_was_made_meanwhile(
 
 
 class Lister:
-    """Reads `room` directories ahead, and notes which."""
+    """Reads `room` directories ahead, and notes the names of these directories."""
 
     def __init__(self, room: int) -> None:
         self.room = room

@@ -101,7 +101,7 @@ def test_a_link_is_followed_once_and_never_to_where_the_walk_is() -> None:
         False,
     ]
     assert frontier.follows((8, 3), here)
-    assert frontier.follows((7, 1), [])  # the walk has left the directory above
+    assert frontier.follows((7, 1), [])  # the walk has left the directory `here`
     assert not frontier.follows((7, 1), [])
 
 

@@ -124,7 +124,7 @@ def test_a_delegation_to_anything_else_is_refused(wrong: str) -> None:
         *(("a", False), ({"a": 1}, False), ([1], False), (["A"], False), (["a", ""], False)),
         ([f"n{n}" for n in range(1_024)], True),
         ([f"n{n}" for n in range(1_025)], False),
-        (["notices"], False),  # a delegated role has this name
+        (["notices"], False),  # a delegated role is already named `notices`
     ],
 )
 def test_ended_lists_are_names_that_are_not_delegated(names: Any, valid: bool) -> None:

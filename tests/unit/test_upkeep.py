@@ -106,7 +106,7 @@ def test_a_match_that_a_report_waits_for_stays(desk: Keeper, end: str | None) ->
         desk.acknowledge(report)
     elif end == "retracted":
         desk.retract(report)
-    assert desk.prune() == 0  # the report was changed just now
+    assert desk.prune() == 0  # the state of the report was changed just now
     desk.wait(days=100)
     assert desk.prune() == (end is not None)
 

@@ -83,7 +83,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
         os.kill(os.getpid(), signal.SIGTERM)
 
     def write() -> None:
-        for _ in range(6000):  # stop after a minute at the latest
+        for _ in range(6000):  # the test stops after a minute at the latest
             (tree / "busy").write_bytes(LISTED)
             if over.wait(0.01):
                 return
@@ -201,7 +201,7 @@ def test_files_that_have_waited_for_longest_are_checked_first(
 
     def write() -> None:
         (tree / "z").write_bytes(LISTED)
-        for number in range(30_000):  # stop after a minute at the latest
+        for number in range(30_000):  # the test stops after a minute at the latest
             (tree / f"a{number % 300}").write_bytes(b"benign")
             if over.wait(0.002):
                 return
@@ -370,7 +370,7 @@ def test_a_directory_that_took_the_place_of_another_is_watched(tmp_path: Path) -
 @contextlib.contextmanager
 def _no_more_descriptors() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fd = os.open("/", os.O_PATH)  # all smaller numbers are in use
+    fd = os.open("/", os.O_PATH)  # all smaller numbers of descriptors are in use
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, before[1]))
         yield

@@ -15,7 +15,7 @@ from hashclient.core.model import Outcome, Seen
 from hashclient.scan.run.whereabouts import places_of
 from hashclient.scan.sources.mounts import Mounts
 
-#: The number of files in one directory.
+#: The number of files in the tested directory.
 MANY = 16
 
 

@@ -219,7 +219,7 @@ def test_there_are_no_others() -> None:
 
 
 def main() -> None:
-    """Write all vectors again."""
+    """Write all vectors of lists again."""
     for name, make in CASES.items():
         shutil.rmtree(VECTORS / name, ignore_errors=True)
         (VECTORS / name).mkdir(parents=True)
