@@ -6,8 +6,8 @@ clients are answered.
 
 The daemon does not answer that an input without a verdict is clean, unless the operator has set the
 option `no_verdict` to `ok`. Clients treat any name before `FOUND` as a virus, but some clients
-treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So
-the daemon answers about an input without a verdict with a name that begins with
+treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. The
+daemon answers about an input without a verdict with a name that begins with
 `Heuristics.Limits.Exceeded`, unless the operator has chosen the answer `ERROR` or `OK`.
 """
 

@@ -147,8 +147,8 @@ class Connection(Client):
             and not (self._pending or self._out or self._rest or self._is_ending)
             and (whole := parser.alone(buffer[:count]))
         ):
-            # This is a shortcut for clients that wait for each answer: the received bytes are
-            # exactly one whole stream.
+            # A client that waits for each answer usually sends exactly one whole stream at a time,
+            # which is handled by this shortcut.
             self._whole(whole)
             if self._out:
                 self.writable()

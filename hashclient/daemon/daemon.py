@@ -171,7 +171,8 @@ class Daemon:
         others = [] if self._exposition is None else [self._exposition.fileno()]
         while not self._stopping:
             if self._reloading and time.monotonic() >= reload_at:
-                # A request for a reload that comes after this line causes another reload.
+                # The request is reset before the signal is sent, so a request that comes during the
+                # reload causes another reload.
                 self._reloading = False
                 reload_at = time.monotonic() + RELOAD_S
                 self._signal_all(signal.SIGHUP)

@@ -7,8 +7,9 @@ still answered with a match if the match cannot be recorded.
 A client can send the same listed content many times. The first match is recorded and logged, and
 the policy is applied to it. For an hour after the first match, further matches of the same content
 from the same client are only counted. The count is written after 10, 100, 1,000 times and so on,
-and at the end of the hour. So the sizes of the record of matches, the log and the quarantine depend
-on the number of different listed contents, and not on the number of requests.
+and at the end of the hour. Because repeated matches are only counted, the sizes of the record of
+matches, the log and the quarantine depend on the number of different listed contents, and not on
+the number of requests.
 
 Matches of streams are recorded in a separate thread, so clean streams do not wait for the disk.
 Matches of streams that come during a write are recorded together in the next write. Matches at
@@ -130,8 +131,8 @@ class Ledger:
         with self._lock:
             recorder = self.use(lists)
             if self._summary.failed is not None:
-                # The former recorder has failed. A new recorder is tried, because the disk may have
-                # free space again.
+                # After the former recorder has failed, a new recorder is used, because the disk may
+                # have free space again.
                 recorder = self._renew()
             for outcome in found:
                 self._summary.add(outcome)

@@ -1,8 +1,8 @@
 """Serves the counters of a daemon over HTTP in the text format of Prometheus.
 
 The counters of all processes are in memory that is shared with the parent process. The requests are
-answered by the parent process, one after the other, each within about a second. They are not
-answered in threads, because a process with several threads must not fork.
+answered by the parent process, one after the other, each within about a second. The parent process
+does not use threads for requests, because a process with several threads must not fork.
 """
 
 from __future__ import annotations

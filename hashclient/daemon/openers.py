@@ -60,8 +60,9 @@ class Openers:
         """Open with `options`; rules in the configuration of `session` accept unread members."""
         self._options = options
         self._session = session
-        #: The thread that starts the child processes. They are started in a lasting thread, because
-        #: the kernel ends such a child process together with the thread that has started it.
+        #: The thread that starts child processes of openers. One lasting thread is used, because
+        #: the kernel ends a child process of an opener together with the thread that has started
+        #: the child process.
         self._starter = ThreadPoolExecutor(1, "hashclient-opener")
         self._idle: list[tuple[InUse, Opener]] = []
         #: The openers in use, each with its owner.

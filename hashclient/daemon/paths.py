@@ -57,8 +57,8 @@ class Named:
         1. The file is opened by its path.
         2. The kernel returns a path without links for the open file.
         3. The status of the file at the path without links is read, and must be that of the open
-           file. So a client cannot use a link in /proc to reach a file that only this process has
-           open.
+           file. The comparison prevents a client from using a link in /proc to reach a file that
+           only this process has open.
         4. For a regular file, the descriptor of its directory is kept in place of the descriptor of
            the file.
 

@@ -86,8 +86,9 @@ class Checked(msgspec.Struct, frozen=True):
 
     `kind` is the worst outcome of the content and its members; without a hit, `kind` is `unread` if
     a list is stale or missing. `reason` says why the content is unread. `found` are the outcomes
-    that are unread or were recorded by this call, with the results of actions. Content without a
-    path that was already recorded under the same name within the last hour is only counted.
+    that are unread or were recorded by the call of `check`, with the results of actions. Content
+    without a path that was already recorded under the same name within the last hour is only
+    counted.
     """
 
     kind: Kind

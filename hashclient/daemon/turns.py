@@ -1,6 +1,6 @@
 """Runs long jobs in threads, in pieces and in turn, so that no job delays the others.
 
-A disk may be slow, and a tree may be a whole disk. So a job is divided into pieces; after each
+A job is divided into pieces, because a disk may be slow and a tree may be a whole disk. After each
 piece, a client of the next user has a turn. One user can use only a part of the threads. Only one
 job of each client runs at a time, and none while many answers to the client are unsent. The pieces
 run in other threads; all other code of this module runs in the thread of the event loop.
@@ -39,8 +39,8 @@ P = ParamSpec("P")
 def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
     """Return a function like `pieces` whose jobs have already run up to their first `yield`.
 
-    Such a job has entered its `try` block, so `close` frees its resources even if the job never had
-    a turn.
+    A job that has run up to its first `yield` is inside its `try` block, so `close` frees its
+    resources even if the job never had a turn.
     """
 
     @functools.wraps(pieces)

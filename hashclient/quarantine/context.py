@@ -1,8 +1,9 @@
 """Adds other files to the item of a match, for example a chat or the data of an account.
 
 A sealed copy of each added file is stored in the folder of the item, and is shown, sealed to other
-keys and destroyed together with the item. The added files themselves stay in their places. So when
-the item is restored, the sealed copies of added files are removed without being restored.
+keys and destroyed together with the item. When the item is restored, the sealed copies of added
+files are removed without being restored, because the added files themselves have stayed in their
+places.
 """
 
 from __future__ import annotations

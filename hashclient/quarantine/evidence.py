@@ -1,9 +1,10 @@
 """Provides the sealed or plain bytes of a file, and proves that the file is the file that matched.
 
 A source of bytes can be read more than once. A source is first read to its end and compared with
-the tags of the match, and is compared again while its bytes are sent. So no other user can make
-this program send another file than the file that matched. Plain bytes of a sealed file exist only
-in memory, and only if the caller passes an identity. This module writes no file.
+the tags of the match, and is compared again while its bytes are sent. Because of both comparisons,
+no other user can make this program send another file than the file that matched. Plain bytes of a
+sealed file exist only in memory, and only if the caller passes an identity. This module writes no
+file.
 """
 
 from __future__ import annotations

@@ -236,8 +236,8 @@ def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
 def _taken_as_another(act: _Act) -> Taken | None:
     """Close a match whose file another scan has found and isolated at the same time.
 
-    In this case, each of the two scans has recorded a match, because the file was already removed
-    when the second match was recorded. The file of both matches is the same if path and tags are
+    Two scans that find the same file at the same time record two matches if the file was removed
+    before the second match was recorded. Two matches have the same file if their paths and tags are
     equal. Return None if no item in quarantine contains the file of the match.
     """
     match = act.match

@@ -102,7 +102,7 @@ def restore(
        change the path to the directory. Reading the file back does not change its times, so the
        times need not be set again.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
-       Afterwards, the name must belong to the restored file.
+       After the rename, the name must belong to the restored file.
     7. The restoration is written to the log, then to `restored.json`, then to the record of
        matches.
     8. The folder of the item is removed.

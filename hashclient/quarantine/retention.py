@@ -1,10 +1,10 @@
 """Holds, due dates and purges: how long an item is kept, and how it is destroyed.
 
-The configuration sets how long an item is kept after its report was handed over. After this time
-the item is due for destruction; before this time, a forced purge does not destroy the item, and
-only the order of a competent authority does. A retracted report has no effect on the time. An item
-on hold is never destroyed. A purge is logged before and after the destruction; the next purge
-finishes an interrupted purge.
+The configuration sets how long an item is kept after its report was handed over. After the
+configured time, the item is due for destruction. Before, a forced purge does not destroy the item;
+only the order of a competent authority permits the destruction. A retracted report has no effect on
+the time. An item on hold is never destroyed. A purge is logged before and after the destruction;
+the next purge finishes an interrupted purge.
 """
 
 from __future__ import annotations

@@ -183,8 +183,9 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # These errors would mean that the place has no regular file, but a regular file was
-            # found. So the error is replaced; its cause may be the file system, or a missing /proc.
+            # ENOENT, ELOOP and EISDIR would mean that the place has no regular file, but a regular
+            # file was found. The error is replaced by EIO; its cause may be the file system, or a
+            # missing /proc.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
             raise OSError(errno.EIO, "it cannot be opened", place.path) from error
@@ -204,8 +205,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     2. The file is renamed to `private` in the same directory, without replacing a file, or to a
        random name if `private` is taken. After the rename, other programs cannot exchange the file
        through its old name.
-    3. The renamed file must have the same inode, size and modification time. Otherwise the file
-       gets its old name again.
+    3. If the renamed file has another inode, size or modification time than the open file, the
+       renamed file gets its old name again.
     4. The private name is unlinked, and neither name may belong to the file any more. The names are
        checked because a FUSE file system may report success without removing a name, or may combine
        two directories that both contain the file.

@@ -90,7 +90,8 @@ def sync_to_read(fd: int) -> None:
 
 
 def _forget(fd: int) -> None:
-    # Without this call, a read would return bytes from the page cache and not from the disk.
+    # The pages of the file are dropped, because a read would otherwise return bytes from the page
+    # cache and not from the disk.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

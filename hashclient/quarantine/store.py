@@ -368,10 +368,11 @@ class Room:
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of operations together; return the results or exceptions by id.
 
-        Each operation of one half takes its next step. Meanwhile, threads make the changes of the
-        operations of the other half durable together. Then the halves are exchanged. `is_slow` says
-        whether the steps wait for a network, so that they are taken in several threads. If a change
-        cannot be written, all operations that wait for this change fail.
+        The operations are divided into two halves. While each operation of one half takes its next
+        step, threads make the changes of the other half durable. After each step, the halves are
+        exchanged. `is_slow` says whether the steps wait for a network, so that they are taken in
+        several threads. If a change cannot be written, all operations that wait for this change
+        fail.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
@@ -451,8 +452,8 @@ class Room:
     def exchange(self, folder: Path, item: Item) -> None:
         """Replace the folder of an item by a new folder in one step, durably.
 
-        The document `item` is written to the new folder first. Afterwards, the path `folder` leads
-        to the replaced folder.
+        The document of `item` is written to the new folder first. After the exchange, the path
+        `folder` leads to the replaced folder.
 
         Raises:
             StateError: the quarantine cannot be written, or its file system cannot exchange folders

@@ -1,8 +1,8 @@
 """The class `Quarantine`: files that matched, sealed to the public key of an officer.
 
-The rest of the program uses the quarantine by this class. The quarantine has its own lock, so a
-scan can isolate files during a fetch. Each isolated file is in a folder that has the id of the
-match as its name, see the module `item`. The methods and functions are:
+The rest of the program uses the quarantine only by the class `Quarantine`. The quarantine has its
+own lock, so a scan can isolate files during a fetch. Each isolated file is in a folder that has the
+id of the match as its name, see the module `item`. The methods and functions are:
 
 * `Quarantine(session)`
 * `.take(match, matches, reason=…) -> Taken`: seal a file and remove it from its place;

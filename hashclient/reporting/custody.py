@@ -1,12 +1,12 @@
 """The chain of custody of a report: records of the audit log, verified by `packages.chain`.
 
 The records are handed over exactly as they are in the log, each with its hash and its own
-signature. So the recipient can verify the records without the log and without this machine. If a
-record has no signature, only the signature of a later record, perhaps about other matches, covers
-it. So a signed copy of a record without a signature is written to the log and handed over. The last
-record of the chain says that the report was packaged. The last record of the chain contains the
-hash of every file of the package and the hash of the earlier lines of the chain, so one signature
-of the audit key covers the whole package.
+signature, so that the recipient can verify them without the log and without this machine. A record
+without a signature is only covered by the signature of a later record, perhaps about other matches.
+Instead of a record without a signature, a signed copy of the record is written to the log and
+handed over. The last record of the chain says that the report was packaged. The last record of the
+chain contains the hash of every file of the package and the hash of the earlier lines of the chain,
+so one signature of the audit key covers the whole package.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
 
     A record is copied only if the next signature in the log covers it, that is, if this signature
     is right and the hashes chain the records in between. Records after the last signature in the
-    log were written by a killed command. These records are copied as well, because the next
-    signature of the log will cover them.
+    log were written by a killed command. Records after the last signature are copied as well,
+    because the next signature of the log will cover them.
 
     Raises:
         AuditError: the log is broken or cannot be written.

@@ -1,7 +1,7 @@
 """Facts about the source of a file: the account, IP address, time, URL and message.
 
-The facts about the source are personal data. So no log, output, metric, alert or document of this
-program contains these facts. The facts are sealed to the recipients of a package, or sent to a
+No log, output, metric, alert or document of this program contains facts about the source, because
+these facts are personal data. The facts are sealed to the recipients of a package, or sent to a
 service. A program can add facts by the API of hashclient; added facts are stored sealed until the
 match ends. If no facts were added, the command in `[report.facts]` returns the facts when a report
 is sent.

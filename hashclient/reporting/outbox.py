@@ -231,7 +231,7 @@ class Outbox:
         exception as the reason; None means that the match only waits for a review.
 
         1. The move is logged.
-        2. The report is saved without these matches. If the process is killed after this step, the
+        2. The report is saved without these matches. If the process is killed after step 2, the
            next command takes step 3.
         3. The new report is written, and the reasons are written to the histories of the matches.
 

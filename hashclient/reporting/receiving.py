@@ -38,7 +38,7 @@ def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answe
     4. The answer is written to the audit log, durably, and then to the histories of the matches.
     5. Items that the answer requests to keep are put on hold until the requested time.
     6. The answer is written to the report, which becomes acknowledged. If the process is killed
-       before this step, the same answer can be received again, and the missing steps are taken.
+       before step 6, the same answer can be received again, and the missing steps are taken.
 
     Raises:
         VerificationError: the signature is wrong, the answer does not fit the report, or the answer

@@ -76,8 +76,8 @@ class Sender:
     def send_due(self) -> Iterator[Sent]:
         """Send all reports that are due, one after the other; yield the result of each.
 
-        A report whose last attempt has failed is due after a pause. This method is for commands
-        that run at intervals.
+        A report whose last attempt has failed is due after a pause. `send_due` is for commands that
+        run at intervals.
 
         Raises:
             LockedError: another command is working on reports.
@@ -151,7 +151,7 @@ class Sender:
             return self._send(report)
 
     def retract(self, report_id: str, *, reason: str) -> Sent:
-        """Retract a report, if this is still possible.
+        """Retract a report, if it can still be retracted.
 
         A report that was not sent is only marked as retracted. An unfinished report at a service is
         retracted at the service. If a package was handed over, a signed note is written beside the
@@ -160,7 +160,7 @@ class Sender:
         1. The effects of a report that was handed over are ended by `settling.reopen`, so that no
            item is due for destruction because of the report.
         2. The decision to retract the report is written to its record. If the process is killed
-           after this step, the next command that sends reports continues the retraction.
+           after step 2, the next command that sends reports continues the retraction.
         3. The report is retracted, and the retraction is recorded.
 
         Raises:

@@ -1,7 +1,7 @@
 """Runs a command at intervals for a long-running program that does not wait for the command.
 
-The program calls `Beside.look` often; `look` starts the command when the interval has passed. Two
-runs of the command never overlap.
+The program calls `Beside.look` often; `look` starts the command when the interval has passed. A run
+of the command begins only after the previous run has ended.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
 
     Of version 1, only the groups of `controller` are yielded.
 
-    In a container, `own_groups` may contain the path of a group on the host, whose directory does
-    not exist in the container. So the root directory of the mounted hierarchy is yielded, too.
+    The root directory of the mounted hierarchy is yielded, too, because `own_groups` in a container
+    may contain the path of a group on the host, whose directory does not exist in the container.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

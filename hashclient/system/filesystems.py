@@ -8,8 +8,8 @@ started. The files of a file system that is not in the table `_TRAITS` are alway
 match is missed.
 
 Times are less reliable than sizes. An unchanged status means an unchanged file only if each change
-of the file sets ctime, and nothing else can set ctime. Examples of file systems with unreliable
-times:
+of the file sets ctime, and nothing else can set ctime. The times of files are unreliable on these
+file systems, for example:
 
 - FAT has no ctime;
 - a program chooses the ctime in FUSE;

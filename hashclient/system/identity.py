@@ -2,8 +2,8 @@
 
 `st_dev` does not identify a file system, because the kernel may give the same number to the next
 mount. If a file system is not on a single block device (btrfs, overlay, a network), its `st_dev`
-may also change at each start of the machine. So a file system is identified by the first known fact
-of this list:
+may also change at each start of the machine. A file system is identified by the first known fact of
+this list:
 
 1. its UUID, if the file system is on built-in disks; on btrfs, also the UUID of the subvolume,
    because a snapshot has the same inodes as its source;
@@ -13,10 +13,10 @@ of this list:
 4. otherwise the unique number of its mount, which the kernel does not reuse until the machine is
    restarted.
 
-A UUID on portable media can be forged. So a file system on a loop device, on removable media, or on
-a bus for removable media is identified only by its mount. A file system that an ordinary user has
-mounted is not identified at all, because this user may be able to write to the image of the file
-system directly. A file system is not identified either if no fact of the list is known.
+A file system on a loop device, on removable media, or on a bus for removable media is identified
+only by its mount, because a UUID on portable media can be forged. A file system that an ordinary
+user has mounted is not identified at all, because this user may be able to write to the image of
+the file system directly. A file system is not identified either if no fact of the list is known.
 
 Limit: a bit-by-bit copy of a disk that replaces the original disk counts as the original disk.
 """
@@ -53,10 +53,10 @@ from hashclient.system.filesystems import (
 )
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
-#: The types on which a lease was tested to exclude writes through memory maps that were made before
-#: or after the lease. xfs is not in the set, because a user who may write to two files can exchange
-#: their contents without a change of times (`XFS_IOC_SWAPEXT`). overlay is not in the set, because
-#: the kernel grants a lease on an overlay file in spite of a writable memory map.
+#: The types of file systems on which a lease was tested to exclude writes through memory maps that
+#: were made before or after the lease. A lease on xfs proves nothing, because a user who may write
+#: to two files can exchange their contents without a change of times (`XFS_IOC_SWAPEXT`). A lease
+#: on overlay proves nothing, because the kernel grants the lease in spite of a writable memory map.
 _LEASES_PROVE = frozenset({EXT, BTRFS})
 
 #: From linux/fs.h: the ioctl(2) request for the UUID, and the length of the answer.

@@ -3,7 +3,7 @@
 A write through a shared memory map sets the times of a file only when the kernel makes the page
 writable. After the first write, the same process can write to the page again without a change of
 times. The kernel refuses a read lease (fcntl(2), `F_SETLEASE`) on a file while any process has the
-file open for writing or has a writable map of it. So if a lease is granted before a file is read,
+file open for writing or has a writable map of it. If a read lease is granted before a file is read,
 no process has a writable page of the file. To change the file later, a process must first open the
 file for writing, and the first write after that sets the times.
 
@@ -21,9 +21,10 @@ from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
 from hashclient.system.filesystems import BTRFS, EXT, XFS, kind_of
 
-#: The types on which tests showed that a lease excludes every writer: ext2 to ext4, btrfs, xfs.
-#: overlay is not in the set, because a memory map of an overlay file belongs to a file below the
-#: overlay. Network file systems are not in the set, because other machines do not ask this kernel.
+#: The types of file systems on which tests showed that a lease excludes every writer: ext2 to ext4,
+#: btrfs, xfs. A lease on an overlay file does not exclude all writers, because a memory map of the
+#: file belongs to a file below the overlay. A lease on a network file system does not exclude all
+#: writers, because other machines do not ask this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 

@@ -1,11 +1,11 @@
 """Writes files that a user names, for example outputs, keys, tokens and bundles.
 
 Other users may be able to write to the directory of an output file, and exchange its files at any
-time. So the components of the path are opened one after the other, the directory is used by its
-descriptor, and these rules are applied:
+time. To be safe from other users, this module opens the components of the path one after the other,
+uses the directory by its descriptor, and applies these rules:
 
 1. A link is followed only if nobody except root and the user of this process may change the link,
-   its directory, or the path to it. So a link in /tmp is never followed.
+   its directory, or the path to it. For example, a link in /tmp is never followed.
 2. In a directory that other users may write to, an existing file is written to only if root or the
    user of this process owns it. If the existing file is a regular file, it must also have only one
    name.
@@ -104,9 +104,9 @@ class Place:
     def check_way(self) -> None:
         """Refuse to use an existing file if other users may have changed the path to its directory.
 
-        Other users can only exchange directories in the same parent directory, because links that
-        they may change are not followed. So this function trusts groups of the system that have
-        only programs as members.
+        This function trusts groups of the system that have only programs as members, because these
+        groups can only exchange directories in the same parent directory: links that they may
+        change are not followed.
 
         Raises:
             UsageError: other users may have changed the path.

@@ -1,7 +1,7 @@
 """Protects the memory of a process, and ends it with a message when a mapped page is unreadable.
 
-A process that checks files has the seal key, credentials and digests in its memory. So the kernel
-writes no core dump of the process, and no debugger can attach to it, unless `HASHCLIENT_DEBUG` is
+A process that checks files has the seal key, credentials and digests in its memory. This module
+prevents core dumps of the process, and debuggers that attach to it, unless `HASHCLIENT_DEBUG` is
 set.
 
 An index is read through memory maps. If the disk has a bad block, or another program has truncated

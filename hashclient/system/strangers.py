@@ -4,16 +4,16 @@ A directory is safe if its owner is root or the user of this process, and if no 
 to the directory. A sticky directory, for example /tmp, is also safe: all users may add names, but
 only the owner of a file may rename the file, and the owner of the next component is checked as
 well. A name that is missing in a sticky directory is not safe, because other users may make it at
-any time. ssh(1) checks its files by the same rules. These are the rules for groups with write
-permission:
+any time. ssh(1) checks its files by the same rules. Groups with write permission are trusted by
+these rules:
 
 1. The private group of a user, which has no other members, counts as the user.
-2. A group of the system (an id below 1000) without members is trusted. An example is `staff`, which
-   may write to /usr/local on an older Debian.
+2. A group of the system (an id below 1000) without members is trusted. An example of such a group
+   is `staff`, which may write to /usr/local on an older Debian.
 3. All other groups count as other users. In the module `outputs` only, there is an exception: a
    group of the system is trusted to exchange names in a path if its only members are programs. An
-   example is `syslog`, which may write to /var/log on Ubuntu. The exception does not apply to the
-   paths of configuration and state.
+   example of a group of programs is `syslog`, which may write to /var/log on Ubuntu. The exception
+   does not apply to the paths of configuration and state.
 
 Limits: only the present permissions are checked, and a user who had write permission earlier may
 still have a file open. If a directory service does not list its users, these users are not found as
@@ -75,8 +75,9 @@ def stranger_on(
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
     """Return the real path of `path`, and the first component by which others can change a link.
 
-    The component is None if other users may change no link in the path. Both results are found in
-    one pass over the path, so they agree about a link that appears or disappears during the call.
+    The component is None if other users may change no link in the path. The real path and the
+    component are found in one pass over the path, so both agree about a link that appears or
+    disappears during the call.
 
     Raises:
         OSError: as `stranger_on`.

@@ -58,9 +58,9 @@ class Held(Protocol):
 class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
-    If `done` is set, `remains` are remarks, for example about other names of the file. Otherwise,
-    `why` says why the file was not removed. `is_meant` says whether the file was not removed
-    because the configuration requests a legal hold.
+    `done` says whether the file was removed. `remains` are remarks about a removed file, for
+    example about other names of the file. `why` says why a file was not removed. `is_meant` says
+    whether the file was not removed because the configuration requests a legal hold.
     """
 
     done: bool

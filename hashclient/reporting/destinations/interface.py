@@ -2,9 +2,9 @@
 
 The outbox saves the journal of a report and decides which steps are taken; a destination takes the
 steps. A destination is called while the lock of the outbox is held, for one report at a time. Each
-step is written to the journal before the recipient can see it. So if the process is killed at any
-time, the next attempt knows which parts the recipient may have, and a report is handed over only
-once.
+step is written to the journal before the recipient can see it. If the process is killed at any
+time, the next attempt learns from the journal which parts the recipient may have, so that a report
+is handed over only once.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Destination(Protocol):
     def renew(self, report: Report) -> Report:
         """Retract a report that was begun at the destination if some of its matches have ended.
 
-        A retracted report can be sent again without the matches that have ended. This method is
-        called before each `send`.
+        A retracted report can be sent again without the matches that have ended. `renew` is called
+        before each call of `send`.
 
         Raises:
             HashclientError: the report cannot be retracted now.

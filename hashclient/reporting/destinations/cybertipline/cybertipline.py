@@ -125,7 +125,7 @@ class CyberTipline:
 
     def _wait_for_identity(self, report: Report, count: int) -> Sent:
         if report.remote.report_id is not None:
-            # An earlier attempt that had an identity has left the report open at the service. So
+            # If an earlier attempt that had an identity has left the report open at the service,
             # the report is retracted at the service while it waits for an identity.
             report = self._retract_there(report)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"

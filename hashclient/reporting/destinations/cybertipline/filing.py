@@ -1,15 +1,15 @@
 """Files a report with a service: opens the report, uploads and describes files, and finishes it.
 
 The journal is the record of the report, `report.json`. Before a call, the journal is written with
-the call marked as in doubt; after the answer, it is written with the result. So a call stays in
-doubt if the process is killed during the call, or if the connection breaks. The next attempt first
+the call marked as in doubt; after the answer, it is written with the result. A call stays in doubt
+if the process is killed during the call, or if the connection breaks. The next attempt first
 resolves a call in doubt by these rules, so that no report is finished twice and no report stays
 open at the service:
 
 * open: the service may have opened a report with an id that we do not know. The service deletes an
   unfinished report by itself, and another report is opened.
-* upload, file details: the API has no call that returns the uploaded files. So the report is
-  retracted at the service, and another report is opened.
+* upload, file details: the report is retracted at the service, and another report is opened,
+  because the API has no call that returns the uploaded files.
 * finish: the call is repeated, and the answer "finished already" counts as success.
 * retract: the call is repeated, and the answer "retracted already" counts as success.
 
@@ -390,8 +390,8 @@ def _checked(
     except (ConfigError, VerificationError):
         if not facts:
             raise
-        # The message of the validator may repeat a fact, which no message may contain. So the
-        # document is validated again without facts.
+        # The document is validated again without facts, because the message of the validator may
+        # repeat a fact, which no message may contain.
         schema.validate(to_bytes(make({})))
         raise _MisfitError(
             "the facts about the source do not fit the schema that the service serves",

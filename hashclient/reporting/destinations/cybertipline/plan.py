@@ -42,10 +42,14 @@ def make_plan(
 ) -> tuple[Plan, list[str], dict[str, HashclientError]]:
     """Return the plan, the matches that need an identity, and matches that cannot be sent.
 
-    Three kinds of files are reported without evidence: files that are neither in place nor in
-    quarantine, files whose upload the configuration forbids, and streams, whose content was not
-    kept. A match cannot be sent if its file is missing without a known reason, or if the facts
-    about its source are not available; the exception says why.
+    These files are reported without evidence:
+
+    - files that are neither in place nor in quarantine;
+    - files whose upload the configuration forbids;
+    - streams, whose content was not kept.
+
+    A match cannot be sent if its file is missing without a known reason, or if the facts about its
+    source are not available; the exception says why.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []

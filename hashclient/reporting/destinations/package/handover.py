@@ -1,8 +1,8 @@
 """Hands a report over as a package in a directory, and retracts a report with its package.
 
-The record of the report names the package before the package gets its name in the directory. So if
-the process is killed, the next attempt recognises the package and does not make a second package.
-The module `package` makes packages.
+The record of the report names the package before the package gets its name in the directory. If the
+process is killed, the next attempt recognises the package by this name and does not make a second
+package. The module `package` makes packages.
 """
 
 from __future__ import annotations
