@@ -300,7 +300,7 @@ def test_an_entry_that_is_not_here_is_said_and_the_rest_is_taken(pair: Pair) -> 
     assert done.code == 0
     assert f"{missing}  no more: base/later was not here when it was imported" in done.out
     assert pair.server.scan().code == 0
-    # Once this machine has the entry, the same file makes the exception.
+    # Once this machine has the entry, an import of the same file adds the exception.
     (pair.server.tree / "later").write_bytes(b"listed there only")
     list_on(pair.server, later=b"listed there only")
     assert pair.server.scan().code == 10

@@ -222,7 +222,7 @@ def test_the_playbook_writes_configuration_and_roster_that_are_read(tmp_path: Pa
     roster = by_name["Begin the roster"]["ansible.builtin.lineinfile"]["line"] + "\n" + line
     (tmp_path / "roster.toml").write_text(roster)
     assert load_roster(tmp_path / "roster.toml") == {"web-1": "0" * 64}
-    # If a machine has another key than before, the next run does not pin it again.
+    # If a machine has another key than before, the next run does not pin the new key.
     assert "regexp" not in by_name["Note the key in the roster"]["ansible.builtin.lineinfile"]
     (tmp_path / "roster.toml").write_text(f"{roster}\n{line.replace('0' * 64, '1' * 64)}\n")
     with pytest.raises(UsageError, match="not a roster"):

@@ -282,7 +282,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         )
         assert not scene.private.exists()
         if swapped and swap not in {swap_directory, remove}:
-            # After any other exchange, the outcome asks for a person, and the file is not taken.
+            # Unless the directory was swapped or the file removed, the outcome asks for a person.
             assert taken.attention
             assert not taken.taken
         assert taken.taken <= scene.is_sealed()

@@ -73,7 +73,7 @@ def test_what_was_reported_is_kept_for_keep_days_also_from_a_forced_purge(
 def test_a_forced_purge_of_what_the_record_lacks_waits_for_the_record(
     kept: tuple[Ward, Match],
 ) -> None:
-    """Without the record, nobody knows whether the match was reported."""
+    """Without the record of matches, nobody knows whether the match was reported."""
     ward, match = kept
     ward.change(match, MatchState.REPORTED)
     (ward.state / "matches.db").unlink()

@@ -165,7 +165,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """Another command settles a report only when it prepares one: sending must not wait for it."""
+    """Only a later `report prepare` would settle the report, so sending must not wait for that."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:

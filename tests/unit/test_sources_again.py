@@ -351,7 +351,7 @@ def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
 def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
     monkeypatch: pytest.MonkeyPatch, grows: list[int], looks: list[tuple[int, int, bool]]
 ) -> None:
-    """A pass over only the changed directories proves nothing; the last pass reports them."""
+    """Only a pass over all directories proves that nothing moved; the last one reports changes."""
     source, asked, more = Again(), list[tuple[int, int, bool]](), iter(grows)
     assert (again.LOOKS, again.ROUNDS) == (3, 12)
     source._notes = io.BytesIO(b"note")
