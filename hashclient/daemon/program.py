@@ -254,7 +254,7 @@ class ContentChecker:
         return self._lists.now
 
     def _is_clean(self, data: memoryview, lists: InUse) -> bool:
-        """Return whether bytes certainly have no match; a quick test, which may return False."""
+        """Return True if a quick test shows that bytes have no match; False means "not known"."""
         if self._openers is not None and may_be_container(data):
             return False
         digests = [(a, digest_of(a, data)) for a in lists.judge.plan(len(data))]

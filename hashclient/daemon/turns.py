@@ -125,7 +125,7 @@ class Turns:
             return False
         client = clients.popleft()
         del self._ring[user]
-        if clients:  # this user now has the last turn
+        if clients:  # the other clients of the user get the last turn
             self._ring[user] = clients
         self._pool.submit(self._piece, client, self._jobs[client][0])
         return True

@@ -98,7 +98,7 @@ class Content:
             self.fd = None
 
     def is_surely_clean(self) -> bool:
-        """Return whether a stream certainly has no match; a quick test, which may return False."""
+        """Return True if a quick test shows that a stream has no match; False means "not known"."""
         lists, digester = self.lists, self.digester
         if self.inside:
             return False

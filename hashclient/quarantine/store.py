@@ -186,7 +186,8 @@ class Room:
     def find(self, match_id: str, matches: Matches) -> Item | None:
         """Return an item for an operation on it, or None; the caller holds the lock.
 
-        An item whose restoration was interrupted before its folder was removed is removed now.
+        If the restoration of the item was interrupted after the file was restored, the item is
+        removed, and None is returned.
 
         Raises:
             StateError: the item cannot be read or is damaged.

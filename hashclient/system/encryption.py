@@ -1,4 +1,4 @@
-"""Finds out whether a directory is encrypted and locked, so that it does not show its real names.
+"""Finds out whether a directory shows its real names, which a locked encrypted directory hides.
 
 Single directories of ext4, f2fs, UBIFS and CephFS may be encrypted (fscrypt), for example home
 directories that are unlocked at login. Without the key, an encrypted directory shows encoded names,

@@ -68,7 +68,7 @@ def is_debugged() -> bool:
 
 
 def keep_memory_private() -> None:
-    """Forbid core dumps of this process, and access of other processes of its user to its memory.
+    """Forbid core dumps of this process, and access to its memory by other processes of its user.
 
     The limit on core files does not suffice, because the kernel ignores the limit if core dumps are
     piped to a program. A child process inherits the limit, but not the prctl(2) option after an
