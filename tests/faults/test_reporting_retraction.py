@@ -337,7 +337,7 @@ def test_without_the_log_nothing_is_taken_back(
 def test_an_acknowledgement_that_was_not_recorded_is_not_recorded_later(
     desk: Desk, match: Match
 ) -> None:
-    """The test makes the state after a kill between the report's record and that of matches."""
+    """The state is as after a kill between the report's record and the record of matches."""
     report = desk.prepare(match)
     desk.send(report)
     with mock.patch.object(desk.outbox, "settle", lambda report, _record: report):

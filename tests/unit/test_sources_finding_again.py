@@ -220,7 +220,7 @@ def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is
 def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name was listed twice, so the moved directory seemed to be in its place."""
+    """The first directory of this name hid that the second directory of this name had left."""
     tree = write_tree(tmp_path / "t", {"d/f": b"", **{f"{n}": b"" for n in range(AT_ONCE)}})
     if born(tree) is None:
         pytest.skip("this file system does not say when a directory was made")
