@@ -109,7 +109,7 @@ def _is_header(text: bytes) -> bool:
 
 
 def can_be_mail(content: bytes | memoryview) -> bool:
-    """Return whether fields of mail begin lines anywhere in a text.
+    """Return whether any line of a text begins with a header field of mail.
 
     `mimeheaders` accepts fewer lines as fields than this function. Therefore a text of at most
     `MAX_LINE_BYTES` in which this function finds no fields of mail need not be opened.

@@ -109,7 +109,7 @@ def is_header(block: bytes) -> bool:
         # Adler-32 contains the sum of all bytes modulo a number that is larger than the sum of a
         # block of text, and takes less time than a sum in Python, which takes 4 us.
         return (adler32(block) & 0xFFFF) - 1 + apart == stated
-    # Some old programs added signed bytes.
+    # Some old programs computed the sum with bytes as signed numbers, from -128 to 127.
     total = sum(block) + apart
     return stated in (total, total - 256 * len(block.translate(None, _ASCII)))
 

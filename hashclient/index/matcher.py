@@ -365,5 +365,5 @@ class Gaps:
         )
 
     def found(self) -> tuple[Gap, ...]:
-        """Return the gaps that have left at least one row undecided so far."""
+        """Return each list, with its digests, that may miss an entry for an undecided row."""
         return tuple(self._gap(number, mask) for number, mask in sorted(self._rows))

@@ -66,8 +66,8 @@ _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
 #: The history of a match begins with an event in `_BEGINNINGS`, but the first step may be missing
 #: in the table.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
-#: Finds the requested reports that were not prepared after the request; a report that was prepared
-#: earlier than the request does not count.
+#: Finds the requests for a report after which no report was prepared. Reports that were prepared
+#: before the request do not count.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (

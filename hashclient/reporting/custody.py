@@ -75,7 +75,7 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     """Log a signed copy of each unsigned record that contains one of `ids`.
 
-    Return the hashes of all records that have a signed copy in the log after the call.
+    Return the hashes of all records that now have a signed copy in the log.
 
     A record is copied only if the next signature in the log covers it, that is, if this signature
     is right and the hashes chain the records in between. Records after the last signature in the

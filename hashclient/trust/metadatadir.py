@@ -80,7 +80,7 @@ class MetadataDir:
     def make_durable(self) -> None:
         """Make the metadata survive a power loss, as python-tuf renames files without syncing.
 
-        Files that were synced before and have not been replaced are left out.
+        A file that was synced before, and was not replaced since, is not synced again.
 
         Raises:
             StateError: the metadata cannot be synced.

@@ -95,8 +95,8 @@ class Changes:
             StateError: the kernel's limit of watches or of inotify instances is reached.
         """
         self._roots = roots
-        # Each change is compared with `_without`, so paths that are neither above nor below a root
-        # are left out.
+        # The excluded paths, each with a slash. Every change is compared with all of these paths,
+        # so excluded paths that are neither above nor below a root are not kept.
         tops = tuple(f"{root.rstrip('/')}/" for root in roots)
         self._without = tuple(
             below

@@ -98,7 +98,7 @@ def expected_counts(summary: Summary) -> Fields:
 
 
 def expected_run(summary: Summary) -> Run:
-    """Return the run that a reader should find for a summary."""
+    """Return the facts about a run that a reader should find in the output of its summary."""
     signals = {None: None, ExitCode.INTERRUPTED: "SIGINT", ExitCode.TERMINATED: "SIGTERM"}
     return Run(
         interrupted_by=signals[summary.stopped],

@@ -168,7 +168,7 @@ def test_a_match_is_not_gone_with_its_file_system(desk: Desk) -> None:
 
 
 def test_a_tree_is_followed_by_its_path_without_links(desk: Desk, tmp_path: Path) -> None:
-    """The tree is not searched at all if its path has a different link since the scan began."""
+    """The tree is not searched if a link in its path was exchanged after the scan had begun."""
     (desk.files / NAME).unlink()
     link = tmp_path / "link"
     link.symlink_to(desk.files)

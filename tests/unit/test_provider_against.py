@@ -1,4 +1,4 @@
-"""Two hosts publish the same repository: clients and `status --against` name the fork."""
+"""Two hosts publish different states of one repository: clients and `status --against` say so."""
 
 from __future__ import annotations
 
