@@ -44,9 +44,9 @@ from hashclient.system.rights import Rights, can_act_as_others
 STREAM = "stream"
 #: The signal by which a process asks its parent to stop the daemon.
 STOP = signal.SIGUSR1
-#: A new stream may keep at most 1/`KEPT_SHARE` of the bytes that are left of the limit for all
-#: streams. If the bytes of a stream are kept, its digests are computed when the stream has ended,
-#: and only if they are needed.
+#: All streams together may keep a limited number of bytes in memory. A new stream may keep at most
+#: 1/`KEPT_SHARE` of the bytes that the other streams leave free. If the bytes of a stream are kept,
+#: its digests are computed when the stream has ended, and only if they are needed.
 KEPT_SHARE = 8
 #: The number of threads that read paths, and of threads that read descriptors.
 READERS = 8
@@ -176,7 +176,7 @@ class Checks:
         upload.let_go()
 
     def clean_answer(self, data: memoryview) -> bytes | None:
-        """Return and count the answer to a stream without a match; None for other streams."""
+        """Count a stream without a match and return its answer; return None for other streams."""
         if self.openers is not None and may_be_container(data):
             return None
         lists = self._lists.now

@@ -38,9 +38,9 @@ _TURN_EVENTS = 512
 #: A command in the old form without a delimiter counts as complete if no more bytes come for
 #: `BARE_S` seconds.
 BARE_S = 0.1
-#: After an answer that ends a connection, the daemon reads for at most `DRAIN_S` seconds and
-#: `DRAIN_BYTES` bytes what the client still sends. Closing the socket at once could discard the
-#: answer before the client reads it.
+#: After an answer that ends a connection, the daemon reads and discards further bytes of the
+#: client, for at most `DRAIN_S` seconds and `DRAIN_BYTES` bytes. If the daemon closed the socket at
+#: once, the answer could be lost before the client reads it.
 DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
 #: Seconds after the beginning of a command during which `Pace.is_slow` returns False.
@@ -162,7 +162,7 @@ class Connection(Client):
         parser, used, events = self._parser, 0, 0
         while used < len(data) and not self._is_busy:
             if events >= _TURN_EVENTS:
-                break  # `writable` schedules the rest
+                break  # the event loop calls `writable`, which continues with the rest
             some = parser.feed(data[used:], _EVENTS)
             used += parser.used
             events += len(some)

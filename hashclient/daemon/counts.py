@@ -37,7 +37,7 @@ class Count(enum.IntEnum):
     RELOADS = 13
     STARTED = 14  # starts of the process of the row
     SLOW = 15  # connections closed for a new client because they sent very slowly
-    CROWDED = 16  # connections closed for a new client; their user had the most
+    CROWDED = 16  # connections closed for a new client because their user had the most connections
     EXCEPTED = 17  # matches that a person has excepted
 
 
@@ -106,7 +106,7 @@ class Row:
         words[_MICROSECONDS] += int(seconds * 1e6)
 
     def clean(self, verdict: Count, length: int) -> None:
-        """Count a stream of `length` bytes as `verdict`, if it has no match and is answered now."""
+        """Count a stream of `length` bytes that has no match and is answered now, as `verdict`."""
         words = self._words
         words[verdict] += 1
         words[_BYTES] += length

@@ -200,7 +200,7 @@ class Ledger:
 
 
 def _places_of(outcomes: Sequence[Outcome]) -> list[Place]:
-    """Return the places of inputs: the `door` of the client for a stream, the path for a file."""
+    """Return where inputs come from: the client's `door` for a stream, the path for a file."""
     return [Place(o.path) if o.is_stream else place_of(o) for o in outcomes]
 
 

@@ -100,7 +100,7 @@ class Openers:
         return Opener(lists.judge, self._options, starting=starting)
 
     def stop(self, whose: object = None) -> None:
-        """Stop opening containers of one owner, or of all owners; the containers are unread."""
+        """Stop opening containers of one owner, or of all owners; their outcome is unread."""
         for opener, user in list(self._busy.items()):
             if whose in (None, user) and self._busy.pop(opener, None) is not None:
                 opener.stop()

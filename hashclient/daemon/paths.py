@@ -2,8 +2,8 @@
 
 The checker of the scan reads the files in threads, one piece at a time. The file or directory at a
 path is opened only once. All files below a directory are opened by the descriptor of this
-directory, so other users cannot exchange a link or a directory of the path. The path in the record
-of matches is the path without links that the kernel returns for the descriptor.
+directory, so other users cannot exchange a symbolic link or a directory of the path. The path in
+the record of matches is the path without symbolic links that the kernel returns for the descriptor.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Named:
         self._trees: Trees | None = None
 
     def open(self) -> None:
-        """Open the file or directory at the path; links in the path are followed.
+        """Open the file or directory at the path; symbolic links in the path are followed.
 
         1. The file is opened by its path.
-        2. The kernel returns a path without links for the open file.
-        3. The status of the file at the path without links is read, and must be that of the open
-           file. The comparison prevents a client from using a link in /proc to reach a file that
-           only this process has open.
+        2. The kernel returns a path without symbolic links for the open file.
+        3. The status of the file at the path without symbolic links is read, and must be that of
+           the open file. The comparison prevents a client from using a link in /proc to reach a
+           file that only this process has open.
         4. For a regular file, the descriptor of its directory is kept in place of the descriptor of
            the file.
 
@@ -95,12 +95,12 @@ class Named:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note the inodes of listed files that were missing later; `batches` looks for them."""
+        """Store inodes of listed files that have disappeared; `batches` looks for these files."""
         if self._trees is not None:
             self._trees.lose(inodes)
 
     def real(self, outcome: Outcome) -> Outcome:
-        """Return an outcome whose path is replaced by the path without links."""
+        """Return an outcome whose path is replaced by the path without symbolic links."""
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
             held = f"{held}/{self._name}"
@@ -108,7 +108,7 @@ class Named:
         return msgspec.structs.replace(outcome, path=path or "/")
 
     def as_given(self, path: str) -> str:
-        """Return the path as the client would write it for a path below the path without links."""
+        """Return `path`, which is below the path without symbolic links, as the client names it."""
         rest = path.removeprefix(self._real.rstrip("/")) if path != self._real else ""
         return self.given.rstrip("/") + rest if rest else self.given
 
@@ -139,9 +139,9 @@ def results_at(
 ) -> Generator[Result, None, None]:
     """Check the file or tree at a path; yield results with the outcomes that are not clean.
 
-    Links below the path are not followed. Files that are not regular files are skipped; if the path
-    itself names such a file, the outcome is unread. `on_bytes` is called repeatedly while a file is
-    read. `members` is the object that opens containers.
+    Symbolic links below the path are not followed. Files that are not regular files are skipped; if
+    the path itself names such a file, the outcome is unread. `on_bytes` is called repeatedly while
+    a file is read. `members` is the object that opens containers.
     """
     try:
         named.open()

@@ -7,7 +7,7 @@ The protocol of clamd(8) has these rules:
   newline or, as in clamd, at the end of the bytes that were sent together.
 - A reply ends with the same delimiter as its command.
 - The command INSTREAM is followed by chunks. A chunk is a length of four bytes in network order,
-  followed by as many bytes; a length of 0 ends the stream.
+  followed by the content of this length; a length of 0 ends the stream.
 - The command FILDES is followed by a descriptor with one byte.
 - The command IDSESSION keeps the connection open for many commands. Each reply begins with the
   number of its command, and replies may be sent in any order.

@@ -1,8 +1,8 @@
 """Opens listening sockets, at a port or in a directory that no other user may change.
 
 The directory of a Unix socket stays open. The socket is made, gets its mode, and is removed by the
-descriptor of this directory, without following a link. The path is refused if other users may
-change a directory of the path, because these users could put their own socket at the path and
+descriptor of this directory, without following a symbolic link. The path is refused if other users
+may change a directory of the path, because these users could put their own socket at the path and
 answer in place of the daemon.
 
 systemd may pass sockets to the daemon (sd_listen_fds(3)), and gets a message when the daemon is

@@ -79,13 +79,13 @@ def _groups_of(sock: socket.socket) -> tuple[int, ...]:
 
 
 class Share:
-    """A number of units that all users share; each user may take a part of the units.
+    """A limited number of units, for example connections; each user may take a part of them.
 
     Several threads may call the methods of the same `Share`.
     """
 
     def __init__(self, most: int, percent: int) -> None:
-        """Let all users together take `most` units; each user may take `percent` %, at least 1."""
+        """Let all users take `most` units, and each user `percent` % of them, at least 1."""
         self._most = most
         self._of_each = max(1, most * percent // 100)
         self._lock = threading.Lock()

@@ -202,7 +202,7 @@ class Connections:
     """The connections of one process: limits their number, and closes some for new clients."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
-        """Allow as many connections as `share` has units; `clock` returns the time in seconds."""
+        """Each connection takes one unit of `share`; `clock` returns the time in seconds."""
         self._share = share
         self._counts = counts
         self._clock = clock

@@ -47,12 +47,12 @@ def read_origin(fd: int, status: os.stat_result, directory_inode: int) -> Origin
 def _read_xattrs(fd: int) -> dict[str, str]:
     found: dict[str, str] = {}
     left = MAX_XATTR_BYTES
-    with contextlib.suppress(OSError):  # a file system without extended attributes
+    with contextlib.suppress(OSError):  # the file system has no extended attributes
         # Attributes in the namespace `user.` are read last, because any owner can make them large.
         for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
-            with contextlib.suppress(OSError):  # removed meanwhile, or not readable
+            with contextlib.suppress(OSError):  # the attribute is gone or unreadable
                 value = os.getxattr(fd, name)
                 left -= len(name) + len(value)
                 if left < 0:
@@ -71,7 +71,7 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
-    """Set the attributes in `origin`, except times, on a file; return those that cannot be set.
+    """Set the attributes in `origin`, except times, on a file; return the attributes that failed.
 
     Without `with_powers`, set-id bits and capabilities are not set. The owner is set first, because
     a change of owner removes capabilities. The mode is set last, because a change of an access

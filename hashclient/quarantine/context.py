@@ -2,8 +2,8 @@
 
 A sealed copy of each added file is stored in the folder of the item, and is shown, sealed to other
 keys and destroyed together with the item. When the item is restored, the sealed copies of added
-files are removed without being restored, because the added files themselves have stayed in their
-places.
+files are removed without being restored, because the added files themselves were never removed from
+their directories.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def add_context(
     """Seal copies of files to the recipients of an item, and return the item.
 
     1. The item exists and is not being restored or destroyed.
-    2. Each file is sealed into the folder of the item, synced and read back. A copy that a killed
-       process has left in the folder is replaced if the document of the item does not name the
-       copy.
+    2. Each file is sealed into the folder of the item, written to the disk and read back. A copy
+       that a killed process has left in the folder is replaced if the document of the item does not
+       name the copy.
     3. The addition is logged, and then written to the document of the item and the history of the
        match.
 
@@ -108,7 +108,7 @@ def context_paths(room: Room, item: Item) -> list[Path]:
 
 
 def keep_context(room: Room, item: Item, folder: Path) -> None:
-    """Link the sealed copies of added files from the present folder of an item into `folder`.
+    """Make hard links in `folder` to the sealed copies of the files that were added to an item.
 
     Raises:
         StateError: the folder cannot be written.

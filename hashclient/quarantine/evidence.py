@@ -1,10 +1,10 @@
 """Provides the sealed or plain bytes of a file, and proves that the file is the file that matched.
 
 A source of bytes can be read more than once. A source is first read to its end and compared with
-the tags of the match, and is compared again while its bytes are sent. Because of both comparisons,
-no other user can make this program send another file than the file that matched. Plain bytes of a
-sealed file exist only in memory, and only if the caller passes an identity. This module writes no
-file.
+the tags (keyed digests) of the match, and is compared again while its bytes are sent. Because of
+both comparisons, no other user can make this program send another file than the file that matched.
+Plain bytes of a sealed file exist only in memory, and only if the caller passes an identity. This
+module writes no file.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Proven:
         """Read the source again and yield its bytes.
 
         Raises:
-            StateError: the source has changed since it was proven; the last bytes were not yielded.
+            StateError: the source has changed since it was first read; the last bytes are not
+                yielded.
         """
         computed = hashlib.sha256()
         left = self.size
@@ -127,7 +128,7 @@ def sealed_source(path: Path, sha256: str, length: int) -> Proven:
 def plain_source(
     match: Match, quarantine_dir: Path, identities: Sequence[Any], sealer: Sealer
 ) -> Iterator[Proven]:
-    """Yield the proven file of a match, from its place or from quarantine.
+    """Prove that a file is the file that matched, and yield it, from its path or from quarantine.
 
     Raises:
         StateError: the file is missing, or is not the file that matched.
@@ -152,7 +153,7 @@ def plain_source(
 
 @contextlib.contextmanager
 def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
-    """Yield the proven file of a match from its place.
+    """Prove that the file at the path of a match is the file that matched, and yield the file.
 
     Raises:
         StateError: the file is missing, cannot be proven, or is not the file that matched.
@@ -198,7 +199,7 @@ def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
 
 @contextlib.contextmanager
 def _in_place(match: Match) -> Iterator[Source]:
-    """Open the file or object version that the scan has read, in its place.
+    """Open the file or object version that the scan has read, at its original path or URI.
 
     The file is opened once, so the proven file is sent even if another file gets its path later.
     """
@@ -243,7 +244,7 @@ def file_chunks(path: Path) -> Generator[bytes]:
 
 
 def opener_of(identities: Sequence[Any]) -> Callable[[Iterator[bytes]], Generator[bytes]]:
-    """Return a function that decrypts as `unsealed` does, with these identities."""
+    """Return a function that calls `unsealed` with the secret keys `identities`."""
     return lambda sealed: unsealed(sealed, identities)
 
 

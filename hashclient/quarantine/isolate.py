@@ -2,8 +2,8 @@
 
 The isolation of one file is called an operation. If the process is killed during an operation, the
 file is still in its place, or its sealed copy is complete. The next operation on the same match
-finishes an interrupted operation. Several operations take each step together, so that their files
-are synced at the same time.
+finishes an interrupted operation. Several operations take the same step at the same time, so that
+the files of all these operations are made durable together.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """The values that the steps of one isolation use; `hold` is the hold on the new item.
+    """The values that the steps of one isolation use; `hold` forbids destroying the new item.
 
     Steps run in threads, so they access the record of matches only through a `Wait`, which is
     handled in one thread. From Python 3.12 on, threads that run the same SQLite query at the same
@@ -94,22 +94,23 @@ def take(
 ) -> Iterator[tuple[str, Taken | HashclientError]]:
     """Seal the files of matches and remove them; yield each match id with its result or exception.
 
-    `wanted` are ids of matches, each with the file that the scan has read, or None if only the
-    record of matches has this file.
+    `wanted` are pairs: the id of a match, and the file that the scan has read. The file is None if
+    it must be looked up in the record of matches.
 
     1. The match is checked: its file is in place, the match is not withdrawn or ended, the record
        of matches contains the file that was read, and recipients are configured.
-    2. The directory of the path is opened without following a link at any component. The inode of
-       the directory must be that of the directory in which the file was read.
+    2. The directory of the path is opened without following a symbolic link at any component. The
+       inode of the directory must be that of the directory in which the file was read.
     3. The file is opened. The opened file must be a regular file with the recorded size, and must
        have the inode of the file that was read.
     4. The file is read once, and is sealed into a new folder and digested at the same time.
     5. The tags of the read bytes must be the tags in the record, and the file must not have changed
        while it was read.
-    6. The sealed copy is synced, read back from the disk, and compared with the written bytes.
+    6. The sealed copy is written to the disk, read back from the disk, and compared with the
+       written bytes.
     7. The document of the item is written to the folder, and the folder gets its final name, both
        durably.
-    8. The match must still not be withdrawn, and the sealing is logged.
+    8. If the match was withdrawn meanwhile, the operation ends. Otherwise the sealing is logged.
     9. The name of the file is removed if it still belongs to the sealed file.
     10. If a tombstone is configured, the tombstone is written in place of the file.
     11. The removal is written to the record of matches, then to the log, and then to the document.
@@ -234,7 +235,7 @@ def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
 
 
 def _taken_as_another(act: _Act) -> Taken | None:
-    """Close a match whose file another scan has found and isolated at the same time.
+    """Record a match as closed if its file was isolated at the same time for another match.
 
     Two scans that find the same file at the same time record two matches if the file was removed
     before the second match was recorded. Two matches have the same file if their paths and tags are

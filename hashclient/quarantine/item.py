@@ -60,7 +60,7 @@ def _text(text: str) -> str:
 
 
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The mark of an operation: who performed the operation, why, and when."""
+    """Who performed an operation, why, and when."""
 
     by: str
     reason: str
@@ -68,7 +68,7 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, by: str, reason: str, time: datetime) -> Mark:
-        """Return a mark whose texts are valid Unicode; bytes that are not UTF-8 are replaced."""
+        """Return a `Mark` with texts of valid Unicode; bytes that are not UTF-8 are replaced."""
         return cls(_text(by), _text(reason), time)
 
 
@@ -85,13 +85,13 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
 
 
 class Hold(Mark, frozen=True, forbid_unknown_fields=True):
-    """A hold on an item, and its end; a hold without an end lasts until a person releases it."""
+    """A hold, which forbids destroying an item until its end or until a person releases it."""
 
     until: _Time | None = None
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry that the file matched, in the form in which `item.json` contains a `Hit`."""
+    """An entry of a list that the file matched: the form of a `Hit` in `item.json`."""
 
     list: str
     entry: str
@@ -208,7 +208,7 @@ class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The content of `restored.json`: a note for each item, by the id of the item."""
+    """The content of `restored.json`: a note for each restored item, by the id of the item."""
 
     format: str = NOTES_FORMAT
     items: dict[_Id, Note]

@@ -59,7 +59,8 @@ def reseal(
     3. The sealed copy is decrypted in memory and encrypted into a new folder at the same time.
     4. The SHA-256 of the old copy and the size of the plain content are checked. The tags of the
        plain content are checked if the seal key has not changed.
-    5. The new copy is synced, read back from the disk, and compared with the written bytes.
+    5. The new copy is written to the disk, read back from the disk, and compared with the written
+       bytes.
     6. An event in the log says that the new copy is complete and will now replace the old copy.
     7. The new folder replaces the old folder in one step, durably.
     8. The old folder is removed, and the history of the match records the change of recipients.

@@ -90,9 +90,9 @@ def restore(
 
     1. The item must not be on hold, and its match must be withdrawn, or `allow_standing` is set.
     2. The directory of the place must exist, and no file may have the name. The path must not
-       contain a link. The directory must be the directory from which the file was taken; another
-       directory is allowed only if no other user may change the path to it. For a place that the
-       user has just named, the rules of `open_named` apply.
+       contain a symbolic link. The directory must be the directory from which the file was taken;
+       another directory is allowed only if no other user may change the path to it. For a place
+       that the user has just named, the rules of `open_named` apply.
     3. The intent to open the sealed copy is logged, and the sealed copy is decrypted into a file
        without a name or with an unused name.
     4. The SHA-256 of the sealed copy and the size of the plain content are checked. The tags of the
@@ -145,9 +145,10 @@ def _restore_some(
     *,
     allow_standing: bool,
 ) -> list[Item]:
-    """Take the first ids from `left`, and restore their items; return items whose folders remain.
+    """Take the first ids from `left`, and restore their items; return items to remove.
 
-    The folders of the items `before` are removed meanwhile. The results are added to `outcomes`.
+    The returned items are restored, and their folders must still be removed. The folders of the
+    items `before` are removed meanwhile. The results are added to `outcomes`.
     """
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}
@@ -155,7 +156,7 @@ def _restore_some(
     known = matches.look_up_all([*itertools.islice(left, most)])
     notes = load_notes(room.directory)
     for _ in range(most):
-        # A repeated id is left for the next call, before which the item of the id is removed.
+        # A repeated id is left for the next call, because the item is removed before the next call.
         if not left or left[0] in outcomes or size >= AT_ONCE_BYTES:
             break
         match_id = left.popleft()

@@ -1,9 +1,9 @@
 """Holds, due dates and purges: how long an item is kept, and how it is destroyed.
 
 The configuration sets how long an item is kept after its report was handed over. After the
-configured time, the item is due for destruction. Before, a forced purge does not destroy the item;
-only the order of a competent authority permits the destruction. A retracted report has no effect on
-the time. An item on hold is never destroyed. A purge is logged before and after the destruction;
+configured time, the item is due for destruction. Until then, even a forced purge does not destroy
+the item, unless a competent authority has ordered the destruction. A retracted report has no effect
+on the time. An item on hold is never destroyed. A purge is logged before and after the destruction;
 the next purge finishes an interrupted purge.
 """
 
@@ -45,7 +45,7 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """The result of a purge; `done` is None for an item that a real run would destroy."""
+    """The result of a purge; in a dry run, `done` is None if a real run would destroy the item."""
 
     item: Item
     done: bool | None
@@ -195,7 +195,7 @@ def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | 
 
 
 def _obstacle(item: Item, match: Match | None, now: datetime) -> str | None:
-    """Return why an item is not due at any time in its present state, or None."""
+    """Return why an item cannot become due in its present state, or None if it can."""
     if (hold := item.held(now)) is not None:
         end = "" if hold.until is None else f", until {for_people(hold.until)}"
         return f"on hold since {hold.time:%Y-%m-%d}, by {printable(hold.by)}{end}"

@@ -1,4 +1,4 @@
-"""Opens the directory of a file without following links, and removes exactly one file.
+"""Opens the directory of a file without following symbolic links, and removes exactly one file.
 
 All operations use the open directory, so a change of the path cannot lead them to another
 directory. A file is renamed without replacing another file. A file is unlinked only under a private
@@ -73,7 +73,7 @@ class Place(msgspec.Struct, frozen=True):
         return Place(self.fd, self.directory, name)
 
     def status(self) -> os.stat_result | None:
-        """Return the status of the file or link with this name; None if it does not exist.
+        """Return the status of the file or symbolic link with this name; None if it does not exist.
 
         Raises:
             OSError: the status cannot be read.
@@ -134,10 +134,11 @@ def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def open_place(path: str) -> Iterator[Place]:
-    """Open the directory of an absolute path of any length; no component may be a link.
+    """Open the directory of an absolute path of any length; no component may be a symbolic link.
 
     Raises:
-        OSError: a component is a link (ELOOP, with its path), is missing or is not a directory.
+        OSError: a component is a symbolic link (ELOOP, with its path), is missing or is not a
+            directory.
     """
     with held_parent(path) as (directory, name):
         yield Place(directory.fd, directory.path, name)
@@ -147,11 +148,11 @@ def open_place(path: str) -> Iterator[Place]:
 def open_named(path: Path) -> Iterator[Place]:
     """Open the directory of an absolute path that the user has just named.
 
-    Links are followed if no other user could have made them.
+    Symbolic links are followed if no other user could have made them.
 
     Raises:
-        OSError: the directory cannot be opened, or the path contains a link that another user could
-            have made (ELOOP).
+        OSError: the directory cannot be opened, or the path contains a symbolic link that another
+            user could have made (ELOOP).
     """
     try:
         directory = Directory.plain(path.parent)
@@ -168,8 +169,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     """Open the regular file at a place for reading; yield its descriptor and its status.
 
     Raises:
-        OSError: the file cannot be opened, is a link (ELOOP) or not a regular file (EISDIR for all
-            types).
+        OSError: the file cannot be opened, is a symbolic link (ELOOP) or not a regular file (EISDIR
+            for all types).
     """
     # The type is checked before the file is opened for reading, because opening a device may have
     # effects. Opening the file may block until another process has released a lease on it.

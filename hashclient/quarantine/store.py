@@ -1,4 +1,4 @@
-"""The class `Room`, which all operations of the quarantine share: folders, lock, log and record.
+"""The class `Room`: the folders, lock and records that all operations of the quarantine use.
 
 An operation is for example the isolation, restoration or purge of an item. Only one process at a
 time changes the quarantine. A folder with an id as its name is always complete. A folder that a
@@ -65,12 +65,12 @@ _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
 #: How many free descriptors each operation needs: two, and some more while the file is sealed.
 _DESCRIPTORS_EACH = 8
 
-#: Flags that open a folder whose content is removed; a link is not followed.
+#: Flags that open a folder whose content is removed; a symbolic link is not followed.
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _Out = TypeVar("_Out")
-#: A change of the record: a match, the detail for its history, and whether the file is in place
-#: afterwards.
+#: A change of the record of matches: a match, the detail for its history, and whether the file is
+#: in place afterwards.
 Change = tuple[Match, Mapping[str, Any], bool]
 
 
@@ -140,7 +140,7 @@ class Room:
             self._on_bytes(count)
 
     def mark(self, reason: str) -> Mark:
-        """Return a mark with the operator, the present time and `reason`."""
+        """Return a `Mark` with the operator, the present time and `reason`."""
         return Mark.of(self.session.operator, reason, self.now())
 
     @contextlib.contextmanager
@@ -486,7 +486,7 @@ class Room:
         return True
 
     def _verify_moved(self, folder: Path, before: os.stat_result, match_id: str) -> None:
-        """Check that a folder was renamed to the id of an item; otherwise do not remove it.
+        """Check that a folder was renamed to the id of an item; after a failure, keep the folder.
 
         Without the check, the last copy of a file could be removed on a file system that reports
         success without renaming.
@@ -588,7 +588,7 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
 
 
 def _close(act: Generator[Wait, None, Any]) -> None:
-    """Close the generator of an operation, unless a thread runs it after a second interrupt."""
+    """Close the generator of an operation, unless a thread still runs it after a second Ctrl-C."""
     with contextlib.suppress(ValueError):
         act.close()
 
@@ -606,8 +606,8 @@ def _remove_item(folder: str) -> None:
 def remove_folder(folder: Path | str, at: int | None = None) -> None:
     """Remove a folder with all files and folders in it, as far as possible.
 
-    A relative path begins at the open directory `at`. No link is followed, because the target of a
-    link is outside of the quarantine.
+    A relative path begins at the open directory `at`. No symbolic link is followed, because the
+    target of a symbolic link is outside of the quarantine.
     """
     with contextlib.suppress(OSError):
         fd = os.open(folder, _FOLDER_FLAGS, dir_fd=at)

@@ -121,8 +121,8 @@ class Quarantine:
     ) -> Iterator[tuple[str, Taken | HashclientError]]:
         """Isolate the files of many matches, as `take` does; yield each id with its result.
 
-        `wanted` are match ids, each with the file that the scan has read, or None for the file in
-        the record of matches.
+        `wanted` are pairs: the id of a match, and the file that the scan has read. The file is None
+        if it must be looked up in the record of matches.
 
         Raises:
             LockedError, StateError: the quarantine cannot be locked or written, so no other file is
@@ -241,7 +241,7 @@ class Quarantine:
     ) -> Item:
         """Forbid destroying or restoring an item, for good or `until` a time; return the item.
 
-        `by` is the person or body that requests the hold; the default is the operator.
+        `by` is the person or authority that requests the hold; the default is the operator.
 
         Raises:
             UsageError: no item has this id.

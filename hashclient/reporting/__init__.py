@@ -1,1 +1,1 @@
-"""Reports, which hand over matches to a body (an authority or a hotline) once, with proof."""
+"""Reports, each of which hands matches over to an authority or a hotline, once and with proof."""

@@ -396,7 +396,7 @@ class Outbox:
         except (ConfigError, StateError):
             return None
         root = provider.root_sha256.lower()
-        # a person has edited the setting: no fetch would accept the root
+        # a person has edited the setting, and no fetch accepts a root that is not a SHA-256
         if not ROOT_PATTERN.fullmatch(root):
             return None
         return Provider(root, next((url for url, _ in provider.addresses), None))

@@ -1,4 +1,4 @@
-"""Receives the signed answers of the recipients of reports (bodies, for example an authority).
+"""Receives the signed answers of the recipients of reports (for example an authority).
 
 An answer is accepted only once, for one report of this machine, and only if it is signed with the
 key that the configuration pins for the destination of the report.

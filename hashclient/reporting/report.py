@@ -270,7 +270,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     @classmethod
     def not_done(cls, report: Report, error: HashclientError) -> Sent:
-        """Return the result of an attempt with an error; in spite of it, the report may be sent."""
+        """Return the result of an attempt with an error; the report may have been sent anyway."""
         return cls(report, "not sent" if report.is_open else str(report.state), error)
 
 

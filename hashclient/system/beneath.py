@@ -1,10 +1,12 @@
-"""Opens files relative to open directories, so that renames and links cannot redirect access.
+"""Opens files relative to open directories, so that nobody can redirect access to another file.
+
+A rename or a symbolic link could redirect access by a path.
 
 The kernel resolves a path at each call, so another user who may write to a directory of the path
 can exchange the names in this directory between two calls. This module opens a directory once;
 every later system call on a name in the directory uses the descriptor of the directory and follows
-no link. Only `Directory.given` follows links, because the user has chosen the path that
-`Directory.given` opens.
+no symbolic link. Only `Directory.given` follows symbolic links, because the user has chosen the
+path that `Directory.given` opens.
 
 `openat2` opens a path of many components in one call; if the kernel lacks or forbids `openat2`, the
 components of the path are opened one after the other. The functions of this module raise `OSError`.
@@ -70,7 +72,7 @@ class Directory:
 
     @classmethod
     def given(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a directory that the user has just named; links in the path are followed.
+        """Open a directory that the user has just named; symbolic links in the path are followed.
 
         Raises:
             OSError: the path cannot be opened, or is no directory.
@@ -80,16 +82,17 @@ class Directory:
 
     @classmethod
     def plain(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a directory whose path contains no link.
+        """Open a directory whose path contains no symbolic link.
 
         Raises:
-            OSError: a component is a link (ELOOP, with its path), is missing or is no directory.
+            OSError: a component is a symbolic link (ELOOP, with its path), is missing or is no
+                directory.
         """
         path = os.fspath(path)
         return cls(open_plain(path or ".", HELD_FLAGS), path)
 
     def beneath(self, rest: str) -> Directory:
-        """Open a directory below this directory by a path that contains no link.
+        """Open a directory below this directory by a path that contains no symbolic link.
 
         Raises:
             OSError: as `plain`; EXDEV if `rest` leads out of this directory.
@@ -113,10 +116,10 @@ class Directory:
         return identity_of(os.fstat(self.fd))
 
     def open(self, name: str, flags: int, mode: int = 0o600) -> int:
-        """Open the file `name` in this directory; a link is refused.
+        """Open the file `name` in this directory; a symbolic link is refused.
 
         Raises:
-            OSError: the file cannot be opened; ELOOP for a link.
+            OSError: the file cannot be opened; ELOOP for a symbolic link.
         """
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd)
 
@@ -124,7 +127,7 @@ class Directory:
         """Create a new regular file with exactly the mode `mode`, without regard to the umask.
 
         Raises:
-            FileExistsError: a file or link with this name exists.
+            FileExistsError: a file or symbolic link with this name exists.
             OSError: the file cannot be created.
         """
         fd = self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -136,7 +139,7 @@ class Directory:
         return fd
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return the status of the file or link `name`; None if the name does not exist.
+        """Return the status of the file or symbolic link `name`; None if the name does not exist.
 
         Raises:
             OSError: the status cannot be read.
@@ -227,18 +230,19 @@ def sync_directory(directory: int) -> None:
 
 
 def open_plain(path: str, flags: int) -> int:
-    """Open a path of any length; no component of the path may be a link.
+    """Open a path of any length; no component of the path may be a symbolic link.
 
     Raises:
-        OSError: a component is a link (ELOOP, with its path), or the path cannot be opened.
+        OSError: a component is a symbolic link (ELOOP, with its path), or the path cannot be
+            opened.
     """
     return _open(None, path, flags, _RESOLVE_NO_SYMLINKS)
 
 
 def open_beneath(directory: int, rest: str, flags: int) -> int:
-    """Open a path of any length below an open directory; no component may be a link or `..`.
+    """Open a path of any length below an open directory.
 
-    An empty `rest` opens the directory itself.
+    No component may be a symbolic link or `..`. An empty `rest` opens the directory itself.
 
     Raises:
         OSError: as `open_plain`; EXDEV if `rest` is absolute or has a component `..`.
@@ -267,9 +271,9 @@ def _open_piece(directory: int | None, path: bytes, flags: int, resolve: int) ->
     try:
         return openat2(directory, path, flags | os.O_CLOEXEC, resolve)
     except OSError as error:
-        # ELOOP does not say which component is a link, so the components are opened one after the
-        # other. EAGAIN means that the kernel could not check, because of a rename at the same time,
-        # whether the path stays below the directory.
+        # ELOOP does not say which component is a symbolic link, so the components are opened one
+        # after the other. EAGAIN means that the kernel could not check, because of a rename at the
+        # same time, whether the path stays below the directory.
         if error.errno not in (*_NO_OPENAT2, errno.ELOOP, errno.EAGAIN):
             raise
     return _open_by_components(directory, path, flags)
@@ -306,7 +310,7 @@ def _open_by_components(directory: int | None, path: bytes, flags: int) -> int:
 def _refuse_link(
     fd: int, name: bytes, parts: list[bytes], path: bytes, error: NotADirectoryError
 ) -> None:
-    """Raise an OSError (ELOOP) if a component that is not a directory is a link."""
+    """Raise an OSError (ELOOP) if a component that is not a directory is a symbolic link."""
     if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
         start = b"/" if path.startswith(b"/") else b""
         link = os.fsdecode(start + b"/".join(parts))
@@ -351,7 +355,7 @@ def openat2(directory: int | None, path: bytes, flags: int, resolve: int) -> int
 def held_parent(path: str) -> Iterator[tuple[Directory, str]]:
     """Open the parent directory of an absolute path; yield the directory and the last component.
 
-    No component of the path may be a link.
+    No component of the path may be a symbolic link.
 
     Raises:
         OSError: as `Directory.plain`.

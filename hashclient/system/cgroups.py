@@ -55,7 +55,7 @@ def available_memory(
 def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
     """Yield the directory of each control group of this process, innermost first.
 
-    Of version 1, only the groups of `controller` are yielded.
+    In version 1, each controller has its own groups; only the groups of `controller` are yielded.
 
     The root directory of the mounted hierarchy is yielded, too, because `own_groups` in a container
     may contain the path of a group on the host, whose directory does not exist in the container.

@@ -385,7 +385,9 @@ def writer_lock(
     hint: str | None = None,
     directory: int | None = None,
 ) -> Iterator[None]:
-    """Hold the exclusive lock on the file `path`; a missing file is made, a link is refused.
+    """Hold the exclusive lock on the file `path` during the block.
+
+    A missing file is made; a symbolic link is refused.
 
     `directory` is the descriptor of the directory in which the lock file is opened, or None.
 

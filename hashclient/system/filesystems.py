@@ -256,7 +256,7 @@ def ask_at(
     follow: bool,  # noqa: FBT001 - passed on
     otherwise: _T,
 ) -> _T:
-    """Ask `ask` about the file system of a file whose `st_dev` was `device`; return the answer.
+    """Call `ask` for the file system of a file whose `st_dev` was `device`; return the result.
 
     The file is `name` in an open directory. `ask` is called with `device` and a descriptor, which
     may be opened with O_PATH. Return `otherwise` if the `st_dev` of the file is not `device` any

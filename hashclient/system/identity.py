@@ -99,7 +99,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Facts:
-    """The facts of this machine about the mount of an open file; tests replace this class."""
+    """Asks the kernel what identifies the mount of an open file; tests replace this class."""
 
     #: The file in which mount(8) and udisks record which user has mounted a file system.
     utab = Path("/run/mount/utab")
@@ -133,7 +133,7 @@ class Identities:
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
-        """Begin with an empty cache; by default, `facts` are the facts of this machine."""
+        """Begin with an empty cache; by default, `facts` asks the kernel of this machine."""
         self._facts = facts or Facts()
         self._known: dict[tuple[int, int, int], Identity | None] = {}
 

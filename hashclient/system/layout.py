@@ -27,7 +27,7 @@ LISTED_NAME = "listed.json"
 #: Names of files in the folder of a provider, and in the folder of its TUF metadata.
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
-#: The file in the folder of a provider with the lists that the provider refuses to our credential.
+#: The file with the names of lists that the provider does not let this machine's credential read.
 DENIED_NAME = "denied.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: Names of files in the folder of the fleet.
@@ -91,7 +91,7 @@ class Layout(msgspec.Struct, frozen=True):
     trust = _Below("trust")
     #: The database with the record of matches.
     matches = _Below(MATCHES_NAME)
-    #: The database with the inventory, the cache of scans about files and objects in buckets.
+    #: The database with the inventory, in which scans store what they know about files and objects.
     inventory = _Below(INVENTORY_NAME)
     #: The folder of notices, with one file for each provider.
     notices = _Below("notices")

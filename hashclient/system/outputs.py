@@ -4,8 +4,9 @@ Other users may be able to write to the directory of an output file, and exchang
 time. To be safe from other users, this module opens the components of the path one after the other,
 uses the directory by its descriptor, and applies these rules:
 
-1. A link is followed only if nobody except root and the user of this process may change the link,
-   its directory, or the path to it. For example, a link in /tmp is never followed.
+1. A symbolic link is followed only if nobody except root and the user of this process may change
+   the symbolic link, its directory, or the path to it. For example, a symbolic link in /tmp is
+   never followed.
 2. In a directory that other users may write to, an existing file is written to only if root or the
    user of this process owns it. If the existing file is a regular file, it must also have only one
    name.
@@ -40,7 +41,8 @@ from hashclient.system.strangers import (
 )
 from hashclient.system.text import printable
 
-#: The highest number of links that are followed in a path; the limit of the kernel is the same.
+#: The highest number of symbolic links that are followed in a path; the limit of the kernel is the
+#: same.
 _MOST_LINKS = 40
 #: How often `Place.open` tries again if other programs make and remove the file at the same time.
 _MOST_TRIES = 100
@@ -75,7 +77,7 @@ class Place:
         self.is_of_proc = status.st_dev == _device_of_proc()
 
     def enter(self, name: str, *, follow: bool = False) -> None:
-        """Open the directory `name` in the present directory; follow a link only with `follow`."""
+        """Open the directory `name` here; follow a symbolic link only if `follow` is set."""
         flags = HELD_FLAGS if follow else HELD_FLAGS | os.O_NOFOLLOW
         inner = os.open(name, flags, dir_fd=self.directory.fd)
         os.close(self.directory.fd)
@@ -92,10 +94,10 @@ class Place:
         self._look()
 
     def check_link(self, name: str) -> None:
-        """Refuse the link `name` in the present directory if other users may have made it.
+        """Refuse the symbolic link `name` in the present directory if other users may have made it.
 
         Raises:
-            UsageError: other users may change the link.
+            UsageError: other users may change the symbolic link.
         """
         if (who := self._changes_way or self._adds_names) is not None:
             shown = printable(self.directory.path_of(name))
@@ -105,8 +107,8 @@ class Place:
         """Refuse to use an existing file if other users may have changed the path to its directory.
 
         This function trusts groups of the system that have only programs as members, because these
-        groups can only exchange directories in the same parent directory: links that they may
-        change are not followed.
+        groups can only exchange directories in the same parent directory: symbolic links that they
+        may change are not followed.
 
         Raises:
             UsageError: other users may have changed the path.
@@ -219,10 +221,12 @@ def _device_of_proc() -> int | None:
 
 @contextlib.contextmanager
 def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[Place]:
-    """Yield the place of a file; if the last component is a link, follow it only with `follow`.
+    """Yield the place of a file.
+
+    If the last component is a symbolic link, it is followed only if `follow` is set.
 
     Raises:
-        UsageError: the path contains a link that other users may have made.
+        UsageError: the path contains a symbolic link that other users may have made.
         OSError: a directory is missing or may not be entered, or the path does not end with a file
             name.
     """
@@ -257,10 +261,10 @@ def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[P
 
 @contextlib.contextmanager
 def named_directory(path: str | os.PathLike[str]) -> Iterator[Directory]:
-    """Open a directory that a user named; links in its path are followed as in `place_of`.
+    """Open a directory that a user named; symbolic links in its path are followed as in `place_of`.
 
     Raises:
-        UsageError: the path contains a link that other users may have made.
+        UsageError: the path contains a symbolic link that other users may have made.
         OSError: the directory is missing or may not be entered.
     """
     with place_of(f"{os.fspath(path)}/.tmp-", follow=False) as place:
@@ -308,7 +312,7 @@ def placed_directory(path: Path) -> Iterator[Path]:
     directory.
 
     Raises:
-        UsageError: the path contains a link that other users may have made.
+        UsageError: the path contains a symbolic link that other users may have made.
         FileExistsError: a file or directory `path` exists.
         OSError: the directory cannot be made, or another program has exchanged it.
     """
@@ -347,11 +351,11 @@ def _is_link(directory: Directory, name: str) -> bool:
 def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
     """Open a new file, which replaces the file `path` when the block ends without an error.
 
-    If `path` is a link, the link is replaced and not followed.
+    If `path` is a symbolic link, the symbolic link is replaced and not followed.
 
     Raises:
-        UsageError: the path contains a link that other users may have made, or the file exists and
-            other users may have changed the path to it.
+        UsageError: the path contains a symbolic link that other users may have made, or the file
+            exists and other users may have changed the path to it.
         StateError: as `files.atomic_file`.
     """
     with contextlib.ExitStack() as stack:

@@ -20,7 +20,7 @@ _PROCESS_CLOCK = 2
 
 
 class Busy(NamedTuple):
-    """The times of a process: how long it ran and waited for a processor, and how often it got one.
+    """How long a process ran and waited for a processor, and how often it got a processor.
 
     `queued_s` and `slices` are 0 if the kernel does not count them.
     """

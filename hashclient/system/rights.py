@@ -3,8 +3,8 @@
 For access to files, a thread takes the user's id, group and other groups (setfsuid(2),
 setgroups(2)) and drops its capabilities. Only the calling thread is changed, and only for the
 duration of a block; the other user cannot kill or trace the thread. The kernel applies modes,
-access control lists, directories that may not be entered, links, and special rules of file systems
-as for a process of the user.
+access control lists, directories that may not be entered, symbolic links, and special rules of file
+systems as for a process of the user.
 
 Limits: SELinux and AppArmor still apply the labels of this process. The process needs CAP_SETUID
     and CAP_SETGID, which root has.

@@ -1,6 +1,6 @@
 """Signed documents of two lines: a JSON object, and a public key with the Ed25519 signature.
 
-Each kind of document has a tag, which is put before the signed bytes, so that a signature for one
+Each kind of document has a name, which is put before the signed bytes, so that a signature for one
 kind of document is not valid for another kind.
 """
 

@@ -30,7 +30,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-#: The highest number of links that are followed in a path; the limit of the kernel is the same.
+#: The highest number of symbolic links that are followed in a path; the limit of the kernel is the
+#: same.
 _MOST_LINKS = 40
 #: The lowest id of a person or group of persons; lower ids belong to programs of the system
 #: (SYS_GID_MAX in login.defs(5)).
@@ -56,13 +57,14 @@ def stranger_on(
 ) -> Stranger | None:
     """Return the first component of `path` that other users may change, or None.
 
-    Links are followed, and the links and the components of their targets are checked, too. If a
-    component is missing, the last component that is checked is the directory in which it is
-    missing, and the function also checks who may add names to this directory. The users `known` are
-    trusted.
+    Symbolic links are followed, and the symbolic links and the components of their targets are
+    checked, too. If a component is missing, the last component that is checked is the directory in
+    which it is missing, and the function also checks who may add names to this directory. The users
+    `known` are trusted.
 
     Raises:
-        OSError: the status of a component cannot be read, or links lead in a circle (ELOOP).
+        OSError: the status of a component cannot be read, or symbolic links lead in a circle
+            (ELOOP).
     """
     for at, status in _way(path):
         if status is None:
@@ -73,11 +75,12 @@ def stranger_on(
 
 
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
-    """Return the real path of `path`, and the first component by which others can change a link.
+    """Return the real path of `path`, and a component that lets others change a symbolic link.
 
-    The component is None if other users may change no link in the path. The real path and the
-    component are found in one pass over the path, so both agree about a link that appears or
-    disappears during the call.
+    The component is the first component that other users may change, so that they can change a
+    symbolic link in the path; it is None if no component lets them do so. The real path and the
+    component are found in one pass over the path, so both agree about a symbolic link that appears
+    or disappears during the call.
 
     Raises:
         OSError: as `stranger_on`.
@@ -97,13 +100,14 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
 
 
 def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield each component of `path`, also of the targets of links, with its status.
+    """Yield each component of `path`, also of the targets of symbolic links, with its status.
 
     If a component is missing, the directory in which it is missing is yielded last, without a
     status.
 
     Raises:
-        OSError: the status of a component cannot be read, or links lead in a circle (ELOOP).
+        OSError: the status of a component cannot be read, or symbolic links lead in a circle
+            (ELOOP).
     """
     full = os.path.abspath(path) if not os.path.isabs(path) else os.fspath(path)  # noqa: PTH100, PTH117
     rest = full.split("/")[::-1]

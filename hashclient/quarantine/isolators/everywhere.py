@@ -39,11 +39,11 @@ class Everywhere:
         """Open the place of a matched file or object.
 
         Raises:
-            OSError: the place is missing, contains a link, or is not the place in which the scan
-                has read the file.
+            OSError: the place is missing, contains a symbolic link, or is not the place in which
+                the scan has read the file.
         """
         return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return a text about the present content of the place where the file of an item was."""
+        """Return a text about what is now at the path or URI of an item's original file."""
         return self._of(item.file).whereabouts(item)

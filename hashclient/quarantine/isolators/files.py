@@ -1,4 +1,4 @@
-"""The isolator for files: opens a file without following links, and removes exactly that file.
+"""The isolator for files: opens a file through no symbolic link, and removes exactly that file.
 
 The module `safe_rename` removes the name of a file. This module also finds processes that have the
 file open after its name was removed, because these processes can still read the file.
@@ -141,7 +141,7 @@ class FileSpot:
         return Removed(done=True, remains=_remains(file.fd))
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Give a file that a killed process has left under the private name its old name again.
+        """Rename the file that a killed process has left under the private name to its old name.
 
         If another file has the old name, remove the file under the private name, if it is the
         sealed file; otherwise return a message.
@@ -196,11 +196,11 @@ class Files:
 
     @contextlib.contextmanager
     def open(self, locator: str, seen: Seen | None) -> Iterator[Spot]:
-        """Open the directory of a path, through no link at any of its components.
+        """Open the directory of a path, through no symbolic link at any of its components.
 
         Raises:
-            OSError: a component is a link, is missing or is not a directory; or the directory is
-                not the directory in which the file `seen` was read.
+            OSError: a component is a symbolic link, is missing or is not a directory; or the
+                directory is not the directory in which the file `seen` was read.
         """
         with open_place(locator) as place:
             if seen is not None and not seen.is_directory(os.fstat(place.fd)):

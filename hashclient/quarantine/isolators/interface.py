@@ -21,8 +21,8 @@ from hashclient.core.model import Seen
 from hashclient.quarantine.item import Item, Origin
 from hashclient.system.beneath import Identity
 
-#: The errors of `Spot.hold` that mean that there is no regular file: a missing name, a link, or
-#: another type of file.
+#: The errors of `Spot.hold` that mean that there is no regular file: a missing name, a symbolic
+#: link, or another type of file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
 
 
@@ -92,7 +92,7 @@ class Spot(Protocol):
     """The place where a scan has found a file or object, such as a name in an open directory."""
 
     def hold(self) -> AbstractContextManager[Held]:
-        """Open the file at the spot, without following a link and without changing the file.
+        """Open the file at the spot through no symbolic link, and do not change the file.
 
         Raises:
             OSError: the file cannot be opened; an error in `_NOT_THERE` means that the file is
@@ -151,8 +151,8 @@ class Isolator(Protocol):
         `seen` is the file that the scan has read; None for objects, whose locator names a version.
 
         Raises:
-            OSError: the place is missing, contains a link, or is not the place in which the scan
-                has read the file.
+            OSError: the place is missing, contains a symbolic link, or is not the place in which
+                the scan has read the file.
         """
         ...
 

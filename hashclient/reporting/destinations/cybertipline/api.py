@@ -302,7 +302,7 @@ class Service:
         )
 
     def _ours(self, error: HashclientError) -> HashclientError:
-        """Return the exception for a report, with the id of the request, for one of the transport.
+        """Translate an exception of the transport into an exception with the id of the request.
 
         A `VerificationError` becomes an `UnreachableError`, because after an invalid answer the
         call may have been carried out.

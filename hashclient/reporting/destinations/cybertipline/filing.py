@@ -314,9 +314,10 @@ class Filing:
     ) -> Answer:
         """Write the journal, make one call, and write the journal again.
 
-        `fine` are the codes of answers that are returned. After such an answer, the call stays in
-        doubt until the caller writes its result to the journal. `doubt` is the call that is marked
-        as in doubt; the default is `call`.
+        `fine` are the codes of answers that are returned; an answer with another code raises an
+        exception. After an answer that is returned, the call stays in doubt until the caller writes
+        its result to the journal. `doubt` is the call that is marked as in doubt; the default is
+        `call`.
 
         Raises:
             _LostError: the service does not know the report.
