@@ -135,7 +135,7 @@ def after_run(app: App, exit_code: int) -> None:
             if attempt.error is not None:
                 _warn(app, attempt)
     except LockedError:
-        pass  # the run that has locked the outbox, or the next run, sends the alerts
+        pass  # another run has locked the outbox and sends the alerts, or the next run does
     except HashclientError as error:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run
@@ -143,7 +143,10 @@ def after_run(app: App, exit_code: int) -> None:
 
 
 def raise_silent(app: App, machines: Sequence[str]) -> None:
-    """Store an alert that `machines` are silent; print a warning if it cannot be stored."""
+    """Store an alert that `machines` have not published their status for too long.
+
+    If the alert cannot be stored, a warning is printed.
+    """
     from hashclient.alerts.outbox import Outbox
 
     try:
@@ -215,7 +218,8 @@ def _line(book: Book, name: str) -> str:
     known = book.receiver(name)
     if known.problem is not None:
         fails = f"{name}  FAILS: {printable(known.problem)}"
-        if known.next_attempt is None:  # at least one other address of the receiver works
+        # None means that at least one other address of the receiver works.
+        if known.next_attempt is None:
             return fails
         tries = counted(known.attempts, "failed attempt")
         return f"{fails}; {tries}, the next at {for_people(known.next_attempt)}"

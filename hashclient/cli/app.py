@@ -98,7 +98,7 @@ class App:
 
     @functools.cached_property
     def session_to_edit(self) -> Session:
-        """The session for a command that adds to config.toml, where missing parts are no error."""
+        """The session of a command that edits config.toml; required parts may still be missing."""
         return self._session_of(self._load_to_edit())
 
     def _session_of(self, settings: Settings) -> Session:
@@ -319,7 +319,10 @@ def put_restored(
 
 
 def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
-    """Yield the first `lines`, and a line with the number of omitted lines and with `where`."""
+    """Yield the first `lines`, and a last line that says how many lines are omitted.
+
+    The last line contains `where`, which says where all lines can be seen.
+    """
     yield from lines[:MOST_SHOWN]
     if (more := len(lines) - MOST_SHOWN) > 0:
         yield f"  and {more:,} more: {where}"

@@ -316,7 +316,7 @@ def _values(report: Report) -> dict[str, Any]:
 def _text(record: Record) -> str:
     data = dict(record.data)
     if record.event == "segment":
-        # `genesis` is for programs that verify
+        # the field `genesis` is not shown, because only programs that verify the log need it
         data.pop("genesis", None)
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """The options of `scan` for objects: reading, versions, and where to continue.
+    """The options of `scan` for objects in buckets.
 
-    The URIs of the objects are given among the paths of `scan`.
+    - `reads`: whether the contents of the objects are read.
+    - `all_versions`: whether all versions of an object are checked, or only the newest version.
+    - `report`: the inventory report of a bucket, which lists the objects to scan.
+    - `resume`: the token that says where an interrupted scan continues.
+    - `uris`: the URIs of the objects, which are given among the paths of `scan`.
     """
 
     reads: bool

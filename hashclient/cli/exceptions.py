@@ -149,7 +149,7 @@ def prepare_exceptions(
 
     `prepare_exceptions` makes all checks that could refuse an exception, and changes nothing; the
     returned function makes the exceptions. The returned function returns True if the exceptions
-    count at once, and False if they wait for a second person.
+    take effect at once, and False if they wait for the approval of a second person.
 
     Raises:
         UsageError: the SHA-256 of a match is not recorded, all entries of a match were withdrawn,
@@ -357,7 +357,7 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
 
 
 def _place(below: str | None) -> str:
-    """Return a path without links, or a URI in the form that scans record; empty for None."""
+    """Return a path without symbolic links, or a URI as scans record it; empty for None."""
     from hashclient.core.objecturi import is_object_uri, parse_uri
 
     if below is None:

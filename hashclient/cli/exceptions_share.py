@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, str | None]]:
-    """Return the rulings, each with the reason why it does not count now, or None if it counts."""
+    """Return each ruling with the reason why it has no effect now, or with None."""
     from hashclient.decisions.exceptions import Exceptions
 
     try:
@@ -30,28 +30,28 @@ def with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, st
 
 
 def waiting(ruling: Ruling) -> str | None:
-    """Return the reason why a new ruling does not count yet; None if the ruling counts."""
+    """Return the reason why a new ruling has no effect yet; None if it takes effect at once."""
     from hashclient.decisions.rulings import WAITS
 
     return WAITS if ruling.waits else None
 
 
 def state_of(ruling: Ruling, obstacle: str | None) -> str:
-    """Return the text that says until when a ruling counts, or why it does not count."""
+    """Return a text that says until when a ruling has effect, or why it has no effect."""
     if obstacle is None:
         return f"until {for_people(ruling.until)}"
     return f"not yet: {obstacle}" if obstacle == waiting(ruling) else f"no more: {obstacle}"
 
 
 def lines_of(shown: Sequence[tuple[Ruling, str | None]]) -> Iterator[str]:
-    """Yield a line for each ruling, with the reason why it does not count."""
+    """Yield a line for each ruling, with its end, or with the reason why it has no effect."""
     for ruling, obstacle in shown:
         about = f"{ruling.about}  {printable(ruling.reason)}"
         yield f"{ruling.id}  {state_of(ruling, obstacle)}  {about}"
 
 
 def facts_of(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
-    """Yield the lines that show all facts of a ruling."""
+    """Yield the lines that show all fields of a ruling."""
     yield f"exception {ruling.id}"
     yield from facts(
         (

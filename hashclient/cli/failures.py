@@ -21,8 +21,8 @@ from hashclient.core.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
-#: The number of characters from which an argument may be a line of a key in PEM; shorter arguments
-#: are shown in messages.
+#: An argument of at least this many characters may be a line of a secret key in PEM, and is not
+#: shown in messages. Shorter arguments are shown.
 _SHORTEST_PART = 4
 #: Click's message for a value that is not a number, or is out of range.
 _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\."
@@ -91,7 +91,7 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
     text = error.format_message()
     hides_long = True
     if isinstance(error, click.BadParameter) and error.param is not None:
-        hides_long = not isinstance(error.param.type, click.Path)  # a path may have any length
+        hides_long = not isinstance(error.param.type, click.Path)  # long paths are shown
         reason = reason_of(error.message, error.param)
         variable = _variable(error)
         if variable is not None:
@@ -100,7 +100,7 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
         elif reason != error.message:
             text = text.replace(error.message, reason)
     hidden = [*_odd_parts(given, hides_long=hides_long), *_secret_parts(given)]
-    # a secret text may contain another secret text
+    # Longer texts are hidden first, because a secret text may contain another secret text.
     for part in sorted(hidden, key=len, reverse=True):
         for shown in _forms(part):
             text = text.replace(shown, "…")
@@ -119,7 +119,7 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
 
 
 def _hint_of(text: str, words: Sequence[str]) -> str | None:
-    """Return a hint if the message `text` shows a secret key that was typed; else None."""
+    """Return a hint if the message `text` contains a secret key that was typed; else None."""
     if any(shown in text for part in _secret_parts(words) for shown in _forms(part)):
         return (
             "a secret key must not stand on a command line, where others can read it; give the"

@@ -275,7 +275,7 @@ def _say_outside(app: App, fetched: Fetched) -> None:
 
 
 def _refusal(fetched: Fetched, error: HashclientError) -> str:
-    # Most messages contain the name of the list already.
+    # Most messages begin with the name of the list or of the provider already.
     if error.message.startswith(("list ", "provider ")):
         return error.message
     return f"list {fetched.list_name}: {error.message}"

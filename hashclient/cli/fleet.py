@@ -85,7 +85,7 @@ def show(
             with contextlib.suppress(HashclientError):
                 write_whole(app.out, output, text)
         raise
-    # If there is no machine, the result is incomplete, because nothing was verified.
+    # If there is no machine, the exit code is `ExitCode.INCOMPLETE`, because nothing was verified.
     code = exit_code(rows) if rows else ExitCode.INCOMPLETE
     write_whole(app.out, output, _rendered(output_format, rows, code, now))
     (app.warn if code else app.say)(headline(rows))
@@ -95,7 +95,7 @@ def show(
 
 
 def _judged(app: App, where: str, roster: Path | None, now: datetime) -> list[Row]:
-    """Return a row for each machine, and store which documents were seen."""
+    """Return a row for each machine, and store which documents this machine has seen."""
     from hashclient.core.objecturi import is_object_uri
     from hashclient.fleet.document import SUFFIX
     from hashclient.fleet.known import changing, load_roster, pins_of

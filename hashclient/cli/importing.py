@@ -18,8 +18,8 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
 
-#: The number of skipped rows whose place the text output names; `--format json` names all skipped
-#: rows.
+#: The largest number of skipped rows that the text output lists by file and line; `--format json`
+#: lists all skipped rows.
 SHOWN = 20
 
 
@@ -115,7 +115,7 @@ def check_category(category: str | None) -> None:
 
 
 def say_remarks(app: App, reading: Reading, shown: int = SHOWN) -> None:
-    """Print how many rows were ignored, left out and skipped, with the first `shown` places."""
+    """Print how many rows were left out and skipped; list the first `shown` skipped rows."""
     remarks = reading.remarks
     for note in remarks.notes:
         app.say(note)

@@ -145,7 +145,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     from hashclient.audit.log import Event
     from hashclient.scan.sources.remembered import below, forget_all, load
 
-    # Each path is looked for in two forms: as it was typed, and with its links resolved.
+    # Each path is looked for in two forms: as the user typed it, and with symbolic links resolved.
     roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}
     gone = below((record.real_path for record in load(app.settings.state_dir)), roots)
     if not gone:

@@ -74,9 +74,11 @@ COMMANDS = {
     "demo": "hashclient.cli.demo",
 }
 
-#: The key in click's `meta` of a run for the name, the command and its arguments.
+#: The key in click's `meta` of a run under which the name of the command, the command and its
+#: arguments are stored.
 _CALLED = "hashclient.called"
-#: The key in click's `meta` of a run for the function that ends logging to stderr.
+#: The key in click's `meta` of a run under which the function that ends logging to stderr is
+#: stored.
 _LOG = "hashclient.log"
 
 
@@ -161,7 +163,8 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if error.ctx is None:  # click's parser has not set the command
+            # An error in click's parser has no context, which names the command in the message.
+            if error.ctx is None:
                 name, command, _ = ctx.meta[_CALLED]
                 error.ctx = click.Context(command, parent=ctx, info_name=name)
             raise
@@ -291,7 +294,8 @@ def cli(
     # protection.
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
-    # The output file is prepared before the first step that can fail, so that it shows a failure.
+    # The output file is prepared before the first step that can fail, so that a failure is written
+    # into the output file.
     process.output.prepare(ctx, name, command, words)
 
     show_local_time(wanted=local_time)
@@ -304,7 +308,7 @@ def cli(
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
             environ=os.environ,
-            # `init` creates config.toml.
+            # config.toml may be missing when `init` is called, because `init` creates it.
             config_must_exist=ctx.invoked_subcommand != "init",
             complete=complete,
             allow_shared=allow_shared,
@@ -369,15 +373,16 @@ def main(argv: list[str] | None = None) -> NoReturn:
     code: int
     try:
         code = _run(argv, before_command=_protect_process, handle_signals=raise_at_signals)
-    except (KeyboardInterrupt, Terminated) as error:  # a signal after `_run` has caught errors
+    except (KeyboardInterrupt, Terminated) as error:
+        # The signal came at the end of `_run`, which does not catch exceptions there.
         ignore_signals()
         code, _ = explain(error)
     end_soon(code)
     try:
         sys.stdout.flush()
     except OutputError as error:
-        # The process that reads stdout has ended. The exit code is the code of this error, unless
-        # the run has another exit code already.
+        # Stdout cannot be written, for example because its reader has ended. The run ends
+        # with the exit code of this error, unless another exit code than 0 is set already.
         code = code or error.exit_code
     end_now(code)
 

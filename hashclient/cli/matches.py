@@ -187,8 +187,9 @@ def _choice(
     # An empty path, often from an unset variable of a shell, would mean the current directory.
     if "" in paths:
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
-    # Paths are looked for with links resolved, because scans record paths without links, and also
-    # as they were typed, because a directory may have been replaced by a link after the scan.
+    # Each path is looked for in two forms. Scans record paths without symbolic links, so symbolic
+    # links are resolved. The path is also looked for as the user typed it, because a directory may
+    # have been replaced by a symbolic link after the scan.
     files = [path for path in paths if not is_object_uri(path)]
     forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
     objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))

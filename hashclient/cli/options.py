@@ -109,7 +109,8 @@ def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, st
 
 def reason_option(**default: Any) -> Callable[[Any], Any]:
     """Return the option `--reason`, which is required if `default` has no default value."""
-    # For click, None also counts as a default.
+    # `default` is passed only if it has a value, because click would take the value None as a
+    # default.
     required = not default
     return click.option(
         "--reason",
@@ -254,7 +255,8 @@ TIME = _Time()
 def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[Decorated], Any]:
     """Return a decorator that adds `options` and passes their values as one argument.
 
-    The argument `name` is a `kind`: a named tuple with a field for each option.
+    The argument `name` of the command gets the values as a `kind`, which is a named tuple with a
+    field for each option.
     """
 
     def decorate(function: Decorated) -> Any:

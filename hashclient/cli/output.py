@@ -153,7 +153,7 @@ REPEAT_S = 0.01
 
 _Handler = Callable[[int, FrameType | None], Any]
 
-#: The signals that `raise_at_signals` has handled so far.
+#: The numbers of the signals that arrived so far, after `raise_at_signals` was called.
 interrupts: list[int] = []
 
 

@@ -90,7 +90,7 @@ class OutputFile:
         if name not in _EMPTIED | _REPLACED or not {"-h", "--help"}.isdisjoint(words):
             return
         if isinstance(command, click.Group):
-            words = words[words[:1] == ["list"] :]  # `matches list` and `matches` do the same
+            words = words[words[:1] == ["list"] :]  # `matches list` is the same as `matches`
             if not command.commands.keys().isdisjoint(words):
                 return  # only the list of matches has `--output`
         if not _may_be_named(context, name, command, words):
@@ -152,7 +152,8 @@ class OutputFile:
             yield write
         except BaseException:
             with contextlib.suppress(OSError):
-                self._opened_stream().flush()  # write the outcomes before the error
+                # The outcomes that were found before the error are written.
+                self._opened_stream().flush()
             raise
         self._finish()
         self._is_whole = True
@@ -163,7 +164,8 @@ class OutputFile:
             try:
                 self._reopen()
             except OutputError:
-                self._hangup.is_asked = True  # the next line raises this error again
+                # The next call that writes a line raises the error again.
+                self._hangup.is_asked = True
 
     def _reopen(self) -> None:
         """Open FILE again after a SIGHUP, if its path now leads to another file.
@@ -298,7 +300,8 @@ def replace(path: Path, data: bytes) -> None:
 
     try:
         if path.is_symlink() and path.exists():
-            for stream_fd in (1, 2):  # a link to stdout may have any name
+            # A symbolic link to stdout may have any name.
+            for stream_fd in (1, 2):
                 if os.path.samestat(path.stat(), os.fstat(stream_fd)):
                     write_all(stream_fd, data)
                     return

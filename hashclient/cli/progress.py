@@ -255,10 +255,12 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
     # the parent process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        pid = os.fork()  # safe, because no worker or thread exists yet
+        # The fork is safe, because no worker or thread exists yet.
+        pid = os.fork()
         if pid == 0:
             _count(theirs, paths, options)
-    except OSError:  # without another process, the bar shows no percentage
+    except OSError:
+        # If no process can be started for counting, the bar shows no percentage.
         pid = 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -272,7 +274,8 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
     def ask() -> int | None:
         nonlocal total
         if total is None:
-            with contextlib.suppress(OSError):  # the number was not sent yet
+            # An OSError means that the counting process has not sent the number yet.
+            with contextlib.suppress(OSError):
                 data = os.read(ours, _NUMBER_BYTES)
                 if len(data) == _NUMBER_BYTES:
                     total = int.from_bytes(data)

@@ -119,7 +119,7 @@ def warn_closed(app: App, repository: Repository) -> None:
 
 
 def _opening(repository: Repository, closed: Sequence[Path]) -> Iterator[str]:
-    """Yield the hints how a web server can be allowed to read the `closed` folders."""
+    """Yield hints that say how the web server can be allowed to read the `closed` folders."""
     own = repository.directory.resolve()
     if above := [folder for folder in closed if folder in own.parents]:
         names = " ".join(shlex.quote(str(folder)) for folder in above)
@@ -201,6 +201,6 @@ def say_draft(app: App, draft: Path | None) -> None:
 
 
 def conclude(app: App, repository: Repository, draft: Path | None) -> None:
-    """Print that a draft was written, and warn of roles that expire soon."""
+    """If `draft` is given, print the next step for the draft; warn of roles that expire soon."""
     say_draft(app, draft)
     warn_expiring(app, repository)

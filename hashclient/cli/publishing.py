@@ -27,7 +27,8 @@ def publish_after(app: App) -> None:
 
 
 def _publish_now(app: App, where: str) -> None:
-    if interrupts:  # a user who interrupts the command does not want to wait
+    # A user who has interrupted the command does not want to wait for the publication.
+    if interrupts:
         return
     from hashclient.client.client import Client
 

@@ -103,14 +103,15 @@ def add(
         if take_all:
             chosen += [i for i in _open_ones(quarantine, record) if i not in match_ids]
         results = Results(app, output_format, chosen)
-        unfinished = functools.cache(quarantine.unfinished)  # the call reads all items
+        # `quarantine.unfinished` reads all items, so it is called at most once.
+        unfinished = functools.cache(quarantine.unfinished)
         wanted: dict[str, tuple[str, str]] = {}
         for match_id in chosen:
             with results.item(match_id):
                 match = record.get(match_id)
                 members = members_of(record.story(match_id)) if match.in_place else []
-                # An isolation that was started with `--with-container` may be finished without this
-                # option.
+                # An interrupted isolation that was started with `--with-container` is finished even
+                # if the option is missing now.
                 if members and not with_container and match_id not in unfinished():
                     raise UsageError(
                         f"match {match_id} is in a container, which would be isolated with"
@@ -223,8 +224,8 @@ def restore(
 
     choices = []
     if withdrawn:
-        # If the match of an item is restored, an interrupted restoration has not removed the item
-        # yet.
+        # An item whose match has the state `restored` is chosen, too, because an interrupted
+        # restoration has not removed the item yet.
         choices.append(Choice((MatchState.WITHDRAWN, MatchState.RESTORED)))
     if entry is not None:
         list_name, name = split_entry(entry)

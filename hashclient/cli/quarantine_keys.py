@@ -47,7 +47,8 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> No
     from hashclient.quarantine.vault import write_identity
 
     if write_config:
-        _edited(app, _ANY_KEY)  # find errors of config.toml before a key is made
+        # Errors of config.toml have to be found before a key is made.
+        _edited(app, _ANY_KEY)
     public = write_identity(output, app.now())
     if write_config:
         _add(app, public)

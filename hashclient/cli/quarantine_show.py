@@ -119,7 +119,7 @@ def verify(app: App, output_format: str) -> ExitCode:
 
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
-    """Return the facts of an item as a JSON object."""
+    """Return an item of the quarantine as a JSON object."""
     match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)

@@ -296,7 +296,7 @@ def _sender(
 def _unreported(
     outbox: Outbox, record: Matches, destination: str | None
 ) -> tuple[list[Match], int]:
-    """Return the matches without a report to `destination`, and how many more await a review."""
+    """Return the matches to report to `destination`, and how many more wait for a review."""
     from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)

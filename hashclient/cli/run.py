@@ -101,13 +101,14 @@ class RunOutput(Observer):
         self._written = formatter(options.output_format, context)
         self._sorter: Sorter | None = None
         if options.sort:
-            from hashclient.cli.sorter import Sorter  # this import loads SQLite
+            # The module is imported only if it is needed, because it imports SQLite.
+            from hashclient.cli.sorter import Sorter
 
             self._sorter = Sorter(keep_digests=options.show_digests)
         self._again = None if options.output_format in DOCUMENTS else self._written.begin
         self._show_all = options.show_all
         self._signals = Signals()
-        #: The objects of this front end that a run uses: signals, observer and exit codes.
+        #: The objects that this module passes to a run: signals, observer and exit codes.
         self.front = FrontEnd(self._signals, self, STOPS)
         #: The function that draws the progress of the run.
         self.tick: Callable[[], None] = lambda: None
@@ -136,13 +137,13 @@ class RunOutput(Observer):
                 ) as self._write:
                     failure = self._show_outcomes(run)
             except OutputError as error:
-                # The output cannot be written any more, so only the exit code can report the error.
-                # The rest of the outcomes are still logged.
+                # The output cannot be written any more, so the error is reported only by the exit
+                # code. All other outcomes are still logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # A second signal came while the end of the output was written. The exit code for
-                # matches has priority over the exit code for the signal.
+                # A second signal came while the end of the output was being written. If the run has
+                # found matches, the exit code still reports the matches, and not the signal.
                 run.give_up(error)
             finally:
                 if self._sorter is not None:
@@ -159,8 +160,8 @@ class RunOutput(Observer):
         if failure is not None:
             if run.exit_code is failure.exit_code:
                 raise failure
-            # The failure is written into FILE if FILE is still empty, because all outcomes waited
-            # to be sorted.
+            # FILE may still be empty, because all outcomes waited to be sorted. In this case, the
+            # failure is written into FILE.
             self._app.output.fail(run.exit_code, failure.message, self._app.now())
             self._app.warn(failure.message, failure.hint)
         return run.exit_code

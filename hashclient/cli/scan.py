@@ -51,7 +51,7 @@ class Listed(NamedTuple):
             raise UsageError(f"{option} is about the names of --files-from", hint="give both")
 
     def stream(self, paths: Sequence[str], *, quarantine: bool) -> Stream | None:
-        """Return the source for stdin, if `paths` contains `-`.
+        """Return stdin as a source of content to scan, if `paths` contains `-`.
 
         Raises:
             UsageError: the options do not allow stdin as an input.
@@ -77,7 +77,7 @@ class Listed(NamedTuple):
         return Stream(0, name or "-")
 
     def sources(self, exclude: tuple[str, ...]) -> list[Source]:
-        """Return the source for the inputs whose names are in the file of `--files-from`.
+        """Return the source that yields the inputs named in the file of `--files-from`.
 
         Raises:
             UsageError: the file cannot be opened.

@@ -94,7 +94,8 @@ def command(
     settings.providers()
     now = app.now()
     status = Client(app.session).status(verify=verify)
-    if publish is not None:  # the shown status contains the result of publishing
+    # The status is published first, so that the output contains the result of publishing.
+    if publish is not None:
         publish_status(app, status, publish)
     write_whole(app.out, output, _RENDERERS[output_format](settings, status, now))
     return status.exit_code
@@ -235,7 +236,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
-        # The shares are not known if the seal key is missing.
+        # The shares of entries with each kind of digest are not known if the seal key is missing.
         **({"recognised": f"by {_shares(status, manifest.entries)}"} if status.recognised else {}),
         "fetched": for_people(manifest.fetched_at),
         "checked": for_people(manifest.checked_at)

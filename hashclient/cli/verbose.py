@@ -11,7 +11,7 @@ from hashclient.system.text import printable
 
 
 class _Handler(logging.Handler):
-    """Passes each log record as a line to `talk`, only in the process `of` and not in its forks."""
+    """Passes each log record of the process with the id `of`, not of its children, to `talk`."""
 
     def __init__(self, talk: Callable[[str], None], of: int) -> None:
         super().__init__()

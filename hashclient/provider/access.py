@@ -1,4 +1,4 @@
-"""Adds, changes and revokes clients, under the lock of the repository.
+"""Adds, changes and revokes clients, while the repository is locked.
 
 Each change is recorded in the log of the repository before the change takes effect. A new token is
 written to its file before its hash is stored in the repository: if the command is killed between
@@ -31,7 +31,7 @@ class Given(msgspec.Struct, frozen=True):
 
 
 def all_clients(repository: Repository) -> tuple[Client, ...]:
-    """Return all clients, including revoked clients.
+    """Return all clients of the repository, including revoked clients.
 
     Raises:
         StateError: the repository does not exist, or the file of clients cannot be read.

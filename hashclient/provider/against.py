@@ -1,9 +1,10 @@
-"""Compares a repository with a copy that may be equal, behind, ahead, or forked.
+"""Compares a repository with a copy, which may be equal, older, newer, or forked.
 
-A fork arises if two hosts publish the same repository: they sign different metadata under the same
-version. Metadata of a published version never change, so a fork is found by comparing the newest
-version that the repository and the copy both have. Different metadata in the copy count as a fork
-only if keys of this repository have signed the metadata.
+A copy is forked if two hosts have published the same repository and have signed different metadata
+under the same version. Metadata of a published version never change, so a fork is found by
+comparing the newest version that the repository and the copy both have. If the metadata in the copy
+differ, but no key of this repository has signed the metadata in the copy, the copy is called
+foreign, not forked.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Answers questions about lists, and compares drafts with files of the user.
 
 The functions of this module change no file. Questions need no lock, because segments never change
-and an unreferenced segment is kept for a day. Answers contain counts, ids and numbers of rows,
-never a digest. Segments have to be read in their order, because an id may be withdrawn and added
-again. Ids are compared by their 64-bit hashes.
+and an unreferenced segment is kept for a day. Answers contain counts, ids and row numbers, never a
+digest. Segments have to be read in their order, because an id may be withdrawn and added again. Ids
+are compared by their 64-bit hashes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Listing:
     """Collects the additions and withdrawals of a list, or of some generations, in their order."""
 
     def __init__(self, *, with_ids: bool) -> None:
-        """Begin without events; `with_ids` keeps the ids, which `difference` needs."""
+        """Begin without events. If `with_ids` is true, ids are stored for `difference`."""
         self._with_ids = with_ids
         self._ids: list[Strings] = []
         self._categories: dict[str, int] = {}
@@ -78,7 +78,7 @@ class Listing:
     def overview(
         self, index: ListIndex, keys: int, threshold: int, provenance: Provenance
     ) -> Overview:
-        """Return the counts of the listed entries; all segments of `index` have been added."""
+        """Return the counts of the listed entries, after all segments of `index` were read."""
         _, last, (came, *columns) = self._events()
         masks, sized, codes = (column[last[came[last] > 0]] for column in columns)
         counted = zip(self._categories, np.bincount(codes).tolist(), strict=False)
@@ -97,7 +97,7 @@ class Listing:
         )
 
     def difference(self, list_name: str, first: int, last: int) -> Difference:
-        """Return the changed entries in the segments after `first`, up to and with `last`.
+        """Return the entries that changed after generation `first`, up to and with `last`.
 
         Entries that were both added and withdrawn in the compared segments are left out.
         """
@@ -186,7 +186,7 @@ class Comparison(msgspec.Struct, frozen=True, rename={"list_name": "list"}):
 
     `added` is the number of entries that the draft adds. `missing` has the sorted ids of the
     entries that are in no row of the files. `differing` has the sorted ids of the entries that are
-    in a row with a different digest or size. The rest of the added entries are in the files.
+    in a row with a different digest or size. All other added entries are in the files.
     """
 
     list_name: str
@@ -203,7 +203,7 @@ class Comparison(msgspec.Struct, frozen=True, rename={"list_name": "list"}):
 def compare_draft(
     directory: Path, questions: Questions
 ) -> tuple[Draft, tuple[Comparison, ...], tuple[str, ...]]:
-    """Verify a draft, and look for the entries that it adds in the files of `questions`.
+    """Verify a draft, and search the files of `questions` for the entries that the draft adds.
 
     An entry is in the files if a row has a digest of the entry, and no digest or size that differs
     from the entry. Return the draft, a comparison for each list, and the rows that match no new

@@ -48,8 +48,8 @@ from hashclient.trust.provenance import Provenance
 
 #: The largest number of withdrawn ids that a record of the log names.
 MAX_LOGGED_IDS = 100
-#: The number of bytes that are read of a line: enough for an id with white space around it, and for
-#: noticing a longer line.
+#: The largest number of bytes that are read of a line. This is more than an id with white space
+#: around it needs, so a line that is too long for an id is noticed.
 _LINE_BYTES = 4 * MAX_ENTRY_ID_BYTES
 _BOM = b"\xef\xbb\xbf"
 
@@ -70,7 +70,7 @@ class Change(msgspec.Struct, frozen=True):
     provenance: Provenance | None = None
 
     def write(self, files: ListFiles, roles: Roles) -> None:
-        """Write the files, and add their names to the role of the list; the role exists already.
+        """Write the files, and add their names to the role of the list, which must exist already.
 
         Raises:
             StateError: a file cannot be written.
@@ -343,7 +343,7 @@ def changes_of(
 
 
 def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, ...]:
-    """Return the segments that lead from generation `first` of a list to generation `last`.
+    """Return the segments with the changes of a list from generation `first` to `last`.
 
     Raises:
         UsageError: a generation does not exist, or was joined with other generations.
@@ -418,7 +418,7 @@ def withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
 
 
 def _cut(generation: int, kind: Literal["add", "withdraw"], table: Any) -> list[NewSegment]:
-    """Return the segments for the rows of a table."""
+    """Split a table into segments, and return the segments."""
     return [
         new_segment(generation, kind, number, table.slice(start, SEGMENT_ENTRIES))
         for number, start in enumerate(range(0, table.num_rows, SEGMENT_ENTRIES))
@@ -428,7 +428,7 @@ def _cut(generation: int, kind: Literal["add", "withdraw"], table: Any) -> list[
 def _earlier_rows(
     files: ListFiles, roles: Roles, index: ListIndex, generation: int, wanted: Uint64
 ) -> Any:
-    """Return the entries whose ids have the hashes `wanted`, as last added before `generation`."""
+    """Return entries by the hashes `wanted` of their ids, as last added before `generation`."""
     import pyarrow as pa
 
     found = [add_schema().empty_table()]
@@ -447,5 +447,5 @@ def _some(entries: Entries, rows: Int64) -> Some | None:
 
 
 def _category_of(list_name: str) -> str:
-    """Return the category for entries without one: the list's name if allowed, else the default."""
+    """Return the category for entries without a category: the list's name, or the default."""
     return list_name if is_category(list_name) else DEFAULT_CATEGORY

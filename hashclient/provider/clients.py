@@ -94,7 +94,7 @@ class Clients:
     """The clients of a repository. A writer locks the repository before reading the clients."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Read and write the clients in the file `path`, which need not exist yet."""
+        """Store `path`, the path of the file of clients, which need not exist yet."""
         self._path = path
         self._clock = clock
 
@@ -172,7 +172,7 @@ class Clients:
         return text, _with(clients, changed)
 
     def with_revoked(self, name: str) -> tuple[Client, ...]:
-        """Return all clients, and mark the client `name` as revoked, without tokens.
+        """Return all clients, in which the client `name` is revoked and has no tokens.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
@@ -185,7 +185,7 @@ class Clients:
         return _with(clients, changed)
 
     def with_lists(self, name: str, lists: tuple[str, ...] | None) -> tuple[Client, ...]:
-        """Return all clients, after letting the client `name` fetch the `lists`, or all lists.
+        """Return all clients, in which the client `name` may fetch the `lists`, or all lists.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
@@ -195,7 +195,7 @@ class Clients:
         return _with(clients, msgspec.structs.replace(_existing(clients, name), lists=lists))
 
     def with_key(self, name: str, key: str) -> tuple[Client, ...]:
-        """Return all clients, after storing `key` as the `feedback_key` of the client `name`.
+        """Return all clients, in which `key` is the `feedback_key` of the client `name`.
 
         Raises:
             UsageError: no client has this name, the client was revoked, `key` is not a key, or
@@ -231,10 +231,10 @@ class Clients:
 
 
 class Doorkeeper:
-    """Decides which client sent a request; reads the file of clients again when it has changed."""
+    """Finds the client that sent a request; reads the file of clients again after a change."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Use the file of clients at `path`, which is read at the first request."""
+        """Store `path`, the path of the file of clients; the first request reads the file."""
         self._path = path
         self._clock = clock
         self._seen: tuple[int, int, int] | None = None
@@ -272,7 +272,7 @@ class Doorkeeper:
 
 
 def list_at(path: str) -> str | None:
-    """Return the list that a path on the server belongs to; None for files for all clients."""
+    """Return the list whose file is at `path` on the server; None for a file for all clients."""
     found = _OF_LIST.fullmatch(path)
     name = found and (found["folder"] or found["role"])
     return None if name in (*TOP_LEVEL_ROLE_NAMES, NOTICES) else name

@@ -1,8 +1,8 @@
 """The directory of a repository: its lock, its log, and the published roles.
 
-A web server publishes `public/`. The directory `keys/` stays private. Clients get `root.json` in
-another way than from the web server. `hashclient.provider.repository` makes the changes that people
-ask for; each change is made under the lock.
+A web server publishes `public/`. The directory `keys/` stays private. The provider hands
+`root.json` to the clients itself, not over the web server. `hashclient.provider.repository` makes
+the changes that people ask for; each change is made under the lock.
 
 The log in `log/` has the format of a client's audit log, which `docs/audit-log.md` describes. A
 change is recorded durably before clients can see the change, so every published change is in the
@@ -62,7 +62,7 @@ class RepositoryDirectory:
         self.root_file = directory / "root.json"
         self.clients_file = directory / "clients.json"
         self.feedback_file = directory / "feedback.json"
-        #: A folder for each list that republishes another provider's list.
+        #: The directory that has a folder for each list that republishes another provider's list.
         self.sources = directory / "sources"
         self.clock = clock
         self._validity = validity
@@ -221,11 +221,11 @@ class RepositoryDirectory:
             try:
                 published = self.load().key_files()
             except StateError:
-                return  # which keys are published is unknown, and a needless key does no harm
+                return  # all keys are kept, because it is unknown which keys are published
         self._keys.discard(self._keys.made - published)
 
     def announce(self, roles: Roles, event: str, **data: Any) -> None:
-        """Set the record that is written just before clients can see a change of `roles`."""
+        """Set the log record that is written just before clients can see a change of `roles`."""
 
         def with_versions() -> dict[str, Any]:
             root, timestamp = roles.root.signed, roles.timestamp.signed
@@ -291,7 +291,7 @@ class ChangeLog:
         self._announced = None
 
     def announce(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
-        """Record a change with the result of `data`, if this command has not recorded a change."""
+        """Call `data`, and record its result, unless this command has recorded a change already."""
         if self._announced is None:
             self.record(event, **data())
             self._announced = event

@@ -24,7 +24,7 @@ class NewDigests:
         self._parts: dict[Algorithm, list[tuple[Uint64, Int64]]] = {a: [] for a in Algorithm}
 
     def add(self, batch: DigestBatch, first: int) -> None:
-        """Add the entries of `batch`; `first` is the row of the first entry in `batch`."""
+        """Add the entries of `batch`; `first` is the row number of the first entry in `batch`."""
         for algorithm, (values, rows) in batch.digests.items():
             self._parts[algorithm].append((keys_of(values), rows.astype(np.int64) + first))
 
@@ -90,12 +90,12 @@ class Doubles:
 
 
 def keys_of(values: Uint8) -> Uint64:
-    """Return the first eight bytes of digests, (n, digest_bytes), as (n,) numbers."""
+    """Return the first eight bytes of each digest as a number; `values` has a row a digest."""
     return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))
 
 
 def is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
-    """Return which of `values` are in `ordered`, which is sorted."""
+    """Return for each of the `values` whether it is in the sorted array `ordered`."""
     if not len(ordered):
         return np.zeros(len(values), np.bool_)
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)

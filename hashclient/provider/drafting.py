@@ -161,7 +161,7 @@ def check_place(directory: Path | None) -> None:
 
 
 def require_ready(roles: Roles, draft: Path | None, signer: str) -> None:
-    """Check that a change can be written as a `draft`, or else signed on this machine.
+    """Check that a change can be written as a `draft`, or signed here if `draft` is None.
 
     `signer` is the role that signs the change, in addition to snapshot and timestamp.
 
@@ -236,7 +236,11 @@ def _write_signature(
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A draft that may be published: `changed` roles, and the `signed` roles to publish."""
+    """A verified draft that may be published.
+
+    `changed` has the names of the roles that are not published yet. `signed` has the signed roles
+    that are published unchanged from the draft.
+    """
 
     draft: Draft
     changed: set[str]
@@ -303,9 +307,9 @@ def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) 
     """Return which of the roles snapshot and timestamp are taken from the draft.
 
     If this machine has the keys of snapshot or timestamp, it signs a new version of these roles.
-    The new versions of snapshot and timestamp name the published files by their hashes, and the
-    draft stays valid if another change is published before the draft. The roles `kept` are always
-    taken from the draft, because they get other keys.
+    The new versions of snapshot and timestamp name the published files by their hashes. They are
+    signed only when the draft is published, so the draft stays valid if another change is published
+    before the draft. The roles `kept` are always taken from the draft, because they get other keys.
 
     Raises:
         StateError: a role is not in the draft, and its keys are not on this machine.

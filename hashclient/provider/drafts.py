@@ -17,8 +17,8 @@ signed or is compared with a signed file.
 2. Each role in `roles/` is the next version of the role in `before/`. The fields that TUF does not
    define are equal in both versions of the role.
 3. A list keeps its published files, unless new files replace them. All new files are in the draft,
-   their digests are in the role, and they are valid for the code that clients use. The rules for
-   lists also apply to notices.
+   their digests are in the role, and the code with which clients read the files accepts the files.
+   The rules for lists also apply to notices.
 4. Targets keep the delegations to lists and notices, and the keys of lists and notices, except for
    ended lists and for roles in the draft. A root keeps the keys of all roles, except for roles in
    the draft.

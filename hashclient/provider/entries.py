@@ -149,8 +149,8 @@ class Entries(msgspec.Struct):
             low, high = (
                 (middle, high) if _is_valid(part.slice(low, middle - low)) else (low, middle)
             )
-        # If the entry is valid by itself, the segment has too many categories, and no line is
-        # wrong.
+        # If this entry is valid in a segment without other entries, the fault is the number of
+        # categories in the segment, and no single line is wrong.
         if not _is_valid(part.slice(low, 1)):
             return UsageError(f"{self.where(first + low)}: {error.message}", hint=error.hint)
         return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)
@@ -216,7 +216,7 @@ def _is_valid(table: pa.Table) -> bool:
 
 
 def _table(batch: DigestBatch, generation: int, number: int, category: str) -> pa.Table:
-    """Return the rows of `batch` as a table for an `add` segment; rows count from `number`.
+    """Return the rows of `batch` as a table for an `add` segment; the first row is `number`.
 
     An entry without a category gets `category`.
     """

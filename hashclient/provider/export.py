@@ -45,7 +45,11 @@ _TOP = "targets.json"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
-    """A list in a bundle: its generation, and the generation that a client needs, or None."""
+    """A list in a bundle.
+
+    `since` is the generation that a client must already have in order to use the bundle. `since` is
+    None if the bundle has the whole list.
+    """
 
     name: str
     generation: int
@@ -53,7 +57,7 @@ class ExportedList(msgspec.Struct, frozen=True):
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """The facts about a written bundle: the number of files, their bytes, and the lists.
+    """A written bundle: the number of its files, their size in bytes, and its lists.
 
     `until` is the earliest expiry of the metadata in the bundle; clients refuse the bundle after
     this time.
@@ -103,8 +107,9 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
             hint="the bundle could replace a published file, or be published: write it elsewhere",
         )
     busy = f"another process is changing {printable(directory)}"
-    # The lock prevents that a new root is read together with an old timestamp. The segments need no
-    # lock, because segments never change and are kept for a day after their replacement.
+    # The repository is locked, so that a new root cannot be read together with an old timestamp.
+    # Segments are read without the lock, because segments never change and are kept for a day after
+    # their replacement.
     lock = writer_lock(directory / "lock", busy=busy, hint="wait until it has finished")
     with own_hints("cannot read", directory), lock:
         found = _Published(public, since)
@@ -160,7 +165,7 @@ class _Published:
         gone = {f"{name}.json" for name in ended_lists(signed)}
         for name, meta in snapshot.meta.items():
             if name in gone:
-                continue  # no client asks for a role of an ended list
+                continue  # a role of an ended list is left out, because no client fetches it
             targets = self._counted(Targets, f"{meta.version}.{name}", meta)
             if name != _TOP:
                 self._add_targets(name.removesuffix(".json"), targets)
@@ -177,8 +182,8 @@ class _Published:
 
     def _metadata(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
         data = _read(self._public, _File(f"metadata/{name}", signed))
-        # The bytes are kept, because the next timestamp has the same file name and may replace this
-        # file.
+        # The bytes are kept in memory, because the file of a timestamp may be replaced by the next
+        # timestamp, which has the same file name.
         self.files.append(_File(f"metadata/{name}", signed, data))
         return parse_metadata(data, kind, self._public / "metadata" / name).signed
 
@@ -204,9 +209,9 @@ class _Published:
 
 
 def _left_out(index: ListIndex, since: int | None) -> tuple[int | None, set[str]]:
-    """Return the generation that a client needs, and the targets that the client has already.
+    """Return the generation that a client must have, and the targets that the bundle leaves out.
 
-    If a client needs the whole list, return None and an empty set.
+    If the bundle must have the whole list, return None and an empty set.
     """
     if since is None:
         return None, set()

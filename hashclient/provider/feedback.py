@@ -70,8 +70,8 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
        the signature.
     2. The file is for this repository: it names a root of this repository as the root that the
        client has pinned.
-    3. The file is not from the future. A file from the future would prevent that later files of the
-       client count.
+    3. The time in the file is not in the future. Otherwise, later files of the client would seem
+       older than this file, and would be refused.
     4. The file is newer than the client's last file.
 
     Raises:

@@ -36,7 +36,10 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Validity(msgspec.Struct, frozen=True):
-    """How long signatures are valid; a short time lets clients soon notice a frozen repository."""
+    """How long signatures are valid.
+
+    If somebody withholds new versions from clients, clients notice this when the signatures expire.
+    """
 
     root: timedelta = timedelta(days=365)
     targets: timedelta = timedelta(days=365)

@@ -143,7 +143,7 @@ class ListFiles:
     def next_index(
         self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
     ) -> ListIndex:
-        """Return the index after `current`; `entries` and `checksum` are the changes of its totals.
+        """Return the next index; `entries` and `checksum` are added to the totals of `current`.
 
         Raises:
             UsageError: the list would be larger than the format allows.

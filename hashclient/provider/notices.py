@@ -53,14 +53,14 @@ DEFAULTS: Mapping[str, Any] = {
 }
 DEFAULT_LIFE = timedelta(days=30)
 #: The time from the expiry of a notice to its removal from the role. A client that fetches less
-#: often than this sees the expiry in the notice itself.
+#: often does not see the removal in time, but the notice itself contains its expiry.
 REMOVED_AFTER = timedelta(days=30)
 
 _ONE_KEY = Keys()
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a notice that the user sets; None means the earlier or the default value."""
+    """The fields of a notice that the user sets; a field that is None was not set."""
 
     id: str | None = None
     sender: str | None = None

@@ -2,8 +2,8 @@
 
 All accounts may read a new `public/`, whatever the umask is. New folders below `public/` get the
 mode of `public/`, so a provider can let only a group read the files by changing the mode of
-`public/`. The functions that read verify no signature, because the provider owns the directory, and
-only damage by a disk or a person has to be found.
+`public/`. The functions that read files verify no signature, because the provider owns the
+directory. They only detect files that a disk or a person has damaged.
 """
 
 from __future__ import annotations

@@ -85,7 +85,11 @@ class Listed:
         return new, ids[~stays]
 
     def has_all(self, batches: Iterable[AddBatch], generation: int) -> bool:
-        """Return whether all entries of a new `generation` are listed, including any given ids."""
+        """Return whether the list already has all entries of the new `generation`.
+
+        An entry is compared by its id and its contents, or only by its contents if its id was made
+        for it.
+        """
         _, hashes, contents = self._columns()
         pairs = _pairs(hashes, contents)
         first = 1
@@ -113,7 +117,7 @@ class Listed:
 def _of_source(
     batches: Sequence[DigestBatch], category: str
 ) -> tuple[npt.NDArray[np.bool_], Uint64, Uint64]:
-    """Return for each row: whether it has an id, its hash of contents, its hash of both."""
+    """Return three arrays: rows with an id, hashes of contents, hashes of id and contents."""
     texts: list[str] = []
     contents = [np.zeros(0, np.uint64)]
     for batch in batches:
@@ -130,7 +134,7 @@ def _of_source(
 
 
 def _numbers(values: Uint64) -> Uint64:
-    """Return for each value the number of equal values before this value."""
+    """Return for each value how many equal values precede it in the array."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.searchsorted(ordered, ordered)

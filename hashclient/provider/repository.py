@@ -301,7 +301,10 @@ class Repository(RepositoryDirectory):
     def _changing_list(
         self, name: str, draft: Path | None, signer: str | None = None
     ) -> Iterator[Roles]:
-        """Yield the published roles for a change of a list; `signer` or the list's role signs."""
+        """Yield the published roles for a change of a list.
+
+        The role `signer` signs the change; by default, the role of the list signs the change.
+        """
         with self.changing_roles() as roles:
             require_list(roles, name)
             require_ready(roles, draft, signer or name)

@@ -47,8 +47,8 @@ def read_screened(
 def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
     """Yield batches without rows that have a digest of the empty file.
 
-    If `reading` allows no skipped row, rows with a digest of the empty file are not left out, and
-    the publication is refused later with an error that names the line.
+    If `reading` allows no skipped row, rows with a digest of the empty file are not left out. A
+    later check then refuses the publication with an error that names the line of such a row.
 
     Raises:
         UsageError: too many rows are skipped; also while iterating.
@@ -109,7 +109,7 @@ class _Digests:
                 self._columns[algorithm] = keys[order], values[order], rows[order]
 
     def look_for(self, batch: DigestBatch) -> None:
-        """Find the rows that have a digest of `batch`, which is from a list of known good files."""
+        """Find the rows that have a digest in `batch`, which is from a list of known good files."""
         for algorithm, (values, _) in batch.digests.items():
             if algorithm not in self._columns:
                 continue

@@ -191,7 +191,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _serve(self, *, with_body: bool) -> None:
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
-            self.close_connection = True  # a body is not read, so the connection ends
+            # The body of the request is not read, so the connection cannot be used again.
+            self.close_connection = True
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
         if (refusal := self.server.refusal(given, self.path)) is not None:
             self._refuse(refusal, ("WWW-Authenticate", "Bearer"))
@@ -227,7 +228,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             with Directory.given(self.server.public) as public:
                 fd = open_beneath(public.fd, self.path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:  # for example because of a symbolic link below public/
+        except OSError:
+            # For example, a part of the path is a symbolic link.
             return None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -235,7 +237,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return fd
 
     def _range(self, size: int, etag: str) -> tuple[int, int, bool] | None:
-        """Return the start and end to send, and whether to send a part; None for an invalid range.
+        """Return the start and end of the bytes to send, and whether they are a part of the file.
+
+        Return None if the range in the request is invalid.
 
         A header `Range` that is not a single range of bytes is ignored, as RFC 9110 allows.
         """
@@ -254,7 +258,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         while start < end:
             block = os.pread(fd, min(COPY_BYTES, end - start), start)
             if not block:
-                self.close_connection = True  # the file got shorter, and the client notices this
+                # The file became shorter. The client notices that bytes are missing.
+                self.close_connection = True
                 return
             self.wfile.write(block)
             start += len(block)

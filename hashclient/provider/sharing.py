@@ -174,7 +174,10 @@ class Share:
             yield f"list {self.source.list}", stream
 
     def provenance(self, generation: int) -> Provenance:
-        """Return the origin and terms for a new `generation` of the list, after `files`."""
+        """Return the origin and terms for a new `generation` of the list.
+
+        The caller must have called `files` before.
+        """
         return msgspec.structs.replace(self._provenance, followed=generation)
 
     def keep(self) -> None:

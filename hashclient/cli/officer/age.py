@@ -55,7 +55,8 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             process.wait()
         finally:
             process.stdout.close()
-            process.kill()  # `age` still runs if the reader stops early
+            # If the caller has not read the whole output, `age` is still running.
+            process.kill()
             code = process.wait()
             feeder.join()
         said.seek(0)
