@@ -2,7 +2,8 @@
 
 If an entry is wrong, for example the entry of a licence text, a policy without a limit would
 isolate thousands of files because of this entry. A match above the limit is held: the match is
-recorded and waits until a person releases the match or has the provider withdraw the entry.
+recorded, and no action is done until a person releases the match. If the entry is wrong, a person
+can ask the provider to withdraw the entry.
 
 1. A match may be acted upon if, for each action that the policy wants, at least one entry of the
    match permits this action.
@@ -10,10 +11,10 @@ recorded and waits until a person releases the match or has the provider withdra
    within the last 24 hours, or if the entry has permitted actions on fewer than `per_entry` files
    within the last 24 hours. If `per_day` is set, the number of files that were acted upon within
    the last 24 hours, for all entries together, must also be less than `per_day`.
-3. A held match stays held when a scan finds the same match again, unless an entry that the match
-   did not have before permits the action.
+3. A held match stays held when a scan finds the same match again, unless the file now also matches
+   another entry, and this other entry permits the action.
 4. A match that a person has released may be acted upon, and does not count towards the limits.
-5. A match whose report has already been requested or made needs no permit for this report.
+5. If a report of a match has already been requested or made, this report needs no permit.
 
 With `only_tell`, the brake gives no permit and holds no match: the brake only notes which matches
 it would hold.
@@ -30,10 +31,10 @@ from hashclient.core.match import PROGRESS, Match
 from hashclient.decisions.policy import Policy
 from hashclient.matches.permits import Case, Entry, Permits
 
-#: The period within which acted-upon files count towards the limits.
+#: If files were acted upon within this period, they count towards the limits.
 WINDOW = timedelta(hours=24)
-#: How long permits are stored: much longer than `WINDOW`, so that no permit is lost while the clock
-#: is some days ahead.
+#: How long permits are stored. The time is much longer than `WINDOW`, so that no permit is removed
+#: too early if the clock of the machine is some days ahead.
 _KEPT = timedelta(days=30)
 _NO_LIMIT = 1 << 62
 
@@ -44,16 +45,17 @@ class Brake:
     def __init__(self, config: BrakeConfig, policy: Policy, *, only_tell: bool = False) -> None:
         self._config = config
         self._policy = policy
-        #: `would_hold`: the ids of matches that would be held; `_told`: the only turn with
-        #: `only_tell`, in which all matches are decided.
+        #: `would_hold`: with `only_tell`, the ids of the matches that would be held without
+        #: `only_tell`. `_told`: with `only_tell`, the `_Turn` that decides all matches of the run.
         self.would_hold: set[str] = set()
         self._told: _Turn | None = None
         self._only_tell = only_tell
-        #: When this process last removed expired permits; None if it has not.
+        #: When this process last removed expired permits; None if this process has removed none
+        #: yet.
         self._tidied: datetime | None = None
 
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
-        """Return, by the id of each match, whether the match is held; see `Decision`."""
+        """Decide which matches are held; return, by match id, whether each match is held."""
         turn = self._told or _Turn(self._config, permits, now, only_tell=self._only_tell)
         if self._only_tell:
             self._told, turn.permits = turn, permits
@@ -75,7 +77,7 @@ class Brake:
 
 
 class _Turn:
-    """The decisions of one transaction; with `only_tell`, the decisions of a whole run."""
+    """Decides which matches of one transaction are held; with `only_tell`, of a whole run."""
 
     def __init__(
         self, config: BrakeConfig, permits: Permits, now: datetime, *, only_tell: bool
@@ -94,22 +96,23 @@ class _Turn:
             self._room_in_all = config.per_day - permits.used_by_files(self.since)
 
     def is_held(self, case: Case, asking: Mapping[Entry, frozenset[Action]]) -> bool | None:
-        """Return whether a match is held; None if the policy has no action for it.
+        """Decide whether a match is held; return None if a report is its only action (rule 5).
 
-        `asking` maps each entry of the match for which the policy wants actions to these actions.
+        `asking`: by entry of the match, the actions that the policy wants because of this entry.
         """
         before = case.before
         is_full = self._room_in_all <= 0 or not any(map(self._room_of, asking))
         if is_full and (before is None or before.state is MatchState.HELD):
-            return True  # a shortcut, because very many matches may be held
+            return True  # needs no query, because very many matches may be held
         wanted = {a for actions in asking.values() for a in actions}
-        # The same match is decided again only in a turn that spans several transactions.
+        # `given` has entries of this match only if `_Turn` spans several transactions, and an
+        # earlier transaction has already decided the same match.
         letting = set(self.given.get(case.id, ()))
         if before is not None:
             if before.state not in PROGRESS:
                 if not self._only_tell:
-                    # By rule 4 of the module docstring, a release does not count after the match
-                    # has ended.
+                    # By rule 4 of the module docstring, a person releases one match; when this
+                    # match has ended, the release is removed.
                     self.permits.take_back_release(case.id)
             elif self.permits.is_in_report(case.id):  # rule 5 of the module docstring
                 wanted.discard(Action.REPORT)

@@ -4,8 +4,7 @@ A match is excepted if every entry that the match hits is covered by a ruling. A
 if all of conditions 1 to 6 are true:
 
 1. the ruling is in the rulings file that was written last, and this file is authentic;
-2. the clock shows a time before the end of the ruling, and not before a time that is known to have
-   passed: if the clock was set back, no ruling counts;
+2. the ruling has not ended, and the clock was not set back, as far as this module can see;
 3. the entry is still on the list, and its fingerprint is the same as when the ruling was made;
 4. the file is known by its SHA-256, because anybody can make other files with the same MD5 or
    SHA-1: the SHA-256 of the entry agrees, or, if the ruling is about one file, the SHA-256 in the
@@ -13,9 +12,9 @@ if all of conditions 1 to 6 are true:
 5. the file is below the path of the ruling, if the ruling has a path;
 6. the ruling does not wait for the approval of a second person.
 
-If the facts for a condition are not known, the match stays a match. The rulings file is checked for
-changes at each match, or once for each group of matches that were found together, so a daemon
-follows each changed and each ended ruling.
+If this module cannot find out whether a condition is true, the match is not excepted. The rulings
+file is checked for changes at each match, or once for each group of matches that were found
+together, so a running daemon notices when a ruling is changed or ends.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.index.fingerprints import Fingerprint
 
-#: After this many entries were looked up singly, the fingerprints of the entries of all rulings are
-#: computed in one pass over the lists.
+#: The number of entries whose fingerprints are computed one by one. After this number of entries,
+#: the fingerprints of the entries of all rulings are computed in one pass over the lists.
 _FEW = 4
 
 #: The state of the rulings file when it was read: inode, size and time of the last change. None
@@ -72,16 +71,17 @@ class Exceptions:
         self._lock = threading.Lock()
         self._stamp: _Stamp = (0, 0, 0)
         self._book = Book()
-        #: The present fingerprints of the entries that rulings are about, by list and id of the
-        #: entry; None for an entry that is on no list.
+        #: For each entry in a ruling, by list and id of the entry: the fingerprint of the entry as
+        #: it is on the list now, or None if the entry is on no list.
         self._current: dict[tuple[str, str], Fingerprint | None] = {}
-        #: The latest time that is known to have passed.
+        #: A time in the past: the latest time at which a list was checked. If the clock shows an
+        #: earlier time, the clock was set back.
         self._passed = max(index.manifest.checked_at for index in lists.indexes)
         self._refresh()
 
     @classmethod
     def of(cls, session: Session, lists: OpenLists) -> Self:
-        """Return the rulings of a session; the command fails if the rulings are unusable.
+        """Return the rulings of a session, so that the command fails if the rulings cannot be used.
 
         Raises:
             StateError: the rulings cannot be used, either now or at a later call.
@@ -93,7 +93,7 @@ class Exceptions:
         return cls(session.settings.layout, lists, session.now, refuse)
 
     def rule(self, outcome: Outcome) -> Outcome:
-        """Return an outcome; an excepted match gets the kind `EXCEPTED` and its rulings' ids."""
+        """Return an outcome, changed to the kind `EXCEPTED` if rulings except the match."""
         if outcome.kind is not Kind.MATCH:
             return outcome
         try:
@@ -102,7 +102,7 @@ class Exceptions:
                 if self._book.is_empty:
                     return outcome
                 covering = [self._covering(hit, outcome) for hit in outcome.hits]
-        except StateError as error:  # an index is damaged
+        except StateError as error:  # the index of a list is damaged
             self._on_failure(error)
             return outcome
         rulings = dict.fromkeys(ruling for ruling in covering if ruling is not None)
@@ -126,7 +126,7 @@ class Exceptions:
 
     @property
     def lists(self) -> OpenLists:
-        """The lists; if a ruling is about one file, `also` requests the SHA-256 of matches."""
+        """The lists; if any ruling is about one file, scans also compute the SHA-256 of matches."""
         also = int(Algorithm.SHA256) if self._book.has_files else 0
         return msgspec.structs.replace(self._lists, also=also)
 
@@ -212,9 +212,10 @@ class Exceptions:
         return found is not None and found.code == entry.fingerprint
 
     def _fingerprint(self, list_name: str, entry: str) -> Fingerprint | None:
-        """Return the present fingerprint of an entry.
+        """Return the fingerprint of an entry as the entry is on the list now.
 
-        After `_FEW` entries, all fingerprints that rulings need are computed.
+        After `_FEW` calls for different entries, the fingerprints of the entries of all rulings are
+        computed.
         """
         key = list_name, entry
         if key not in self._current:
@@ -235,7 +236,7 @@ class Exceptions:
                 self._current[name, one] = value
 
     def _is_known(self, hit: Hit, ruling: Ruling, outcome: Outcome) -> bool:
-        """Return whether the SHA-256 that a ruling needs (of the entry or of its file) agrees.
+        """Return whether the file has the SHA-256 of the entry, or the SHA-256 in the ruling.
 
         If the file is a member of a container, a ruling about one file may also be about the
         container.
@@ -265,7 +266,7 @@ class Exceptions:
 
 
 def _stamp_of(path: Path) -> _Stamp:
-    """Return a value that changes with each new rulings file.
+    """Return a value that differs after the rulings file was written again.
 
     The function is called often, so it must be fast.
     """
@@ -277,11 +278,12 @@ def _stamp_of(path: Path) -> _Stamp:
 
 
 def is_below(outcome: Outcome, place: str) -> bool:
-    """Return whether a file, or its container, is at or below a path; symbolic links are followed.
+    """Return whether a file, or its container, is at or below a path, after symbolic links.
 
-    The file that was read has to be below the path now, because a path that became a symbolic link
-    after the file was read leads to another file. An object, and each version of an object, may be
-    at or below a URI. The bytes of a stream, and a digest that was looked up, are below no path.
+    The file that the scan has read must be below the path now. The check is necessary because
+    somebody may have replaced the path by a symbolic link to another file after the read. An
+    object, and each version of an object, may be at or below a URI. The bytes of a stream, and a
+    digest that was looked up, are below no path.
     """
     if outcome.is_stream or outcome.origin is not None:
         return False
@@ -295,7 +297,7 @@ def is_below(outcome: Outcome, place: str) -> bool:
 
 
 def _is_there(path: str, seen: Seen | None) -> bool:
-    """Return whether the file that was read, as described by `seen`, is at a path now."""
+    """Return whether the file that the scan has read (`seen`) is now at a path."""
     try:
         return seen is not None and seen.is_file(os.lstat(path))
     except OSError:

@@ -1,4 +1,4 @@
-"""Makes, renews and ends exceptions: each change is logged before it is written to the file.
+"""Makes, renews and ends exceptions: each change is logged before the rulings file is written.
 
 Because changes are logged first, each ruling that counts is in the audit log. If the process is
 killed after a change was logged and before the change was written, the log has a change that did
@@ -42,7 +42,7 @@ from hashclient.system.text import as_unicode, for_people, printable
 #: How long rulings are kept in the rulings file after they have ended; the audit log keeps all
 #: rulings.
 KEPT = timedelta(days=90)
-#: How long a change waits for another process that is writing, in seconds.
+#: How long a change waits for another process that has locked the state directory, in seconds.
 LOCK_WAIT_S = 10.0
 
 _Change = Callable[[tuple[Ruling, ...], datetime], Iterable[Ruling]]
@@ -52,7 +52,7 @@ class Keeper:
     """Changes the exceptions in the state directory of a session."""
 
     def __init__(self, session: Session, sealer: Sealer) -> None:
-        """Prepare to change the exceptions that are authentic under the key of `sealer`."""
+        """Prepare changes of the exceptions; the key of `sealer` authenticates their file."""
         self._session = session
         self._layout = session.settings.layout
         self._sealer = sealer
@@ -87,7 +87,7 @@ class Keeper:
         content: str = "",
         below: str = "",
     ) -> Ruling:
-        """Make an exception of `entries`, and return it; by default it ends after `USUAL`.
+        """Make and return an exception for `entries`; by default, the exception ends after `USUAL`.
 
         Raises:
             UsageError: the end or the reason is refused, or too many exceptions exist.
@@ -114,7 +114,7 @@ class Keeper:
         return made[0]
 
     def renew(self, ids: Sequence[str], reason: str, until: datetime | None) -> list[Ruling]:
-        """Give exceptions a later end and another reason; return the changed or new exceptions.
+        """Set a new end and a new reason of exceptions; return the changed or new exceptions.
 
         Raises:
             UsageError: an exception does not exist, its end or reason is refused, or too many
@@ -227,7 +227,7 @@ class Keeper:
 
 
 def event_of(event: str, ruling: Ruling, session: Session, **said: str) -> Event:
-    """Return an event of the log: `by` is who changes the ruling, `made_by` is who made it."""
+    """Return an event of the audit log; `by` changes the ruling, and `made_by` has made it."""
     fields = {**fields_of(ruling), "made_by": ruling.by, **said, "by": session.operator}
     return Event(event, fields)
 
@@ -240,7 +240,7 @@ def exchange(
     is_old: Callable[[Ruling], bool],
     imports: Imports | None = None,
 ) -> None:
-    """Replace the rulings for which `is_old` is true by `wanted`; each difference is logged first.
+    """Log and write changed rulings: `wanted` replaces all rulings for which `is_old` is true.
 
     The caller has locked the state directory for writing.
 
@@ -262,11 +262,11 @@ def exchange(
 
 
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
-    """Make exceptions of exactly the entries `ids` of a list, which are known to be good.
+    """Make exceptions for the entries `ids` of a list, which are known to be good; end all others.
 
-    Earlier exceptions that were made because entries of the list were known to be good end, unless
-    their entry is in `ids`; exceptions that end soon are renewed. Return whether a new exception
-    was made. The caller has locked the state directory for writing.
+    An earlier exception for an entry of the list that was known to be good ends, unless the entry
+    is in `ids`. Exceptions that would end soon are renewed. Return whether a new exception was
+    made. The caller has locked the state directory for writing.
 
     Raises:
         AuditError, StateError: the exceptions cannot be logged or written, or the index cannot be

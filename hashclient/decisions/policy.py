@@ -1,4 +1,4 @@
-"""Chooses the actions for a match by the configuration; other modules carry the actions out.
+"""Chooses, by the configuration, which actions other modules do on a match.
 
 For each entry, the first rule of the policy that fits the entry decides; if no rule fits, the match
 is only recorded. A match of several entries gets the actions that are chosen for any of these
@@ -27,7 +27,7 @@ _IN_ORDER = {
 
 
 class Policy:
-    """The policy of a configuration; with `quarantine_all`, matches of all entries are isolated."""
+    """The policy of a configuration; with `quarantine_all`, every match is moved to quarantine."""
 
     def __init__(self, rules: Sequence[PolicyRule], *, quarantine_all: bool = False) -> None:
         self._rules = rules
@@ -47,7 +47,7 @@ class Policy:
         return _IN_ORDER[wanted]
 
     def asked_by(self, hits: Sequence[Hit]) -> dict[tuple[str, str], frozenset[Action]]:
-        """Return the actions for each entry that requires any, by the entry's list and id."""
+        """Return the actions by list and id of an entry; leave out entries without an action."""
         return {(h.list_name, h.entry): asked for h in hits if (asked := self._of_hit(h))}
 
     def _of_hit(self, hit: Hit) -> frozenset[Action]:
@@ -63,7 +63,7 @@ class Policy:
 
 
 def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:
-    """Refuse rules for a list that is not `known`: their actions would never happen.
+    """Refuse rules that name a list which is not in `known`, because such rules never apply.
 
     Raises:
         ConfigError: a rule names an unknown list.
@@ -81,7 +81,7 @@ def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:
 
 
 def check_policy(settings: Settings) -> None:
-    """Refuse a policy for an unknown list.
+    """Refuse a policy with a rule that names an unknown list.
 
     Raises:
         ConfigError: a rule names an unknown list.

@@ -39,7 +39,7 @@ REVIEWED = "reviewed"
 #: How many matches are reviewed in one transaction of the record of matches.
 _AT_ONCE = 512
 _ALL = 1 << 64
-#: States of a match in which a review has nothing left to decide.
+#: States of a match in which a review would change nothing.
 _ENDED = frozenset({*SETTLED, MatchState.WITHDRAWN})
 
 
@@ -74,20 +74,20 @@ class ReviewPolicy:
     """Which matches have to be reviewed before a report of them is sent, and by how many people."""
 
     def __init__(self, config: ReportConfig) -> None:
-        """Take the rules from the table [report] of the configuration."""
+        """Read the rules from the table [report] of the configuration."""
         self._is_asked = config.after == "review"
         self._share = round(config.share * _ALL)
         self.people = config.people
 
     def is_chosen(self, match_id: str) -> bool:
         """Return whether a match is in the fraction of matches that has to be reviewed."""
-        # Ids that were made at about the same time begin alike, so the choice uses a hash of the
-        # id.
+        # The choice depends on a hash of the id, because ids that were made at about the same time
+        # begin with the same characters.
         number = int.from_bytes(hashlib.sha256(match_id.encode()).digest()[:8])
         return self._is_asked and number < self._share
 
     def verdict(self, story: Sequence[Step]) -> Verdict | None:
-        """Return the verdict that a match's reviews lead to; None if the match is undecided."""
+        """Return the verdict that enough reviewers of a match agree on; None if they disagree."""
         return verdict_of(story, self.people)
 
     def ended(self, match: Match, reviews: Sequence[Step]) -> str | None:
@@ -124,7 +124,7 @@ class ReviewPolicy:
 def review(
     session: Session, record: Matches, match_ids: Sequence[str], made: Review
 ) -> Iterator[tuple[Match, Verdict | None]]:
-    """Record a review of matches; yield each match with the verdict that its reviews now lead to.
+    """Record a review of matches; yield each match, and its verdict after this review.
 
     Raises:
         UsageError: no match has one of the ids; no review is recorded.

@@ -2,12 +2,12 @@
 
 All rulings are in a single file, which is replaced as a whole. The first line of the file contains
 a message authentication code under the local key over every byte of the file, like the manifest of
-a list. Therefore a file that somebody has edited is refused. The first line also contains how often
-the file was written, and `state.json` contains the same number. The two numbers show when the file
-was lost, or when an old copy was put back. The second line contains the positions of all entries in
-the rest of the file, eight hexadecimal digits each, ordered by list and id of the entry. The rest
-of the file is a JSON array with each ruling in a line of its own. With the positions, a run decodes
-only the rulings about the entries that the run matches.
+a list. Therefore a rulings file that somebody has edited is refused. The first line also contains
+how often the file was written, and `state.json` contains the same number. If the two numbers
+differ, the rulings file was lost, or an old copy of the file was put back. The second line contains
+the positions of all entries in the rest of the file, eight hexadecimal digits each, ordered by list
+and id of the entry. The rest of the file is a JSON array with each ruling in a line of its own.
+With the positions, a run decodes only the rulings about the entries that the run matches.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ SOON = timedelta(days=7)
 MOST, MAX_REASON_CHARS = 10_000, 500
 #: `Ruling.origin` of rulings about entries that are known to be good.
 KNOWN_GOOD = "known_good"
-#: The text that says why a ruling that nobody has approved does not count yet.
+#: The reason that is shown for a ruling that does not count yet, because no second person has
+#: approved the ruling.
 WAITS = "it waits for a second person"
 _LOST_HINT = (
     "restore it from a backup, or remove all exceptions: `hashclient exceptions remove --all"
@@ -99,12 +100,12 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
 
     @property
     def text(self) -> str:
-        """Why a match is excepted by the ruling, as text."""
+        """The reason that is shown for a match that the ruling excepts."""
         return f"exception {self.id} until {for_people(self.until)}: {self.reason}"
 
 
 class Imports(msgspec.Struct, frozen=True):
-    """The last version of exported exceptions that was imported, by the public key that signed it.
+    """The version of the last imported file of exceptions, by the public key that signed the file.
 
     If the rulings were lost, `since` is the time when they were removed: only exports that were
     made after `since` are imported.
@@ -132,8 +133,8 @@ class _Head(msgspec.Struct, frozen=True):
 
 #: How many hexadecimal digits the position of an entry has.
 _DIGITS = 8
-#: After the rulings about this many entries were looked up singly, all rulings are decoded, because
-#: more single look-ups would take longer.
+#: The number of entries whose rulings are decoded one by one. After this number of entries, all
+#: rulings are decoded together, which is faster than further single look-ups.
 _MANY = 4_000
 
 
@@ -143,8 +144,8 @@ class Book:
     def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
         """Take the first line and all bytes of the file; without arguments, the book is empty."""
         self._head = head or _Head(RULINGS_FORMAT)
-        # `_data` is the whole file, because copying megabytes would take longer than all other
-        # steps.
+        # `_data` is the whole file and not a copy of the needed part, because copying megabytes
+        # would take longer than all other steps.
         self._data = data
         self._places = data.index(b"\n") + 1
         self._rest = data.index(b"\n", self._places) + 1
@@ -217,7 +218,7 @@ class Book:
         return self._rest + int(self._data[start : start + _DIGITS], 16)
 
     def _line(self, place: int) -> bytes:
-        """Return, as JSON, the ruling whose line includes the position `place`."""
+        """Return the JSON of the ruling whose line in the file includes the offset `place`."""
         start, end = self._data.rfind(b"\n", 0, place) + 1, self._data.index(b"\n", place)
         # The slice leaves out the `[` before the first ruling, and the `,` or `]` after the ruling.
         return self._data[max(start, self._rest + 1) : end - 1]
@@ -276,7 +277,8 @@ def write_book(
     The caller has locked the state directory for writing.
 
     If the process is killed after the rulings file was written and before `state.json` was written,
-    the rulings file has the higher number, and counts as well.
+    the number in the rulings file is higher than the number in `state.json`; such a rulings file is
+    accepted, too.
 
     Raises:
         StateError: the exceptions cannot be written.
@@ -290,7 +292,7 @@ def write_book(
     )
     lines = [msgspec.json.encode(ruling) for ruling in rulings]
     names: list[tuple[bytes, int]] = []
-    start = 1  # the position behind `[`
+    start = 1  # the offset after `[`
     for ruling, line in zip(rulings, lines, strict=True):
         own = {_name(entry.list, entry.id) for entry in ruling.entries}
         names += [(name, start + line.index(name)) for name in own]
@@ -308,7 +310,7 @@ def _name(list_name: str, entry: str) -> bytes:
 
 
 def _number_in(layout: Layout) -> int:
-    """Return the number in the rulings file, even if it is not authentic; 0 if it is unreadable."""
+    """Return the number in the rulings file without verifying it; 0 if the file is unreadable."""
     try:
         line = read_regular(layout.exceptions, MAX_STATE_BYTES).partition(b"\n")[0]
         return msgspec.json.decode(line, type=_Head).number

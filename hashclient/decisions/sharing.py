@@ -3,9 +3,8 @@
 An export contains the exceptions of entries, with their reason and author. An export does not
 contain exceptions of single files or exceptions below a path, so the exported file has no digest
 and no path. An export also does not contain imported exceptions, or exceptions for entries that are
-known to be good. The exported file is signed with the key of the audit log of the exporting
-machine; `trusted` in [decisions] of the importing machine names the keys whose exports are
-accepted.
+known to be good. The exporting machine signs the file with the key of its audit log. The importing
+machine accepts files that are signed with a key in its option `trusted` in [decisions].
 
 An import replaces all exceptions that were imported earlier from the same key by the exceptions of
 the file. An import is refused unless all of conditions 1 to 4 are true:
@@ -15,12 +14,12 @@ the file. An import is refused unless all of conditions 1 to 4 are true:
 2. a trusted key has signed the file, and this key is not the key of the importing machine;
 3. the file was not made in the future, by the clock of the importing machine;
 4. the version of the file (how often the exporting machine had written its exceptions) is not lower
-   than the version of the last import from this key; if the importing machine has lost the number
-   of the last import, the file was made after this loss.
+   than the version of the last import from this key; if the importing machine has lost the version
+   of the last import, the file must have been made after this loss.
 
-A file with the version of the last import changes nothing, except for entries that the importing
-machine did not have at the last import: so an exception that was removed on this machine does not
-come back.
+If a file has the same version as the last import, only exceptions are imported whose entries the
+importing machine did not have at the last import. Therefore, an exception that was removed on the
+importing machine is not imported again.
 
 The importing machine computes the fingerprint of each entry from the entry on its own list, because
 fingerprints depend on a key that each machine has for itself. The list must be of the same provider
@@ -88,7 +87,8 @@ class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first line of an exported file.
 
-    `roots` has, by the name of each list, the SHA-256 of the known roots of the list's provider.
+    `roots`: by the name of each list, the SHA-256 of each known root of trust of the list's
+    provider.
     """
 
     format: Literal["hashclient-exceptions-export/1"]
@@ -99,7 +99,7 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What an import did.
+    """The result of an import.
 
     `rulings` are the exceptions that are now imported from the exporter's key, and `left_out` says
     which exceptions were not imported, and why.
@@ -113,7 +113,7 @@ class Imported(msgspec.Struct, frozen=True):
 
 
 def make_export(session: Session, lists: OpenLists) -> tuple[Export, bytes, list[Ruling]]:
-    """Log an export of this machine; return it, the signed file, and the rulings not exported.
+    """Log an export; return the export, its signed file, and the rulings that were left out.
 
     Raises:
         StateError, AuditError: the exceptions, lists or audit log cannot be read or written.
@@ -149,7 +149,7 @@ def make_export(session: Session, lists: OpenLists) -> tuple[Export, bytes, list
 
 
 def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Imported:
-    """Import the exceptions of a file by the conditions of the module docstring, and log each.
+    """Log and import the exceptions of a file, if the conditions of the module docstring are met.
 
     Raises:
         VerificationError: the file is refused.
@@ -198,8 +198,8 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
             elif known is not None or is_new:
                 made = _ruling(shared, origin, name) if known is None or is_new else known
                 entry = made.entries[0]
-                # A known ruling keeps its fingerprint: if the entry has changed since the ruling
-                # was first imported, the ruling is not about the changed entry.
+                # A ruling that was imported before keeps its fingerprint. Therefore the ruling does
+                # not apply to the entry if the entry has changed since the first import.
                 if known is not None and known.entries[0].name == entry.name:
                     entry = known.entries[0]
                 if not entry.fingerprint:
@@ -263,13 +263,13 @@ def _ruling(shared: Shared, origin: str, name: str) -> Ruling:
 
 
 def _is_same_provider(session: Session, lists: OpenLists, export: Export, name: str) -> bool:
-    """Return whether a list, if it is on this machine, has the exporter's provider."""
+    """Return whether this machine has no such list, or a list of the exporter's provider."""
     here = _roots(session, lists, name)
     return not here or not here.isdisjoint(export.roots[name])
 
 
 def _roots(session: Session, lists: OpenLists, name: str) -> set[str]:
-    """Return the SHA-256 of each known root of a list's provider.
+    """Return the SHA-256 of each known root of trust of a list's provider.
 
     The set is empty if the list is not in use.
     """

@@ -1,9 +1,10 @@
-"""Permits say which matched files may be acted upon, and because of which entry.
+"""Permits: each permit allows actions on a matched file because of one entry of a list.
 
 A permit is written in the transaction that records its match, so several scans that run at once
-cannot exceed the limit; if a process is killed after this transaction, an unused permit can remain.
-The time of a permit is when the permit was given or, if later, when the file was acted upon; a
-permit that a person gave has no time. `decisions` decides which match gets a permit.
+cannot exceed the limit; if the process is killed after this transaction and before the action, a
+permit that was not used remains. The time of a permit is when the permit was given or, if later,
+when the file was acted upon; a permit that a person gave has no time. `decisions` decides which
+match gets a permit.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _USED = "SELECT count(*) FROM permit WHERE list = ? AND entry = ? AND time > ?"
 _USED_BY_FILES = "SELECT count(DISTINCT match) FROM permit WHERE time > ?"
 _PERMITS_OF = "SELECT list, entry FROM permit WHERE match = ? AND (time IS NULL OR time > ?)"
 _USE = "UPDATE permit SET time = ? WHERE time < ? AND match = ?"
-#: Finds out whether a report of a match was requested or made, and was not retracted since.
+#: Finds out whether a report of a match was requested or made, and was not retracted afterwards.
 _IN_A_REPORT = """
 SELECT 1 FROM step s WHERE s.match = ? AND s.event IN (?, ?) AND NOT EXISTS (
     SELECT 1 FROM step b WHERE b.match = s.match AND b.event IN (?, ?) AND b.id > s.id
@@ -60,8 +61,8 @@ GROUP BY h.list, h.entry HAVING held > 0 ORDER BY held DESC, h.list, h.entry LIM
 class Case(NamedTuple):
     """A match that is about to be recorded.
 
-    `hits` are the complete hits of the match, and `before` is the earlier record of the match, if
-    the match has one.
+    `hits` are the entries that the match hits, and `before` is the match as it was recorded before,
+    if it was.
     """
 
     id: str
@@ -83,7 +84,7 @@ class Permits(Selection):
     def use(self, match_ids: Sequence[str], now: datetime, before: datetime) -> None:
         """Note that matches are acted upon `now`.
 
-        Permits of the matches that were given before `before` get the time `now`.
+        If a permit of one of the matches was given before `before`, its time is set to `now`.
 
         Raises:
             StateError: the database cannot be written.
@@ -93,32 +94,32 @@ class Permits(Selection):
             self._db.executemany(_USE, [(*times, match_id) for match_id in match_ids])
 
     def forget_permits(self, until: datetime) -> None:
-        """Remove the permits that were given until `until`, because they do not count any more."""
+        """Remove the permits that were given at `until` or earlier, which do not count any more."""
         self._db.execute("DELETE FROM permit WHERE time <= ?", (to_text(until),))
 
     def used(self, entry: Entry, since: datetime) -> int:
-        """Return on how many files `entry` permitted actions, by permits after `since`."""
+        """Return the number of files that have a permit of `entry` that was given after `since`."""
         return int(self._db.execute(_USED, (*entry, to_text(since))).fetchone()[0])
 
     def used_by_files(self, since: datetime) -> int:
-        """Return on how many files any entry permitted actions, by permits after `since`."""
+        """Return the number of files with a permit, of any entry, that was given after `since`."""
         return int(self._db.execute(_USED_BY_FILES, (to_text(since),)).fetchone()[0])
 
     def permits_of(self, match_id: str, since: datetime) -> set[Entry]:
-        """Return the entries that permit actions on a match, by permits after `since`."""
+        """Return the entries of a match's permits that were given after `since`, or by a person."""
         return set(self._db.execute(_PERMITS_OF, (match_id, to_text(since))))
 
     def is_in_report(self, match_id: str) -> bool:
-        """Return whether a report of a match was requested or made, and was not retracted."""
+        """Return whether a match has a report, requested or made, that was not retracted."""
         events = (REPORT_WANTED, REPORT_PREPARED, REPORT_RETRACTING, REPORT_RETRACTED)
         return self._db.execute(_IN_A_REPORT, (match_id, *events)).fetchone() is not None
 
     def has_entry(self, match_id: str, entry: Entry) -> bool:
-        """Return whether a match has hit an entry, even if the entry was withdrawn since."""
+        """Return whether a match hits an entry; withdrawn entries are included."""
         return self._db.execute(HAS_HIT, (*entry, match_id)).fetchone() is not None
 
     def take_back_release(self, match_id: str) -> None:
-        """Remove the permit that a person gave for a match that has ended since then."""
+        """Remove the permits that a person gave for a match, because the match has ended."""
         query = "DELETE FROM permit WHERE match = ? AND time IS NULL"
         self._db.execute(query, (match_id,))
 
@@ -158,6 +159,5 @@ class Permits(Selection):
             self.permit([(match.id, (h.list_name, h.entry)) for h in match.standing], None)
 
 
-#: Decides which of the matches that are being recorded are held: returns, by the match id, whether
-#: the match is held.
+#: Called while matches are being recorded; returns, by the match id, whether a match is held.
 Hold = Callable[[Sequence[Case], Permits], Mapping[str, bool]]

@@ -35,7 +35,7 @@ class Pruner(MatchStore):
     """The record of matches, with methods for pruning; used as a context manager."""
 
     def prunable(self, before: datetime, kept: Collection[str], most: int) -> list[str]:
-        """Return the ids of up to `most` settled matches that have no step since `before`.
+        """Return the ids of up to `most` settled matches whose last step was before `before`.
 
         Matches in `kept` are left out.
 
@@ -48,7 +48,7 @@ class Pruner(MatchStore):
             return [match_id for (match_id,) in self._db.execute(_OLD, values)]
 
     def prune(self, ids: Collection[str]) -> int:
-        """Remove matches in one transaction, except matches that are open again.
+        """Remove matches in one transaction, except matches that were found again and are open now.
 
         Return how many matches were removed.
 

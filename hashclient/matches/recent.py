@@ -15,18 +15,19 @@ from hashclient.matches.tables import MatchStore, to_text
 
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
 #: Computes the number of the newest row that the previous check for recent matches has seen. Row
-#: numbers increase, but SQLite uses the numbers of removed newest rows again. Therefore a row whose
-#: time is after `since` also counts as new, unless this time is after `now`, because a clock that
-#: was ahead has written the time. The query begins at the newest row, so the query is as fast in a
-#: database of a million matches as in a small database.
+#: numbers increase, but if the newest rows are removed, SQLite gives their numbers to later rows.
+#: Therefore a row whose time is after `since` also counts as new. A time after `now` is ignored,
+#: because it was written when the clock was ahead. The query begins at the newest row, so its time
+#: does not depend on the size of the database.
 _KNOWN = """
 coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
     AND NOT ({time} > :since AND {time} <= coalesce(:now, {time})) ORDER BY {key} DESC LIMIT 1), 0)
 """
 _ROW = _KNOWN.format(key="rowid", table="match", time="first_seen")
 _STEP = _KNOWN.format(key="id", table="step", time="time")
-#: If a match was held when it was found, a later step `held` does not make the match new. The plus
-#: before `s.event` keeps SQLite from using the index by event, which has the steps of all times.
+#: For a match that was held when it was found, a step `held` may be added later; this step does not
+#: mean that the match was found again. The plus before `s.event` keeps SQLite from using the index
+#: by event, which has the steps of all times.
 _FOUND = f"""
 SELECT m.id, m.state, m.path, h.list FROM match m JOIN hit h ON h.match = m.id
 WHERE m.rowid <= :last_match AND h.withdrawn_generation IS NULL AND m.id IN (
@@ -72,10 +73,10 @@ class Recent(MatchStore):
         since: datetime,
         now: datetime | None = None,
     ) -> Iterator[FoundMatch]:
-        """Yield the open matches in rows after the numbers `after`, or found later than `since`.
+        """Yield the open matches with row numbers above `after`, or that were found after `since`.
 
-        `until` is the result of `last`: rows that are newer are left out. With `now`, a match whose
-        time is after `now` does not count as found later than `since`.
+        `until` is the result of `last`: rows that are newer are left out. If `now` is given, times
+        after `now` are ignored, because the clock was ahead when they were written.
 
         Raises:
             StateError: the database cannot be read.

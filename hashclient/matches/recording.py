@@ -54,14 +54,14 @@ from hashclient.system.text import path_fields
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
-#: The column `path` contains bytes, but a Unicode path is passed to SQLite as text and cast to
-#: bytes, because SQLite's module passes text faster.
+#: The column `path` contains bytes. A Unicode path is passed as text and cast to bytes in SQL,
+#: because Python's module `sqlite3` passes text faster than bytes.
 _MATCH = "(?, CAST(? AS BLOB)" + ", ?" * 12 + ")"
-#: `OR FAIL` prevents that SQLite prepares a rollback for each statement of many rows, because a
-#: batch that fails is rolled back as a whole.
+#: With `OR FAIL`, SQLite does not prepare a rollback for each single statement. The rollback of a
+#: single statement is not needed, because a batch that fails is rolled back as a whole.
 ADD_MATCH = f"INSERT OR FAIL INTO match VALUES {_MATCH}"  # noqa: S608 - only constants are inserted
 _by_entry = operator.itemgetter(1, 2, 0)
-#: The number of neighbouring paths that one range query looks up.
+#: The number of paths, next to each other in sorted order, that one range query looks up.
 _SIDE_BY_SIDE = 64
 _ANY_BETWEEN = "SELECT 1 FROM match WHERE path BETWEEN ? AND ? LIMIT 1"
 _IS_REVIEWED = "SELECT 1 FROM step WHERE match = ? AND event IN (?, ?) LIMIT 1"
@@ -190,10 +190,10 @@ class Recording(Permits):
     def _steps_of(
         self, rows: Sequence[tuple[MatchRef, Found, Match | None]], key_id: str, time: str
     ) -> list[Row]:
-        """Return the history steps for matches.
+        """Return the steps that are added to the histories of matches.
 
-        Each element of `rows` has the match as it is now, its outcome, and the match as it was
-        before.
+        Each element of `rows` has the match after this scan, the outcome, and the match as it was
+        recorded before the scan.
         """
         return [
             *(
@@ -224,7 +224,7 @@ class Recording(Permits):
         ]
 
     def _known(self, one: Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
-        """Return the match in `known` that has the file of `one`, by its tags or an entry."""
+        """Return the match in `known` that has the tags of `one`, or an entry that `one` hits."""
         for path in (one.place.path, one.place.reached):
             for match in known.get(path, ()) if path is not None else ():
                 if has_tags_of(one, match, key_id) or self._has_hit(match.id, one.hits):
@@ -235,11 +235,11 @@ class Recording(Permits):
         return self._db.execute(_IS_REVIEWED, (match_id, *Verdict)).fetchone() is not None
 
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
-        """Return the matches that should be at `paths` according to the record, by path.
+        """Return, by path, the matches that were recorded at `paths` and were not moved away since.
 
-        The first scan of a directory finds no recorded matches in this directory. Therefore
-        neighbouring paths are looked up as one range, and single paths are only looked up if the
-        range has a match.
+        At the first scan of a directory, no matches are recorded in this directory. Therefore one
+        query looks up a range of sorted paths; the single paths are only looked up if a match is
+        recorded in the range.
         """
         ordered = sorted([os.fsencode(path) for path in paths])
         wanted: list[bytes] = []
@@ -250,7 +250,7 @@ class Recording(Permits):
         return self._at(wanted)
 
     def _note_members(self, match_id: str, one: Found, time: str) -> None:
-        """Record which members of a file matched, each once.
+        """Record which members of a file matched; each member is recorded once.
 
         At most `MAX_MEMBERS_NOTED` members of one file are recorded.
         """
@@ -278,7 +278,7 @@ class Recording(Permits):
                 self._db.executemany(statement, rows)
 
     def _add(self, statement: str, row: str, rows: _Rows) -> None:
-        """Add rows, many with each statement, because each statement releases Python's lock."""
+        """Add many rows with each statement, because each statement releases Python's GIL."""
         whole = len(rows) - len(rows) % _TOGETHER
         together = statement.replace(row, ", ".join([row] * _TOGETHER))
         for start in range(0, whole, _TOGETHER):

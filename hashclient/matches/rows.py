@@ -26,9 +26,9 @@ Row = tuple[Any, ...]
 
 _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
-#: Python's SQLite module binds `str`, `int` and `bytearray` values at once, but searches adapters
-#: for values of other types, for example `bytes` and enumerations. Therefore rows that are written
-#: by the thousand contain no values of other types.
+#: Python's module `sqlite3` passes values of `str`, `int` and `bytearray` to SQLite directly, but
+#: searches for an adapter for values of other types, for example `bytes` and enumerations. Because
+#: the search takes time, the rows contain only `str`, `int` and `bytearray`.
 STATES = {state: state.value for state in MatchState}
 FOUND, HELD = STATES[MatchState.FOUND], STATES[MatchState.HELD]
 EXCEPTED = STATES[MatchState.EXCEPTED]
@@ -56,7 +56,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The file's path and, if it differs, the path with a symbolic link that the scan used."""
+        """The file's real path, and the path with a symbolic link if the scan followed it."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
@@ -91,7 +91,7 @@ def place_of(outcome: Outcome) -> Place:
 
 
 def hit_rows(matches: Iterable[tuple[str, Sequence[Hit]]]) -> list[Row]:
-    """Return the hits of matches as rows; each match is given by its id and hits."""
+    """Return the rows of the table `hit` for matches, each of which is given as its id and hits."""
     return [
         (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
         for match_id, hits in matches
@@ -109,7 +109,7 @@ def paths_of(found: Sequence[Found]) -> list[str]:
 
 
 def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-    """Return the hits that are complete."""
+    """Return the hits whose digests all agree (`Hit.complete`)."""
     if len(hits) == 1 and hits[0].complete:
         return hits
     return tuple(hit for hit in hits if hit.complete)
@@ -144,7 +144,7 @@ def joined(found: list[Found]) -> list[Found]:
 
 
 def _file_of(one: Found) -> object:
-    """Return a value that only outcomes of one file have in common."""
+    """Return a value that is equal for outcomes of the same file, and differs otherwise."""
     tags = one.outcome.tags
     if not tags:
         return object()
@@ -152,7 +152,7 @@ def _file_of(one: Found) -> object:
 
 
 def without_repeats(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
-    """Cut a batch into parts, in each of which every path occurs only once."""
+    """Divide a batch into parts, so that no path occurs twice within a part."""
     paths = paths_of(found)
     if len(set(paths)) == len(paths):  # the usual case: no path occurs twice
         yield found
@@ -197,7 +197,7 @@ def again(before: Match, seen: datetime) -> MatchRef:
     return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
 
 
-def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - a decision's answer
+def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - from `decide`
     """Return a match after a decision to hold it or not.
 
     The state of a reported match does not change.
@@ -242,7 +242,7 @@ def renewed_row(
 ) -> Row:
     """Return the values that update the row of a known match that is found again."""
     outcome, place = one.outcome, one.place
-    # Tags that an earlier run has computed under the same key are kept.
+    # Tags that an earlier scan has recorded are kept if the key is still the same.
     earlier = before.tags if key_id == before.key_id else {}
     tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
     head = (os.fsencode(place.path), outcome.size, state, key_id)
@@ -251,7 +251,7 @@ def renewed_row(
 
 
 def has_tags_of(one: Found, match: Match, key_id: str) -> bool:
-    """Return whether a match and `one` have a tag in common, and no tag of an algorithm differs."""
+    """Return whether a match and `one` have common algorithms, and equal tags for each of them."""
     if match.key_id != key_id:
         return False
     tags = one.outcome.tags
@@ -260,7 +260,7 @@ def has_tags_of(one: Found, match: Match, key_id: str) -> bool:
 
 
 def needs_step(one: Found, before: Match | None) -> bool:
-    """Return whether a step has facts that the row of the match lacks; see `Matches.story`."""
+    """Return whether a step must be written, because the match's row cannot store all its facts."""
     outcome = one.outcome
     if before is None:
         return any((one.place.reached, outcome.door, outcome.mail))
@@ -272,7 +272,7 @@ def needs_step(one: Found, before: Match | None) -> bool:
 
 
 def event_of(before: Match | None) -> str:
-    """Return the event of an outcome's step.
+    """Return the event of the step that records an outcome.
 
     `SEEN_AGAIN` does not change the state of the match.
     """
@@ -280,7 +280,7 @@ def event_of(before: Match | None) -> str:
 
 
 def detail_of(one: Found, before: Match | None) -> str:
-    """Return the detail of an outcome's step, as JSON."""
+    """Return the detail of the step that records an outcome, as JSON."""
     detail: dict[str, Any] = {} if before is None or before.state in PROGRESS else {"again": True}
     if one.place.reached is not None:
         detail["through"] = printable(one.place.reached)

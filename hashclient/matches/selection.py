@@ -51,7 +51,7 @@ class Choice(msgspec.Struct, frozen=True):
     entry: str | None = None
 
     def where(self) -> tuple[str, list[Any]]:
-        """Return the selection as a condition of SQL, and its values."""
+        """Return the condition of SQL for the selection, and the values of its placeholders."""
         conditions, values = ["1"], list[Any]()
         if self.states:
             conditions.append("state IN (SELECT value FROM json_each(?))")

@@ -32,7 +32,7 @@ WHERE m.first_seen >= ? AND m.first_seen < ? ORDER BY s.id
 """
 _HOLDS = frozenset({MatchState.HELD, RELEASED})
 _REVIEWS = frozenset(Verdict)
-#: For each duration that is measured: the events at which the duration ends.
+#: The events that end each measured duration; each duration begins when the match is found.
 _LEADS_TO = {
     "isolation": frozenset({MatchState.QUARANTINED}),
     "review": _REVIEWS,
@@ -103,7 +103,7 @@ class _Tally:
 
 
 class _One(NamedTuple):
-    """A match: whether it was held or excepted, its verdict, and the seconds until each event."""
+    """A match; `times`: the seconds from its discovery to its isolation, review and report."""
 
     held: bool
     excepted: bool

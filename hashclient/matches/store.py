@@ -63,11 +63,11 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: The history of a match begins with an event in `_BEGINNINGS`, but the first step may be missing
-#: in the table.
+#: The events with which the history of a match may begin; the table `step` may lack this first
+#: step.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
-#: Finds the requests for a report after which no report was prepared. Reports that were prepared
-#: before the request do not count.
+#: Finds each request for a report after which no report was prepared; a report that was prepared
+#: before the request is ignored.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
@@ -144,8 +144,8 @@ class Matches(Recording):
 
     def _story(self, match_id: str) -> list[Step]:
         story = [parse_step(*row) for row in self._db.execute(_STORY, (match_id,))]
-        # A scan does not write the first steps of most matches, because the row of the match has
-        # the same facts.
+        # For most matches, a scan writes no step, because the row of the match contains everything
+        # that the first step would contain.
         text, state = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()
         first = datetime.fromisoformat(text)
         if not story or story[0].event not in _BEGINNINGS or story[0].detail.get("again"):
@@ -189,8 +189,8 @@ class Matches(Recording):
         """Add a step to the history of a match; return the match in the resulting state.
 
         Usual steps only lead to later states: a reported match stays reported when the file is
-        quarantined afterwards. `in_place` says whether the file is now where it was found; None
-        means that the place has not changed.
+        quarantined afterwards. `in_place`: whether the file is now where it was found; None leaves
+        the recorded value unchanged.
 
         Raises:
             UsageError: no match has the id `match_id`.
@@ -285,11 +285,11 @@ class Matches(Recording):
                     self._step(match_id, SEEN_AGAIN, now, {"times": times, **said})
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report of a match is requested.
+        """Record that a report of a match is requested.
 
         Return False if a report was already prepared.
 
-        A report that was retracted does not count, so a new report can be requested after it.
+        After a report was retracted, a new report can be requested.
 
         Raises:
             UsageError: no match has the id `match_id`.
@@ -379,7 +379,7 @@ class Matches(Recording):
         """
         with self._transaction():
             match = self._get(match_id)
-            # The match may have been restored in the meantime.
+            # The file of the match may have been restored from quarantine in the meantime.
             if match.state is not MatchState.WITHDRAWN:
                 return match
             self._add_hits(match_id, hits)
@@ -389,7 +389,7 @@ class Matches(Recording):
             return self._get(match_id)
 
     def _progress(self, match: Match) -> MatchState:
-        """Return the state of a match that follows from its steps since it was last found."""
+        """Return the state that results from the steps since the match was last found."""
         return progress_of(self._story(match.id), in_place=match.in_place)
 
     def withdrawn(self) -> list[tuple[Match, Hit]]:

@@ -101,8 +101,8 @@ _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
-#: If a match was held when it was first found, only the state of the match shows that it was held,
-#: because no step is written. The next step may change the state, so a step `held` is written
+#: For a match that is held when it is first found, no step `held` is written, because the state of
+#: the match shows that it is held. The next step may change this state, so a step `held` is written
 #: before the next step.
 _ADD_HELD = f"""
 INSERT INTO step (match, time, event, detail)
@@ -116,8 +116,8 @@ _TWO_63, _TWO_64 = 1 << 63, 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
 _NUMBER_OF = "SELECT number FROM standing WHERE words = ?"
 _ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
-#: Memory for the changed pages of a transaction, in KiB: a page that does not fit would be written
-#: before the end of the transaction, and the transaction would wait for the disk.
+#: SQLite's memory for the changed pages of a transaction, in KiB. If the memory is too small,
+#: SQLite writes pages before the end of the transaction, and waits for the disk.
 _CACHE_KB = 8192
 #: With `EXTRA`, committed data survives a power failure, because SQLite also syncs the directory.
 SYNCHRONOUS = "EXTRA"
@@ -256,7 +256,7 @@ class MatchStore:
         return rows
 
     def _times_seen(self, match_id: str) -> int:
-        """Return how often a stream has matched.
+        """Return how often the content of a stream was found.
 
         Return 1 for a match that was taken over from a report.
         """
@@ -264,7 +264,7 @@ class MatchStore:
         return 1 if row is None else int(row[0])
 
     def _numbers_of(self, standings: Iterable[str | None]) -> dict[str | None, int | None]:
-        """Return the number of each place identity in `standings`.
+        """Return the number that the database uses for each place identity in `standings`.
 
         New identities are added to the table.
         """

@@ -24,7 +24,7 @@ _TAG_BYTES = 16
 
 class _Checked(Matches):
     def verify(self) -> str | None:
-        """Return a description of the first error, or None."""
+        """Return a description of the first error in the record of matches, or None."""
         with self._errors():
             # check 1 of `verify_matches`
             if self._db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
@@ -39,7 +39,7 @@ class _Checked(Matches):
         return None
 
     def _has_story(self, match: Match) -> bool:
-        """Return whether a match's steps can be read, and include the step to its state."""
+        """Return whether a match's steps are readable, and include the step to its state."""
         story = self._story(match.id)
         # The state `found` needs no recorded step; each other state needs a recorded step.
         return match.state is MatchState.FOUND or len(story) > 1 or story[0].event == RECORDED_AGAIN

@@ -1,4 +1,4 @@
-"""Limits the time and the length of each answer that botocore receives.
+"""Limits the time and the length of each HTTP answer that botocore receives.
 
 botocore limits the time of each single read from a socket, but not the time of a whole answer, and
 keeps an answer of any length in memory. Without further limits, a store that sends one byte a
@@ -17,16 +17,16 @@ from urllib3.exceptions import HTTPError
 
 from hashclient.objects.interface import CHUNK_BYTES, TIMEOUT_S
 
-#: The longest answer in memory, in bytes: a page has at most 1,000 objects with keys of 1,024
-#: bytes, which take about 7 MB when the keys are escaped.
+#: The longest HTTP answer that is kept in memory, in bytes. The longest valid answer has about 7
+#: MB: a page of a listing with 1,000 objects, whose keys have 1,024 bytes each and are escaped.
 MAX_ANSWER_BYTES = 32 << 20
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]
-    """Sends requests as botocore does, and limits the time and length of each answer."""
+    """The HTTP session of botocore, with a limit for the time and the length of each answer."""
 
     def send(self, request: Any, **_: Any) -> Any:
-        """Return the answer to a request, with its whole body unless the caller streams the body.
+        """Send a request; return its answer, whose body was read unless the caller streams it.
 
         Raises:
             HTTPClientError: the store cannot be reached, or its answer is too slow or too long.
@@ -35,12 +35,12 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]
         answer = super().send(request)
         answer.raw = _Body(answer.raw)
         if not streams:
-            assert answer.content is not None  # `content` reads the body and keeps it in memory
+            assert answer.content is not None  # the attribute `content` reads the whole body
         return answer
 
 
 class _Body:
-    """The body of an answer, whose time is limited to `TIMEOUT_S`."""
+    """The body of an HTTP answer, which must be read within `TIMEOUT_S`."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -58,8 +58,7 @@ class _Body:
     def stream(self) -> Iterator[bytes]:
         """Yield the whole body in chunks.
 
-        A body of more than `MAX_ANSWER_BYTES` is refused, because the caller keeps the body in
-        memory.
+        A body of more than `MAX_ANSWER_BYTES` is refused, because it would take too much memory.
         """
         count = 0
         while chunk := self.read():

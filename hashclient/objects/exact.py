@@ -1,19 +1,21 @@
 """Lists the exact keys in buckets of Google and Azure, including keys that obstore cannot name.
 
-obstore fails at a page that has a key which obstore cannot name, and returns none of the page's
-objects. But only obstore has the credentials for the store and signs requests. Therefore obstore
-sends its requests to a relay at a local address of this process:
+The library obstore cannot represent some keys. If a page contains such a key, obstore fails and
+returns no object of the page. This module cannot request the page itself, because only obstore has
+the credentials for the store. Therefore obstore sends its requests to a relay at a local address of
+this process:
 
 1. obstore requests a page from the relay, with a signature for the store.
 2. The relay sends the request to the store, unchanged.
-3. In the answer, the relay replaces each key by hexadecimal digits, which obstore can name.
+3. In the answer, the relay replaces each key by hexadecimal digits, which are a key that obstore
+   can represent.
 4. obstore reads the page from the relay, and requests the next page. This module decodes the keys
    from the digits.
 
 Other programs on this machine cannot use the relay, because a request needs a secret in its
-`User-Agent` header. Requests to the relay must not leave this machine: if a proxy would receive
-these requests, this module lists nothing. Limit: objects with keys that obstore cannot name can be
-listed, but not read.
+`User-Agent` header. Requests to the relay must not leave this machine. Therefore this module lists
+nothing if obstore would send the requests to a proxy. Limit: if obstore cannot represent a key, the
+object can be listed, but not read.
 """
 
 from __future__ import annotations
@@ -44,11 +46,11 @@ from hashclient.system.background import start_thread
 
 #: The longest page, in bytes: a page has at most 5,000 objects with keys of 1,024 characters.
 MAX_PAGE_BYTES = 64 << 20
-#: How often the relay checks whether it must end, in seconds.
+#: The relay checks at this interval whether it must end, in seconds.
 POLL_S = 0.02
 #: Headers of a request that only concern the connection between obstore and the relay.
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "host", "user-agent"})
-#: Environment variables, in lower case, that name a proxy for addresses without TLS.
+#: Names, in lower case, of environment variables that name a proxy for HTTP without TLS.
 _PROXIES = frozenset({"all_proxy", "http_proxy"})
 
 #: Finds the key of each object in a page of Google (`Key`) or Azure (`Name`); Azure escapes some
@@ -56,12 +58,12 @@ _PROXIES = frozenset({"all_proxy", "http_proxy"})
 _KEY = re.compile(rb'<(Key|Name)( Encoded="(?:true|false)")?>([^<]*)</')
 #: The root elements of pages, of Google and of Azure.
 _ROOTS = (b"<ListBucketResult", b"<EnumerationResults")
-#: The prefix of a key in hexadecimal digits, which sorts after all keys that obstore can name.
+#: The prefix of a key that was replaced by hexadecimal digits; it sorts after all other keys.
 _MARK = "\U0010ffff".encode()
 
 
 class NoExactListingError(Exception):
-    """Keys cannot be listed exactly, because of a proxy or because a key cannot be decoded."""
+    """The exact keys cannot be listed, because of a proxy or because a key cannot be decoded."""
 
 
 def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
@@ -87,7 +89,7 @@ def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
 
 
 def has_leading_slash(bucket: Other) -> bool:
-    """Return whether any key begins with a slash, which obstore would drop.
+    """Return whether any key begins with a slash; obstore would drop the slash.
 
     Return False if the keys cannot be listed exactly.
 
@@ -110,9 +112,9 @@ def has_proxy() -> bool:
 
 
 def _namable(key: str) -> str:
-    """Return the longest folder at the beginning of a key that obstore can name.
+    """Return the longest folder of a key that obstore can represent.
 
-    Return "" if obstore can name no folder at the beginning of the key.
+    Return "" if obstore can represent no folder of the key.
     """
     folder = key
     while folder and not is_plain(folder):
@@ -121,7 +123,7 @@ def _namable(key: str) -> str:
 
 
 def key_of(name: bytes) -> bytes:
-    """Return the key that the relay wrote in hexadecimal digits.
+    """Return the key that the relay has replaced by the hexadecimal digits in `name`.
 
     Raises:
         NoExactListingError: the key was not written in hexadecimal digits.
@@ -131,7 +133,7 @@ def key_of(name: bytes) -> bytes:
         raise NoExactListingError
     try:
         return bytes.fromhex(digits.decode())
-    except ValueError:  # the key in the store itself contains the prefix `_MARK`
+    except ValueError:  # a key in the store begins with the text of `_MARK`
         raise NoExactListingError from None
 
 
@@ -165,10 +167,10 @@ class _Relay(ThreadingTCPServer):
         )
 
     def handle_error(self, *_: object) -> None:
-        """Print nothing about an error in a request: obstore notices that the answer is missing."""
+        """Print nothing about an error in a request, because obstore reports the missing answer."""
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Send a request to the store; return the status and the body that obstore gets."""
+        """Send a request to the store; return the status and the body that the relay answers."""
         body = bytearray()
         try:
             with self.store.stream("GET", self._origin + target, headers=headers) as got:
@@ -182,7 +184,7 @@ class _Relay(ThreadingTCPServer):
             return got.status_code, bytes(body)
         is_cut = b"<IsTruncated>true" in body and b"<NextContinuationToken>" not in body
         if is_cut or not any(root in body for root in _ROOTS):
-            return 400, b""  # obstore would take the answer for the last page
+            return 400, b""  # without this error, obstore would take the answer for the last page
         return 200, in_digits(bytes(body))
 
 
@@ -222,8 +224,8 @@ def _element_in_digits(found: re.Match[bytes]) -> bytes:
         text = unquote_to_bytes(text)
     elif b"&" in text:
         try:
-            # The parsed text is a single element without declarations, so it cannot declare
-            # entities.
+            # Parsing is safe against entity expansion, because the text is a single element without
+            # a declaration of entities.
             text = (ET.fromstring(b"<a>%b</a>" % text).text or "").encode()  # noqa: S314
         except ET.ParseError:
             return found[0]

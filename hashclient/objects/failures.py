@@ -17,12 +17,12 @@ HINT_EXTRA = "`pip install '.[objects]'` in a checkout installs the clients of o
 
 
 class Trouble(enum.Enum):
-    """The kind of a failure, as far as callers act differently on it."""
+    """Kinds of failures that callers handle differently."""
 
     GONE = enum.auto()
     CHANGED = enum.auto()
     DENIED = enum.auto()
-    NAME = enum.auto()  # no client can name the key
+    NAME = enum.auto()  # neither botocore nor obstore can represent the key
     OTHER = enum.auto()
 
 
@@ -90,23 +90,24 @@ _BY_STATUS: dict[int, tuple[Trouble, str]] = {
     429: (Trouble.OTHER, _BUSY),
     503: (Trouble.OTHER, _BUSY),
 }
-#: Finds the HTTP status in the text of an obstore error; the body of the answer follows the status.
+#: Finds the HTTP status in the text of an obstore error; in this text, the body of the answer
+#: follows the status.
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
-#: The text of an obstore error if the answer to a range request has another status than 206.
+#: The text of the obstore error for a range request whose answer has another status than 206.
 _NOT_PARTIAL = "Received non-partial response when range requested"
 _CODE = re.compile(r"<Code>([A-Za-z.]{1,60})</Code>")
 
 
 def missing_extra(error: ImportError) -> UsageError:
-    """Return the error for a missing library that is only needed for object stores."""
+    """Return the error for a library that object stores need, and that is not installed."""
     name = (error.name or "obstore").partition(".")[0]
     return UsageError(f"object stores need {name}, which is not installed", hint=HINT_EXTRA)
 
 
 def of_obstore(error: BaseException) -> StoreError:
     """Return the failure for an error of obstore, without the text of the error."""
-    # The store's error code takes precedence over the HTTP status, because a store also answers 403
-    # for an archived object, to which permission is not missing.
+    # The store's error code takes precedence over the HTTP status, because the status 403 usually
+    # means that permission is missing, but a store also answers 403 for an archived object.
     text = str(error)
     status = _STATUS.search(text)
     if status is not None:
@@ -119,7 +120,7 @@ def of_obstore(error: BaseException) -> StoreError:
     return StoreError(*found)
 
 
-#: Failures before any answer of the store, by the class name of the error.
+#: Failures without an answer of the store, by the class name of the error.
 _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "ValueError": (Trouble.NAME, NAME),
     "InvalidPathError": (Trouble.NAME, NAME),
@@ -127,7 +128,7 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "FileNotFoundError": (Trouble.GONE, GONE),
     "PreconditionError": (Trouble.CHANGED, CHANGED),
     "PermissionDeniedError": (Trouble.DENIED, DENIED),
-    # errors of botocore before any answer of the store
+    # errors of botocore if the store has not answered
     "ParamValidationError": (Trouble.NAME, NAME),
     "UnicodeEncodeError": (Trouble.NAME, NAME),
     "NoCredentialsError": (Trouble.OTHER, NO_CREDENTIALS),

@@ -1,8 +1,8 @@
 """The interface of all object stores, with limits of time and the metadata of an object.
 
-A `Store` opens its client at the first request. Many threads may use a store at once. botocore and
-obstore use the same timeouts and the same number of attempts; no other module repeats a request. No
-module of the package `objects` stores or shows credentials.
+A `Store` opens its client at the first request. Many threads may use a store at once. The libraries
+botocore and obstore get the same timeouts and the same number of attempts. Only these libraries
+repeat requests. No module of the package `objects` stores or shows credentials.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import msgspec
 from hashclient.core.objecturi import Scheme
 from hashclient.objects.failures import CHANGED, StoreError, Trouble, missing_extra
 
-#: `RETRIES`: how often a failed request is repeated; `RETRY_S`: for how many seconds in all.
+#: `RETRIES`: how often a failed request is repeated; `RETRY_S`: the seconds after which a request
+#: is not repeated any more.
 RETRIES = 4
 RETRY_S = 60
 #: `TIMEOUT_S`: how long an answer may take, in seconds; `CONNECT_S`: how long a connection may take
 #: to open, in seconds.
 TIMEOUT_S = 60
 CONNECT_S = 10
-#: How many bytes are passed on at a time.
+#: The size of the chunks that are passed to a `Sink`, in bytes.
 CHUNK_BYTES = 1 << 18
 
 #: Called with each chunk of bytes when the chunk arrives.
@@ -48,7 +49,7 @@ class Store(ABC):
     """
 
     def __init__(self, scheme: Scheme, bucket: str) -> None:
-        """Remember the bucket, without any request to the store."""
+        """Remember the name of the bucket; send no request to the store."""
         self.scheme = scheme
         self.bucket = bucket
         self._lock = threading.Lock()
@@ -61,8 +62,8 @@ class Store(ABC):
 
     @property
     def client(self) -> Any:
-        """The client library's client; the library finds the credentials and the endpoint."""
-        with self._lock:  # several threads may use the client for the first time at once
+        """The client object of botocore or obstore, which finds the credentials and endpoint."""
+        with self._lock:  # several threads may open the client at the same time
             if self._client is None:
                 try:
                     self._client = self._open()
@@ -77,7 +78,7 @@ class Store(ABC):
     @property
     @abstractmethod
     def namespace(self) -> str:
-        """A text that distinguishes this bucket from other buckets of the same name."""
+        """A text that differs for buckets of the same name in different stores."""
 
     @abstractmethod
     def head(self, key: str, version: str | None) -> Seen:
@@ -108,19 +109,19 @@ class Store(ABC):
 
 
 def quoted(etag: str | None) -> str | None:
-    """Return an ETag in quotes, because some stores leave out the quotes, but only in listings."""
+    """Return an ETag in quotes, because some stores leave out the quotes in listings."""
     if etag is None or etag.startswith(('"', "W/")):
         return etag or None
     return f'"{etag}"' if etag else None
 
 
 def condition(etag: str | None) -> str | None:
-    """Return an ETag to use as a condition; None for a weak ETag, which never matches."""
+    """Return an ETag for the header `If-Match`; None for a weak ETag, which never matches."""
     return None if etag is None or etag.startswith("W/") else etag
 
 
 def verify_etag(seen: Seen, etag: str | None) -> None:
-    """Check that an object has the wanted ETag, because some stores ignore conditions in requests.
+    """Check that an object has the wanted ETag, because some stores ignore `If-Match`.
 
     Raises:
         StoreError: the object has another ETag.

@@ -3,10 +3,10 @@
 1. A URI names an object and all objects below it, as a path names a file or a folder; a URI with a
    slash at its end names only the objects below it.
 2. botocore lists the buckets of S3, and obstore lists the buckets of Google and Azure. The module
-   `exact` lists pages of Google and Azure that have a key which obstore cannot name, and buckets
-   that have keys which begin with a slash.
-3. Keys are listed in the order of their bytes. A key that is out of order means that the store
-   repeats keys, and ends the listing.
+   `exact` lists pages of Google and Azure with a key that obstore cannot represent, and buckets
+   with a key that begins with a slash.
+3. Keys are listed in the order of their bytes. If a key is out of order, the store probably repeats
+   keys, and the listing ends with an error.
 
 Limits: directory buckets of S3 are not sorted, so their listing ends early. obstore drops a slash
 at the end of a key. If a proxy is set, obstore also drops a slash at the beginning of a key, and
@@ -30,9 +30,9 @@ from hashclient.objects.pages import page_of
 from hashclient.objects.ranges import is_plain
 from hashclient.objects.s3 import S3
 
-#: How many pages are joined into one page.
+#: The number of pages that are joined into one page.
 TOGETHER = 4
-#: How many empty pages a listing may have, for example after many deletions.
+#: The most empty pages in a listing; a store may return empty pages after many deletions.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats keys that it has listed"
 UNNAMABLE = "a key comes next that its client cannot name"
@@ -45,7 +45,7 @@ class ListingEndedError(Exception):
 def list_pages(
     store: Store, uri: ObjectUri, *, after: str | None = None, all_versions: bool = False
 ) -> Iterator[Any]:
-    """Yield pages of the objects that `uri` names, sorted by key; keys up to `after` are left out.
+    """Yield pages of the objects that `uri` names, sorted by key; leave out keys up to `after`.
 
     With `all_versions`, each version of an object is a row; delete markers are left out.
 
@@ -108,12 +108,14 @@ def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Itera
             continue
         keys = page.column("key")
         begin = keys[0].as_py()
-        # Azure sorts keys differently. With all versions, the versions of one key may fill more
-        # than a page.
+        # The order is not checked for Azure, which sorts keys differently. Two pages may have the
+        # same key if all versions are listed, because the versions of one key may fill more than a
+        # page.
         is_back = floor is not None and begin < floor and scheme != "az"
         if is_back or (begin == floor and not all_versions):
             raise ListingEndedError(REPEATED)
-        # The last key of a page of obstore may lack its slash, so the first key is compared.
+        # The first key of the page is compared, because the last key may lack a slash that obstore
+        # has dropped.
         floor = keys[-1].as_py() if scheme == "s3" else begin
         yield page
 
@@ -123,7 +125,8 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
     row: list[Any] = [uri.key, 0, None, uri.version, None]
     try:
         seen = store.head(uri.key, uri.version)
-        # If the latest version changes before the object is read, the ETag is different.
+        # If another version becomes the latest before the object is read, the read fails, because
+        # the ETag differs.
         row[1:3] = seen.size, seen.etag
     except StoreError as error:
         if error.trouble is Trouble.GONE:
@@ -136,8 +139,8 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
 
 def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: bool) -> Iterator[Any]:
     """Yield pages of the object that `uri` names, and of the objects below this object."""
-    # The prefix `a` would also match the key `ab`, so the keys below `a/` are listed, and the
-    # object `a` is requested singly.
+    # For the URI of `a`, the keys with the prefix `a/` are listed, and the object `a` is requested
+    # by itself, because the prefix `a` would also match the key `ab`.
     prefix = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
     is_one = prefix != uri.key and (after is None or os.fsencode(after) < os.fsencode(uri.key))
     if not isinstance(store, S3):
@@ -197,11 +200,12 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
 
 
 def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
-    """Yield pages of the keys after `last`, the last key of obstore's listing.
+    """Yield pages of the keys after `last`, which is the last key that obstore has listed.
 
     Usually, no key follows.
 
-    obstore takes any XML answer of Google for the last page, but `exact` only accepts pages.
+    This second listing is needed because obstore takes any XML answer of Google for the last page;
+    `exact` only accepts answers that are pages.
 
     Raises:
         StoreError, NoExactListingError: see `exact_pages`.
@@ -209,6 +213,7 @@ def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
     from hashclient.objects.exact import exact_pages
 
     for page in exact_pages(store, prefix, os.fsdecode(last)):
-        # obstore has already listed keys that end with a slash, but without the slash.
+        # Keys that end with a slash are left out here, because obstore has already listed them
+        # without the slash.
         is_new = [key.rstrip(b"/") > last for key in page.column("key").to_pylist()]
         yield page.filter(pa.array(is_new, pa.bool_()))

@@ -11,13 +11,13 @@ from hashclient.objects.interface import Seen, Sink, Store
 
 #: The number of objects in a page: as many as a store returns at a time.
 PAGE_OBJECTS = 1_000
-#: Environment variables that name an endpoint, by URI scheme; a test endpoint may have no TLS.
+#: The environment variable that names an endpoint, by URI scheme; a test endpoint may have no TLS.
 _ENDPOINTS = {
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-#: The only environment variable from which obstore takes the Azure account, and whose value obstore
-#: does not report.
+#: The environment variable from which obstore reads the name of the Azure account. This module
+#: reads the variable itself, because obstore does not report the name.
 _ACCOUNT = "AZURE_STORAGE_ACCOUNT_NAME"
 
 
@@ -36,7 +36,7 @@ class Other(Store):
 
     @property
     def namespace(self) -> str:
-        """A text that distinguishes this bucket from other buckets of the same name."""
+        """A text that differs for buckets of the same name in different stores."""
         return f"{self.scheme} {self._endpoint or self._account} {self.bucket}"
 
     @property

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-#: The columns of a page, with a row for each object: `etag` is with or without quotes; `note` says
-#: why the object cannot be read, if the reason is already known.
+#: The columns of a page, which has a row for each object. `etag`: the ETag, with or without quotes.
+#: `note`: the reason why the object cannot be read, if the reason is already known.
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.binary(), nullable=False),
@@ -27,8 +27,8 @@ def page_of(rows: Sequence[tuple[Any, ...]]) -> Any:
     The keys in `rows` are strings that were decoded with `surrogateescape`.
     """
     columns = zip(*((os.fsencode(key), *others) for key, *others in rows), strict=True)
-    # `strict` is False because the rows may have fewer columns than `SCHEMA`, and because no rows
-    # have no columns.
+    # `strict` is False because the rows may have fewer columns than `SCHEMA`, and because an empty
+    # page has no columns.
     given = zip(SCHEMA, columns, strict=False)
     return page_of_columns(len(rows), **{f.name: pa.array(values, f.type) for f, values in given})
 

@@ -1,7 +1,7 @@
-"""Reads ranges of objects by obstore, in any store; a read costs a twentieth of botocore's time.
+"""Reads ranges of objects in any store by the library obstore, much faster than by botocore.
 
-Limit: obstore can neither list nor read a key that has an empty part, or a part `.` or `..`,
-between slashes. obstore drops a slash at the beginning or the end of a key.
+Limit: obstore can neither list nor read a key if one of the parts between its slashes is empty, `.`
+or `..`. obstore drops a slash at the beginning or the end of a key.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from hashclient.objects.interface import (
     verify_etag,
 )
 
-#: Matches keys that obstore returns unchanged: no part is empty, `.` or `..`, and no character is a
-#: control character.
+#: Matches keys that obstore returns unchanged: no part between slashes is empty, `.` or `..`, and
+#: no character is a control character.
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
 _PLAIN = re.compile(f"{_PART}(?:/{_PART})*")
 
 
 def is_plain(key: str) -> bool:
-    """Return whether obstore can name a key."""
+    """Return whether obstore can represent a key, so that it returns the key unchanged."""
     return _PLAIN.fullmatch(key) is not None
 
 
@@ -44,8 +44,9 @@ def open_bucket(
 ) -> Any:
     """Return obstore's client for a bucket.
 
-    `config` has the settings that obstore does not find itself. With `is_http`, the endpoint has no
-    TLS; `options` are options for obstore's HTTP client.
+    `config` contains settings for obstore, in addition to the settings that obstore finds in the
+    environment. With `is_http`, the endpoint has no TLS; `options` are options for obstore's HTTP
+    client.
 
     Raises:
         StoreError: the bucket cannot be opened.
@@ -107,7 +108,7 @@ def put(bucket: Any, key: str, data: bytes) -> None:
     """Write an object.
 
     Raises:
-        StoreError: the store failed, or obstore cannot name the key.
+        StoreError: the store failed, or obstore cannot represent the key.
     """
     import obstore
 

@@ -1,4 +1,4 @@
-"""Takes objects from a report, not a listing: S3 Inventory, or a table of keys and sizes.
+"""Reads the names of objects from a report: an S3 Inventory, or a table of keys and sizes.
 
 1. An S3 Inventory is given by its `manifest.json`, which names the bucket, the columns, and the
    files of the report with their MD5s. Each file of the inventory is downloaded into a file without
@@ -51,8 +51,8 @@ _BLOCK_BYTES = 4 << 20
 NO_SIZE = "the report does not say how long it is"
 DAMAGED = "the report cannot be read: {}"
 
-#: The columns that are used: by the lower-case name of a column in a report, what the column
-#: contains.
+#: By the lower-case name of a column in a report: what the column contains. Columns with other
+#: names are ignored.
 _COLUMNS = {
     "key": "key",
     "size": "size",
@@ -82,10 +82,10 @@ class Report:
     """A report of the objects in one bucket."""
 
     def __init__(self, where: str, uri: ObjectUri | None, *, make_file: Callable[[], int]) -> None:
-        """Read the manifest, or note the table, at `where`, which is a path or a URI.
+        """Read the manifest at `where`, or remember `where` as the place of a table.
 
-        `uri` is the bucket that a table describes. `make_file` returns the descriptor of a new
-        empty file.
+        `where` is a path or a URI. `uri` is the bucket that a table describes. `make_file` returns
+        the descriptor of a new empty file.
 
         Raises:
             UsageError: the report cannot be read, or its bucket is unknown.
@@ -272,7 +272,7 @@ def _fetch(
 
 
 def _parquet(source: Any) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # `pyarrow.parquet` takes memory that a listing does not need
+    import pyarrow.parquet as pq  # a listing does not need this module
 
     with pq.ParquetFile(source) as file:
         _refuse_other(file.schema_arrow.names)
@@ -305,7 +305,7 @@ def _refuse_other(names: Sequence[str]) -> None:
 
 
 def _flags(column: Any) -> Any:
-    """Return a column as booleans; in CSV, the column contains text."""
+    """Return a column as booleans; in a CSV file, the column contains text such as `true`."""
     if not pa.types.is_boolean(column.type):
         column = pc.equal(pc.utf8_lower(column.cast(pa.string())), "true")
     return pc.fill_null(column, fill_value=False)
@@ -325,7 +325,7 @@ def _texts(column: Any) -> Any:
 
 
 def _unescaped(keys: Any) -> Any:
-    """Return the keys of a CSV inventory, which are escaped as in a URL, without escapes."""
+    """Return the decoded keys of a CSV inventory, in which keys are escaped as in a URL."""
     if not pc.any(pc.match_substring_regex(keys, "[%+]")).as_py():
         return keys
     plain = [unquote_to_bytes(key.replace(b"+", b" ")) for key in keys.to_pylist()]

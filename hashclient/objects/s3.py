@@ -43,35 +43,36 @@ from hashclient.objects.interface import (
     verify_etag,
 )
 
-#: `_AMAZON`: endpoints of Amazon; `_USUAL`: endpoints that obstore finds by the region.
+#: `_AMAZON`: matches endpoints of Amazon; `_USUAL`: matches endpoints that obstore computes from
+#: the region.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
 #: The region that is used if no region is configured.
 _DEFAULT_REGION = "us-east-1"
 _YES = frozenset({"1", "true", "yes", "on"})
-#: The number of seconds after which obstore requests the credentials again; botocore renews
-#: credentials before they expire.
+#: After this time, in seconds, obstore asks botocore again for the credentials, which botocore
+#: renews before they expire.
 CREDENTIALS_S = 300
 
-#: How long the signed URL of a page is valid, in seconds; the clocks of store and client may differ
-#: by this time.
+#: How long the signed URL of a page is valid, in seconds. The URL is used at once, but the clock of
+#: the store may be ahead by almost this time.
 URL_S = 900
 
-#: Patterns for the answer with a page: key, ETag and size of an object, and the signs that the page
-#: is the last or not.
+#: Patterns for the XML of a page: for the key, the ETag and the size of an object, and for the
+#: elements that say whether the page is the last page.
 _KEY, _ETAG = (re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"ETag"))
 _SIZE = re.compile(rb"<Size>([0-9]{1,19})</Size>")
 _END = b"<IsTruncated>false</IsTruncated>"
 _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
-#: The range in an answer: its first and last byte, and the length of the object.
+#: Matches the header `Content-Range`: the first and the last byte, and the length of the object.
 _PART = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-#: The limit for the length of an object, in bytes: lengths have 64 bits.
+#: The lowest length of an object that is refused, in bytes, because lengths are stored in 64 bits.
 _MOST_BYTES = 1 << 64
-#: The escapes with which stores write the quotes around an ETag.
+#: Matches the XML escapes that stores use for the quotes around an ETag.
 _QUOTES = re.compile(rb"&(?:quot|#34|#x22);")
 
-#: The most pages that `names` requests, for a prefix with few keys.
+#: The most pages that the method `names` requests.
 MOST_PAGES = 1_000
 
 #: An object in a listing: its key, size, ETag and version.
@@ -105,7 +106,7 @@ class S3(Store):
                 connect_timeout=CONNECT_S,
                 read_timeout=TIMEOUT_S,
                 retries={"total_max_attempts": RETRIES + 1, "mode": "standard"},
-                # Without `s3v4`, botocore would sign URLs with an older kind of signature.
+                # Without `s3v4`, botocore would sign URLs by an older version of AWS's signature.
                 signature_version=botocore.UNSIGNED if unsigned else version or "s3v4",
                 user_agent_extra=f"hashclient/{__version__}",
             )
@@ -129,8 +130,8 @@ class S3(Store):
         if _USUAL.fullmatch(endpoint) is None:
             config["endpoint"] = endpoint
         else:
-            # S3 returns the region of the bucket; if the credentials do not permit this request,
-            # the configured region is used.
+            # This request asks S3 for the region of the bucket. If the credentials do not permit
+            # the request, the configured region is used.
             with contextlib.suppress(StoreError), _errors():
                 found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
                 config["region"] = found or region
@@ -203,7 +204,7 @@ class S3(Store):
             yield page
 
     def _quickly(self, asked: dict[str, str]) -> _Page | None:
-        """Request a page by a signed URL; return None if the answer has an unusual form."""
+        """Request a page by a signed URL; return None if the form of the answer is unusual."""
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
 
@@ -222,9 +223,10 @@ class S3(Store):
         return _page_in(got.content) if got.status_code == 200 else None
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Yield the rest of each key that begins with `prefix` and has no further slash.
+        """Yield each key that begins with `prefix` and has no further slash, without `prefix`.
 
-        The method is meant for few keys, and does not load pyarrow.
+        The method is meant for prefixes with few keys; it does not import pyarrow, which is slow to
+        load.
 
         Raises:
             StoreError: the store failed, or repeats keys.
@@ -233,7 +235,7 @@ class S3(Store):
         last = ""
         for _ in range(MOST_PAGES):
             found, more = self._listed({"Prefix": prefix, "Delimiter": "/", **(more or {})})
-            keys = [key for key, *_ in found]  # a page may have only folders, and no keys
+            keys = [key for key, *_ in found]  # may be empty: common prefixes are no keys
             if keys and keys[0] <= last:
                 break
             yield from (key[len(prefix) :] for key in keys)
@@ -282,12 +284,12 @@ def _rows(got: Any, name: str) -> list[Row]:
 
 
 def _next_of(got: Any, marks: dict[str, str]) -> dict[str, str] | None:
-    """Return the parameters of the request for the page after `got`.
+    """Return the parameters for the request of the page that follows the page `got`.
 
     Return None if `got` is marked as the last page.
 
-    botocore takes any answer for a page, so an empty answer, or an HTML page from a proxy, must not
-    count as the last page.
+    An answer that does not say whether it is the last page is refused, because botocore accepts any
+    answer as a page, even an empty answer or an HTML page from a proxy.
 
     Raises:
         StoreError: the page neither is marked as the last page nor says how to request the next
@@ -354,7 +356,7 @@ def _named(key: str, version: str | None) -> dict[str, str]:
 
 
 def _present(credentials: Any) -> dict[str, Any]:
-    """Return the credentials of botocore for obstore.
+    """Return botocore's credentials in the form that obstore needs.
 
     Several threads may request the credentials at once.
     """

@@ -1,4 +1,4 @@
-"""Chooses the store of a URI: no other module decides which client is used."""
+"""Chooses the client (botocore or obstore) for the URI of a bucket."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from hashclient.objects.s3 import S3
 
 
 def open_store(uri: ObjectUri) -> S3 | Other:
-    """Return the bucket of a URI, without any request to the store."""
+    """Return the bucket of a URI; send no request to the store."""
     return S3(uri.bucket) if uri.scheme == "s3" else Other(uri.scheme, uri.bucket)

@@ -1,11 +1,11 @@
 """Watches buckets: checks objects when events about them arrive.
 
-Listings of the buckets, which run from time to time, find objects whose event was lost.
+In addition, the buckets are listed from time to time, to find objects whose event was lost.
 
 Each object is checked by a `ContentChecker`: the outcome is recorded, logged and acted upon before
-the event is removed from its source. Therefore, if this process dies, the source sends the event
-again, and a match that is found again updates the same record. The listings are commands `beside`,
-which run at the same time as the checks.
+the event is removed from its source. Therefore, if this process dies before the event is removed,
+the source sends the event again. A match that is found again is not recorded twice. The listings
+are run as separate commands (`beside`), at the same time as the checks.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from hashclient.system.text import printable
 from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.events import WAIT_S, Event, Events
 
-#: `CHECKS`: how many objects are checked at the same time; `_MOST_EVENTS`: how many events may be
-#: in work or waiting.
+#: `CHECKS`: the number of objects that are checked at the same time; `_MOST_EVENTS`: the most
+#: events that were received and are not finished.
 CHECKS = 16
 _MOST_EVENTS = 4 * CHECKS
-#: How often the check of an unreadable object is repeated if the queue has no dead-letter queue.
+#: If the queue has no dead-letter queue: after this number of attempts to read an object, its event
+#: is removed.
 ATTEMPTS = 5
-#: `RETRY_S`: the pause after a failure of the source, in seconds; `STOP_S`: the seconds in which
-#: the commands `beside` must end.
+#: `RETRY_S`: the pause after a failure of the event source, in seconds; `STOP_S`: the time in
+#: seconds within which the commands in `beside` must end when the watch ends.
 RETRY_S, STOP_S = 10.0, 5.0
 
 
 class BucketWatch:
-    """Checks the objects below some URIs that events name, until a signal arrives."""
+    """Checks objects that events name and that are below some URIs, until a signal arrives."""
 
     def __init__(
         self,
@@ -51,7 +52,8 @@ class BucketWatch:
     ) -> None:
         """Check objects with `checker`, which the caller closes.
 
-        Events of objects that are not below one of `below` are removed from the source.
+        An event is removed from the source without a check if its object is not below one of
+        `below`.
 
         `on_outcome` is called with each outcome that is not clean, after the outcome is recorded
         and acted upon; `on_failure` is called with each error. The commands `beside` are run at
@@ -78,7 +80,8 @@ class BucketWatch:
                     if not self._take(pool, woken):
                         break
             finally:
-                # Checks that have begun are finished, and their events are removed from the source.
+                # After the signal, the checks that have begun are finished, and their events are
+                # removed from the source.
                 while self._running:
                     self._settle(None)
                 for command in self._beside:
@@ -88,7 +91,7 @@ class BucketWatch:
         self._stopping = True
 
     def _take(self, pool: ThreadPoolExecutor, woken: int) -> bool:
-        """Take events, and remove checked events from the source.
+        """Receive events and begin their checks; remove events that were checked from the source.
 
         Return False if the source has ended.
         """
@@ -101,8 +104,8 @@ class BucketWatch:
             wait(woken, [], RETRY_S)
             return True
         try:
-            # While checks are running, `take` does not wait, because `_settle` waits until a check
-            # or the time ends.
+            # While checks are running, `take` does not wait. Instead, `_settle` waits until a check
+            # has finished or `WAIT_S` has passed.
             came = self._events.take(0.0 if self._running else WAIT_S)
         except (ConfigError, UnreachableError) as error:
             self._on_failure(error)
@@ -156,13 +159,13 @@ class BucketWatch:
             self._on_failure(failure)
 
     def _is_done(self, event: Event, checked: Sequence[Checked]) -> bool:
-        """Report the outcomes of an event.
+        """Report the outcomes of the objects in an event.
 
         Return whether the event can be removed from its source.
         """
         is_done = True
         for answer in checked:
-            # An object that was deleted since its event was sent does not count as unread.
+            # An object that was deleted after its event was sent is not reported as unread.
             is_gone = any(one.outcome.reason == NO_OBJECT for one in answer.found)
             is_unread = answer.kind is Kind.UNREAD and not is_gone
             is_done = is_done and not is_unread

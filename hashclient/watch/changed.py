@@ -1,10 +1,10 @@
-"""Changed files as the source of a scan; files that do not exist any more are left out.
+"""Passes changed files to a scan; files that do not exist any more are left out.
 
-The kernel has reported names of files in a watched directory. Since the report, the owner of the
-directory may have replaced the directory, or a directory above it, by a symbolic link or by another
+The kernel has reported names of files in a watched directory. After the report, the owner of the
+directory may replace the directory, or a directory above it, by a symbolic link or by another
 directory. Therefore the directory is opened without following links, and the scan reads only files
-in the opened directory. The files that are read are the files that have the reported names now,
-even if the owner exchanges the files before the read.
+in the opened directory. If the owner replaces a file in the opened directory before the read, the
+scan reads the new file.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from hashclient.core.model import Outcome
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, reason_of
 from hashclient.system.beneath import Directory
 
-#: `LISTED_FROM`: a directory is listed if at least this many of its names are wanted;
-#: `LISTED_TIMES`: at most this many times as many names are read from the listing.
+#: `LISTED_FROM`: the least number of changed files in a directory for which the directory is
+#: listed; `LISTED_TIMES`: the most names that are read from the listing, for each changed file.
 LISTED_FROM = 16
 LISTED_TIMES = 4
-#: Errors that mean that the directory does not exist any more, or was replaced; the kernel has also
-#: reported that it was removed or replaced.
+#: Errors that mean that the directory was removed or replaced. These errors are ignored, because
+#: the kernel also reports the removal or the replacement.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class ChangedFiles:
-    """The files at `paths`, which are absolute and had no symbolic link when they were reported."""
+    """The files at absolute `paths`, which had no symbolic link when the kernel reported them."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
 
     @property
     def arguments(self) -> Sequence[str]:
-        """The number of files, which the log has instead of the paths."""
+        """The number of files, which is logged instead of the paths."""
         return [f"{len(self._paths)} changed files"]
 
     def batches(self) -> Iterator[Task | Outcome]:
@@ -75,13 +75,13 @@ class ChangedFiles:
 
 
 def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
-    """Return the inodes of the files at `paths`, all in one directory, by name.
+    """Return, by name, the inodes of the files at `paths`, which are all in one directory.
 
     Files that do not exist any more are left out.
 
-    If many names are wanted, the directory is listed, because a system call for the status of each
-    name would take a fifth of the time of the file's check. An inode is 0 if the status of the file
-    cannot be read.
+    For many files, the directory is listed, because a separate system call for each file would take
+    a fifth of the time of the file's check. The inode is 0 if the status of the file cannot be
+    read.
     """
     listed: dict[str, int] = {}
     if len(paths) >= LISTED_FROM:
@@ -103,6 +103,6 @@ def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
 def _inode(directory: Directory, name: str) -> int | None:
     try:
         status = directory.status(name)
-    except OSError:  # the file exists, but may turn out to be unreadable
+    except OSError:  # the file exists; the scan reports whether it is unreadable
         return 0
     return None if status is None else status.st_ino

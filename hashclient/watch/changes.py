@@ -1,4 +1,4 @@
-"""Watches directory trees by inotify(7): notes names of changed files, or missed changes.
+"""Watches directory trees by inotify(7): notes changed files, and whether changes were missed.
 
 inotify reports changes in one directory, not in a tree, so each directory gets its own watch. A new
 directory is watched before it is listed, so that a file that is created in between is reported
@@ -43,8 +43,8 @@ from hashclient.system.text import printable
 
 _log = Log("watch")
 
-#: The reports that a watch requests: a file was written and closed, moved into the directory, or
-#: linked into the directory; a subdirectory was created, deleted or moved.
+#: The events that a watch requests: a file was written and closed, moved into the directory, or
+#: created in the directory as a hard link; a subdirectory was created, deleted or moved.
 _MASK = int(
     flags.CLOSE_WRITE
     | flags.MOVED_TO
@@ -55,23 +55,23 @@ _MASK = int(
     | flags.ONLYDIR
     | flags.EXCL_UNLINK
 )
-#: The flags are plain integers, because a comparison with members of an enumeration takes longer
-#: than all other work for a report.
+#: The flags are plain integers and not members of an enumeration, because comparing members would
+#: take longer than all other work for an event.
 _OVERFLOW = int(flags.Q_OVERFLOW)
 _GONE = int(flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT)
 _MOVED, _IS_DIRECTORY, _MOVED_FROM = (
     int(flag) for flag in (flags.MOVE_SELF, flags.ISDIR, flags.MOVED_FROM)
 )
-#: The flags of all reports except the report of a file that was written, linked or moved into a
+#: The flags of all events, except events about a file that was written, linked or moved into a
 #: directory.
 _UNUSUAL = _OVERFLOW | _GONE | _MOVED | _IS_DIRECTORY | _MOVED_FROM
-#: How many unreadable directories `look_around` tries to open at a time, which takes about 3 ms.
+#: The number of unreadable directories that one call of `look_around` tries to open, in about 3 ms.
 _MOST_TRIED = 1000
 _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
 class _State(NamedTuple):
-    """The directory at the path of a root.
+    """The identity of the directory that is at the path of a root.
 
     If the directory cannot be opened, `device` is the error number and `inode` is 0.
     """
@@ -95,24 +95,26 @@ class Changes:
             StateError: the kernel's limit of watches or of inotify instances is reached.
         """
         self._roots = roots
-        # The excluded paths, each with a slash. Every change is compared with all of these paths,
-        # so excluded paths that are neither above nor below a root are not kept.
+        # The excluded paths, each with a slash at its end. Excluded paths that are neither above
+        # nor below a root are left out, because every change is compared with each of these paths.
         tops = tuple(f"{root.rstrip('/')}/" for root in roots)
         self._without = tuple(
             below
             for below in (f"{path.rstrip('/')}/" for path in without)
             if below.startswith(tops) or any(top.startswith(below) for top in tops)
         )
-        #: The watched directories: `_paths` has the path by the number of the watch, `_numbers` has
-        #: the number by the path.
+        #: The watched directories: `_paths` maps the number of each watch to the path, and
+        #: `_numbers` maps the path to the number.
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        #: Directories that may not be read; the directories that are tried next come first.
+        #: Directories for which this process lacks permission, in the order in which `look_around`
+        #: tries to open them again.
         self._closed: dict[str, None] = {}
         #: The files that have changed since the last call of `take`.
         self._files: set[str] = set()
-        #: `missed`: whether changes were missed since the last scan of all trees, other than by an
-        #: overflow; `overflowed`: whether the kernel's queue has overflowed since this scan.
+        #: `missed`: whether changes were missed since the last scan of all trees for another reason
+        #: than an overflow; `overflowed`: whether the kernel's queue of events has overflowed since
+        #: the last scan of all trees.
         self.missed = self.overflowed = False
         #: Whether all directories are watched; the kernel may refuse a new watch at any time.
         self.is_whole = True
@@ -133,8 +135,8 @@ class Changes:
         try:
             for root in roots:
                 self._begin(root)
-            # The first scan reads the files that already exist, so the files found here are
-            # dropped.
+            # `look_again` also drops the names of the files that already exist, because the first
+            # scan reads these files.
             self.look_again()
         except BaseException:
             self.close()
@@ -152,7 +154,7 @@ class Changes:
         self._inotify.close()
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when `read` would find reports."""
+        """Return the inotify descriptor, which becomes readable when events have arrived."""
         return int(self._inotify.fileno())
 
     @property
@@ -192,7 +194,7 @@ class Changes:
         self._states = [self._state_of(root) for root in self._roots]
 
     def look_around(self) -> bool:
-        """Check the things that the kernel does not report; return whether changes were missed.
+        """Check roots, mounts and unreadable directories; return whether changes were missed.
 
         The files in directories that have become readable count as changed files.
         """
@@ -214,8 +216,9 @@ class Changes:
             except OSError as error:
                 if error.errno == errno.EACCES:
                     self._closed[path] = None
-                # If `path` has another error now, the kernel has reported the change; if the report
-                # was lost, a scan of all trees follows.
+                # If opening `path` now fails with another error, the directory was removed or
+                # replaced, and the kernel reports this. If its event was lost, a scan of all trees
+                # follows.
                 continue
             self._files.update(self._add(path))
 
@@ -283,12 +286,12 @@ class Changes:
         return self.missed or self.overflowed
 
     def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
-        """Handle a report about a watched directory, a subdirectory, or a file that was moved."""
+        """Handle an event about a watched directory, a subdirectory, or a file that was moved."""
         if mask & _GONE:
             self._forget(number)
         elif mask & _MOVED:
-            # A root was moved away; for any other directory, the watch of the parent directory
-            # reports the move.
+            # Only the move of a root is handled here, because the watch of the parent directory
+            # reports the move of any other directory.
             if directory in self._roots:
                 self._drop_tree(directory)
                 self.missed = True
@@ -296,8 +299,8 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            # Another directory may already be at `path`, and the report about the other directory
-            # may have been read before: for example, if two directories were exchanged.
+            # Another directory may already be at `path` and be watched, for example if two
+            # directories were exchanged.
             self._files.update(self._add(path))
 
     def take(self) -> set[str]:
@@ -346,7 +349,7 @@ class Changes:
                 os.close(fd)
 
     def _watch(self, fd: int) -> int:
-        """Watch an open directory, whatever is now at its path; return the number of the watch.
+        """Watch the directory that is open as a descriptor; return the number of the watch.
 
         Raises:
             OSError: the kernel does not watch the directory.
@@ -355,7 +358,7 @@ class Changes:
         return number
 
     def _failed(self, path: str, error: OSError) -> None:
-        """Note that a directory, or a part of it, cannot be watched.
+        """Log that a directory, or a part of it, cannot be watched.
 
         A missing directory is ignored.
         """
@@ -369,15 +372,15 @@ class Changes:
         if before is not None and before != path:
             del self._numbers[before]  # a directory that was moved keeps its watch
         if other is not None and other != number:
-            # The directory that was at `path` before is not there any more. If the directory that
-            # was at `path` before is still in a watched tree, the kernel reports its new path, and
-            # the directory gets a new watch.
+            # Another directory was at `path` before, so its watch is removed. If this directory was
+            # moved to a place in a watched tree, the kernel reports the move, and the directory
+            # gets a new watch.
             del self._paths[other]
             self._remove(other)
         self._paths[number], self._numbers[path] = path, number
 
     def _full(self, path: str) -> None:
-        """Handle that the kernel allows no more watches.
+        """Handle the error that the kernel allows no more watches.
 
         Raises:
             StateError: the kernel's limit of watches was reached while the first watches were
@@ -411,7 +414,7 @@ class Changes:
 def _open(path: str) -> int:
     """Open a directory, following no symbolic links.
 
-    With a link, somebody could have another tree watched.
+    By a symbolic link, an attacker could make this process watch another tree.
 
     Raises:
         OSError: the directory cannot be opened.

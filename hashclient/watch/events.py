@@ -1,8 +1,8 @@
 """Events that name new objects in buckets, from a queue or from another program's output.
 
 When the objects of an event are checked, `done` removes the event from its source. The queue sends
-an event that was not removed again; by its redrive policy, the queue moves an event that was sent
-too often to its dead-letter queue.
+an event again that was not removed. If the queue has a redrive policy, it moves an event that was
+sent too often to its dead-letter queue.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ WAIT_S = 2
 _MOST = 10
 #: Matches the content types of SQS answers: JSON, or XML in the older protocol.
 _OF_SQS = re.compile(r"json|\bxml")
-#: The errors that occur when a message is parsed that is no notification; for example, the body may
-#: be nested too deeply.
+#: The errors that can occur while a message is parsed, if the message is no notification or its
+#: JSON is nested too deeply.
 _NO_EVENT = (KeyError, TypeError, AttributeError, ValueError, UsageError, RecursionError)
 _NO_QUEUE = "not the address of a queue: {}"
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An event: the new objects, and the `mark` by which the source knows the event.
+    """An event: the new objects, and `mark`, which identifies the event at its source.
 
-    `times` is how often the source has sent the event so far. `is_read` is False if the event has
-    an unknown form.
+    `times`: how often the source has sent this event so far. `is_read` is False if the event has an
+    unknown form.
     """
 
     objects: tuple[ObjectUri, ...]
@@ -60,7 +60,7 @@ class Events(Protocol):
         """
 
     def done(self, events: Sequence[Event]) -> None:
-        """Tell the source that `events` were checked and must not be returned again."""
+        """Remove `events` from the source, because they were checked."""
 
 
 class Lines:
@@ -102,7 +102,7 @@ class Queue:
         """Find the queue: `sqs://NAME`, or `sqs://ACCOUNT/NAME` for a queue of another account.
 
         Raises:
-            UsageError: the address has another form, or botocore is not installed.
+            UsageError: the address of the queue has another form, or botocore is not installed.
             ConfigError: no credentials are found, or no queue named NAME is visible with the
                 credentials.
             UnreachableError: SQS cannot be reached.
@@ -154,8 +154,8 @@ class Queue:
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         got = getattr(self._sqs, operation)(QueueUrl=self._url, **arguments)
-        # botocore takes an empty answer, or the HTML page of a proxy, for an answer without
-        # messages.
+        # The content type is checked because botocore takes an empty answer, or the HTML page of a
+        # proxy, for an answer without messages.
         if not _OF_SQS.search(got["ResponseMetadata"]["HTTPHeaders"]["content-type"]):
             raise LookupError
         return got

@@ -30,24 +30,25 @@ from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
 
-#: How often a file that changes while it is being read is checked before the file counts as unread.
+#: If a file changes at each of this number of attempts to read it, the file is reported as unread.
 ATTEMPTS = 5
-#: The most files in one scan of changed files, so that later changes do not wait too long.
+#: The most files in one scan of changed files; more files would delay the check of later changes.
 MOST_FILES = 50_000
-#: Seconds between two scans of all trees if some directories cannot be watched.
+#: Time between two scans of all trees if some directories cannot be watched, in seconds.
 PARTLY_S = 300.0
-#: A file that changes all the time is checked after `MOST_SETTLES` times the settle time.
+#: A file that changes all the time is checked when `MOST_SETTLES` times the settle time has passed.
 MOST_SETTLES = 10
-#: Seconds between the arrival of a report from the kernel and the read of the reports, because many
-#: reports arrive together. During `GATHER_S`, reports of 100,000 files a second fill an eighth of
-#: the kernel's queue at its default length.
+#: Seconds between the arrival of an event of inotify and the read of all events, because many
+#: events arrive together. Even if 100,000 files a second change, their events fill only an eighth
+#: of the kernel's queue (at its default length) during `GATHER_S`.
 GATHER_S = 0.01
 #: `REST_S`: the pause after a check of changed files, in seconds; `MOST_REST_S`: the longest pause.
-#: Each check costs about 0.1 s, even for few files, so a pause that collects more files for one
-#: check saves time. The pause is at most the settle time, except after a check that took longer
-#: than the pause: then the pause is as long as the check, up to `MOST_REST_S`.
+#: During the pause, more changed files are collected, because each check costs about 0.1 s even for
+#: few files. The pause is not longer than the settle time. If the check itself took longer, the
+#: pause is as long as the check, up to `MOST_REST_S`.
 REST_S, MOST_REST_S = 1.0, 3.0
-#: Seconds between two checks for changes that the kernel does not report, and for new lists.
+#: Time between two checks for new lists, and for changes that the kernel does not report, in
+#: seconds.
 LOOK_S = 2.0
 #: Seconds to wait after a failure that may be temporary, for example a full disk.
 RETRY_S = 10.0
@@ -98,14 +99,14 @@ class Watch(Observer):
         self._on_unseen = on_unseen
         self._beside = beside
         self._stopping = False
-        #: `_due`: the time from which each waiting file may be checked; `_first_due`: the first of
-        #: these times, or an earlier time; `_latest`: the time by which each waiting file must be
-        #: checked.
+        #: `_due`: for each changed file, the time from which the file may be checked; `_first_due`:
+        #: the earliest time in `_due`, or a time before it; `_latest`: for each changed file, the
+        #: time at which the file is checked even if it still changes.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
-        #: `_changed_at`: when the last change arrived; `_overflowed_at`: when the kernel's queue
-        #: overflowed, or None.
+        #: `_changed_at`: the time of the last event of inotify; `_overflowed_at`: the time at which
+        #: the kernel's queue of events overflowed, or None.
         self._changed_at = 0.0
         self._overflowed_at: float | None = None
         self._unseen: frozenset[str] = frozenset()
@@ -172,8 +173,8 @@ class Watch(Observer):
         Return the time from which the next files may be checked.
         """
         due = sorted((moment, path) for path, moment in self._due.items() if moment <= now)
-        # The files that have waited longest are checked first, so that nobody can delay the check
-        # of a file by changing other files.
+        # The files that have waited longest are checked first. Otherwise, somebody could delay the
+        # check of a file by changing other files all the time.
         chosen = sorted(path for _, path in due[:MOST_FILES])
         if chosen:
             self._look_at(chosen)
@@ -188,12 +189,10 @@ class Watch(Observer):
         return min(self._settle_s, REST_S)
 
     def _all_due(self, rescan_at: float) -> float:
-        """Return when the next scan of all trees is due.
+        """Return the time of the next scan of all trees.
 
-        After an overflow, the scan may be due before `rescan_at`.
-
-        After an overflow, the scan waits until no more changes arrive, because a scan of files that
-        are still being written would be useless.
+        After an overflow, the scan may begin before `rescan_at`, but only when no more changes
+        arrive, because a scan of files that are still being written would be useless.
         """
         if self._overflowed_at is None:
             return rescan_at
@@ -201,9 +200,10 @@ class Watch(Observer):
         return min(at_rest, self._overflowed_at + self._pause_s * MOST_SETTLES, rescan_at)
 
     def _some_due(self, rested_at: float) -> float:
-        """Return when changed files must be checked.
+        """Return the time of the next check of changed files.
 
-        Return infinity if an overflow requires a scan of all trees.
+        Return infinity if an overflow requires a scan of all trees, which also checks the changed
+        files.
         """
         return max(self._first_due, rested_at) if self._overflowed_at is None else float("inf")
 
@@ -214,7 +214,7 @@ class Watch(Observer):
         return min(self._rescan_s, PARTLY_S)
 
     def _are_other_lists(self) -> bool:
-        """Return whether the lists have changed, so that a clean file may be listed now."""
+        """Return whether the lists have changed, so that clean files may match now."""
         before, self._folders = self._folders, self._client.session.list_folders()
         return before != self._folders
 
@@ -232,7 +232,7 @@ class Watch(Observer):
             self._is_due(path, min(now + self._settle_s, latest))
 
     def _is_excluded(self, path: str) -> bool:
-        """Return whether a scan would exclude a file, by the name of the file or of a directory."""
+        """Return whether a scan excludes a file because of its name, or a directory's name."""
         if self._excluded is None:
             return False
         roots = [r for r in self._roots if r == "/" or path.startswith(f"{r}/")]
@@ -285,8 +285,8 @@ class Watch(Observer):
     def _is_led_away(self, root: str) -> bool:
         """Return whether a symbolic link is now on the path to a root, and report the link.
 
-        The path to the root had no symbolic link when the watch began. Therefore somebody has made
-        the link since the watch began, and nobody has asked to watch the target of the link.
+        The path to the root had no symbolic link when the watch began. Therefore somebody has
+        created the link after the watch began, and the target of the link must not be watched.
         """
         try:
             os.close(open_plain(root, HELD_FLAGS))
@@ -338,7 +338,8 @@ class Watch(Observer):
             if must:
                 raise
             self._on_failure(error)
-            # The files in `paths` were not checked, so they are due again after `RETRY_S`.
+            # The scan failed and did not check the files in `paths`, so they are checked again
+            # after `RETRY_S`.
             moment = time.monotonic() + RETRY_S
             for path in paths:
                 if path not in self._due:
@@ -359,7 +360,7 @@ class Watch(Observer):
             self._on_outcome(handled)
 
     def progressed(self) -> None:
-        """Read the kernel's reports during a scan, because the kernel's queue is short.
+        """Read the events of inotify during a scan, because the kernel's queue would overflow.
 
         Raises:
             _Stopped: the watch has to end.
