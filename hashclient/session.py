@@ -123,7 +123,7 @@ class Session:
         Only the first `MAX_PATHS` paths are logged.
         """
         try:
-            directory = os.getcwd()  # noqa: PTH109 - any bytes
+            directory = os.getcwd()  # noqa: PTH109 - the path may contain any bytes
         except OSError:
             directory = None
         kept = tuple(paths[:MAX_PATHS])
@@ -180,7 +180,7 @@ class Session:
             return []
         for path in names:
             try:
-                status = os.stat(f"{path}/{MANIFEST_NAME}")  # noqa: PTH116 - often
+                status = os.stat(f"{path}/{MANIFEST_NAME}")  # noqa: PTH116 - called often
                 found.append((path, status.st_ino, status.st_mtime_ns))
             except OSError:
                 found.append((path, 0, 0))

@@ -35,7 +35,7 @@ class Kind(enum.StrEnum):
 
 
 class Meaning(NamedTuple):
-    """The words for one event and for several, the next step, and the pause between alerts.
+    """The texts of a kind of alert, and the pause between alerts of this kind.
 
     `every`: the time after which another alert may name the same subject: a list, a provider, an
     exception or a machine.

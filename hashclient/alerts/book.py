@@ -32,7 +32,7 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far events were read: a record of the log, a row and a step of the matches, a time."""
+    """How far events were read: record number in the log, row and step of the matches, and time."""
 
     seq: _Number
     row: _Number

@@ -7,8 +7,8 @@
    stored, an alert is not changed, so that its id stands for one content whether attempts succeed
    or fail.
 4. When a receiver has accepted an alert, the receiver is removed from the alert; an alert without
-   receivers is removed. If a receiver does not accept an alert, its later alerts were not tried
-   yet, so they are joined and get a new id.
+   receivers is removed. While a receiver does not accept an alert, the receiver's later alerts
+   wait. Waiting alerts of one kind are joined to one alert with a new id.
 
 A receiver that fails is not tried again for a while, like a destination of reports
 (`core/patience`), and does not delay other receivers. `reporting/outbox` needs folders and records
@@ -244,7 +244,7 @@ def _joined(book: Book, more: Noticed, now: datetime) -> Book:
 
 
 def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
-    """Return the alerts in order; alerts of one kind that were sent to no receiver are joined.
+    """Join alerts of one kind that were sent to no receiver; return all alerts in order.
 
     Each receiver is sent its alerts in order, so only the first alert that it lacks may have been
     tried.

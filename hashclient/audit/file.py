@@ -51,7 +51,7 @@ class Closed(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """An open log while no writer is at work; `end` is the end of its last whole line.
+    """An open log that is read; `end` is the offset after its last whole line, in bytes.
 
     `closed`: the earlier files of the log that are present, in order. `name`: the name of this file
     in messages.
@@ -144,7 +144,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
         OSError: the directory cannot be read.
     """
     found = []
-    for name in os.listdir(directory):  # noqa: PTH208 - names
+    for name in os.listdir(directory):  # noqa: PTH208 - only names are needed
         match = CLOSED_LOG_PATTERN.fullmatch(name)
         if match is None or name != CLOSED_LOG_NAME.format(int(match[1])):
             continue

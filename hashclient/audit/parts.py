@@ -22,9 +22,9 @@ _PART_CHARS = MAX_LINE_BYTES // 4
 
 
 def bodies_of(event: Event | Encoded) -> list[str]:
-    """Return an event as bodies of records: one body, or several if the event is too large.
+    """Return the bodies of the records of an event: one, or several if the event is too large.
 
-    Only lists are split: if a value that is not a list is too large, the body is too large.
+    Only lists are split. If another value is too large, a body is too large for a line.
 
     Raises:
         ValueError, TypeError: the data of the event is not a JSON object.

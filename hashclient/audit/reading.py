@@ -1,12 +1,12 @@
-"""Reads the audit log: its records, the verification that it is intact, and checkpoints.
+"""Reads records of the audit log, verifies that the log is intact, and makes checkpoints.
 
 The log consists of one or several files; all files except the last are closed. If the first files
 were archived, the first remaining file begins with a signed record that names the last archived
 record. Reading needs a bounded amount of memory, however long the log is.
 
-`chained` reads lines fast for programs that count records, and reports gaps. `chained` checks the
-hash of each line, and that each line follows the line before it. `chained` does not check
-signatures and spelling, which `verify` checks. `chained` also reads archived files in other
+`chained` reads lines fast for programs that count records, and reports missing records. `chained`
+checks the hash of each line, and that each line follows the line before it. `chained` does not
+check signatures and spelling, which `verify` checks. `chained` also reads archived files in other
 folders.
 """
 
@@ -324,8 +324,8 @@ def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
 
 
 def _signed(head: Checkpoint, directory: Path, log: Log) -> tuple[bytes, Ed25519PrivateKey]:
-    # The log is synced first: if a power loss removed records of a checkpoint, the checkpoint would
-    # accuse an honest log.
+    # The log is first synced to the disk (fsync). If a power loss removed records that the
+    # checkpoint covers, a later verification would take the log for forged.
     os.fsync(log.stream.fileno())
     path = directory / AUDIT_KEY_NAME
     with audit_errors("cannot read the key of the audit log", path):

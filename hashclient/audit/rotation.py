@@ -121,7 +121,7 @@ def rotate(
         os.fsync(new)
         if not os.path.lexists(closed_path):  # step 4 of `rotate`
             os.link(path, closed_path)
-        # without this sync, a power failure could undo the link and keep the rename
+        # without this fsync, a power failure could remove the hard link and keep the rename
         fsync_dir(directory)
         os.rename(temporary, path)  # noqa: PTH104 - step 5 of `rotate`
         fsync_dir(directory)

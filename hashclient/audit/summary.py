@@ -77,7 +77,7 @@ class Run(msgspec.Struct):
 
 
 class MatchTotals(msgspec.Struct):
-    """The number of answers that were a match, and of different matches, by list and category."""
+    """The numbers of outcomes that were a match and of different matches, by list and category."""
 
     answers: int = 0
     different: int = 0
@@ -177,7 +177,7 @@ _decode_match = msgspec.json.Decoder(_Match).decode
 
 
 class _Firsts:
-    """The times of an event of each match: 16 bytes of a match's id, and a time, for each."""
+    """The times of one kind of event, each with the first 16 bytes of the id of the match."""
 
     def __init__(self) -> None:
         self._ids = bytearray()

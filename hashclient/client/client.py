@@ -107,7 +107,7 @@ class Client:
             yield self._excepting(fetched) if fetched.has_exceptions else fetched
 
     def _excepting(self, fetched: Fetched) -> Fetched:
-        """Record the open matches that new exceptions cover, before a policy acts on them."""
+        """Except open matches that new exceptions cover, before a policy acts on the matches."""
         import msgspec
 
         from hashclient.decisions.exceptions import Exceptions
@@ -164,10 +164,10 @@ class Client:
     ) -> ContentChecker:
         """Return a checker for content that a program receives; the caller must close it.
 
-        Open one checker in each process, after all forks. `actions`: whether the policy is applied
-        to matches. `exceptions`, `members`: the same as the options of `scan`. `spool_bytes`: the
-        disk space for streams that may be containers, for all threads together; by default as much
-        as `serve` uses.
+        Open one checker in each process, after the process was forked. `actions`: whether the
+        policy is applied to matches. `exceptions`, `members`: the same as the options of `scan`.
+        `spool_bytes`: the disk space for streams that may be containers, for all threads together;
+        by default as much as `serve` uses.
 
         Raises:
             StateError: no list can be used.

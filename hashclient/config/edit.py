@@ -2,7 +2,7 @@
 
 tomlkit preserves the text of unchanged parts. The changed text is parsed again, and is used only if
 it has exactly the old values and the new value; otherwise the file is not changed. If the path is a
-link, the file to which it leads is changed, and keeps its mode and owner.
+symbolic link, the file to which it leads is changed, and keeps its mode and owner.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ HINT_RECIPIENTS = (
 #: The keys that lead to a value; a number is an index in a list.
 Place = tuple[str | int, ...]
 
-#: For each type of TOML, its name where it is expected, in the plural, and where it was found.
+#: For each type of TOML, three names: of an expected value, of several values (the plural), and of
+#: a value that was found.
 _WORDS: Mapping[type, tuple[str, str, str]] = {
     bool: ("true or false", "booleans", "a boolean"),
     int: ("a whole number", "whole numbers", "a whole number"),

@@ -163,9 +163,9 @@ def resolve_settings(
 
     Without `config_path`, a given state directory must contain its own `config.toml`, so that the
     directory has all settings. If no state directory is given either, the file of the user is read;
-    root reads the file of the system. A file that is about to be changed need not be `complete`,
-    which means that recipients of the quarantine may be missing. `allow_shared`: allow files that
-    other users may change; if it is None, the environment decides.
+    root reads the file of the system. If `complete` is False, the recipients of the quarantine may
+    be missing, because the file is about to be changed. `allow_shared`: allow files that other
+    users may change; if it is None, the environment decides.
 
     Raises:
         ConfigError: the file is malformed, a file that must exist is missing, or others may change

@@ -79,8 +79,8 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
     None means every list of the provider. `grace_hours`: the hours for which a list may be used
     after its expiry. `max_set_aside`: the number of entries that may be set aside because the files
     `known_good` contain them; a generation that adds more of these entries is refused. `max_churn`:
-    a generation that adds and withdraws a larger share of the entries that were live before is
-    refused. `timeout_s`, `min_rate_kib_s`, `attempts`: limits of the transport for each address.
+    the largest share of the live entries that a new generation may add and withdraw. `timeout_s`,
+    `min_rate_kib_s`, `attempts`: limits of the transport for each address.
     """
 
     root_sha256: str

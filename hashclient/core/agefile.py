@@ -1,4 +1,4 @@
-"""Facts about age files that can be read without a key: beginning, length and number of recipients.
+"""Reads what encrypted age files show without a key: beginning, length, number of recipients.
 
 `quarantine.age` encrypts and decrypts age files. This module does no I/O; callers pass bytes.
 """
@@ -29,8 +29,8 @@ _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
 #: The beginning of the second line of an age file, for each kind of recipient that this program
 #: knows.
 _STANZA_HERE = re.compile(rb"\n-> (?:X25519|ssh-ed25519|ssh-rsa) ")
-#: The end of the names of stanzas without meaning. Implementations add such stanzas so that readers
-#: learn to skip unknown stanzas.
+#: The last letters of the names of meaningless stanzas. Other programs add these stanzas to headers
+#: so that readers learn to skip unknown stanzas.
 _GREASE = b"-grease"
 
 
@@ -45,7 +45,7 @@ class Chunks:
     """Reads an iterator of chunks of any size in pieces of a requested size."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Begin to read before the first chunk."""
+        """Store `chunks`; no chunk is requested yet."""
         self._chunks = chunks
         self._rest = b""
 

@@ -94,9 +94,9 @@ class Digester:
 class StreamDigester:
     """Computes digests of a stream, which is read only once and whose length is not known.
 
-    Only the digests of the plan are computed while the bytes arrive. The bytes of a short stream
-    are kept, so that its other digests can be computed if a digest hits. If a stream is too long to
-    be kept, all algorithms are computed.
+    Only the digests of the algorithms in `plan` are computed while the bytes arrive. The bytes of a
+    short stream are kept, so that its other digests can be computed if a digest hits. If a stream
+    is too long to be kept, all algorithms are computed.
     """
 
     def __init__(self, plan: tuple[Algorithm, ...], kept_bytes: int = KEPT_BYTES) -> None:
@@ -160,7 +160,7 @@ def digest_fd(
     size: int | None,
     on_bytes: Callable[[int], None] | None = None,
     buffer: memoryview | None = None,
-    capped: bool = True,  # noqa: FBT001, FBT002 - by position, since it is called for every file
+    capped: bool = True,  # noqa: FBT001, FBT002 - given by position, because calls are frequent
     on_first: Callable[[Any, int], None] | None = None,
 ) -> tuple[list[bytes], int]:
     """Read `fd` once, from its position to its end; return the digests and the length.

@@ -1,4 +1,4 @@
-"""The closed sets: digest algorithms, kinds of outcomes, states of a match, and actions."""
+"""The enumerations: digest algorithms, kinds of outcomes, states of a match, and actions."""
 
 from __future__ import annotations
 

@@ -113,12 +113,12 @@ STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a file is: its path without links, and an identification of directory and file system.
+    """Where a file is: its path without symbolic links, and ids of its directory and file system.
 
     `standing`: None if the directory and the file system are not known. If `standing` is not None,
     its first word identifies the directory in its file system, and each other word identifies the
     file system. `reached`: the path by which the scan reached the file, if this path contains a
-    link.
+    symbolic link.
     """
 
     path: str
@@ -182,7 +182,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> MatchRef:
-        """The part of the recorded match that an outcome contains."""
+        """The id, the state and the times of the match, as an outcome contains them."""
         return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
     def handled(self) -> Handled:

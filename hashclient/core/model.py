@@ -108,7 +108,7 @@ class MatchRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class HeldEntry(msgspec.Struct, frozen=True):
-    """An entry with held matches: the number of its recorded files, and the numbers by action.
+    """An entry with held matches: how many files it matched, and what was done with them.
 
     A file that was isolated and reported counts as isolated only.
     """
@@ -172,9 +172,9 @@ class Outer(msgspec.Struct, frozen=True):
 class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The device and inode numbers of the file that was read, and of its directory.
 
-    The numbers of the directory are None if the scan follows links, because a link may lead to any
-    directory. The device numbers are None if another machine has read the file, because device
-    numbers differ between machines.
+    The numbers of the directory are None if the scan follows symbolic links, because a link may
+    lead to any directory. The device numbers are None if another machine has read the file, because
+    device numbers differ between machines.
     """
 
     directory_device: int | None
@@ -321,7 +321,7 @@ class Gap(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The gap as a sentence, for example `other: 12 of 2,000,000 entries have no md5`."""
+        """A sentence on these entries, such as `other: 12 of 2,000,000 entries have no md5`."""
         kinds = [algorithm.label for algorithm in self.algorithms]
         lack = f"no {kinds[0]}" if len(kinds) == 1 else f"neither {' nor '.join(kinds)}"
         verb = "has" if self.entries == 1 else "have"

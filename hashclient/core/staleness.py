@@ -34,7 +34,7 @@ class ListState(msgspec.Struct, frozen=True):
     def stale(self) -> bool:
         """Whether the list has expired and its grace period is over.
 
-        If a list is stale, a verdict needs attention.
+        If a list is stale, no input counts as clean.
         """
         return not self.fresh and not self.in_grace
 

@@ -3,8 +3,8 @@
 A run with an input that was not checked must never end with `OK`. So this module only turns counts
 into an exit code, and is short enough to verify by reading.
 
-The counts of a check are one struct, which tasks, runs and the daemon use. A new count only needs a
-new field: executors transport it, and the engine and clusters add it up.
+The counts of a check are in one struct (`Counts`), which tasks, runs and the daemon use. A new
+count only needs a new field: executors transport it, and the engine and clusters add it up.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
 
 
 class Counts(msgspec.Struct, array_like=True):
-    """Counts of inputs by kind of answer, and of the files and bytes that were read.
+    """The numbers of inputs by kind of outcome, and of the files and bytes that were read.
 
     `bytes_read`: the number of bytes read, including bytes that were read twice. Whether a matching
     file is read twice depends on the files before it, so the number can differ between two runs
     over the same files.
 
-    Several counts are of inputs whose answer does not rest on reading them. `ruled_out_by_size`:
-    inputs with a size that no entry has. `ruled_out_by_claim`: inputs for which a container claims
-    such a size; the claim may be wrong. `known_unchanged`: inputs that an earlier scan has read,
-    and that are unchanged since. `believed_unchanged`: those of the `known_unchanged` inputs that
-    are not proven to be unchanged. `objects`: inputs in buckets. `by_store_digest`: those of the
-    objects for which a digest from their store decides. `members`: inputs in containers.
-    `members_read`: those of the members that were read. `not_opened`: the number of containers of
-    each kind that is not opened.
+    Some fields count inputs that were decided without reading them. `ruled_out_by_size`: inputs
+    with a size that no entry has. `ruled_out_by_claim`: inputs for which a container claims such a
+    size; the claim may be wrong. `known_unchanged`: inputs that an earlier scan has read, and that
+    are unchanged since. `believed_unchanged`: those of the `known_unchanged` inputs that are not
+    proven to be unchanged. `objects`: inputs in buckets. `by_store_digest`: the number of objects
+    that were decided by a digest from their store. `members`: inputs in containers. `members_read`:
+    those of the members that were read. `not_opened`: the number of containers of each kind that is
+    not opened.
     """
 
     files_read: int = 0
@@ -99,8 +99,8 @@ class Summary(Counts, kw_only=True):
     unread: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be on this machine but cannot be used.
     missing: tuple[MissingList, ...] = ()
-    #: The gaps in lists: entries that cannot be ruled out, because inputs of a lookup lack some
-    #: digests. An input in a gap is unread; with `gaps_accepted`, it counts as clean.
+    #: The entries of each list that cannot be ruled out because inputs of a lookup lack some
+    #: digests. Such an input is unread; with `gaps_accepted`, it counts as clean.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
     #: Whether a run without inputs may end with `OK` instead of `INCOMPLETE`, because an option

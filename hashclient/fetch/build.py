@@ -90,10 +90,11 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Build(msgspec.Struct, frozen=True):
     """The build of one generation of one list.
 
-    `index_hash`: the signed hash of the list's `index.json`. `signed`: the hashes of all files of
-    the list. `expires`: the earliest expiry of the metadata that signed these hashes. `epoch`: the
-    keys under which generations are counted. `now`: the time at which the manifest says that the
-    list was fetched. `received`: returns the number of bytes received so far.
+    `index_hash`: the signed hash of the list's `index.json`. `signed`: the signed hashes of all
+    files of the list. `expires`: the earliest expiry of the metadata that signed these hashes.
+    `epoch`: a name for the provider's snapshot keys, see `Trust.epoch`. `now`: the time at which
+    the manifest says that the list was fetched. `received`: returns the number of bytes received so
+    far.
     """
 
     provider: str
@@ -111,7 +112,7 @@ class Build(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float] = time.monotonic
     #: The digests of the pieces of runs that were written or read, by the name of the run.
     pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
-    #: Has one element if some added entries are known to be good.
+    #: This list has one element if some added entries are known to be good, otherwise none.
     met: list[bool] = msgspec.field(default_factory=list)
     #: The ids of entries that an earlier fetch set aside.
     set_aside: tuple[str, ...] = ()
@@ -196,8 +197,8 @@ class Build(msgspec.Struct, frozen=True):
             )
             started = self.monotonic()
             worth_it = started >= due or (fresh and writer.is_flushed)
-            # The progress is stored only if all entries so far are clean, because a later build
-            # would not know which entries this build has inspected.
+            # The progress is stored only if the guard has objected to no entry so far, because a
+            # later build would not know the result of this build's inspection.
             if worth_it and inspection.is_clean and number < len(index.segments):
                 writer.flush()
                 partial = self._manifest(index, writer, writer.run_refs())

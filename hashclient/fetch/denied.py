@@ -3,8 +3,8 @@
 All clients of a provider see the names of all lists, because they verify the same metadata. A
 server may withhold a list from a client: it answers 403 to a request for the role of the list. Each
 address of a provider has its own credential, so a list is denied only if every address refuses it
-(`providers`). A list stays denied until an address delivers it; other failures change nothing. If a
-list is on this machine already, or if the configuration names it, a refusal is an error.
+(see `providers`). A list stays denied until an address delivers it; other failures change nothing.
+If a list is on this machine already, or if the configuration names it, a refusal is an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection[str]) -> Asked:
-    """Load the roles of the `new` lists that are wanted.
+    """Load the TUF roles of the `new` lists that are wanted.
 
     Forget denials of lists that are delivered.
 

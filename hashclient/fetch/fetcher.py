@@ -98,8 +98,8 @@ _log = Log("fetch")
 #: how long a list may wait for other lists, in seconds.
 AT_ONCE = 64
 BUILT_S = 1.0
-#: Before a list with more than this many entries is built, the lists that are waiting for the disk
-#: come into use.
+#: Before a list with more than this many entries is built, readers are switched to the generations
+#: that were built before.
 LONG = 100_000
 FORK_HINT = (
     "two hosts publish the same repository, or an older copy of it was put back; tell the provider:"
@@ -302,8 +302,8 @@ class Fetcher:
         """Return the lists that have a folder, but no manifest in `here` that names their provider.
 
         A folder that could belong to another provider is left out, so scans report its list as
-        missing. If there are several providers, each folder could belong to another provider; if
-        there is one provider, only a list of an unconfigured provider could.
+        missing. If several providers are configured, every such folder is left out. If one provider
+        is configured, the folders of lists of unconfigured providers are left out.
         """
         if len(self._settings.config.providers) > 1:
             return set()

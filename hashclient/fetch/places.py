@@ -29,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
     `name`: the name of the place in messages and in the log. `base`: the beginning of the addresses
     of the files.
 
-    `open`: reads the credential, but does not connect yet.
+    `open`: a function that reads the credential, but does not connect yet.
     """
 
     name: str
@@ -115,7 +115,7 @@ class TimedSource:
         self.failed_s = 0.0
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes that the source has returned."""
+        """Request `url` from the source, and measure the time if the request fails."""
         started = self._monotonic()
         try:
             return self._source.get(url, max_bytes, expected_bytes=expected_bytes)

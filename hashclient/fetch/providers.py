@@ -225,7 +225,7 @@ def _worse(one: Fetched | None, other: Fetched) -> Fetched:
 
 
 def _passed_over(place: Place, error: HashclientError) -> HashclientError:
-    """Return `error` with the name of the place, for a message that the place is passed over."""
+    """Return `error` with a message which says that the next place is asked instead of `place`."""
     kinds = (*_OF_PLACE, ConfigError, VerificationError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), type(error))
     return kind(f"{place.name} is passed over: {error.message}", hint=error.hint)

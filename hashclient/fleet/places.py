@@ -1,9 +1,9 @@
 """The places of status documents: directories that other users can write to, and buckets.
 
-Other users can put anything into a place: links, pipes, huge files, and names with control
-characters. So names are looked up only in the open directory, links are not followed, and no more
-bytes are read than a document may have. A place also contains checkpoints of this machine's audit
-log.
+Other users can put anything into a place: symbolic links, pipes, huge files, and names with control
+characters. So names are looked up only in the open directory, symbolic links are not followed, and
+no more bytes are read than a document may have. A place also contains checkpoints of this machine's
+audit log.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
     "free_bytes": lambda document: document.room.free_bytes,
     "exit_code": lambda document: document.exit_code,
 }
-#: The position in `STATES` up to which a machine or the place cannot be relied on.
+#: The position in `STATES` of the last state in which the document of a machine is not trusted.
 _LAST_BAD = STATES.index("unknown")
 #: The columns of the table for people.
 _SHOWN = ("published", "version", "lists", "open", "scanned")
@@ -66,7 +66,8 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
 def _machines(rows: Sequence[Row]) -> int:
     """Return the number of pinned machines.
 
-    Twins have one name, and other files have no machine.
+    Twins have the same name, so they count once. Files that belong to no pinned machine are not
+    counted.
     """
     return len({row.name for row in rows if row.state not in ("failed", "forged", "unknown")})
 

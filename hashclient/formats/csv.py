@@ -116,7 +116,7 @@ class CsvFormatter:
         before = [
             outcome.kind,
             path,
-            text_cell(exact),  # base64 text can begin with a plus
+            text_cell(exact),  # base64 text can begin with `+`, like a formula
             "" if outcome.size is None else str(outcome.size),
             "" if outcome.reason is None else text_cell(words(outcome.reason)),
             *(_NO_RECORD if record is None else (record.id, *self._records.of(record))),
@@ -151,7 +151,7 @@ def _record_cells(record: MatchRef) -> tuple[str, ...]:
 
 
 def _around_entry(hit: Hit) -> tuple[str, tuple[str, ...]]:
-    """Return the cell of a hit before its entry, and the cells after the entry."""
+    """Return the cells of a hit that are before its entry, and the cells after its entry."""
     algorithms = " ".join(a.label for a in hit.algorithms)
     complete = "yes" if hit.complete else "no"
     after = (text_cell(hit.category), str(hit.generation), algorithms, complete)

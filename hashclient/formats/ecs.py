@@ -4,7 +4,7 @@ The events are, in this order:
 
 - one for each entry that an input hit, or one for an input without a hit;
 - one for each list that was used or is missing;
-- one for each gap of a lookup;
+- one for each list with entries that a lookup could not rule out;
 - one for the run.
 
 The fields are those of ECS (https://www.elastic.co/docs/reference/ecs) with their types; other
@@ -74,7 +74,7 @@ class EcsFormatter:
         return "\n".join(json.dumps(self._file(handled, hit)) for hit in hits)
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the events of the lists, of the gaps and of the run."""
+        """Return the events of the lists, of entries that were not ruled out, and of the run."""
         if summary is None:
             return None
         events = [

@@ -2,7 +2,7 @@
 
 `docs/jsonl.schema.json` specifies the output of `jsonl`; the other formats use the same field
 names. All formats have the same sentence for each reason why a run is not complete, such as an
-interruption, a missing list or a gap of a lookup.
+interruption or a missing list.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _by_reason(summary: Summary, kind: Kind, reasons: Mapping[str, int]) -> str 
     return f"{kind} {summary.counts[kind]:,}: {shown}"
 
 
-#: The nouns for kinds, which get a plural; other kinds are adjectives.
+#: The kinds that are nouns in sentences and have a plural; other kinds are adjectives.
 _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
 #: Kinds that are named only if an outcome of the kind exists.
 _RARE = (Kind.ACCEPTED, Kind.EXCEPTED)
@@ -257,7 +257,7 @@ def _inside_fields(summary: Summary) -> dict[str, Any]:
 
 
 def gap_fields(gap: Gap) -> dict[str, Any]:
-    """Return the fields for the gap of a lookup in one list."""
+    """Return the fields for the entries of one list that a lookup could not rule out."""
     return {
         "list": gap.list_name,
         "algorithms": [a.label for a in gap.algorithms],
@@ -328,7 +328,7 @@ def missing_text(missing: MissingList) -> str:
 
 
 def gap_text(gap: Gap, *, accepted: bool) -> str:
-    """Return a sentence about the gap of a list, and how the inputs in the gap count."""
+    """Return a sentence about entries that a lookup could not rule out, and how inputs count."""
     count = "counts" if gap.rows == 1 else "count"
     end = f"{count} as clean all the same, since gaps are accepted"
     if not accepted:
@@ -361,7 +361,7 @@ def not_opened_text(summary: Summary) -> str | None:
 
 
 def rests_on(summary: Summary) -> str:
-    """Return the evidence of the answers that do not rest on reading; empty if all do."""
+    """Return how many inputs were decided without reading them, and how; empty if none."""
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,

@@ -162,8 +162,9 @@ def files_table(found: Sequence[Handled]) -> Markup:
 def sortable(head: Markup, rows: Iterable[Markup], numbers: Mapping[str, Counter[str]]) -> Markup:
     """Return a table that `page.js` can sort and filter, with its controls.
 
-    `numbers` counts, for each attribute `data-…` by which rows are filtered, the values of the
-    attribute. The page must have this table in a section whose heading has the id `files`.
+    `numbers`: for each attribute `data-…` by which rows can be filtered, the number of rows with
+    each value of the attribute. The page must have this table in a section whose heading has the id
+    `files`.
     """
     body = element("tbody", *(joined(Markup("\n"), row) for row in rows))
     return joined(
@@ -247,7 +248,7 @@ def _entry(hit: Hit) -> Markup:
 
 
 def _path(path: str, class_: str | None = None) -> Markup:
-    """Return a path that may be wrapped after its slashes, and has its own direction of text."""
+    """Return the HTML of a path that may wrap after slashes, and has its own text direction."""
     names = printable(path).split("/")
     parts = [joined(f"{name}/", Markup("<wbr>")) for name in names[:-1]]
     return element("bdi", *parts, names[-1], class_=class_)

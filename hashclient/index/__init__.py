@@ -1,1 +1,1 @@
-"""The blind index of a list: sorted tags on disk, with which digests are compared."""
+"""The index of a list: an encrypted tag for each digest of the list, sorted, on the disk."""

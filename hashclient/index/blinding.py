@@ -51,7 +51,7 @@ Uint64 = npt.NDArray[np.uint64]
 
 
 class Sealer:
-    """Makes tags under one seal key."""
+    """Encrypts digests to tags with one seal key."""
 
     def __init__(self, key: bytes) -> None:
         """Derive the subkeys; `key` has `KEY_BYTES` bytes."""
@@ -100,7 +100,7 @@ class Sealer:
             # The mode ECB is right for tags, because each digest is an independent block, and equal
             # digests must have equal tags.
             key = algorithms.AES(self._subkeys[algorithm])
-            self._ciphers[algorithm] = Cipher(key, modes.ECB())  # noqa: S305 - see above
+            self._ciphers[algorithm] = Cipher(key, modes.ECB())  # noqa: S305 - explained above
         encryptor: CipherContext = self._ciphers[algorithm].encryptor()
         return encryptor
 
@@ -131,8 +131,8 @@ def load_sealer(
         return Sealer(_parse(environ[KEY_ENV].encode(), f"environment variable {KEY_ENV}"))
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and is_there(credential := Path(directory) / KEY_CREDENTIAL):
-        # systemd lets only the user of the service read credentials, and chooses their modes
-        # itself.
+        # The mode of the credential's file is not checked, because systemd chooses the mode, and
+        # lets only the user of the service read credentials.
         try:
             return Sealer(
                 _parse(read_regular(credential, MAX_TEXT_BYTES), "the systemd credential")
@@ -175,8 +175,8 @@ def _parse(text: bytes, where: str) -> bytes:
     return key
 
 
-#: The digits that a document has in place of its code while the code is computed, as many as a code
-#: has.
+#: The digits that replace the code in a document while the code is computed; a code has the same
+#: number of digits.
 NO_MAC = "0" * 64
 
 

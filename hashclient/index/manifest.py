@@ -54,8 +54,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `mac`: the code in the document from which the manifest was read. `expires`: the earliest expiry
     of the metadata that signed the generation. `index_hash`: the signed hash of the generation's
     `index.json`. `with_digest`: the number of live entries with a digest of each algorithm.
-    `with_size`: the number of live entries with a size. `epoch`: the keys for which generations are
-    counted, see `Trust.epoch`.
+    `with_size`: the number of live entries with a size. `epoch`: a name for the provider's snapshot
+    keys; when it changes, generations may begin again with lower numbers (see `Trust.epoch`).
 
     `verified_at`: when a fetch last compared pieces of the runs with their digests.
     `oldest_verified`: when the piece that was compared longest ago was compared. `rotten`: the name
@@ -154,8 +154,8 @@ def read_manifest(directory: Path) -> Document | None:
         raise _of_other_version(path, format_of(data)) from error
     if not manifest.mac:
         raise _of_other_version(path, manifest.format)
-    # Only this program can make the code of a manifest, so another format in a manifest with a code
-    # means changed bytes, not another version.
+    # If a manifest has a code and an unknown format, its bytes were changed on the disk: only this
+    # program can make the code, so no other version wrote the manifest.
     if manifest.format != MANIFEST_FORMAT:
         raise _damaged(path)
     return Document(manifest, data, path)

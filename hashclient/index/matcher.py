@@ -30,7 +30,8 @@ from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 if TYPE_CHECKING:
     from hashclient.lists.importers.rows import DigestBatch
 
-#: The number of sizes whose plan is remembered, which bounds the memory for a tree with many sizes.
+#: The number of sizes for which the algorithms to compute are remembered; this bounds the memory
+#: for a tree with many sizes.
 PLANS_KEPT = 1 << 16
 
 #: The rows of a batch with a single input.
@@ -59,9 +60,10 @@ class Judge:
     ) -> None:
         """Look up tags in `indexes`, which are all sealed with the key of `sealer`.
 
-        With `all_digests`, a plan has every algorithm of the entries that could match; otherwise a
-        plan has the cheapest sufficient algorithms. For an input that hits an entry, the algorithms
-        in the mask `also` are computed as well.
+        A plan is the set of algorithms to compute for an input. With `all_digests`, a plan has
+        every algorithm of the entries that could match; otherwise a plan has the cheapest
+        sufficient algorithms. For an input that hits an entry, the algorithms in the mask `also`
+        are computed as well.
         """
         self._also = also
         self._indexes = indexes
@@ -72,7 +74,7 @@ class Judge:
         self.reads_everything = any(index.unsized_masks for index in indexes)
         #: The algorithms for which at least one entry has a digest, and the algorithms in `also`.
         self.every_algorithm = Algorithm.in_mask(int(EVERY_DIGEST[self._masks(None)]) | also)
-        #: The plan that applies to every size, or None if the plan depends on the size.
+        #: The algorithms to compute for an input of any size, or None if they depend on the size.
         self._one_plan: Plan | None = None
         unsized = 0
         for index in indexes:
@@ -151,7 +153,7 @@ class Judge:
 
         def may_be_listed(algorithm: Algorithm, digest: bytes) -> bool:
             key = int.from_bytes(ciphers[algorithm].update(digest[:16])[:8], "little")
-            for table in tables[algorithm]:  # noqa: SIM110 - half the time that `any` takes
+            for table in tables[algorithm]:  # noqa: SIM110 - takes half the time of `any`
                 if may_have(table, key):
                     return True
             return False
@@ -285,7 +287,7 @@ def verdict(hits: tuple[Hit, ...]) -> Kind:
 
 
 class Undecided(msgspec.Struct, frozen=True):
-    """The undecided rows of a batch, in parts; each part has a sentence that says why."""
+    """The undecided rows of a batch, in groups; each group has a sentence that says why."""
 
     rows: Flags
     parts: list[tuple[Flags, str]] = msgspec.field(default_factory=list)
@@ -296,15 +298,16 @@ class Undecided(msgspec.Struct, frozen=True):
 
 
 class Gaps:
-    """Finds the rows that cannot be decided because of gaps in some lists, and counts them."""
+    """Finds and counts the rows that cannot be decided because entries lack some digests."""
 
     def __init__(self, indexes: Sequence[Index]) -> None:
-        """Find out which of `indexes` may have gaps."""
+        """Find out which of `indexes` may have entries that lack digests."""
         self._indexes = indexes
         #: The number of undecided inputs, by the number of the list and the mask of the inputs'
         #: digests.
         self._rows: dict[tuple[int, int], int] = {}
-        #: For each mask of digests, the numbers of the lists that may have a gap.
+        #: For each mask of an input's digests, the numbers of the lists that may have entries
+        #: without any of these digests.
         self._suspects = [
             [n for n, index in enumerate(indexes) if index.may_miss(given)] for given in range(8)
         ]
@@ -339,7 +342,7 @@ class Gaps:
         return undecided if undecided.parts else None
 
     def _concerned(self, number: int, mask: int, batch: DigestBatch) -> Flags | None:
-        """Return which rows would be undecided if their digests were of `mask`, or None."""
+        """Return which rows only digests of `mask` would leave undecided, or None."""
         index = self._indexes[number]
         sized, unsized = index.count_missed(mask)
         if unsized:
@@ -365,5 +368,5 @@ class Gaps:
         )
 
     def found(self) -> tuple[Gap, ...]:
-        """Return each list, with its digests, that may miss an entry for an undecided row."""
+        """Return a `Gap` for each list and each mask of digests with undecided rows."""
         return tuple(self._gap(number, mask) for number, mask in sorted(self._rows))

@@ -4,11 +4,11 @@ Only this module has the rule for which lists should be on this machine. For eac
 configuration, the lists in its key `lists` should be on this machine; if `lists` is not set, the
 lists that the provider's last verified metadata delegates. Every list with a folder below `lists/`
 should be on this machine, too. The lists on this machine may have been fetched with another
-configuration. So a provider that the configuration does not name counts as well, if the state
-directory has its folder below `trust/` or one of its lists. Each manifest also names the lists that
-its provider offered, and the seal key authenticates the manifest. A list is missing if it should be
-on this machine and cannot be used. Scans and lookups continue with the other lists, and name the
-missing list; `status` shows the missing list.
+configuration. So the rule also applies to a provider that the configuration does not name, if the
+state directory has its folder below `trust/` or one of its lists. Each manifest also names the
+lists that its provider offered, and the seal key authenticates the manifest. A list is missing if
+it should be on this machine and cannot be used. Scans and lookups continue with the other lists,
+and name the missing list; `status` shows the missing list.
 
 This module reads the metadata that python-tuf has stored. python-tuf verified the metadata when it
 stored it; this module does not verify the metadata again, and does not load the modules for
@@ -131,7 +131,8 @@ class ExpectedList(msgspec.Struct, frozen=True):
 class OpenLists(msgspec.Struct, frozen=True):
     """The lists of a state directory: lists that can be used, open for one run, and unusable lists.
 
-    `also`: the mask `also` of `Judge`.
+    `also`: the algorithms that are computed in addition for an input that hits an entry, see
+    `Judge`.
     """
 
     indexes: tuple[Index, ...]
@@ -266,7 +267,7 @@ def expected_lists(
 def _named(
     settings: Settings, provider: str, lists: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """Return the lists of a provider that should be on this machine; its configuration has `lists`.
+    """Return the lists that should be on this machine of a provider whose `lists` are set.
 
     Lists that the provider has ended are left out.
     """
@@ -284,7 +285,7 @@ def _named(
 def _left_out(
     settings: Settings, named: Sequence[ExpectedList], wanted: Collection[str]
 ) -> list[ExpectedList]:
-    """Return the lists that only the manifests of `named` offer, and that are not in `wanted`.
+    """Return the lists that a manifest in `named` offers and that are not in `wanted`.
 
     For each provider, only the manifest that was checked last is used, because earlier offers are
     outdated.

@@ -1,4 +1,4 @@
-"""Opens the sealed index of a list for readers, shows which digests matter, and looks up tags.
+"""Opens the sealed index of a list, finds out which digests a lookup needs, and looks up tags.
 
 An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens the
 files that the manifest names, and never waits for a writer. `writer` makes runs, and `manifest`

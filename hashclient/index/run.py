@@ -248,9 +248,9 @@ class Run:
             masks[has] = self.sized_masks.bit_length()
         elif len(low):
             # `bounds` has, for each size, its first row and the row after its last row. So every
-            # second part is the gap between two sizes, and `[::2]` leaves the gaps out. The last
-            # bound is dropped if it is the end of the column, because `reduceat` refuses the end of
-            # a column.
+            # second part has the rows between two sizes, and `[::2]` leaves these parts out. The
+            # last bound is dropped if it is the end of the column, because `reduceat` refuses the
+            # end of a column.
             bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
             parts = bounds if bounds[-1] < len(column) else bounds[:-1]
             masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]

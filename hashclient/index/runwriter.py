@@ -438,10 +438,10 @@ def _narrow(sizes: Uint64) -> Array:
 
 
 def _unify_categories(parts: list[tuple[Sequence[str], Uint8]]) -> tuple[list[str], Uint8]:
-    """Number the categories of several parts together.
+    """Give the categories of several batches or runs common numbers.
 
     Raises:
-        VerificationError: the parts have more categories than one byte can number.
+        VerificationError: there are more categories than one byte can number.
     """
     names: dict[str, int] = {}
     codes = [np.zeros(0, np.uint8)]

@@ -96,7 +96,7 @@ MERGE_RATIO = 4
 
 
 class InconsistentError(VerificationError):
-    """A change does not fit the present entries.
+    """A change withdraws an entry that is not live, or adds an entry that is live already.
 
     A build from the first segment may still succeed.
     """
@@ -287,9 +287,10 @@ class IndexWriter:
         return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
-        """Return the number of the first run that the later runs outweigh.
+        """Return the number of the first run that is too small to be kept apart from later runs.
 
-        A merge starts at the first run that the later runs outweigh.
+        A merge starts at this run. Too small means: at most `MERGE_RATIO` times as large as all
+        later runs together.
 
         The search for this run begins at the oldest run. A generation that adds many entries and
         then withdraws few entries ends with a small run, and this small run must not prevent the

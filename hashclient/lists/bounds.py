@@ -33,16 +33,16 @@ MAX_ROW_GROUPS = 1_024
 MAX_FOOTER_ITEMS = 2 * MAX_ROW_GROUPS
 MAX_PAGES = 65_536
 MAX_PAGE_BYTES = 64 << 20
-#: The largest size of all decoded pages of a segment; the largest honest segment decodes to less
-#: than half of this size. The cap on decoded bytes is needed because a file of some kilobytes can
-#: have thousands of the largest pages, in dictionaries that no row uses.
+#: The largest total size in bytes of the decoded pages of a segment; the largest honest segment
+#: decodes to less than half of this size. The cap on decoded bytes is needed because a file of some
+#: kilobytes can have thousands of the largest pages, in dictionaries that no row uses.
 MAX_DECODED_BYTES = 2 << 30
 #: The largest header of a page. The header of a page may contain the smallest and the largest value
 #: of the page.
 MAX_PAGE_HEADER_BYTES = 16 << 10
 
 _MAGIC = (b"PAR1", b"PARE")
-#: The numbers of the kinds of pages in parquet.thrift. Readers of Parquet skip pages of an index.
+#: The numbers of the kinds of pages in parquet.thrift. Readers of Parquet skip index pages.
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 #: The field numbers of PageHeader in parquet.thrift.
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
@@ -264,7 +264,8 @@ def check_columns(found: pq.ParquetSchema, schema: pa.Schema, what: str) -> None
         physical = (column.physical_type, column.length if is_fixed else None)
         logical = _logical(column)
         is_logical = any(kind.items() <= logical.items() for kind in logical_types)
-        # A column that is neither REQUIRED nor OPTIONAL has several values a row.
+        # A column that is neither REQUIRED nor OPTIONAL is REPEATED: one row may have several
+        # values.
         is_flat = column.max_repetition_level == 0 and column.max_definition_level <= 1
         if physical != expected or not is_logical or not is_flat:
             raise VerificationError(
@@ -296,8 +297,8 @@ def _logical(column: pq.ColumnSchema) -> dict[str, Any]:
     """Return the logical type of a column, as a name and its parameters."""
     logical_type = column.logical_type
     parameters = {}
-    # Other logical types need no parameters, and the parameters of some types contain text of the
-    # file's writer.
+    # Only the parameters of these types are needed. The parameters of some other types are not
+    # read, because they contain text that the writer of the file has chosen.
     if logical_type.type in {"INT", "TIMESTAMP", "TIME"}:
         parameters = json.loads(logical_type.to_json())
     return {**parameters, "Type": logical_type.type}

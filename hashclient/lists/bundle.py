@@ -37,10 +37,10 @@ _HINT = "copy it again, or have it exported again; nothing was changed"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """The first member of a bundle: the format, and the generations where its changes begin.
+    """The first member of a bundle: the format, and the generations that a client must have.
 
-    `since`: for each list of which the bundle has only later changes, the generation that a client
-    must have before it can use the bundle. The `Mark` is not signed, so it is used for messages
+    `since`: for each list whose first changes are not in the bundle, the generation that a client
+    must have before it can use the bundle. `Mark` has no signature, so it is used for messages
     only.
     """
 

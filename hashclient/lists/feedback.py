@@ -1,7 +1,7 @@
-"""Feedback on the wire: counts by entry, from a client to the provider of its lists.
+"""Feedback on the wire: the numbers of matches of each entry, from a client to a provider.
 
-A feedback file has two lines: a JSON object with counts by entry, and a JSON object with the
-client's key and the key's signature of the first line. The counts include all matches that the
+A feedback file has two lines: a JSON object with the counts of each entry, and a JSON object with
+the client's key and the key's signature of the first line. The counts include all matches that the
 client has recorded, so a later feedback file of a client replaces earlier feedback files of the
 client. A feedback file contains no path, no digest and no name of a person. `docs/feedback.md`
 specifies the format of feedback.

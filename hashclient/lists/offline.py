@@ -4,8 +4,8 @@ The files are in a bundle, or in a copy of the provider's public directory.
 
 This module is a source for `trust`, like the network: it returns the bytes of a file by its
 address, and `trust` verifies the bytes in memory. The bytes are not written to the disk before they
-are verified. The person who brings the medium is not trusted, so links are not followed, and only
-regular files are read.
+are verified. The person who brings the files is not trusted, so symbolic links are not followed,
+and only regular files are read.
 """
 
 from __future__ import annotations

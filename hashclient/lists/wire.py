@@ -364,7 +364,7 @@ def _checked(batch: pa.RecordBatch, schema: pa.Schema, what: str) -> pa.RecordBa
 
 
 def _joined(chunks: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return one batch with the rows of `chunks`, and empty `chunks`."""
+    """Move all rows from `chunks` to one batch, and return the batch."""
     import pyarrow as pa
 
     table = pa.Table.from_batches(chunks)

@@ -286,7 +286,7 @@ def _require_socks() -> None:
 
 
 class _Answer(msgspec.Struct):
-    """The members of the answer of a token endpoint that this program reads (RFC 6749, 5.1)."""
+    """The fields that this program reads in the JSON of a token endpoint (RFC 6749, 5.1)."""
 
     access_token: str
     token_type: str

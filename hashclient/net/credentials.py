@@ -33,11 +33,11 @@ FROM_ENVIRONMENT = "environment"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
-# A pattern for an address: scheme, host (a name or an IPv6 address in brackets), port and path. An
-# address with a user name, a query or a fragment does not match the pattern `_URL`.
 #: The largest PEM file in bytes; a bundle of authorities, such as the trust store of a system, has
 #: about 200 kB.
 MAX_PEM_BYTES = 16 << 20
+# A pattern for an address: scheme, host (a name or an IPv6 address in brackets), port and path. An
+# address with a user name, a query or a fragment does not match the pattern `_URL`.
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/.*)?",

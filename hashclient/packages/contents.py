@@ -117,10 +117,10 @@ def _opened(sealed: Iterator[bytes], opener: Opener) -> Generator[bytes]:
 def _from_directory(path: Path) -> Iterator[Member]:
     """Yield the files of a package in a directory, in the order of the format.
 
-    Links are refused.
+    Symbolic links are refused.
     """
     try:
-        names = set(os.listdir(path))  # noqa: PTH208 - names
+        names = set(os.listdir(path))  # noqa: PTH208 - only names are needed
         if names.isdisjoint(_SIGNS):
             raise _no_package(path)
         if (path / EVIDENCE_DIR).is_symlink():

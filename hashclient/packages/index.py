@@ -159,8 +159,8 @@ class SameEntries:
     def _one(self, name: str) -> str:
         """Return one of the names of a provider, which stands for all its roots and addresses."""
         while (earlier := self._first.get(name, name)) != name:
-            # Paths in `_first` are halved, because reports can name one address together with any
-            # number of roots.
+            # Each step shortens the chain of names in `_first`, because the chain can be long:
+            # reports can name one address together with any number of roots.
             self._first[name] = name = self._first.get(earlier, earlier)
         return name
 

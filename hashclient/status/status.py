@@ -122,7 +122,7 @@ class AuditStatus(msgspec.Struct, frozen=True):
     `refusals`: the fetches that have failed since the last successful fetch, by provider and list;
     the list is None if the fetch of the whole provider failed. `sources`: for each list, the source
     of its last successful fetch: an address, or the path of a bundle or a directory. `sources`
-    lacks a list if its last fetch is far back in the log.
+    lacks a list if too many newer records follow its last fetch in the log.
     """
 
     last: Record

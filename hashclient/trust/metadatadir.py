@@ -1,4 +1,4 @@
-"""The metadata directory of python-tuf: cleaned before python-tuf reads it, synced afterwards.
+"""The metadata directory of python-tuf: cleaned before it is read, made durable afterwards.
 
 The metadata of a role is in a file with the role's name, and earlier roots are in a separate
 folder. The metadata of the role of notices, which python-tuf does not know, is in the directory as

@@ -61,8 +61,8 @@ _STRONG_HASHES = {
     "sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
     "sha512": re.compile(r"[0-9a-f]{128}", re.ASCII),
 }
-#: The other digests, which are verified if they are signed; a SHAKE is left out because its length
-#: is not fixed.
+#: The other digest algorithms, whose digests are verified if they are signed. SHAKE algorithms are
+#: left out because the length of their digests is not fixed.
 _KNOWN_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 
 
@@ -400,7 +400,7 @@ class Trust:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Translate python-tuf's errors into ours, which no other function does."""
+        """Translate python-tuf's errors into errors of this project."""
         try:
             yield
         except HashclientError:
@@ -437,8 +437,8 @@ class Trust:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             body = self._fetcher.last_body
             if "root" in str(error):
-                # The root is verified last, after the timestamp was received, so its bytes are not
-                # the last body.
+                # The expiry of the root is verified after the timestamp was received, so
+                # `last_body` does not contain the root.
                 body = self._directory.read_root()
             signed = parse_json(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])

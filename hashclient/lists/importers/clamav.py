@@ -23,13 +23,13 @@ _LINE = re.compile(
 
 
 class ClamAv:
-    """Reads signatures of whole files; the name of a signature becomes the name of the row."""
+    """Reads ClamAV's signatures of whole files; the name of a signature becomes the row's name."""
 
     name = "ClamAV"
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Return whether a first line begins like a signature of a whole file."""
+        """Return whether a first line begins like one of ClamAV's signatures of whole files."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

@@ -33,7 +33,7 @@ class _Header(msgspec.Struct, frozen=True):
     delimiter: str
     columns: list[str]
     ours: dict[str, str]
-    #: Whether names may have any bytes, as in files of the NSRL, where not all names are UTF-8.
+    #: Whether names of files may contain bytes that are not UTF-8, as in files of the NSRL.
     any_bytes: bool
 
 

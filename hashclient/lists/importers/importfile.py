@@ -63,7 +63,7 @@ class Reading(msgspec.Struct, frozen=True):
     `where`: the filter that chooses rows by their columns, or None. `columns`: the name of the
     file's column for some of the names in `COLUMNS`. `categories`: the map from the categories in a
     file to the categories on the list, or None. `max_bad`: the number of unusable rows that may be
-    skipped. `all_rows`: all rows of a file are used, as in a lookup.
+    skipped. `all_rows`: whether all rows of a file are used, as in a lookup.
     """
 
     where: Where | None = None
@@ -261,7 +261,7 @@ class ImportFile:
 
 
 def _bytes_ahead(stream: BinaryIO) -> int:
-    """Return how many bytes a regular file still has, by its size; 0 for any other file."""
+    """Return the number of bytes from the position to the end of a regular file, otherwise 0."""
     try:
         status = os.fstat(stream.fileno())
         return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else 0
@@ -283,7 +283,7 @@ def expanded(file: ImportFile) -> ImportFile:
     if codec is None:
         return file
     inner = ImportFile(cast(BinaryIO, _Expanded(file, codec)), file.name, file.reading)
-    inner.name = file.name  # `ImportFile` would make the name printable a second time
+    inner.name = file.name  # `ImportFile` has escaped the name a second time
     if _codec(inner) is not None:
         raise UsageError(f"{file.name}: compressed twice", hint="unpack it first")
     return inner

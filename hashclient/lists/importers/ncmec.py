@@ -269,7 +269,7 @@ class _Ids:
     """
 
     def __init__(self) -> None:
-        self._hashes = SpooledTemporaryFile(_MAX_HASHES_BYTES)  # noqa: SIM115 - see close
+        self._hashes = SpooledTemporaryFile(_MAX_HASHES_BYTES)  # noqa: SIM115 - `close` closes it
         self.count = 0
 
     def add(self, entries: Sequence[dict[str, str]]) -> None:
@@ -290,7 +290,7 @@ class _Ids:
     def has_any_of(self, others: _Ids) -> bool:
         """Return whether an id is in both sets.
 
-        As many hashes are compared at a time as fit into memory.
+        The hashes are compared in pieces, so that memory stays bounded.
         """
         parts = 1 + max(self.count, others.count) // _COMPARED
         return any(
@@ -307,7 +307,7 @@ class _Ids:
 
 
 def _names(file: ImportFile) -> dict[str, str]:
-    """Return the field of an entry for each of our columns."""
+    """Return, for each name in `COLUMNS` that NCMEC's entries have, the name of the field."""
     names = {"entry_id": "entry", "category": "classification", "added": "timestamp"}
     names |= {digest: digest for digest in _DIGESTS}
     asked = file.reading.where.columns() if file.reading.where is not None else ()

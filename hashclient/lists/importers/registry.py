@@ -24,7 +24,7 @@ from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 
 #: All importers, in the order in which they are tried. `Sums` comes before `Csv`, because a line of
-#: a sum file may have a file name such as `md5,sha1` and look like a header of CSV.
+#: md5sum may have a file name such as `md5,sha1` and look like a header of CSV.
 IMPORTERS: tuple[Importer, ...] = (
     *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
 )
@@ -36,7 +36,7 @@ def read_digests(
     """Read a file of digests of any known kind in batches of about 64,000 rows at most.
 
     `name` is the name of the file in messages. The first bytes of a file decide its kind, and
-    whether it is compressed. A file of no known kind is read as a sum file, so the error names the
+    whether it is compressed. A file of no known kind is read with `Sums`, whose error names the
     first line. A file without rows yields no batch. `reading` has the user's choices; without
     `reading`, every row of a file is used, and an unusable row is an error.
 

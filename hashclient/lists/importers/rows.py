@@ -44,12 +44,12 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     """Some rows of a file of digests, in columns; every row has at least one digest.
 
     `names`: the name of each row in the file (decoded with surrogateescape), such as a file name in
-    a sum file or the name of a signature in a file of ClamAV. If a row has no name in the file, its
-    name is None. `lines` (count,): the line number of each row, from 1, or the row number in a
-    database. `digests[a]`: a pair of the digests of algorithm `a`, as an array (m, digest_bytes),
-    and the (m,) numbers of their rows, ascending. `sizes` (count,): the size of each file in bytes,
-    or `NO_SIZE`. `entry_ids`, `categories` and `added` are None if the file has no such column;
-    `added` is a (count,) array of datetime64[ms] in UTC, with NaT for an empty cell.
+    the output of md5sum or the name of a signature in a file of ClamAV. If a row has no name in the
+    file, its name is None. `lines` (count,): the line number of each row, from 1, or the row number
+    in a database. `digests[a]`: a pair of the digests of algorithm `a`, as an array (m,
+    digest_bytes), and the (m,) numbers of their rows, ascending. `sizes` (count,): the size of each
+    file in bytes, or `NO_SIZE`. `entry_ids`, `categories` and `added` are None if the file has no
+    such column; `added` is a (count,) array of datetime64[ms] in UTC, with NaT for an empty cell.
     """
 
     count: int

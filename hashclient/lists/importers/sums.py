@@ -30,13 +30,13 @@ _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 
 
 class Sums:
-    """Reads lines of bare digests and lines of sum files, which may be mixed in one file."""
+    """Reads lines of bare digests and lines of md5sum and similar programs, also in one file."""
 
     name = "md5sum"
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Return whether a first line is a digest, or a line of a sum file."""
+        """Return whether a first line is a digest, or a line of md5sum or a similar program."""
         return _SUM_LINE.fullmatch(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

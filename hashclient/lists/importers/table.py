@@ -67,7 +67,7 @@ def text_of(value: object) -> str | None:
     raise ValueError("neither text nor a number")
 
 
-#: A number above all sizes, because a size has at most eighteen digits.
+#: A number that is larger than every size, because a size has at most eighteen digits.
 MAX_SIZE = 10**18
 
 
@@ -77,7 +77,7 @@ class _Table:
     def __init__(self, cells: Mapping[str, pa.Array], lines: Int64, file: ImportFile) -> None:
         self._cells, self._lines, self._file = cells, lines, file
         self._count = len(lines)
-        #: Whether each row is left out of the batch, because it is unusable or not chosen.
+        #: For each row, whether it is left out of the batch, because it is unusable or not chosen.
         self._out: Mask = np.zeros(self._count, np.bool_)
 
     def refuse(self, rows: npt.NDArray[np.int64] | Uint32, what: str) -> None:

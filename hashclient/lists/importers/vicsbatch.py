@@ -123,13 +123,13 @@ class Fields:
             UsageError: `reading` names a column that the format does not have.
         """
         reading = file.reading
-        #: The field of a medium for each of our columns.
+        #: For each name in `COLUMNS`, the name of the field of a medium.
         self.ours: dict[str, str] = dict(_OURS)
         for ours, theirs in reading.columns.items():
             self.ours[ours] = _NAMES.get(theirs.lower(), theirs)
         self.ours.setdefault("category", "Category")
         asked = () if reading.where is None else reading.where.columns()
-        #: The field of a medium for each column in `--where`, in lower case.
+        #: For each column in `--where`, in lower case, the name of the field of a medium.
         self.asked = {name: _NAMES.get(name, name) for name in asked}
         self.named = {
             *self.asked.values(),
@@ -192,7 +192,7 @@ class Media:
         self._numbers.append(number)
 
     def extend(self, columns: Mapping[str, list[Any]], first: int) -> int:
-        """Add media by their fields; `first` is the number of the first medium.
+        """Add media, given as one list for each field; `first` is the number of the first medium.
 
         Return how many media were added.
         """
@@ -276,7 +276,7 @@ class Many:
     def take(self) -> bool:
         """Add all media in the text except the last.
 
-        False means that the next medium must be decoded on its own.
+        Return False if the next medium must be decoded on its own.
         """
         scanner = self._scanner
         if self._border is None or scanner.gone + scanner.at < self._slow_until:
