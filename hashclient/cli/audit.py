@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: The number of records that the format `text` shows by default; the format `jsonl` shows all
 #: records.
 DEFAULT_LIMIT = 50
-#: A number that is larger than the number of records of any log.
+#: A limit that no log reaches: it is larger than the number of records of any log.
 MAX_LIMIT = 1_000_000_000
 
 

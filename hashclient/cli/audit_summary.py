@@ -80,8 +80,8 @@ def _csv(found: Summary) -> str:
 
 def _text(found: Summary) -> str:
     rows = [(a.replace("_", " "), b.replace("_", " "), _shown(c)) for a, b, c in found.rows()]
-    # Control characters in cells are escaped, because a sum of summaries contains names from other
-    # machines.
+    # Control characters in cells are escaped, because a summary of several machines contains names
+    # from other machines.
     shown = [[printable(cell) for cell in row] for row in rows if row[2] not in ("", "0")]
     return "\n".join(table(shown))
 

@@ -147,7 +147,7 @@ def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
     """Return the TOML types for an option, and their names in singular and plural."""
     if option.is_flag:
         return (bool,), "true or false", "booleans"
-    if isinstance(option.type, click.types.FloatParamType):  # FloatRange is a subtype of this type.
+    if isinstance(option.type, click.types.FloatParamType):  # or its subclass FloatRange
         return (int, float), "a number", "numbers"
     if isinstance(option.type, click.types.IntParamType):
         return (int,), "a whole number", "whole numbers"

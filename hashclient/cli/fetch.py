@@ -143,8 +143,8 @@ def fetch_and_show(app: App) -> ExitCode | None:
     """Fetch the lists for another command; return the exit code of the worst failure, or None.
 
     If the fetch fails, the command that wanted the fetch continues with the present lists. A list
-    that was sealed with another key is built again. A cache of a CI system may restore such a list,
-    if the key was made after the cache.
+    that was sealed with another key is built again. For example, a CI system may restore a list
+    from a cache that is older than the present key.
     """
     from hashclient.index.manifest import OtherKeyError
 

@@ -170,7 +170,7 @@ def forget(app: App, name: str) -> None:
 
 
 #: The largest size of a summary, in bytes. A summary has a few kilobytes, and some bytes more for
-#: each list, outage and gap.
+#: each list, each outage and each gap in the log.
 MAX_SUMMARY_BYTES = 16 << 20
 
 

@@ -42,7 +42,7 @@ reading_options = together(
 )
 
 
-#: The options for the rows of a publication.
+#: The options that choose the rows to publish, and the categories of the entries.
 publishing_options = together(
     click.option(
         "--category",

@@ -364,7 +364,7 @@ def _protect_process() -> None:
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the program and exit with a code of `ExitCode`, whatever happens."""
+    """Run the program and exit with a code of `ExitCode`, even after an unexpected error."""
     # Numpy must not start a pool of BLAS threads, because hashclient does no linear algebra, and
     # the threads would cost time and memory and make forking unsafe. The variable has to be set
     # before numpy is imported.

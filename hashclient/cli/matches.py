@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 #: The states of open matches: a person may still have to act, or an action of the program waits.
 OPEN = tuple(state.value for state in MatchState if state not in {*SETTLED, MatchState.WITHDRAWN})
-#: The number of matches that one change of the database and one record of the log close together.
+#: Matches are closed in groups of at most this size. Each group needs one record of the log and one
+#: change of the database.
 _AT_ONCE = 512
 
 

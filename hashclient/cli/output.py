@@ -148,7 +148,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 #: The number of seconds for which an interrupted program waits until its output is read.
 REST_S = 0.5
-#: The number of seconds until a lost signal is raised again.
+#: If Python has dropped the exception of a signal, the signal is raised again after this number of
+#: seconds.
 REPEAT_S = 0.01
 
 _Handler = Callable[[int, FrameType | None], Any]
@@ -250,7 +251,7 @@ class Signals:
             signal.signal(number, signal.SIG_IGN if self._is_over else handler)
 
     def _callable(self) -> dict[signal.Signals, _Handler]:
-        """Return the former handlers that are functions; other signals are left unchanged."""
+        """Return the former handlers that are functions; a signal without one is left unchanged."""
         return {number: handler for number, handler in self._before.items() if callable(handler)}
 
     @contextlib.contextmanager

@@ -467,7 +467,7 @@ def _failed_output(
 
 
 def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
-    """Return the output for a `status` that has failed."""
+    """Return the output for a command `status` that has failed."""
     if output_format == "prometheus":
         from hashclient.status.prometheus import render_failure
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hashclient.provider.feedback import Tally
 
 
-#: The time before the expiry of a token from which a warning is shown.
+#: A warning is shown for a token that expires within this time.
 SOON = timedelta(days=30)
 
 

@@ -10,9 +10,9 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.core.errors import ConfigError
 from hashclient.system.text import printable
 
-#: A placeholder for a public key, with which a change of config.toml is tested before the real key
-#: is made. Nobody has the secret key of the placeholder, and the placeholder is never written to a
-#: file.
+#: A placeholder for a public key. Before the real key is made, the change of config.toml is tested
+#: with the placeholder. Nobody has the secret key of the placeholder, and the placeholder is never
+#: written to a file.
 _ANY_KEY = "age1" + "q" * 58
 
 
@@ -106,8 +106,8 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     """Return the present text of config.toml, and the text with `keys` added.
 
     Raises:
-        ConfigError: config.toml cannot be read, or its form is such that a person has to add the
-            keys.
+        ConfigError: config.toml cannot be read, or has a form that the program cannot edit, so that
+            a person has to add the keys.
     """
     from hashclient.config.edit import read_config_text, with_recipient
     from hashclient.config.settings import parse_config

@@ -1,4 +1,4 @@
-"""`report`: sends matches to a body, and records the state of each report until confirmation."""
+"""`report`: sends reports of matches to an authorised body, and records their states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report receive`, `certificate` and `verify`: commands for answers of bodies and packages."""
+"""`report receive`, `certificate` and `verify`: record answers, certify purges, verify packages."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def _retraction(report: Report, *, when: bool = False) -> str:
 
 
 def _answer(answer: Answered) -> str:
-    """Return the answer of a body as text: the body, the refused matches, and the requests."""
+    """Return as text who answered a report, which matches were refused, and the requests."""
     refused = f"refuses {' '.join(answer.refused)}" if answer.refused else "accepts"
     return ", ".join([answer.body, refused, *(f"asks to {ask}" for ask in answer.asks)])
 

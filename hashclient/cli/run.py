@@ -1,8 +1,8 @@
 """The common part of `scan` and `lookup`: writes outcomes while the run produces them.
 
-`hashclient/scan/run/pipeline.py` records outcomes, acts and counts. This module writes the output,
-draws the progress on the terminal, and handles signals. If a run ends early, the outcomes so far
-are written, and the summary says why the run ended.
+`hashclient/scan/run/pipeline.py` records and counts the outcomes, and acts on matches. This module
+writes the output, draws the progress on the terminal, and handles signals. If a run ends early, the
+outcomes so far are written, and the summary says why the run ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STOPS: Mapping[type[BaseException], ExitCode] = {
 
 #: The kinds of outcomes that are always counted, but are written only with `--show-all`.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
-#: The number of characters from which collected lines are written together.
+#: Lines are collected, and are written together when they have this number of characters.
 _CHARS_AT_ONCE = 4000
 #: The colour codes of the first word of a line on a terminal: bold red and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}

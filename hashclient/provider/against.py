@@ -1,10 +1,9 @@
 """Compares a repository with a copy, which may be equal, older, newer, or forked.
 
 A copy is forked if two hosts have published the same repository and have signed different metadata
-under the same version. Metadata of a published version never change, so a fork is found by
-comparing the newest version that the repository and the copy both have. If the metadata in the copy
-differ, but no key of this repository has signed the metadata in the copy, the copy is called
-foreign, not forked.
+under the same version. Metadata of a published version never change, so only the newest version
+that both the repository and the copy have is compared. If the metadata in the copy differ, but no
+key of this repository has signed the metadata in the copy, the copy is called foreign, not forked.
 """
 
 from __future__ import annotations

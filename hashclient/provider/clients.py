@@ -1,4 +1,4 @@
-"""The clients that may fetch, and their bearer tokens, of which only hashes are stored.
+"""The clients that may fetch lists, and the hashes of their bearer tokens.
 
 A token is `hc1.<id>.<secret>`: the id selects the stored hashes, the secret is 256 random bits. A
 fast hash of the token is safe, because 256 random bits cannot be guessed and the id acts as a salt.
@@ -172,7 +172,9 @@ class Clients:
         return text, _with(clients, changed)
 
     def with_revoked(self, name: str) -> tuple[Client, ...]:
-        """Return all clients, in which the client `name` is revoked and has no tokens.
+        """Return all clients, after revoking the client `name` and removing its tokens.
+
+        The caller stores the clients with `write`.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
@@ -185,7 +187,9 @@ class Clients:
         return _with(clients, changed)
 
     def with_lists(self, name: str, lists: tuple[str, ...] | None) -> tuple[Client, ...]:
-        """Return all clients, in which the client `name` may fetch the `lists`, or all lists.
+        """Return all clients, after allowing the client `name` the `lists`, or all lists.
+
+        The caller stores the clients with `write`.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
@@ -195,7 +199,9 @@ class Clients:
         return _with(clients, msgspec.structs.replace(_existing(clients, name), lists=lists))
 
     def with_key(self, name: str, key: str) -> tuple[Client, ...]:
-        """Return all clients, in which `key` is the `feedback_key` of the client `name`.
+        """Return all clients, after setting `key` as the `feedback_key` of the client `name`.
+
+        The caller stores the clients with `write`.
 
         Raises:
             UsageError: no client has this name, the client was revoked, `key` is not a key, or

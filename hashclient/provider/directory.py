@@ -35,8 +35,8 @@ from hashclient.system.text import printable
 from hashclient.trust.additions import NOTICES
 
 _DEFAULT_VALIDITY = Validity()
-#: A role that has less than this share of its validity left counts as expiring soon. If all keys
-#: are on this machine, a daily `renew` keeps every role above this share.
+#: A role that has less than this share of its validity left is reported as expiring soon. If all
+#: keys are on this machine, a daily `renew` keeps every role above this share.
 SOON = 1 / 4
 
 
@@ -262,7 +262,7 @@ class RepositoryDirectory:
         roles.commit(changed)
 
 
-#: The size in bytes from which a log file is closed and the log continues in a new file.
+#: A log file that has reached this size in bytes is closed, and the log continues in a new file.
 MAX_FILE_BYTES = 64 << 20
 
 

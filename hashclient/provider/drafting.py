@@ -304,7 +304,7 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 
 
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
-    """Return which of the roles snapshot and timestamp are taken from the draft.
+    """Return the roles, among snapshot and timestamp, that are published from the draft.
 
     If this machine has the keys of snapshot or timestamp, it signs a new version of these roles.
     The new versions of snapshot and timestamp name the published files by their hashes. They are

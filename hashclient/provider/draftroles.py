@@ -47,7 +47,7 @@ _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestam
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A group of keys, of which at least `threshold` have to sign a role.
+    """A group of keys; at least `threshold` of these keys have to sign a role.
 
     If `may` is true, the keys are allowed to sign, but need not sign. Keys with `may` are about to
     be replaced, and a client that does not have the new root yet verifies the role with the old
@@ -59,7 +59,7 @@ class Policy(msgspec.Struct, frozen=True):
     may: bool = False
 
     def wanting(self, keyids: set[str]) -> int:
-        """Return how many signatures are missing when `keyids` have signed."""
+        """Return how many more keys have to sign, if the keys `keyids` have signed."""
         if self.may:
             return 0
         return max(0, self.threshold - len(keyids & set(self.keys)))
@@ -71,8 +71,8 @@ def policies_of(
     """Return the groups of keys that have to sign, or may sign, `role` of a draft.
 
     Two groups of keys have to sign a root: the keys of the previous root, and the keys of the new
-    root. If a new root gives a role other keys, only the new keys have to sign the role, and the
-    old keys may sign, because the old keys may be lost. `before` has the published roles, `roles`
+    root. If a new root gives a role other keys, only the new keys have to sign the role, because
+    the old keys may be lost. The old keys may sign, too. `before` has the published roles, `roles`
     has the roles of the draft.
     """
     if role not in TOP_LEVEL_ROLE_NAMES:
@@ -158,7 +158,7 @@ def is_signed(
     root: Metadata[Any],
     named: Mapping[str, tuple[DelegatedRole, dict[str, Key]]],
 ) -> bool:
-    """Return whether enough keys have signed a role; `root` or `named` says which keys count."""
+    """Return whether enough keys have signed a role; `root` or `named` has the keys of the role."""
     if name in TOP_LEVEL_ROLE_NAMES:
         policy = policy_of(root.signed, root.signed.roles[name])
     else:
@@ -275,7 +275,7 @@ def verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metad
 
 
 def unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
-    """Return the fields of a role that TUF and this program do not define."""
+    """Return the fields of a role that neither TUF nor this program defines."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
     if name == "root":
         longest(role)

@@ -1,7 +1,7 @@
 """Loads and verifies drafts: changes that are published after enough people have signed them.
 
-A draft is a directory that may be copied in any way, because each of its files that matters is
-signed or is compared with a signed file.
+A draft is a directory. The draft may be sent over an insecure way, because each file in it, except
+`draft.json`, is signed or is compared with a signed file.
 
     draft.json      the format, who made the draft and when; for people, not verified
     before/         root, targets and the roles that change, as published and signed
@@ -24,8 +24,8 @@ signed or is compared with a signed file.
    the draft.
 5. A snapshot names the same roles as the published snapshot, and names the roles of the draft by
    their new versions. A timestamp names the next snapshot.
-6. Each signature is valid for the bytes of a role in the draft. The key that made the signature
-   counts for this role and has signed it once.
+6. Each signature is valid for the bytes of a role in the draft. The key that made the signature is
+   one of the keys of this role, and has signed the role only once.
 
 A person who may write to the directory can exchange files at any time. So each file is read once,
 and `Draft.digest` identifies all bytes that were read and will be signed.
@@ -269,7 +269,7 @@ def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes
         data[name] = read_file(path, MAX_STATE_BYTES)
         try:
             found[name] = Metadata.from_bytes(data[name])
-            _ = found[name].signed_bytes  # fails if a value cannot be signed, such as a fraction
+            _ = found[name].signed_bytes  # fails for a value that cannot be signed, such as 0.5
         except (RepositoryError, ValueError, RecursionError) as error:
             raise VerificationError(f"the draft is not valid: {printable(path)}") from error
     return found, data

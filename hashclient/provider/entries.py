@@ -156,12 +156,12 @@ class Entries(msgspec.Struct):
         return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)
 
     def read(self) -> Iterator[AddBatch]:
-        """Yield the entries in the form and the order in which they would be published."""
+        """Yield the entries as a publication would write them, in the same order."""
         for new in self.segments:
             yield from parse_add_segment(new.data, new.segment)
 
     def where(self, row: int) -> str:
-        """Return the file and the line from which a row was read, as `file:line`."""
+        """Return the place of a row in the files that were read, as `file:line`."""
         batch = bisect.bisect_right(self.starts, row) - 1
         name, lines = self.origins[batch]
         return f"{printable(name)}:{lines[row - self.starts[batch]]}"

@@ -177,7 +177,7 @@ class _Published:
 
     @property
     def until(self) -> datetime:
-        """The earliest expiry of signed metadata."""
+        """The earliest expiry of the metadata in the bundle, except old roots."""
         return min(self._expiries)
 
     def _metadata(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:

@@ -1,9 +1,9 @@
 """Verifies the feedback of clients, stores it by client, and adds it up by entry.
 
-A file of feedback replaces all earlier files of the same client. A file counts if a recorded key of
-a client has signed the file for this repository, and if the file was made after the client's last
-file. So no file counts twice, and an older file never replaces a newer file. The feedback of
-revoked clients does not count.
+A file of feedback replaces all earlier files of the same client. A file is accepted if a recorded
+key of a client has signed the file for this repository, and if the file was made after the client's
+last file. So no file is counted twice, and an older file never replaces a newer file. The feedback
+of revoked clients is not added up.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """The counts of an entry over all clients.
+    """The numbers of reviewed matches of an entry, added up over all clients.
 
     `rejected_by` is the number of clients that rejected matches of the entry or set the entry
     aside. `proposed` says whether the entry is proposed for withdrawal.
@@ -64,7 +64,7 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
-    """Count a file of feedback; return the name of its client, and the counts.
+    """Verify and store a file of feedback; return its client's name and its counts.
 
     1. The signature of the file is valid, and a client that was not revoked has the key that made
        the signature.

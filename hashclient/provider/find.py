@@ -147,7 +147,7 @@ class Questions:
                 self._hits[hit] = number, msgspec.structs.replace(entry, withdrawn=when)
 
     def answers(self) -> list[Answer]:
-        """Return an answer to each question, in the order in which they were asked."""
+        """Return an answer to each question, in the order of the questions."""
         found: dict[int, list[Entry]] = {}
         for number, entry in self._hits:
             found.setdefault(number, []).append(entry)

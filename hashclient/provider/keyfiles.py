@@ -119,7 +119,7 @@ def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def load_public(path: Path) -> SSlibKey:
-    """Read a public key, and store the name of the file in the key, where it will be signed.
+    """Read a public key, and store its file name in a field of the key, which is signed later.
 
     Raises:
         UsageError: the file cannot be read, or is not a public Ed25519 key.
@@ -151,7 +151,7 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
     """Write a new private key and its public key into new files; return the key's id.
 
     Raises:
-        UsageError: a file exists already, or cannot be written; neither new file is left.
+        UsageError: a file exists already, or cannot be written; no new file is left.
     """
     key = Ed25519PrivateKey.generate()
     made = write_new(output, private_bytes(key, passphrase))

@@ -102,6 +102,6 @@ class Expiry:
         return [(r, at) for r, at in ends.items() if at - now < self._validity.of(r) * share]
 
     def due(self, ends: Mapping[str, datetime]) -> list[str]:
-        """Return the roles that have less than half their validity left or end before `_until`."""
+        """Return the roles past half of their validity, and roles that expire before `_until`."""
         half = dict(self.with_less_than(1 / 2, ends))
         return [r for r, at in ends.items() if r in half or (self._until and at < self._until)]

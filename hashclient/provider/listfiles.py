@@ -208,7 +208,7 @@ class ListFiles:
             self.write_target(target, data)
 
     def write_target(self, target: TargetFile, data: bytes) -> None:
-        """Write a file under the name that the signed target has.
+        """Write a file under the name that contains the SHA-256 of `target`.
 
         Raises:
             StateError: the file cannot be written.

@@ -40,7 +40,7 @@ from hashclient.provider.roles import Roles
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES
 
-#: The values of the fields that the user does not set in a new notice.
+#: The default values of the fields of a new notice.
 DEFAULTS: Mapping[str, Any] = {
     "status": Status.ACTUAL,
     "language": "en",

@@ -65,8 +65,8 @@ class Listed:
             )
         ids, hashes, contents = self._columns()
         named, theirs, pairs = _of_source([batch for _, batch in batches], category)
-        # Rows with an id are compared first: such a row equals a listed entry with the same id and
-        # the same contents.
+        # Rows with an id are compared first. A row with an id equals a listed entry that has the
+        # same id and the same contents.
         ours = _pairs(hashes, contents)
         stays = np.isin(ours, pairs[named])
         listed = named & np.isin(pairs, ours) & (_numbers(pairs) == 0)

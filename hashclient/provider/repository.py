@@ -313,8 +313,8 @@ class Repository(RepositoryDirectory):
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed.
 
-        Return the draft without the snapshot and the timestamp if this machine has signed new
-        versions of these roles instead of publishing the versions in the draft.
+        Return the published draft. If this machine has signed the snapshot or the timestamp itself,
+        the returned draft does not contain this role.
 
         Raises:
             UsageError: the directory is not a draft.

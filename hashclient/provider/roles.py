@@ -138,7 +138,7 @@ class Roles:
         return {role: self.metadata(role).signed.expires for role in self.names()}
 
     def _delegated(self) -> list[str]:
-        """Return the roles whose keys the targets name: notices, if they exist, and the lists."""
+        """Return the roles whose keys the role targets names: the lists, and notices if present."""
         return [*([] if self.notices is None else [NOTICES]), *sorted(self.lists)]
 
     def _described(self, role: str) -> Role:
@@ -186,7 +186,7 @@ class Roles:
                 raise
 
     def wanting(self, role: str) -> str | None:
-        """Return how `role` can be signed; None if enough of its keys are on this machine."""
+        """Return advice for signing `role`; None if enough of its keys are on this machine."""
         try:
             self.keys.check(role, *self.key_policy(role))
         except StateError as error:
@@ -361,6 +361,6 @@ class Roles:
 
 
 def meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
-    """Return the entry in snapshot or timestamp for signed metadata, whose bytes are `data`."""
+    """Return the item that snapshot or timestamp contain for `metadata`, whose bytes are `data`."""
     digest = hashlib.sha256(data).hexdigest()
     return MetaFile(metadata.signed.version, len(data), {"sha256": digest})

@@ -1,4 +1,4 @@
-"""Leaves out rows that must not be published: digests of the empty file or of known good files.
+"""Leaves out rows with digests of the empty file or of known good files before a publication.
 
 Clients refuse a list with a digest of the empty file, and a match of a known good file is a false
 alarm. Rows with digests of the empty file or of known good files are skipped and counted like rows

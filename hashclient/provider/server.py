@@ -86,7 +86,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         )
 
     def refusal(self, header: bytes, path: str) -> HTTPStatus | None:
-        """Return the status that refuses a request with this header and path; None allows it."""
+        """Return the HTTP status for refusing a request; None if the request is allowed."""
         if hmac.compare_digest(header, self.expected):
             return None
         try:
@@ -288,7 +288,7 @@ def _is_certificate_good(path: Path, now: datetime) -> bool:
 
 
 def _make_certificates(ca_file: Path, pair_file: Path, now: datetime) -> None:
-    """Make an authority and a certificate signed by it, and discard the authority's key."""
+    """Make a certificate authority and a certificate that it signs; discard the authority's key."""
     from trustme import CA
 
     authority = CA(organization_name="hashclient trial authority")
