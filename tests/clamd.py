@@ -17,7 +17,7 @@ from hashclient.daemon.options import NoVerdict, Options, Paths
 from tests.kit import arguments, environment
 
 TIMEOUT_S = 60
-#: Options for a daemon that a test makes as an object, without the command.
+#: Options for a daemon that a test creates as an object, without starting `serve`.
 OPTIONS = Options(
     NoVerdict.FOUND,
     Paths.OWN,

@@ -112,7 +112,7 @@ class HostileSite:
         return checked(Run(process.returncode, out.decode(), err.decode()))
 
     def run_broken(self, *args: object) -> str:
-        """Run the command in this process with a bug in it, and return the shown traceback."""
+        """Run a command that fails by a bug, in this process, and return the printed traceback."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = command._run(["-v", "--state-dir", str(self.state), *map(str, args)])

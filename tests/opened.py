@@ -58,7 +58,7 @@ class Whole(Once):
 
 @dataclass
 class Opened:
-    """The result: contents of members in order, and unread members by their names."""
+    """The members of an opened container, in order, and the names of unread members."""
 
     members: list[tuple[bytes, bytes]] = field(default_factory=list)
     unread: list[tuple[bytes, Why]] = field(default_factory=list)

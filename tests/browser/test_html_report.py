@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: it loads and runs nothing else, and its table works.
+"""The HTML report in a real browser: it loads no other file, and its table works.
 
 These tests need Debian's chromium and the package playwright; they use axe-core if
 axe-playwright-python is installed. The pages are opened from files, as a reader would open them.
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs chromium and the package playwright",
 )
 
-#: A container allows the browser no sandbox and no GPU, and the browser needs no network.
+#: Within a container the browser cannot use its sandbox or a GPU. The test needs no network.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -279,7 +279,7 @@ def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_pa
             return performance.now() - start;
         }"""
     )
-    # The table takes some 30 ms; a hundred times as long would mean a slow algorithm.
+    # Sorting and filtering the table takes some 30 ms. Three seconds would mean a slow algorithm.
     assert took_ms < 3_000
     opened.close()
 

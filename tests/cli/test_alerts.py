@@ -175,7 +175,7 @@ def test_a_webhook_gets_the_alert_signed_over_tls(
 
 @pytest.mark.slow
 def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Path) -> None:
-    """Each event has another cause: scans, fetches, lists, an exception, damage, fleets."""
+    """The events have different causes: scans, fetches, lists, an exception, damage, fleets."""
     listed = {"base": {"right": b"listed", "wrong": b"benign"}, "old": {"o-1": b"old"}}
     state = State(tmp_path, listed, {"a": b"listed", "b": b"benign", "c": b"benign"})
     (place := tmp_path / "fleet").mkdir()

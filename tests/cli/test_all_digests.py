@@ -51,7 +51,7 @@ def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -
 
 
 def test_one_file_has_one_verdict(tmp_path: Path) -> None:
-    """SHA-1, the cheapest digest, does not find the file that the MD5 belongs to."""
+    """SHA-1 is the cheapest digest, but it does not find the file that has the MD5 of the entry."""
     state = state_of(tmp_path, mixed())
     tree = write_tree(tmp_path / "t", {"a": ONE})
     assert scan(state, tree).code == 0

@@ -1,4 +1,4 @@
-"""Archives and mail as other programs open them: each door gives the same verdict.
+"""Archives and mail that other programs can open: each way to check a file agrees.
 
 Each of `ROWS` is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar
 extract without an error, or a mail whose listed member mail programs extract.
@@ -180,7 +180,7 @@ def test_each_file_has_one_verdict_by_every_door(
 def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier version saw no container in these files, and noted this under another number."""
+    """The inventory says that an earlier version, which knew fewer kinds, saw no container here."""
     remember_at_once(monkeypatch, tmp_path)
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     state.let_time_pass()

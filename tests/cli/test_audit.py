@@ -90,7 +90,7 @@ def test_show_since_a_date(world: Logged) -> None:
 
 
 def test_an_event_that_the_log_does_not_have_is_named(world: Logged) -> None:
-    """A misspelt event must give another result than an event that has not happened."""
+    """For a misspelt event, a hint names the events of the log."""
     shown = world.audit("show", "--event", "mtch", "--event", "match")
     assert (shown.code, len(shown.out.splitlines())) == (0, 2), shown.out
     assert shown.err.startswith("hint: the log has no event mtch; it has ")

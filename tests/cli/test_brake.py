@@ -49,7 +49,7 @@ class Braked(State):
             return {str(state): n for state, n in matches.counts().items() if n}
 
     def let_a_day_pass(self) -> None:
-        """Make the permits of this state a day older."""
+        """Move the times at which the brake has permitted actions 25 hours into the past."""
         with Matches(self.path) as matches:
             matches._db.execute("UPDATE permit SET time = datetime(time, '-25 hours') || '+00:00'")
             matches._db.execute("UPDATE permit SET time = replace(time, ' ', 'T')")
@@ -309,14 +309,14 @@ def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked)
 def test_an_archive_counts_once_and_another_member_of_it_is_not_held_back(
     tmp_path: Path,
 ) -> None:
-    """A file of a held entry in an archive must not protect another listed file beside it."""
+    """An archive is isolated although one of its two listed members matches a held entry."""
     world = Braked(tmp_path, wrong=0)
     for number in range(5):
         (world.tree / f"two-{number}.zip").write_bytes(zip_of({"a": WRONG, "b": WRONG}))
     result = world.scan()
     assert result.code == 11
     assert world.counts() == {"quarantined": 5, "held": 2}
-    assert result.lines[-1]["held"] == 4  # each of the members is an outcome
+    assert result.lines[-1]["held"] == 4  # the summary counts members, not archives
     (world.tree / "both.zip").write_bytes(zip_of({"a": WRONG, "b": RIGHT}))
     world.scan()
     assert "both.zip" not in world.left()

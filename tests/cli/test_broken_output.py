@@ -1,4 +1,4 @@
-"""The program that reads the output ends, or the disk is full: commands end by one rule."""
+"""Nobody reads the output, or the disk is full: each command says so in one sentence."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def told(result: Run) -> list[str]:
 
 
 def outcomes(result: Run) -> list[str]:
-    """Return the lines of `told` without the summary."""
+    """Return the lines of `told`, except for the summary."""
     return [line for line in told(result) if "'type': 'summary'" not in line]
 
 

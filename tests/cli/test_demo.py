@@ -1,4 +1,4 @@
-"""`demo`: it ends with the documented exit code, and leaves only the requested files."""
+"""`demo`: it ends with the documented exit code, and leaves files only with `--keep`."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 def missing_of(kind: str) -> set[str]:
-    """Return the programs that are asked about a kind and are not installed."""
+    """Return the programs that should extract this kind of container and are not installed."""
     return {name for name in KINDS[kind].programs if PROGRAMS[name].missing}
 
 
 def name_missing(kind: str) -> None:
-    """Skip with the names of the programs that were not asked; the rest of the test has passed."""
+    """Skip the test at its end if programs were missing, and name them; all other checks passed."""
     if missing := missing_of(kind):
         pytest.skip(f"passed without these, which are not here: {', '.join(sorted(missing))}")
 
@@ -62,7 +62,7 @@ def test_a_tree_is_read_that_is_deeper_than_python_calls_functions() -> None:
 
 
 def recipes_found_once() -> Iterator[tuple[str, Recipe, str]]:
-    """Yield the kind and the recipe of each earlier difference, and the expected verdict."""
+    """Yield the saved containers on which programs differed: kind, recipe, expected verdict."""
     for line in Path(compare.__file__).with_name("recipes.jsonl").read_text().splitlines():
         row = json.loads(line)
         yield row["kind"], row["recipe"], row["expected"]

@@ -168,7 +168,7 @@ def test_a_release_passes_over_what_was_excepted_meanwhile(world: Ruled) -> None
     world.scan()
     ruling = world.add("base/wrong")
     world.exceptions("remove", ruling, *REASON)
-    world.scan()  # the scan holds both matches again
+    world.scan()  # the brake holds both matches again
     layout, sealer = Layout(world.path), load_sealer(world.path, None, {})
     world.add("base/wrong", "--below", "/nowhere")
     (kept,) = load_book(layout, sealer).rulings
@@ -442,7 +442,7 @@ def test_exceptions_of_another_key_are_refused(world: Ruled) -> None:
 
 
 def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
-    """The file of exceptions is written before the state, and counts with the earlier state."""
+    """Exceptions are written before `state.json`, and are valid with the earlier `state.json`."""
     state = (world.path / "state.json").read_bytes()
     world.add("base/wrong")
     (world.path / "state.json").write_bytes(state)

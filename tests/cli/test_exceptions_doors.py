@@ -1,4 +1,4 @@
-"""One exception through every door for content: the answers are equal, and each is counted."""
+"""An exception applies in each kind of scan and lookup, and each counts the excepted file."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, 
         assert result.lines[0]["type"] == "match"
 
 
-#: A store's digest or a looked-up digest does not identify a file.
+#: The ways of checking that read the content of a file. A lookup gets only a digest, which does not
+#: identify a file.
 BY_CONTENT = [p for p in _doors if p.values[0] != "lookup"]
 
 
@@ -174,7 +175,7 @@ def test_a_daemon_records_an_excepted_container_beside_its_listed_member(tmp_pat
 def asked_after_exception(
     world: State, daemon: Daemon, *, seconds: int
 ) -> tuple[datetime, Run, bytes]:
-    """Make an exception that ends soon, and ask; return its end and both results."""
+    """Add an exception that ends soon; return its end, the result, and the daemon's answer."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     words = ("exceptions", "add", "base/wrong", *REASON, "--until", until.isoformat())
     return until, world.call(*words), daemon.ask(instream(WRONG))

@@ -330,7 +330,7 @@ def edited(config: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path) -> None:
-    """A script may continue after exit code 4, but not if a worse failure happened as well."""
+    """A script may continue after exit code 4, so a worse failure must give another exit code."""
     config = own / "config.toml"
     away(config)
     result = site.call("fetch", state=own)
@@ -341,7 +341,8 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
     for args, word in ((("fetch",), "error"), (("scan", "--fetch", nothing), "warning")):
         result = site.call(*args, state=own)
         assert result.code == 6
-        # A scan continues, but the exit code of a fetch is that of the failure.
+        # `fetch` reports the missing list as an error. `scan --fetch` continues and reports a
+        # warning.
         assert f"hashclient: {word}: provider main does not offer list x\n" in result.err
         assert result.err.count("127.0.0.1") == 1
     # The second provider refuses every client.
@@ -357,7 +358,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
 
 @pytest.mark.slow
 def test_an_unreadable_list_switches_no_guard_off(site: Site, own: Path) -> None:
-    """A list that is not fetched now still shows whether the clock of this machine is right."""
+    """A list that is not fetched any more still shows that this machine's clock is wrong."""
     folder = own / "lists" / "local"
     edit_manifest(own, "local", checked_at="2999-01-01T00:00:00Z")
     edited(own / "config.toml", MAIN, f'{MAIN}lists = ["baseline"]\n')
@@ -443,5 +444,5 @@ def test_no_listed_digest_rests_anywhere(
         assert digest not in everything
         assert digest[:16] not in everything
         assert digest.hex().encode() not in lowered
-    # The search finds a known text, which shows that it would find a secret.
+    # The search finds the path of the tree, so it would also find a secret.
     assert os.fsencode(tree) in everything

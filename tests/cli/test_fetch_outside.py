@@ -1,4 +1,4 @@
-"""Each list that scans use is kept up to date, or a message says that it is not."""
+"""`fetch` updates each list that scans use, or says that it does not update the list."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_damaged_list_of_a_provider_that_was_removed_is_not_replaced(
     trust, lists = site.state / "trust", site.state / "lists"
     targets = trust / "removed" / "metadata" / "targets.json"
     if left == "manifest":
-        # The folder of trust is missing, and another list of the provider is intact.
+        # The provider `removed` of this list has no metadata, but its other list is intact.
         edit_manifest(site.state, "baseline", provider="removed")
     else:
         shutil.copytree(trust / "main", trust / "removed")

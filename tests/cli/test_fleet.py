@@ -104,7 +104,7 @@ def test_fetch_and_scan_publish_where_the_configuration_says(world: State, place
     assert world.scan().code == 10
     document = verify_status(only(place).read_bytes()).document
     assert (document.counter, document.interval_s, document.open_matches) == (1, 7200, 1)
-    assert world.call("fetch").code != 0  # the root of the provider is another root
+    assert world.call("fetch").code != 0  # the fetch fails because the provider has another root
     assert verify_status(only(place).read_bytes()).document.counter == 2
 
 
@@ -283,7 +283,7 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
     yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
-    # A young generation does not hide an older generation that web-2 lacks.
+    # The newest generation is too young to be expected, but web-2 also lacks the one before it.
     yard.put(yard.boxes[1], 7, 102, lists=(newer,))
     assert yard.states() == {"web-2": "behind"}
 
@@ -315,7 +315,7 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     # The machine stays reported when its number exceeds the highest earlier number.
     yard.put(yard.boxes[1], 7, 101)
     assert yard.states() == {"web-1": "rolled-back"}
-    yard.put(yard.boxes[1])  # the finding is kept with the machine's earlier document
+    yard.put(yard.boxes[1])  # the rollback stays reported
     assert yard.states() == {"web-1": "rolled-back"}
     box = yard.boxes[1]
     assert call("--state-dir", yard.state, "fleet", "trust", box.name, box.public).code == 0
@@ -605,7 +605,7 @@ def check(yard: Yard, shown: Run) -> None:
     assert {word: set(states[word]) for word in names} == names
     assert set(states["forged"]) == {yard.boxes[n].machine().file_name for n in FORGED}
     numbers = [int(name.removeprefix("web-")) for name in states["well"]]
-    assert numbers == sorted(numbers)  # web-2 precedes web-10
+    assert numbers == sorted(numbers)  # names are sorted by number: web-2 precedes web-10
     assert not set(states["well"]) & {name for of_word in names.values() for name in of_word}
 
 
@@ -771,7 +771,7 @@ def test_a_log_that_was_cut_or_replaced_does_not_pass(world: State, place: Path)
     assert world.call("audit", "verify").code == 0  # without the checkpoint, the log seems intact
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "missing: the log ends at line" in done.err
-    world.scan()  # the log has as many records as before, but other records
+    world.scan()  # the scan adds records until the log is as long as before
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "not the record of the checkpoint" in done.err
     shutil.rmtree(world.path / "audit")

@@ -54,7 +54,7 @@ def test_another_folder_mounted_over_it_has_lost_nothing(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "deep/a"])
 def test_a_folder_that_is_encrypted_and_locked_has_lost_nothing(tmp_path: Path, name: str) -> None:
-    """For each name in the folder, the kernel says that no file has this name."""
+    """While an encrypted directory is locked, the kernel denies that its files exist."""
     state = state_with_file(tmp_path)
     disk = make_image(tmp_path / "disk", "ext4", *Vault.OPTIONS)
     with mounted("-o", "loop", disk, state.tree / "disk") as place:

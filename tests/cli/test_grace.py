@@ -1,4 +1,4 @@
-"""The grace period: how long after its expiry a list is used, and how that is shown."""
+"""The grace period: for how long an expired list is used, and how commands report that."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_status_of_a_stale_list_is_an_error(world: Expired) -> None:
 
 
 def test_a_clock_that_was_set_back_has_no_grace(world: Expired) -> None:
-    """A clock that was set back cannot tell which lists have expired."""
+    """If the clock was set back, nobody knows which lists have expired."""
     world.expire(hours=5, grace_hours=6)
     later = (NOW + timedelta(hours=1)).isoformat()
     edit_manifest(world.path, "base", checked_at=later)

@@ -342,7 +342,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
 def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
-    """The configuration must not be an endless device, nor a pipe that nobody writes to."""
+    """A configuration that is an endless device, or a pipe without a writer, is refused."""
     path = tmp_path / what
     if what == "pipe":
         os.mkfifo(path)

@@ -127,7 +127,7 @@ def test_digests_that_are_missing_are_computed_once_for_the_files_that_need_them
     world: Known,
 ) -> None:
     world.scan()
-    # All digests of this entry must agree, but only one digest of its file is remembered.
+    # The new entry has all digests, but the inventory has only one digest of its file.
     world.add({"e-5": content(5)}, algorithms=tuple(Algorithm))
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "f5"}, (1, len(content(5))))
@@ -140,7 +140,7 @@ def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: Kno
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f5"}, 12)
     assert reads(world.scan()) == (0, 0)
-    # Files that were known before the list was removed are still known.
+    # The inventory still knows all files after the list was removed.
     shutil.rmtree(world.path / "lists" / "other")
     assert reads(world.scan()) == (0, 0)
 
@@ -207,7 +207,7 @@ def test_links_to_a_known_file_are_known(world: Known) -> None:
     world.scan()
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "link"}, (0, 0))
-    # The file is changed through a name under which the scan does not know it.
+    # The file is changed through a hard link, and the scan knows the file by another name.
     world.file(0).write_bytes(content(1))
     assert matches(world.scan()) == set()
 
@@ -249,7 +249,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(
 def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file changes after it was read, and the record keeps the status from the reading."""
+    """The file changes after it was read, so the next scan finds another status than the record."""
     original = records.records_of
 
     def change(statuses: Sequence[os.stat_result]) -> records.Records:

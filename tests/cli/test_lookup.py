@@ -91,7 +91,7 @@ def test_the_real_command_and_its_input(state: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
-    """Another process may set a shared pipe to non-blocking; later lines are still looked up."""
+    """If another process sets the pipe to non-blocking, lines that come later are looked up."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     command = arguments("--state-dir", state, "lookup", "--format", "jsonl", "--from", "-")
@@ -305,7 +305,7 @@ def test_long_files_are_judged_while_they_are_read(
     assert result.code == 10
     assert [line["path"] for line in result.lines if "path" in line] == rows
     assert (result.summary["match"], result.summary["clean"]) == (4, 496)
-    # Rows that precede a wrong line still count.
+    # A wrong line does not undo the results of the rows before it.
     path.write_text("".join(f"{row}\n" for row in [*rows[:400], "wrong", *rows[400:]]))
     result = lookup_jsonl(state, "--from", path)
     assert result.code == 11

@@ -1,4 +1,4 @@
-"""Entries without digests of the given kinds: the input is not clean; one message says so."""
+"""If entries lack the kinds of digests that are looked up, the input is unread, not clean."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_match_is_a_match_all_the_same(state: Path) -> None:
     md5, sha1, _ = digests_of(WHOLE["w-1"])
     assert look_up(state, md5).code == 10
     assert look_up(state, md5, sha1, digests_of(CLEAN)[0]).code == 11
-    # No gap is shown, because the input is a match already.
+    # The input is a match already, so no missing kind of digest is shown.
     assert "gap" not in look_up(state, "--format", "jsonl", md5).summary
 
 
@@ -126,7 +126,7 @@ def test_a_withdrawn_entry_is_no_gap(tmp_path: Path) -> None:
 
 
 def test_many_rows_of_several_kinds(tmp_path: Path) -> None:
-    """Each list and each set of kinds has its own message, and each row is counted once."""
+    """One message is printed for each list and set of digest kinds; it counts each row once."""
     by_md5 = csv_of({"m-1": b"x", "m-2": b"y"}, algorithms=(MD5,), sized=False)
     state = state_of(tmp_path, sized=False, weak=by_md5)
     path = tmp_path / "rows.csv"

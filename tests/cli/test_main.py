@@ -416,7 +416,7 @@ main(argv)
 
 @pytest.mark.slow
 def test_memory_is_private_in_every_process(tmp_path: Path) -> None:
-    """Each process ends with a message when it cannot read an index."""
+    """All processes of a command keep their memory private, and can report an unreadable index."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": b"listed"}, sized=False)})
     trees = [write_tree(tmp_path / f"{n}", {"f": b"x"}) for n in range(3)]
     report = tmp_path / "report"
@@ -459,7 +459,7 @@ def named(path: tuple[str, ...]) -> click.Command:
 
 
 def test_every_option_that_takes_a_time_takes_it_in_the_same_spellings() -> None:
-    """Once, `matches --since` refused times that `audit show --since` and `matches` itself use."""
+    """A regression test: `matches --since` refused times that `audit show --since` accepted."""
     found = {
         f"{' '.join(path)} {parameter.opts[0]}": parameter.type
         for path in all_commands(cli)
@@ -486,7 +486,7 @@ def test_lookup_claims_to_compute_no_digest() -> None:
     assert "computed digests" in call("scan", "--help").out
 
 
-#: A number that exceeds 64 bits, and any count of a library.
+#: A number that exceeds 64 bits, and exceeds any count that a library accepts.
 HUGE = "99999999999999999999"
 
 

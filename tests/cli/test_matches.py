@@ -289,7 +289,7 @@ def test_options_before_the_subcommand_close_nothing_else(state: State) -> None:
     refused = state.call("matches", "--path", state.tree / "sub", *wide)
     assert refused.code == 2 and "are before `close`" in refused.err
     assert state.call("matches", "--state", "found", "show", ids["a"]).code == 2
-    # A shell variable that is not set gives an empty word.
+    # A script passes an empty path if its shell variable is not set.
     empty = state.call("matches", "close", "--path", "", "--reason", "x")
     assert (empty.code, "--path is empty" in empty.err) == (2, True)
     assert sorted(listed(state)) == [("a", "found"), ("b", "found")]

@@ -278,7 +278,7 @@ def test_a_listed_container_is_a_match_besides(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_size_rule_still_looks_inside(sized: Path, tmp_path: Path) -> None:
-    """No entry has the size of the container, but the container must be opened anyway."""
+    """The container is opened although no entry has its size."""
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED, "b": BENIGN})
     result = scan(sized, tree)
     assert (result.code, len(result.outcomes)) == (10, 1)
@@ -396,7 +396,7 @@ def test_a_file_of_passwords_that_is_not_there(state: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path) -> None:
-    """The loader finds an invalid library of this name before the real library."""
+    """The dynamic loader finds an invalid file before the real libarchive."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / libarchive.LIBRARY).write_bytes(b"no library")
     tree = write_tree(tmp_path / "t", {"a.lz": b"LZIP\x01\x0c" + bytes(26)})
@@ -509,7 +509,7 @@ def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
 def test_after_many_matches_an_archive_of_a_size_of_no_entry_is_opened_all_the_same(
     tmp_path: Path,
 ) -> None:
-    """Where most files must be read, they are opened without an earlier look at their sizes."""
+    """If most files of a directory must be read, files are opened without a `stat` before."""
     contents = {f"e-{n:04d}": b"listed %06d" % n for n in range(1100)}
     state = make_state(tmp_path / "site", {"base": csv_of(contents)})
     tree = write_tree(tmp_path / "t", {f"a/{n:04d}": b"listed %06d" % n for n in range(1100)})
@@ -536,5 +536,5 @@ def test_listed_members_of_many_archives_take_no_more_memory_than_those_of_few(
         found, _, peak_kb = measured(*command)
         assert (found.code, found.summary["match"]) == (10, count * 5_000)
         peaks_kb.append(peak_kb)
-    # The difference was 60 MiB as long as all outcomes of a directory were in memory together.
+    # The peaks differed by 60 MiB in versions that kept all outcomes of a directory in memory.
     assert peaks_kb[1] - peaks_kb[0] < 40 << 10

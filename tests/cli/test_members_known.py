@@ -70,7 +70,7 @@ def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
     world: Archives,
 ) -> None:
-    """Even if no entry has the file's size, a record must say that the file is no container."""
+    """A file whose size no entry has is skipped only if a record says that it is no container."""
     world.scan()
     (world.tree / "plain").rename(world.tree.parent / "plain")
     archives = world.scan().summary
@@ -82,7 +82,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     assert more == {
         "ruled_out_by_size": 0,
         "known_unchanged": 1,
-        # A file with a size is only believed, as no lease proved it unchanged.
+        # If entries have sizes, the file was not read, so no lease proved it unchanged.
         "believed_unchanged": int(world.sized),
     }
 

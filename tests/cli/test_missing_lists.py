@@ -42,7 +42,7 @@ def state(made: Path, tmp_path: Path) -> Path:
 
 
 def ask(state: Path, tmp_path: Path, *, unprivileged: bool = False) -> dict[str, Run]:
-    """Ask by all commands: for clean files, for files of the first list, and for the status."""
+    """Run all commands: on clean files, on files of the first list, and for the status."""
     ways = {
         "scan clean": ("scan", write_tree(tmp_path / "clean", {"f": b"listed nowhere"})),
         "scan listed": ("scan", write_tree(tmp_path / "listed", {"f": IN_BASE})),

@@ -1,4 +1,4 @@
-"""A kind of container is one module and one row; earlier records are then checked again."""
+"""A new kind of container takes one module and one row of a table; old records lapse."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FILES = {
     "setup.exe": program_of(b"TOY!1" + LISTED),
     "too-short": b"TO",
 }
-#: A module for a toy container: a digit behind the magic bytes is the number of members of one
-#: length.
+#: A module for a toy container: the digit that follows the magic bytes is the number of members,
+#: all of equal length.
 MODULE = f"""
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Member
@@ -57,8 +57,8 @@ ROW = """OPENED = (
         most_members=2,
     ),
 """
-#: A script that scans a tree once, and prints the files that were opened although their tags are
-#: known.
+#: A script that scans a tree once, and prints the files that were opened although the inventory has
+#: their tags.
 PROGRAM = """
 import json, os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The file of `--output` never shows an earlier run, after any failure."""
+"""After any failure, the file of `--output` does not contain the output of an earlier run."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ def test_the_list_of_matches_is_in_the_file_that_a_variable_names(
     monkeypatch.setenv(f"{prefix}_FORMAT", "csv")
     done = call("--state-dir", state, *words)
     assert (done.code, done.out) == (0, "") and report.read_text() == listed.out != ""
-    # A variable's file stays unchanged if an option overrides it, and so does another command's
-    # file.
+    # The file that the variable names stays unchanged if `--output` names another file, or if
+    # another command runs.
     report.write_text(YESTERDAY)
     other = report.with_name("other")
     assert call("--state-dir", state, *words, "--output", other).code == 0

@@ -82,7 +82,7 @@ class Scan:
             return made
 
         self._patch.setattr("hashclient.formats.registry.formatter", formatter)
-        # Outcomes that are written together stay in one file, so the test writes single outcomes.
+        # Outcomes of one portion stay in one file, so each portion of this test has one outcome.
         self._patch.setattr("hashclient.scan.run.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")

@@ -289,7 +289,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     with monkeypatch.context() as patched:
         patched.setattr("hashclient.scan.run.actions.prepare_wanted", killed)
         world.scan()
-    # The destination was renamed, and another file is found for the new destination.
+    # The destination `police` is now called `second`, and a further file matches.
     config = world.path / "config.toml"
     config.write_text(config.read_text().replace("report.to.police", "report.to.second"))
     copy = write_tree(tmp_path / "more", {"again": WORST})

@@ -143,7 +143,7 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
 def test_progress_never_goes_back_and_names_the_file(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two large files are read at once, and one of them ends before the other."""
+    """Two large files are read at the same time, and the reading of one ends first."""
     part, small = 300_000_000, 1_000
     first, second = str(tmp_path / "a.iso"), str(tmp_path / "b.iso")
     for path, size in ((first, part), (second, 2 * part)):

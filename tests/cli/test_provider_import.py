@@ -143,7 +143,7 @@ def test_a_dry_run_shows_each_row_that_cannot_be_used(repository: Path, tmp_path
     ]
     shown = [line for line in tried.err.splitlines() if line.startswith(f"  {path}:")]
     assert [line.split(":")[1] for line in shown] == [str(n) for n in range(22, 52)]
-    # If one row more than allowed is bad, the message shows the allowed number.
+    # If the number of bad rows exceeds the limit by one, the message shows the limit.
     tried = publish(repository, "--dry-run", "--max-bad", "29", path)
     assert tried.code == 2
     assert tried.err.count(f"  {path}:") == 29

@@ -1,4 +1,4 @@
-"""A list with a time of publication in the future: reported, and neither refused nor called new."""
+"""A list that was published "in the future" is used with a warning, and does not count as new."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
 
 @pytest.mark.slow
 def test_another_zone_is_shown_in_utc(site: Site) -> None:
-    """An earlier version may have stored a time of another zone."""
+    """A manifest of an earlier version may have a time in another time zone."""
     assert site.call("fetch").code == 0
     edit_manifest(site.state, "baseline", published_at="2026-01-01T01:30:00+02:00")
     assert "published 2025-12-31 23:30 UTC" in site.call("status").out

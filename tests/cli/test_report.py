@@ -310,7 +310,7 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_package_is_damaged(tmp_path: Path) -> None:
-    """However a package was cut or damaged, the answer is never that no package exists."""
+    """A cut or damaged package is reported as damaged, and never as missing."""
     members = [Member(name, 3, iter([b"abc"])) for name in ("README.txt", "document.json")]
     whole = b"".join(write_tar("hashclient-report-r-bbbbbbbbbb", members))
     cuts = {f"cut at {n}": whole[:n] for n in (0, 1, 11, 300, 512, 513, len(whole) - 1)}

@@ -289,7 +289,7 @@ def test_an_output_that_cannot_be_written(
         assert "cannot write the output /dev/full: No space left" in result.err
         log = call("--state-dir", state, "audit", "show", "--format", "jsonl", "--limit", "4").out
         events = [json.loads(line)["event"] for line in log.splitlines()]
-        # The end is logged once, although the failure showed only after it was logged.
+        # Writing fails after the end of the scan was logged, and the end is not logged again.
         assert events[-1] == "scan-end" != events[-2]
         return
     read, write = os.pipe()
@@ -337,7 +337,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "closed"])
 def test_an_unusable_stderr_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
-    """The warning about the stale list, and error messages, cannot be written to stderr."""
+    """The exit codes stay the same if warnings and errors cannot be written to stderr."""
     for args, code in (
         (["scan", listed], 11),
         (["scan", "--jobs", "0", listed], 2),
@@ -588,7 +588,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
 
 @pytest.mark.slow
 def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
-    """Only the unreadable path is unread, wherever it is in the arguments."""
+    """An unreadable argument does not change the outcomes of the other arguments."""
     tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
     (tree / "closed").chmod(0)
     (tree / "dir").chmod(0)
@@ -624,7 +624,7 @@ def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) 
 def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     own_state: Path, clean: Path, listed: Path, content: bytes | None
 ) -> None:
-    """The scan cannot notice that a share is not mounted, and an empty directory proves nothing."""
+    """If `mounts.json` is damaged, missing shares cannot be noticed, so the exit code is 8."""
     assert scan(own_state, clean).code == 0
     path = own_state / "mounts.json"
     if content is None:

@@ -50,7 +50,7 @@ BIG = bytes(range(256)) * 9_000
 
 
 class Commands:
-    """One process that runs many commands, because a start takes longer than all of them.
+    """One process that runs many commands, because starting a process takes longest.
 
     Threads of obstore stay in this process, and out of the processes that other tests fork.
     """
@@ -912,7 +912,7 @@ def test_a_container_that_is_known_is_not_read_again(
     for name in ("inputs", "clean", "members"):
         assert again.summary[name] == first.summary[name]
     assert again.summary["known_unchanged"] == 4
-    # A scan with `--no-members` also read the object, and the next scan still uses its record.
+    # After a scan with `--no-members`, the next scan still uses the earlier record of members.
     commands.run((*words, "--no-members", "--no-inventory"), site.environment)
     site.requests.clear()
     commands.run(words, site.environment)
@@ -938,7 +938,7 @@ def test_a_store_that_is_busy_is_asked_again(
     assert len(refused) > 1
 
 
-#: Keys of which obstore cannot name some.
+#: Keys of objects. obstore cannot request some of these keys.
 UNNAMABLE = ["/lead", "a", "a//b", "a/x", "dir/", "up/../x", "x/./y", "z"]
 NAME = "no client can ask for a key like this"
 

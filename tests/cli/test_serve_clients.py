@@ -110,7 +110,7 @@ STREAMS = {
 
 @pytest.fixture(scope="module")
 def narrow(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon with a low limit for streams that answers ERROR without a verdict."""
+    """A daemon with a low limit for streams; it answers ERROR for content without a verdict."""
     options = ("--max-stream-mib", 1, "--no-verdict", "error")
     with serving(state, tmp_path_factory.mktemp("run"), *options) as daemon:
         yield daemon
@@ -166,7 +166,7 @@ def test_aioclamd(short: Daemon, what: str) -> None:
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
-    """A client may send everything before it reads, so its connection must not be closed early."""
+    """A client may send all bytes before it reads, so the daemon must not close early."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(instream(*[LONG[:1024]] * 3072))
         sock.shutdown(socket.SHUT_WR)

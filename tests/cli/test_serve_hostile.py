@@ -204,7 +204,7 @@ def is_taken(sock: socket.socket) -> bool:
 def test_a_path_that_comes_slowly_is_not_cut(
     daemon: Daemon, tmp_path: Path, tcp: bool, first: bytes, second: bytes
 ) -> None:
-    """Only a path that was written at once to a local socket is certain to be complete."""
+    """An unterminated path counts as complete only if one write to a local socket sent it."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
     with daemon.connect(tcp=tcp) as sock:
         sock.sendall(first)

@@ -180,7 +180,7 @@ def test_matches_in_streams_are_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path) -> None:
-    """The first match has all facts of its mail; counts of later matches have the last ids."""
+    """The first match is recorded with its mail; repeats are counted with the last message ids."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     for _ in range(2):
         with serving(state, tmp_path / "run", "--jobs", "1", "--metrics", "127.0.0.1:0") as daemon:
@@ -213,7 +213,7 @@ def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path
 
 @pytest.mark.slow
 def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
-    """The number of a descriptor is no path, so a file whose path is this number is not used."""
+    """A match in an open file is recorded under the socket and the client, not under a path."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     path = write_tree(tmp_path / "t", {"a.zip": HOLDERS["zip"]}) / "a.zip"
     with serving(state, tmp_path / "run") as daemon:
@@ -235,7 +235,7 @@ def test_they_are_left_closed_where_that_is_asked_for(state: Path, tmp_path: Pat
 def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
     big = zipped({"a": os.urandom(40 << 20), "x": LISTED})
     with serving(state, tmp_path / "run", "--spool-mib", 0) as daemon:
-        # The memory is large enough for this stream.
+        # This stream fits into the memory of the spool.
         assert daemon.ask(instream(HOLDERS["zip"])) == FOUND
         assert daemon.ask(instream(big)) == UNREAD
         # The memory of the first stream is free again.

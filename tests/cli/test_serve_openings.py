@@ -51,7 +51,7 @@ def seconds_of(pid: int) -> float:
 
 @contextlib.contextmanager
 def held_up(daemon: Daemon, container: bytes, threads: int) -> Iterator[None]:
-    """Let twice as many containers be opened as the daemon has threads, and stop the processes."""
+    """Send two containers for each thread of the daemon, and suspend the opening processes."""
     with contextlib.ExitStack() as stack:
         for _ in range(2 * threads):
             sock = stack.enter_context(daemon.connect())

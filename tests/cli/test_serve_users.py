@@ -348,7 +348,7 @@ def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.so
 def test_a_user_who_holds_connections_by_a_byte_now_and_then_keeps_nobody_out(
     ground: Path,
 ) -> None:
-    """The share limits one user; if several users hold all connections, one is closed."""
+    """One user cannot take all connections. If several users take them all, one is closed."""
     with (
         open_to_all(ground, "--max-connections", 20, "--command-time", "1h") as daemon,
         trickling(daemon, ATTACKER, count=40),

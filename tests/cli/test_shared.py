@@ -188,7 +188,7 @@ def test_a_state_directory_below_one_of_another_user_is_refused(
 def test_a_state_directory_that_others_could_make_first_is_refused(
     state: State, ground: Path
 ) -> None:
-    """Everybody can see its path and create it while `init` asks the provider."""
+    """All users can see the path of the file and create the file while `init` asks the provider."""
     sticky = ground / "sticky"
     sticky.mkdir()
     sticky.chmod(0o1777)

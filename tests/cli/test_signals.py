@@ -145,7 +145,7 @@ def run_in_steps() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_whatever_line_it_comes_it_comes_once(number: signal.Signals) -> None:
-    """The signal arrives at entry, in a step or at exit; later signals have their old handlers."""
+    """A signal at any line ends the block once, and the former signal handlers are restored."""
     for at in range(1, 1_000):
         set_handlers()
         raised = RaisedAt(number, at)

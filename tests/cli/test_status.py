@@ -70,7 +70,7 @@ def test_status_for_scripts(state: Path) -> None:
 
 
 def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) -> None:
-    """An entry without a kind of digest lowers the share, unless its size rules it out."""
+    """An entry without the digest lowers the share, except for `size+` if the entry has a size."""
     rows = [
         f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n}"
         for n in range(20)

@@ -213,7 +213,7 @@ def test_a_signal_while_it_waits_ends_it_as_any_scan(
 
 @pytest.mark.slow
 def test_of_a_list_with_few_digests_what_is_missing_is_computed(tmp_path: Path) -> None:
-    """One digest finds an entry with MD5 and SHA-256; the other digest must then agree as well."""
+    """A stream matches an entry with two digests only if both digests agree."""
     rows = csv_of({"e-1": LISTED, "e-2": LONG}, algorithms=(Algorithm.MD5, Algorithm.SHA256))
     state = make_state(tmp_path / "site", {"base": rows})
     for data in (LISTED, LONG):

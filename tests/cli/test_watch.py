@@ -197,11 +197,11 @@ def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tr
 
 @pytest.mark.slow
 def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
-    """A look at changes is not logged as a scan; `status` shows the last scan of the whole tree."""
+    """Checking changed files is not logged as a scan: `status` shows the last whole scan."""
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         assert watch.next()["path"] == str(tree / "x")
-        log = state / "audit/log.jsonl"  # the log has a record after the look has ended
+        log = state / "audit/log.jsonl"  # the log has a record after the changed files were checked
         wait_until(lambda: '"watch-look"' in log.read_text(), watch.process.pid)
         assert watch.stop() == 0
     events = [json.loads(line) for line in (state / "audit/log.jsonl").read_text().splitlines()]

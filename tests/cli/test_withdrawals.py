@@ -1,4 +1,4 @@
-"""A withdrawal affects earlier matches: in `fetch`, `status` and the audit log."""
+"""`fetch`, `status` and the audit log name earlier matches whose entry is withdrawn."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
 
 def test_a_match_in_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
     """All withdrawn entries are looked up, in the order in which the matches were found."""
-    world.scan(world.tree / "f2")  # this match stays in its place
+    world.scan(world.tree / "f2")  # the matching file of this match stays in its place
     ids = world.quarantine("f5", "f1", "f4")
     with Matches(world.path) as matches:
         order = [Path(match.path).name for match in matches.find()]

@@ -47,7 +47,8 @@ class Run:
     failure: str | None
     #: Names of missing lists, or `all of` and a provider whose lists are unknown.
     missing: frozenset[str]
-    #: Each gap: the name of a list, and the algorithms that the input lacks.
+    #: The lists that could not decide about the input: the name of a list, and the algorithms that
+    #: the input lacks.
     gaps: frozenset[tuple[str, str]]
     gaps_accepted: bool
     ruled_out_by_size: int

@@ -303,13 +303,13 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
     ("before", "after", "mask", "day"),
     [
         (0, 0, 3, 0),
-        # A proven record shows that the content has not changed, whichever scan has read it now.
+        # A record that a lease proved shows that the content is unchanged, so all tags are kept.
         (0, 510, 3, 0),
-        # Believed content may have been other content, so the older tags are dropped.
+        # The older record was only believed, and its content may differ, so its tags are dropped.
         (505, 0, 2, 0),
         # The joined record keeps the day of the believed record.
         (505, 509, 3, 505),
-        # When the old record is due, only the new record counts.
+        # The file of the older record is due to be read again, so only the new record counts.
         (495, 510, 2, 510),
     ],
 )

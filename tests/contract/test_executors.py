@@ -1,4 +1,4 @@
-"""Rules for every executor: each batch ends exactly once, and no lost file is clean."""
+"""Rules for every executor: each batch has one result, and a lost file is unread, not clean."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_with_any_byte_another_there_is_an_answer_and_no_wrong_one(row: Row) -> 
 
 
 def _is_name(row: Row, changed: bytes) -> bool:
-    """Return whether the byte was part of the magic bytes, so that the file is not opened."""
+    """Return whether the changed byte is one of the magic bytes, so the file is not opened."""
     return not sniffs(row.expander, changed)
 
 

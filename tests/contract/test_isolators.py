@@ -212,7 +212,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
         assert held.is_unchanged()
         side.put(OTHER)
         held.rewind()
-        # The open file is still read, even if another file has its name by now.
+        # The open file is read, although another file has taken its name.
         assert held.read(len(CONTENT))[:100] == CONTENT[:100]
         assert not spot.remove(held, "bbbbbbbbbb").done
     assert side.content() == OTHER
@@ -324,7 +324,7 @@ def test_a_copy_that_the_seal_key_cannot_prove_any_more_is_made_again(
 
 
 class Steps:
-    """Counts the moments before and after the wrapped calls; a kill happens at one moment."""
+    """Raises a simulated kill before or after one of the wrapped calls, chosen by `kill_at`."""
 
     def __init__(self, kill_at: int) -> None:
         self.left = kill_at

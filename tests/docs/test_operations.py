@@ -70,10 +70,10 @@ from tests.unit.test_prometheus import full
 pytestmark = pytest.mark.docs
 
 METRICS = "## Metrics"
-#: The limit of words of a page, without its examples. The reference of keys has no limit.
+#: The most words of a page without its examples. The reference of keys may be longer.
 WORDS_OF_A_PAGE = 700
 REFERENCE = DOCS / "operations" / "configuration.md"
-#: The table that the policy of an example refers to.
+#: The destination that the `[[policy]]` tables of the examples refer to.
 MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
 #: A public key whose secret key was dropped.
 RECIPIENT = x25519.Identity.generate().to_public()

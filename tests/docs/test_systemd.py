@@ -70,7 +70,7 @@ def settings(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_common_part_does_not_undo_the_settings_of_a_unit(name: str) -> None:
-    """Drop-ins are read after the unit, and an empty value in a drop-in would empty a list."""
+    """systemd reads a drop-in after the unit; an empty value there would reset a setting."""
     common = settings(UNITS / "hashclient-.service.d" / "10-common.conf")
     own = settings(UNITS / name)
     assert {"CapabilityBoundingSet", "RestrictAddressFamilies", "UMask"} <= set(own)
@@ -127,7 +127,8 @@ def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_lea
 def test_an_outage_is_told_once_a_day() -> None:
     text = (UNITS / "notify-hashclient@.service").read_text()
     assert "StartLimitIntervalSec=20h\nStartLimitBurst=1\n" in text
-    # A unit that failed only weekly would still have to be reported each time, so none is weekly.
+    # Messages are at least 20 hours apart. A weekly unit could report a lasting outage only once a
+    # week, so no timer is weekly.
     for name in TIMERS:
         (when,) = re.findall(r"^OnCalendar=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
         assert "weekly" not in when

@@ -102,7 +102,7 @@ def test_an_upload_is_answered_by_its_verdict(state: State, port: int) -> None:
 
 
 def test_an_upload_that_breaks_off_is_neither_a_match_nor_clean(state: State, port: int) -> None:
-    """The listed content arrives, but more bytes were announced, so the content is another."""
+    """The received bytes are listed content, but the announced upload is longer: no verdict."""
     before = state.call("matches", "--format", "jsonl").lines
     for head in (f"Content-Length: {len(LISTED) + 1}", "Transfer-Encoding: chunked"):
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as client:

@@ -1,4 +1,4 @@
-"""Texts are plain: the code, its messages and the documents have none of the words listed here."""
+"""Code, messages and documents contain none of the words that are listed in this module."""
 
 from __future__ import annotations
 

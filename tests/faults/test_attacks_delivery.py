@@ -116,7 +116,7 @@ def test_tampered_cache_heals(client: Client, world: Generations, data: bytes) -
 
 
 def test_cached_root_of_a_thief_does_not_count(client: Client, world: Generations) -> None:
-    """Anybody may write to the cache, so only metadata that the pinned root leads to is trusted."""
+    """The cache is not trusted: cached metadata counts only if the pinned root leads to it."""
     thief = CryptoSigner.generate_ed25519()
     metadata = world.simulator.metadata("root")
     new_root_key(thief)(metadata.signed)

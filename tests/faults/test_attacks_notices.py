@@ -468,7 +468,7 @@ def test_another_provider_s_notice_ends_none_of_this_one(
     sign(other, fresh(other, "c", sent=sent, type=Type.CANCEL, refers_to=[first.notice]))
     other_client = Client(tmp_path / "other-state", other, other.root)
     other_client.fetch()
-    # The books of both providers are put into one state directory.
+    # The saved notices of both providers are put into one state directory.
     book = load_book(other_client.settings.layout, "main")
     assert book is not None
     write_book(client.settings.layout, msgspec.structs.replace(book, provider="second"))

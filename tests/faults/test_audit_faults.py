@@ -1,4 +1,4 @@
-"""The audit log under kills, full disks and broken disks: no record is lost, all is reported."""
+"""The audit log under kills, full disks and broken disks: failures are reported."""
 
 from __future__ import annotations
 

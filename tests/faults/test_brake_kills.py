@@ -1,4 +1,4 @@
-"""Scans and a watch are killed at once: the brake allows no action too many, and loses none."""
+"""Scans and a watch are killed together: the brake exceeds no limit and loses no action."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
         found = list(matches.find())
         taken = {match.path for match in found if match.id in kept}
         for match in found:
-            # If two programs found a file at once, the second record is closed, and the first one
-            # has the item.
+            # If two programs recorded a file at once, the second record is closed, and the sealed
+            # copy belongs to the first record.
             is_second = match.ended is MatchState.CLOSED and match.path in taken
             assert match.in_place or match.id in kept or is_second
     assert isolated(world) <= LIMIT

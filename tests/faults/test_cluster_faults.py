@@ -103,7 +103,7 @@ def test_workers_that_are_killed_at_random_change_nothing(
         if isinstance(item, Outcome):
             if len(outcomes) in moments:
                 pids = cluster.cluster.pids
-                if len(pids) > 1:  # a worker that is just starting cannot be chosen
+                if len(pids) > 1:  # while a worker restarts, only one process is listed
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(chance.choice(pids), signal.SIGKILL)
             outcomes.append(item)
@@ -197,7 +197,7 @@ def test_without_any_worker_the_rest_is_unread(
                     os.kill(pid, signal.SIGKILL)
     assert once(outcomes).keys() == expected_of(cluster, tree).keys()
     if summary.counts[Kind.UNREAD]:
-        # The exit code depends on whether one of the first files matched.
+        # A match gives MATCH_ATTENTION; without a match, the unread files give INCOMPLETE.
         assert summary.exit_code in {ExitCode.INCOMPLETE, ExitCode.MATCH_ATTENTION}
     else:
         assert summary.exit_code is ExitCode.MATCH

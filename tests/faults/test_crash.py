@@ -200,8 +200,8 @@ def test_disk_fails_at_each_change(step: Step, code: int) -> None:
         except HashclientError as caught:
             error = caught
             failures += 1
-        # Without an error, the failed call was not important: for example the removal of an old
-        # run.
+        # If the fetch reports no error, the failed call was unimportant, such as the removal of an
+        # old run.
         if error is not None:
             assert isinstance(error, StateError | AuditError)
             assert os.strerror(code) in error.message and error.message.isprintable()
@@ -266,7 +266,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
 
 
 def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
-    """A changed base misleads a build that continues from it, but only once."""
+    """An update of a changed manifest has a wrong checksum, so the list is built anew."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
     edit_manifest(client.settings.state_dir, "baseline", checksum="0" * 16)

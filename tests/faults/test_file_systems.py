@@ -193,8 +193,8 @@ def test_a_store_through_a_map_of_memory_is_seen(state: Path) -> None:
         path = Path(name, "f")
         path.write_bytes(BENIGN)
         with path.open("r+b") as stream, mmap.mmap(stream.fileno(), len(BENIGN)) as stored:
-            # The first store sets the times because it loads the page; later stores find the page
-            # in memory.
+            # The first store through the map sets the file's times. Later stores do not, because
+            # the page is in memory.
             stored[:] = BENIGN
             before = path.stat()
             settle()
@@ -278,7 +278,7 @@ def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
 @pytest.mark.slow
 @needs_mounts
 def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_path: Path) -> None:
-    """The remembered mount cannot be compared, so the share may not be mounted."""
+    """Without /proc, nobody can see whether the remembered share is mounted, so it is unread."""
     beside = write_tree(tmp_path / "other", {"beside": BENIGN})
     share = tmp_path / "share"
     command = ["--state-dir", state, "scan", "--format", "jsonl", "--show-all", share, beside]

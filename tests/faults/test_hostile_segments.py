@@ -68,7 +68,7 @@ def test_a_footer_that_contradicts_itself_is_never_more_than_refused() -> None:
     data = encode_segment(pa.Table.from_pylist([row], add_schema()))
     assert hostile_segments.decode(data, "add", 1) is None
     for place in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data) - 8):
-        # The next field and a number are inserted.
+        # One byte of the footer becomes the Thrift header of an integer field.
         changed = data[:place] + b"\x14" + data[place + 1 :]
         hostile_segments.decode(changed, "add", 1)
 

@@ -139,7 +139,7 @@ def test_a_disk_that_fails_while_an_index_is_compared(
             assert error is not None
             manifest = client.manifest()
             assert manifest is not None
-            if manifest.rotten is None:  # the damage was not seen yet, or could not be noted
+            if manifest.rotten is None:  # the manifest does not note the damage
                 with pytest.raises(DamagedError):
                     client.fetch()
         client.fetch()

@@ -58,7 +58,7 @@ def test_a_provider_with_more_lists_than_may_be_is_refused(
 
     simulator.edit("targets", add)
     refused(client, ExitCode.UNVERIFIED, "offers 257 lists, more than 256")
-    # Local lists stay in use, and all other lists are reported in one line.
+    # Fetched lists stay in use, and one message covers all lists that are not used.
     doubtful, here = expected_lists(client.settings, client.session.sealer())
     assert here.index is not None
     assert doubtful.name is None

@@ -201,7 +201,7 @@ def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
         if ended == 0:
             break
     assert 20 < number < MOST
-    assert backups > of_changes(5)  # the kill happened while the backup was needed
+    assert backups > of_changes(5)  # several kills left the backup on the disk
 
 
 def fail_in_the_middle(layout: Layout) -> StateError:

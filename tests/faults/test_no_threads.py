@@ -1,4 +1,4 @@
-"""The system has no room for another thread: the command reports this and changes nothing."""
+"""If the system cannot start another thread, the command reports this and changes nothing."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_only_the_file_that_was_read_is_taken(
     own = (scene.directory / "f").stat().st_ino
 
     def attacked(*args: Any, **kwargs: Any) -> Any:
-        if attacks and args[-1]:  # the call is for a file that was read
+        if attacks and args[-1]:  # the last argument says whether the file was read
             attack_once(attacks.pop())
         return real(*args, **kwargs)
 
@@ -155,7 +155,7 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
     room = scene.state.path / "quarantine"
     assert item_ids(room) == ([match_id] if act == "resume" else [])
     with Matches(scene.state.path) as matches:
-        # If the new file is no link, the sealed file has left the place, and the record says so.
+        # If a link has replaced the file, `resume` records that the file has left its place.
         assert matches.get(match_id).in_place == ((act, put) != ("resume", "link for the file"))
 
 

@@ -278,7 +278,7 @@ def test_a_file_from_an_interrupted_restoration_is_synced_by_the_next(tmp_path: 
 def test_a_file_is_synced_before_it_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page that is not on the disk yet would be read from memory."""
+    """A read before the sync would return bytes from memory instead of bytes from the disk."""
     ward, _, match = taken_scene(tmp_path)
     calls: list[str] = []
 

@@ -427,7 +427,7 @@ def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Pa
 
 
 class BuiltIn(Facts):
-    """Identities as on this machine if all disks were built in."""
+    """Facts of this machine, except that every disk counts as built in and not as removable."""
 
     def disk_name(self, path: Path) -> bytes | None:
         return b""

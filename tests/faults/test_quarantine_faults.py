@@ -282,7 +282,8 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         )
         assert not scene.private.exists()
         if swapped and swap not in {swap_directory, remove}:
-            # Unless the directory was swapped or the file removed, the outcome asks for a person.
+            # If the file was exchanged, rewritten or moved away, the outcome says that a person
+            # must act.
             assert taken.attention
             assert not taken.taken
         assert taken.taken <= scene.is_sealed()
@@ -356,7 +357,7 @@ def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
 
 @root_only
 def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path) -> None:
-    """For each name in the directory, the kernel says that no file has this name."""
+    """While an encrypted directory is locked, the kernel denies that its files exist."""
     scene = Scene(tmp_path)
     image = disks.make_image(tmp_path / "image", "ext4", *disks.Vault.OPTIONS)
     with disks.mounted("-o", "loop", image, tmp_path / "disk") as disk:
@@ -400,7 +401,7 @@ def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: i
 def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    """Somebody moves the file away during the look of an action, and back before its decision."""
+    """The file is moved away while the action looks for it, and is back before it decides."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     aside = tmp_path / "aside"
@@ -1084,7 +1085,7 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
-    # Without the check, it is as if another program filled the disk after the check.
+    # Removing the check of free space simulates a disk that another program fills after the check.
     if not foreseen:
         monkeypatch.setattr(isolate, "check_space", lambda _room, _size: None)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:

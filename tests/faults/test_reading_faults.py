@@ -126,7 +126,7 @@ def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path)
 
 @needs_fuse
 def test_a_file_that_goes_on_beyond_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """The file begins with an entry's content of the claimed size; a read may return only that."""
+    """The claimed size covers only the listed content, but the file has more bytes."""
     sizes = (None, 102_400, 65_536, 1000)
     files = {str(gives): File(LONG, claims=102_400, gives=gives) for gives in sizes}
     with fuse(tmp_path / "m", files) as tree:
@@ -196,7 +196,7 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
     claims = (0, 1, 5, 7, 4096, 1 << 20)
     files = {f"f{n}": File(b"listed", claims=n) for n in claims}
     files |= {f"g{n}": File(b"benign", claims=n) for n in claims}
-    # The file is also not treated as a hole, whatever size it claims.
+    # A file that claims to have no blocks is not treated as a hole either: it is read.
     files["f-hole"] = File(b"listed", claims=1 << 40, blocks=0)
     with fuse(tmp_path / "m", files, STRANGER) as tree:
         for result in (scan(sized, tree), scan(sized, *(tree / name for name in files))):

@@ -159,7 +159,7 @@ def test_retracting_what_may_be_finished_and_is_unknown_there(
 def test_a_destination_that_is_something_else_now(
     desk: Desk, service: ReportingService, report: Report, call: str
 ) -> None:
-    """A report that is open at a service is not retracted at a directory of the same name."""
+    """The name of a service now belongs to a directory: the open report is not retracted there."""
     service.fail(call, Fault(reset="before"))
     desk.send_due()
     to = desk.settings.config.report.to

@@ -53,7 +53,7 @@ MOST = 300
 
 @pytest.fixture
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Desk, ReportingService]]:
-    """A desk and a service; the parameter is the timeout in seconds, otherwise it is long."""
+    """A desk and a service; a parameter may replace the long timeout by another, in seconds."""
     timeout_s = getattr(request, "param", 60.0)
     with fast_directory() as directory, desk_and_service(directory, timeout_s=timeout_s) as made:
         yield made

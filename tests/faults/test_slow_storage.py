@@ -86,7 +86,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
         few = scan(state, "--jobs", "2", "--sort", where)
     assert result.outcomes == few.outcomes == expected(where)
     assert result.code == few.code == 10
-    # Two workers and a walk by themselves would make at most three requests at once.
+    # Without threads, two workers and the walk could have at most three requests at a time.
     assert at_once > 8
 
 
@@ -94,7 +94,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
 def test_few_files_of_one_directory_are_not_read_one_after_the_other(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
-    """On fast storage, one process would read so few files."""
+    """On fast storage, a single process would read these 80 files one after the other."""
     files = {f"f{n}": File(b"clean %d" % n, direct_io=False) for n in range(80)}
     (tmp_path / "m").mkdir()
     with mounted(tmp_path / "m", files, pace=Pace(4 * DELAY_S, 1, True, str(counts))) as where:
@@ -135,8 +135,8 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
         scanning(state, where) as process,
     ):
         wait_until(lambda: len(members(process.pid)) > 10, process.pid)
-        # The killed process is neither the first worker nor the nursery, which have the lowest
-        # numbers.
+        # The highest process number belongs to a late worker, not to the first worker and not to
+        # the process that forks workers.
         os.kill(max(members(process.pid)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
     result = checked(Run(process.returncode, out, err))

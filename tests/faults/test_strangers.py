@@ -43,7 +43,7 @@ from tests.kit.attacker import (
 
 pytestmark = needs_root
 
-#: A race has a few rounds, and in slow runs 200 rounds, a quarter in each of four tests.
+#: A race has five rounds. In slow runs, four further tests have 50 rounds each.
 rounds = pytest.mark.parametrize(
     "rounds", [5, *(pytest.param(50, marks=pytest.mark.slow, id=f"50-{n}") for n in range(4))]
 )

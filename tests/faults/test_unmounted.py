@@ -78,7 +78,7 @@ def unread(result: Run) -> dict[str, str]:
 
 @pytest.mark.parametrize("given", ["share", "above"])
 def test_a_share_that_is_not_mounted_is_missed(state: Path, srv: Path, given: str) -> None:
-    """A given or walked mount point is missed until it is mounted again or given up."""
+    """An unmounted share is reported until it is mounted again or its record is removed."""
     share = srv / "share"
     paths = [srv / "beside", share] if given == "share" else [srv]
     assert scan(state, *paths).code == 0  # as at the first scan, no file system is known yet
@@ -205,7 +205,7 @@ def attach(image: Path) -> str:
 
 
 def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> None:
-    """The disk is recognised by lasting facts, and an empty disk is not taken for another disk."""
+    """The disk is recognised by its UUID, even if it is mounted under another device name."""
     image, share = tmp_path / "image", srv / "share"
     with image.open("wb") as stream:
         stream.truncate(4 << 20)

@@ -1,4 +1,4 @@
-"""c-icap asks for a proxy, which sends it the downloads of its users."""
+"""A proxy sends the downloads of its users to c-icap, and c-icap asks the daemon."""
 
 from __future__ import annotations
 

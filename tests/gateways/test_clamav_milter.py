@@ -1,4 +1,4 @@
-"""clamav-milter asks the daemon for a mail server, which is a simple client in these tests."""
+"""clamav-milter asks the daemon about mails. A simple client replaces the mail server."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_stale_lists(gate: Door, port: int, rule: str) -> None:
 
 
 def test_a_mail_that_looks_like_two(gate: Door, port: int) -> None:
-    """Exim stores the mail as a mailbox, and does not escape a line that begins like a new mail."""
+    """Exim stores the mail as a mailbox without escaping lines that begin like a new mail."""
     gate.open()
     assert sent(port, SPLIT) == "refused"
 

@@ -39,5 +39,5 @@ def changes(most: int) -> range:
 
 
 def of_changes(number: int) -> int:
-    """Return how many of `number` changes `changes` includes, or one less."""
+    """Return how many of `number` changes the test interferes at, or one less."""
     return number if _Depth.is_deep else number // QUICK_STEP

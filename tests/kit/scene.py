@@ -24,7 +24,7 @@ LISTED = b"a benign file that the list names"
 
 
 class Scene:
-    """A tree of the attacker with a listed file, and a victim outside of it with the same content.
+    """The attacker's tree has a listed file; a victim's file outside of it has the same content.
 
     `directory`: the directory of the listed file. `trap`: a link to the victim's directory, which
     has a file of the same name. `steps`: exchange `directory` and `trap`, and restore the listed

@@ -24,7 +24,7 @@ VALUES = (
 )
 
 
-#: A valid value of each key that its table must have, so that only the tested key is faulty.
+#: Valid values of the required keys of each table, so that only the tested key is faulty.
 REQUIRED = {
     "root_sha256": f'"{64 * "0"}"',
     "token_url": '"https://example.org/token"',

@@ -145,8 +145,8 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
             return bits
 
         plan = index.masks_of_size(size)
-        # The plan must include the digests of listed entries, and may include those of withdrawn
-        # entries.
+        # The plan must include each kind of digest that a listed entry has. It may include kinds
+        # that only a withdrawn entry has.
         assert plan & masks(iter(live.values())) == masks(iter(live.values()))
         assert plan & ~masks(iter(ever)) == 0
     check_hits(index, live)

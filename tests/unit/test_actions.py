@@ -277,7 +277,7 @@ def test_what_is_not_isolated_is_reported_all_the_same(
 
 
 def test_the_files_of_a_batch_are_isolated_together(desk: Desk) -> None:
-    """Matches that no rule permits to isolate keep their place in the batch and are refused."""
+    """Of three matches in one batch, the middle one has no rule that permits isolation."""
     acting = responder(desk, TAKE, stale=("other",))
     found = [
         recorded(desk.find("a", A)),

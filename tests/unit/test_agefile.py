@@ -1,4 +1,4 @@
-"""Facts about age files that need no key: the first and last byte of an age file, at every edge."""
+"""Facts about age files that need no key: their length, header, recipients and chunks."""
 
 from __future__ import annotations
 

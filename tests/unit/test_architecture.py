@@ -1,4 +1,4 @@
-"""The architecture as a table: a module imports only lower rooms, and some calls have one place.
+"""The layers of the project: a module imports only lower layers, which are called rooms.
 
 `docs/architecture.md` says what each room is for.
 """

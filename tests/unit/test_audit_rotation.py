@@ -23,7 +23,7 @@ from hashclient.audit.record import segment_data
 from hashclient.core.errors import AuditError, UsageError
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
-#: A number above the count of changes on the disk in an append that closes a file.
+#: More than the number of changes of the disk that one append to a full log file makes.
 MOST = 60
 
 
@@ -611,7 +611,7 @@ def test_a_kill_between_two_names_and_a_backup_that_made_two_files_of_them(tmp_p
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_the_next_file_belongs_to_who_has_the_log(book: Logbook) -> None:
-    """The scanning account has to write to the next file even if root closed the former file."""
+    """If root closes a log file, the next file belongs to the owner of the closed file."""
     os.chown(book.directory / LAST, 12_345, 23_456)
     (book.directory / LAST).chmod(0o640)
     assert book.log.rotate() is not None

@@ -162,7 +162,7 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
 def test_an_interrupt_while_a_thread_starts_waits_for_what_this_thread_has_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The interrupt happens when the thread runs but its task is not yet stored anywhere."""
+    """The interrupt arrives when the thread runs already, before `together` has noted it."""
     begun, go_on, done = threading.Event(), threading.Event(), list[int]()
     start = background.start_thread
 

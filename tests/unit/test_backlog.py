@@ -1,4 +1,4 @@
-"""Work of a cluster that no worker has yet: how much is handed out at once, and in which order."""
+"""The queue of files and directories for workers of a cluster: sizes and order of batches."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> N
 
 
 def garbled(data: bytes) -> dict[str, bytes]:
-    """Return contents that no scan writes to an inventory."""
+    """Return damaged contents of the database file, by a description of the damage."""
     other = data.replace(b"CREATE TABLE files", b"CREATE TABLE tiles")
     assert other != data
     return {
@@ -295,7 +295,7 @@ def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
 
 
 def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
-    """A row says nowhere which device it belongs to, so it looks valid on any other device."""
+    """A row that was moved to another device in the database would look valid there."""
     with sqlite3.connect(path) as db:
         assert db.execute("UPDATE files SET file_system = 8 WHERE block = 0").rowcount == 1
     db.close()

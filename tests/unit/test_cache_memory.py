@@ -115,7 +115,7 @@ def test_what_was_learnt_is_written_when_enough_of_it_waits(
     count = 3 if what in ("records", "both") else 0
     blocks = [(7, 1), (7, 2), (7, 3), *last] if what == "blocks" else []
     found = (count, blocks, 3 if what in ("members", "both") else 0)
-    for written in ([], [found]):  # after the first write, the same number of records waits again
+    for written in ([], [found]):  # in round two, one write is done
         for n in (1, 2, 3):
             assert place.stored == written
             memory.learn(
@@ -154,7 +154,7 @@ def test_records_are_found_by_the_next_scan(memory: Memory, place: Place) -> Non
 
 
 def test_a_cache_is_read_until_it_is_written(memory: Memory, place: Place, tmp_path: Path) -> None:
-    """A cache that does not exist or cannot be read is no failure: the later write reports it."""
+    """`open` returns None for a missing or damaged cache, because a later write reports it."""
     assert memory.open() is None
     memory.learn(Result(learned=[(7, known(status(1)))]))
     memory.flush()

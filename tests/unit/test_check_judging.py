@@ -1,4 +1,4 @@
-"""What a task learns of its files: the remembered files, for how many days, and their tags."""
+"""Records that a task makes for the inventory: of which files, with which day and tags."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_known_file_that_was_read_in_part_keeps_its_day_and_its_first_byte(
     old["tags"][0, 0] = (5, 6)
     rows = [read(lists, 1, begin=33), read(lists, before=of, plan=(), digests=[])]
     files = files_of(lists.judge(), rows, {1: old[0]})
-    # A further digest is computed because an entry has hit the file, so the file was read today.
+    # The SHA-1 is computed because an entry matches the first digest of the file.
     files.digests[1] = [b"x" * SHA1.digest_bytes]
     files.plans[1] = (SHA1,)
     files.seal(lists.judge(), (SHA1,), [1])

@@ -83,7 +83,7 @@ def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ..
 
 
 def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
-    """Call `act` with the number of the reading, after the reading and before its judgement."""
+    """Call `act` after each read of bytes, with the number of reads so far."""
     original, count = os.readv, 0
 
     def watched(fd: int, buffers: list[memoryview]) -> int:
@@ -180,10 +180,11 @@ def test_after_a_task_that_matched_no_file_is_read_twice(
 
 
 def test_the_outcome_of_a_file_does_not_depend_on_files_before_it(tmp_path: Path) -> None:
-    """Digests that were computed for other reasons count only if an entry asks for them."""
+    """Computing more digests than the plan of a size needs does not change an outcome."""
     md5, sha1, sha256 = digests_of(b"listed")
     other = digests_of(b"something else")[0]
-    # With its SHA-1 the file would conflict with an entry that the MD5 of the file does not find.
+    # The entries e-2 and e-3 have the SHA-1 and SHA-256 of `listed`, but another MD5. They would
+    # conflict if these digests were looked up.
     rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},,,synthetic\n"
     rows += f"e-2,{other},{sha1},,synthetic\ne-3,{other},,{sha256},synthetic\n"
     lists = lists_of(tmp_path, base=rows.encode())

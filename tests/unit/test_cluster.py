@@ -723,7 +723,7 @@ class TestWorker:
         runs = [f"scan {n}" for n in range(worker.MOST_RUNS + 1)]
         for run in runs[:-1]:
             assert not worker_process.prepare(Setup(worker_process.spec(run)))
-        # this call uses the last of `runs` last
+        # makes `runs[0]` the most recently used run
         assert all(map(worker_process.is_ready, runs[:-1]))
         assert worker_process.is_ready(runs[0])
         # the worker accepts no further scan
@@ -816,7 +816,7 @@ def test_a_directory_is_the_same_everywhere_if_each_worker_says_so(tmp_path: Pat
             assert found[gone] is not None
             assert [found[same] is None, found[other] is None] == [p is None for p in problems]
             assert (ONE, OTHER_ONE)[answers.index(wrong)] in f"{found[same]}{found[other]}"
-    # A worker that gave a wrong answer may go on later and get batches; a dead worker gets none.
+    # A worker that sent a wrong answer may get batches later, but a dead worker gets none.
     for answer in (OSError(), MemoryError(), b"no sense", encode([None]), encode(["\x1b", "\x1b"])):
         connection.looked = {ONE: answer, OTHER_ONE: right}
         told = crew.verify([same, other])

@@ -63,7 +63,7 @@ class Crew:
 
 
 class Jobs:
-    """Does each batch when its answer is asked for, and accepts two batches for each slot."""
+    """Simulates the jobs of a cluster: two batches fit each slot, and run when collected."""
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
@@ -345,7 +345,7 @@ def test_what_is_handed_back_is_checked_again_and_large_files_alone(
     house, took = House(monkeypatch, answer=answer), list[tuple[int, float]]()
     monkeypatch.setattr(house.run._backlog, "took", lambda *given: took.append(given))
     found, _ = house.go(task("a", "b", "c", "e"))
-    assert took == [(1, 1.0)] * 4  # the batches that were handed back were measured as zero seconds
+    assert took == [(1, 1.0)] * 4  # each batch checked one file in one second
     assert set(found) == {f"/d/{name}" for name in "abce"}
     assert house.checked[0] == ["/d/a", "/d/b", "/d/c", "/d/e"]
     assert sorted(house.checked[1:]) == [["/d/b"], ["/d/c"], ["/d/e"]]

@@ -115,7 +115,7 @@ def trees(*paths: Path, **options: Any) -> ClusterTrees:
 def test_the_paths_of_a_scan_are_looked_at_by_the_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client looks at each directory that a worker will need: all must be the same there."""
+    """The client examines the directory of each path, so that workers can compare theirs."""
     tree = write_tree(tmp_path, {"t/x": b"", "f": b"", "d/g": b""})
     os.mkfifo(tree / "pipe")
     monkeypatch.chdir(tree)
@@ -232,7 +232,7 @@ def test_a_worker_does_what_the_client_says(
         assert type(found.pop("file_systems")) is Shared
         assert found == common | expected
         one.checker()
-        # The checker makes no cache in this thread, because each thread has its own.
+        # The second call in the same thread returned the first checker.
         assert made == []
     assert places == [(tmp_path, lists.sealer.key_id, 3)]
     sent = work(lists, tmp_path, gets_known=True, reread_days=5, boot=boot_id())

@@ -42,7 +42,7 @@ DATA = bytes(range(100))
 def test_joined_bytes_are_read_at_any_place(
     head: bytes, tail: bytes, start: int, length: int
 ) -> None:
-    """If the middle piece is shorter than announced, the joined data ends at the gap."""
+    """If the middle piece is too short, the joined data ends where bytes are missing."""
     joined = Joined(head, Whole(DATA), start, length, tail)
     assert joined.size == len(head) + length + len(tail)
     there = DATA[start : start + length]
@@ -51,7 +51,7 @@ def test_joined_bytes_are_read_at_any_place(
         for count in range(joined.size + 2):
             wanted = whole[offset : offset + count]
             if offset > len(head) + len(there) and len(there) < length:
-                wanted = joined.read_at(offset, count)  # any bytes may follow the gap
+                wanted = joined.read_at(offset, count)  # any bytes may follow the missing bytes
             assert joined.read_at(offset, count) == wanted
     if len(there) == length:
         assert b"".join(iter(lambda: joined.read(3), b"")) == whole

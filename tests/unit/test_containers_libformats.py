@@ -88,7 +88,7 @@ def four(
     kind: int, flags: int, *, content: bytes = b"", high: int | None = None, name: bytes = b"name",
     length: int | None = None,
 ) -> bytes:  # fmt: skip
-    """Return a block of rar 4. With `high`, the packed length of a member has an upper half."""
+    """Return a block of rar 4. `high`: upper half of a 64-bit packed length."""
     rest = struct.pack("<L", len(content)) + bytes(15)
     rest += struct.pack("<H", len(name)) + bytes(4)
     rest += b"" if high is None else struct.pack("<2L", high, 0)

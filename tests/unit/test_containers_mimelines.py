@@ -66,7 +66,7 @@ Seen = tuple[bytes, bytes, bytes, bool, bool, bool, bool, bool]
         (TYPE + b"\r\nx", (b"x", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b" ; n=1\n\nx", (b"x", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b">From x\nFrom x\n\ny", (b"y", b"a/b", b"", True, True, False, False, False)),
-        # At a line that is no field, the body begins, or fields follow before an empty line.
+        # A line that is no field begins the body, unless further fields and an empty line follow.
         (TYPE + b"odd\n\nx", (b"odd\n\nx", b"a/b", b"", True, False, False, False, False)),
         (TYPE + b"odd\nX: y\n\nz",
          (b"z", b"a/b", b"odd\nX: y\n\n", True, True, True, False, False)),
@@ -169,7 +169,7 @@ def body(
 X, LAST, FIELD = Hit(0, is_last=False), Hit(0, is_last=True), Hit(0, is_last=False, is_field=True)
 PART = b"--y\nContent-Type: t\n\n"
 MANY = b"X: y\n" * 15
-#: With this line before it, a field name with its colon ends one byte behind the searched bytes.
+#: A line so long that the colon of the next field is one byte behind the searched bytes.
 LONG = b"--y\nX:" + b"x" * ((16 << 10) - 15) + b"\n"
 SHORTER = LONG.replace(b"x", b"", 1)
 
@@ -249,7 +249,7 @@ def test_a_body_ends_at_the_line_of_a_boundary(text: bytes, seen: Body) -> None:
          (b"--y\n" + b"n" * 512 + b":", None, b"", False, False)),
         (b"a\n--y\nodd\n", {"is_aside": True}, (b"a\n--y\nodd\n", None, b"", False, False)),
         (b"a\n-----\n\nb", {"is_aside": True}, (b"a\n-----\n\nb", None, b"", False, False)),
-        # If all of the text counts, the line only marks the body as doubtful.
+        # If the body is kept as a whole, a line like a boundary does not end it, but sets the flag.
         (b"a\n--xy\nb", ALL, (b"a\n--xy\nb", None, b"", True, False)),
         (b"a\n" + TYPE, ALL, (b"a\n" + TYPE, None, b"", False, False)),
         (b"a\n--y\n\nb", ALL,

@@ -598,7 +598,7 @@ def test_members_in_another_order_than_their_entries_are_put_in_order_up_to_a_li
 ) -> None:
     monkeypatch.setattr("hashclient.containers.zip._MAX_MOVED", 3)
     ranges = Ranges()
-    # The second `add` moves one range, the third moves two, the fourth three.
+    # Each range lies before all earlier ranges, so `add` has to move one, then two, then three.
     for start in (90, 60, 40, 20):
         assert ranges.add(start, start + 5)
     assert list(ranges) == [(start, start + 5) for start in (20, 40, 60, 90)]

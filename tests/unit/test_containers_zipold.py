@@ -48,7 +48,7 @@ def inflated(data: bytes, step: int = 999) -> bytes:
 
 
 def with_matches() -> Iterator[bytes]:
-    """Yield bytes with matches of each length and from each distance."""
+    """Yield bytes that repeat earlier bytes: repetitions of each length and at each distance."""
     noise = CHANCE.randbytes(6_000)
     yield noise
     for length in range(3, 258):

@@ -106,7 +106,7 @@ def test_a_dead_process_is_started_again_and_a_killed_one_not_at_full_speed(
 def test_processes_that_keep_ending_by_themselves_end_the_daemon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that lived for `EARLY_S` resets the count; a killed process is not counted."""
+    """The count of early exits restarts after a process lived `EARLY_S`. Kills do not count."""
     house = House(monkeypatch)
     for _ in range(2):
         for _ in range(MAX_EARLY_DEATHS):

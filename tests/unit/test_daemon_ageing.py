@@ -1,4 +1,4 @@
-"""A daemon warns of lists that no fetch has checked, long before it stops to call files clean."""
+"""A daemon warns of lists that no fetch has checked, long before files get no verdict."""
 
 from __future__ import annotations
 

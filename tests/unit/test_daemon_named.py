@@ -147,7 +147,7 @@ def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
 def test_a_listed_file_that_was_away_when_its_directory_was_read_is_found_when_it_is_back(
     lists: InUse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new file had the name of the listed file meanwhile, so that one counted as replaced."""
+    """A new file takes the name while the listed file is away, and the listed file comes back."""
     tree = write_tree(tmp_path / "t", {"f": LISTED})
     tree.chmod(0o777)
     check, calls = Checker.check, list[Task]()

@@ -54,7 +54,7 @@ def lists_of(client: Client) -> InUse:
 
 
 def judged(lists: InUse, data: bytes) -> Upload:
-    """Return a finished stream with its outcome."""
+    """Judge content as a finished stream of a client, and return the stream with its outcome."""
     client: Any = SimpleNamespace(peer=Peer("serve:s,uid=1", "uid=1", True))
     upload = Upload(lists, "-", client, (b"", b""), 0.0)
     upload.update(memoryview(data))
@@ -92,8 +92,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     assert counts.total(Count.FAILURES) == 0
     events = [r for r in read(client.settings.layout.audit) if r.event in ("match", "serve-end")]
     assert [r.event for r in events] == ["serve-end"] * 2 + ["match", "serve-end"] * 2
-    # The count of unopened files and the match, both made with the former lists, are in one
-    # summary.
+    # One `serve-end` record counts the unopened files and the match that the former lists judged.
     assert [r.data.get("not_opened") for r in events] == [None] * 3 + [{"disk image": 1}] + [
         None
     ] * 2

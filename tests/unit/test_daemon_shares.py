@@ -99,7 +99,7 @@ def test_users_who_have_all_places_together_make_place_for_another() -> None:
     assert first.is_closed
     assert house.enter(ROOT)
     assert house.counts.total(Count.CROWDED) == 2
-    assert house.enter(EVE) is None  # refused, because ADA has at most one connection more than EVE
+    assert house.enter(EVE) is None  # refused: no user has two connections more than EVE
 
 
 def test_root_keeps_its_places() -> None:

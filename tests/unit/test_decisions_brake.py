@@ -87,7 +87,7 @@ def test_a_file_of_two_entries_counts_for_both_and_once_for_the_day(record: Matc
     assert desk.held("ab", hit("e-1"), hit("e-2")) == ""
     assert desk.held("cd", hit("e-1")) == "d"
     assert desk.held("ef", hit("e-2")) == "f"
-    assert desk.held("g", hit("e-3")) == "g"  # the limit of permits for the day is reached
+    assert desk.held("g", hit("e-3")) == "g"  # held: the daily limit of all entries is reached
 
 
 def test_each_action_needs_an_entry_that_asks_for_it_and_has_room(record: Matches) -> None:
@@ -130,7 +130,7 @@ def test_a_reported_match_that_may_not_be_isolated_stays_reported(record: Matche
 def test_no_entry_ever_lets_more_files_be_acted_upon_within_a_day(
     tmp_path_factory: pytest.TempPathFactory, finds: list[tuple[int, set[int], int]]
 ) -> None:
-    """Files are found in any order and repeatedly; each file that may be acted upon is."""
+    """Files are found in any order, also repeatedly; each file that is not held is isolated."""
     with Matches(tmp_path_factory.mktemp("state")) as record:
         desk = Desk(record, per_entry=2)
         for name, entries, hours in finds:
@@ -141,6 +141,6 @@ def test_no_entry_ever_lets_more_files_be_acted_upon_within_a_day(
             record.change(ref.id, MatchState.QUARANTINED, desk.now, {}, in_place=False)
             since = desk.now - timedelta(hours=24)
             assert all(record.used(("base", f"e-{n}"), since) <= 2 for n in range(4))
-            # Each file is permitted by the entry that found it.
+            # The recorded permit of an action belongs to an entry that the file matches.
             letting = record.permits_of(ref.id, since)
             assert letting and letting <= {("base", f"e-{n}") for n in entries}

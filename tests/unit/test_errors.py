@@ -1,4 +1,4 @@
-"""Exit codes and errors: the numbers are an interface, so this test repeats them."""
+"""Exit codes and errors: scripts rely on the exit codes, so the test repeats each number."""
 
 from __future__ import annotations
 

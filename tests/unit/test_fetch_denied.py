@@ -83,7 +83,7 @@ def test_access_that_is_given_later_brings_the_list(simulator: Simulator, tmp_pa
 
 
 def test_access_that_is_taken_away_is_an_error(simulator: Simulator, tmp_path: Path) -> None:
-    """The client has a generation of the list that would stay out of date."""
+    """Without an error, the client's copy of the refused list would silently stay out of date."""
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     simulator.publish(csv(range(20, 23)), "b")

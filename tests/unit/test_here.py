@@ -20,7 +20,7 @@ def names_in(task: Task) -> list[str]:
 
 
 class Checkers:
-    """Makes one checker: each task takes `took_s`, and names that end in `-` are handed back."""
+    """Simulates a checker: a task takes `took_s`, and names that end in `-` are handed back."""
 
     def __init__(self, took_s: float) -> None:
         self.now = 500.0

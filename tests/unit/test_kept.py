@@ -92,7 +92,7 @@ def test_a_limit_is_named_in_mebibytes() -> None:
 
 
 class Room:
-    """Replaces the share of one user."""
+    """Replaces the share of the spool that one user may use; `left` bytes are free."""
 
     def __init__(self, left: int) -> None:
         self.left = left

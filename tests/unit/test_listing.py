@@ -171,7 +171,7 @@ def test_a_link_that_takes_the_place_of_a_directory_that_was_moved_is_not_follow
 
     opened = listing.open_in
     monkeypatch.setattr(listing, "open_in", swapping)
-    # At the root of a mount, any inode is accepted.
+    # Every directory counts as the root of a mount, where the walk accepts any inode.
     monkeypatch.setattr("hashclient.scan.sources.walk.is_mount_root", lambda _: True)
     found, outcomes = listed(tree)
     assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
@@ -390,7 +390,7 @@ def test_a_task_is_full_after_some_time() -> None:
 
 
 def test_steps_are_waits_by_their_time_and_their_entries() -> None:
-    """A wait adds two to the count of slow steps, up to eight; any other step takes one off."""
+    """A slow step adds two to the count of slow steps, up to eight. A fast step subtracts one."""
     assert (STEP_S, ENTRY_S, SLOW_STEPS, MOST_STEPS) == (0.0005, 0.000005, 3, 8)
     for seconds, entries, waits in (
         *((STEP_S, 0, False), (STEP_S + ENTRY_S, 0, True)),
@@ -407,7 +407,7 @@ def test_steps_are_waits_by_their_time_and_their_entries() -> None:
         seen.append((lister._steps, lister.is_slow))
     assert seen[:6] == [(2, False), (4, True), (6, True), (8, True), (8, True), (7, True)]
     assert seen[6:] == [(n, n > 0) for n in (6, 5, 4, 3, 2, 1, 0, 0)]
-    # The number of entries grows when no wait is remembered, up to its limit.
+    # While the count of slow steps is zero, a step reads more entries each time, up to 512.
     assert lister._count == FIRST_ENTRIES * 2
     for _ in range(20):
         lister.note(0.0)
@@ -513,5 +513,5 @@ def test_no_more_directories_are_read_ahead_than_there_is_room_for(
     assert lister._waiting.qsize() == 3 + 2
     lefts = [lister._waiting.get() for _ in range(3)]
     assert lefts[:2] == begun[:2] and lefts[2] is not None
-    lefts[2].run()  # this closes a directory that the walk no longer wants
+    lefts[2].run()  # `run` closes a directory that the walk has given up
     os.close(fd)

@@ -624,9 +624,9 @@ def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     later = NOW + timedelta(minutes=1)
     assert batch(Kind.MATCH, NOW, NOW).state is MatchState.FOUND
     assert batch(Kind.EXCEPTED, NOW, NOW).state is MatchState.FOUND
-    # The next run finds all members of the container excepted.
+    # In the next run, an exception covers all matching members of the container.
     assert batch(Kind.EXCEPTED, later, later).state is MatchState.EXCEPTED
-    # Any matching member makes an excepted container a match for the rest of the run.
+    # Once a member matches without an exception, the container stays a match until the run ends.
     again = later + timedelta(minutes=1)
     assert batch(Kind.EXCEPTED, again, again).state is MatchState.EXCEPTED
     assert batch(Kind.MATCH, again, again).state is MatchState.FOUND

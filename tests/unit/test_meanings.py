@@ -1,4 +1,4 @@
-"""The validity of old records: a scan looks again only at files of the changed kinds."""
+"""Records of earlier versions: a scan reads again only files whose kind is new or changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plain_records(*files: tuple[int, bytes]) -> Records:
 
 
 def taken(meanings: Meanings, records: Records) -> list[bool]:
-    """Return which records still say that a file is no container; all tags must stay."""
+    """Apply the table of known kinds to records; return which still say "no container"."""
     records = records.copy()
     meanings.take(records)
     assert set((records["mask"] & 1).tolist()) <= {1}
@@ -134,7 +134,7 @@ def test_each_kind_touches_a_file_of_its_own_beginning(
 def test_records_of_a_later_version_count_for_an_earlier_one(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, writes: bool
 ) -> None:
-    """The later version has searched for one kind more, and its number is the higher one."""
+    """The records are of a later version, which knows one more kind and has a higher number."""
     of_today = Meanings(database, records="files").number
     with monkeypatch.context() as later:
         with_kinds(later, *KINDS, TOY)
@@ -148,7 +148,7 @@ def test_records_of_a_later_version_count_for_an_earlier_one(
 def test_records_from_before_there_were_meanings_are_looked_at_again(
     database: sqlite3.Connection,
 ) -> None:
-    # The table of meanings does not exist either.
+    # A database of an earlier version has no table of known kinds.
     assert taken(Meanings(database), FILES) == [False] * 3
     assert taken(Meanings(database, records="files"), FILES) == [False] * 3
 

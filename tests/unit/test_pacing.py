@@ -25,7 +25,7 @@ from hashclient.system.processors import Busy
 
 
 class Machine:
-    """A clock and the processor times of workers: the shares in which they run and are queued."""
+    """Simulates the clock and the workers: how long each one runs and waits for a processor."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -161,8 +161,7 @@ def test_one_that_is_left_out_of_a_look_is_looked_at_over_all_its_time_later(
     one.sent(other)
     for look in range(1, 20):
         machine.now += 1.0
-        # This worker computed at the beginning; since then it has waited for this process without a
-        # task.
+        # The left-out worker ended its task in half a second, and has waited for a new task since.
         one.ended(left_out, task(1), 0.5, is_last=True)
         machine.used = {1: Busy(0.5 * look), 2: Busy(1.0 * look)}
         workers = [(2, other)] if look % 2 else [(1, left_out), (2, other)]

@@ -40,7 +40,7 @@ class Desk:
     """A repository with a list and a notice, people with keys, and a client, run by commands."""
 
     def __init__(self, directory: Path) -> None:
-        """Continue with the desk that `made` has prepared."""
+        """Use the repository and keys that `made` wrote into the directory."""
         self.directory, self.repo = directory, directory / "repo"
         self.keys, self.root = self.repo / "keys", directory / "root.json"
 

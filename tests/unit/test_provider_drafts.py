@@ -338,7 +338,7 @@ def test_a_draft_that_was_changed_is_refused(
 
 
 def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
-    """A draft with a new list must not change the keys of an existing list."""
+    """A draft that adds a list is refused if it also changes keys of an existing list."""
     draft = world.draft(range(3), "second")
 
     def weaken(document: Any) -> None:
@@ -652,7 +652,7 @@ def test_the_digest_of_a_draft_is_that_of_its_roles_and_of_those_before(world: W
 
 
 def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World) -> None:
-    """The exchanged drafts belong to one repository, and the user only names the folder."""
+    """Two valid drafts have the same path one after the other, so only the digest differs."""
     shown, other = world.draft(range(5, 6)), world.draft(range(6, 60))
     root = world.repository.directory / "root.json"
     looked = call("provider", "draft", "show", shown, "--root", root, "--format", "json")

@@ -869,7 +869,7 @@ def test_the_failure_of_one_file_leaves_the_others_alone(ward: Ward, tmp_path: P
         gone.id: "not quarantined: not there any more",
         closed.id: f"match {closed.id} is not open: it is closed",
         good.id: "in quarantine already",  # the id is given a second time
-        other.id: "quarantined",  # the removal of the file's twin does not count as a change
+        other.id: "quarantined",  # the file is quarantined although its hard link was removed
         "0" * 10: "no match has the id 0000000000",
     }
     assert ward.opened(good) == ward.opened(other) == b"benign 3"

@@ -402,7 +402,7 @@ def test_each_directory_is_synced_once_and_its_failure_ends_the_acts_in_it(
 
         return Names((1, number), sync)
 
-    # The syncs of the first four actions are done together.
+    # The first four actions wait for two directories, and each directory is synced once.
     acts = {n: act(Wait(names=names(1 + (n in "cd")))) for n in "abcd"}
     with ward.record() as record:
         results = room.run(acts | {n: act() for n in "efgh"}, record)

@@ -33,7 +33,7 @@ MD5, SHA1, SHA256 = Algorithm
 
 
 class Known(Cache):
-    """Has the same record for all files, or fails."""
+    """A cache that returns the same record for every file, or fails if the test says so."""
 
     def __init__(self, mask: int = 0, *, day: int = 0, tags: Mapping[Algorithm, Any] = {}) -> None:
         self.mask, self.day, self.tags = mask, day, tags
@@ -162,7 +162,7 @@ def test_a_size_that_no_entry_has_rules_out_and_a_record_that_it_is_no_container
 def test_a_known_file_that_is_listed_is_a_match(
     lists: OpenLists, tmp_path: Path, day: int, given: str
 ) -> None:
-    """A file with all tags on record is not read; any other file is read, and decides itself."""
+    """A file is a match by its recorded tags if all are known; otherwise the file is read."""
     judge, content = lists.judge(), LISTED
     digests = {a: hashlib.new(a.label, content).digest() for a in Algorithm}
     tags = {a: words.reshape(2) for a, words in judge.seal(digests).items()}

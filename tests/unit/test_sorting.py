@@ -49,7 +49,7 @@ def etag(data: bytes) -> str:
 
 
 class Chance(Random):
-    """Random numbers that skip `gap` objects each time."""
+    """Returns the random number that makes the sample skip `gap` objects each time."""
 
     def __init__(self, gap: int) -> None:
         super().__init__(1)

@@ -167,7 +167,7 @@ def test_a_directory_that_never_comes_to_rest_is_unread(
 def test_a_few_directories_are_looked_at_more_often_than_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_much: bool
 ) -> None:
-    """The file returns before the last look of many directories; each look sees a change."""
+    """Each look at the directories sees a change; the moved file is back before the last look."""
     walk = Walk(tmp_path / "t", "b/f")
     walk.move("b/f", "away")
     look, looks = again.Again._look, 0

@@ -220,7 +220,7 @@ def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is
 def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first directory of this name hid that the second directory of this name had left."""
+    """The name `d` belongs to another directory only while the second listing reads it."""
     tree = write_tree(tmp_path / "t", {"d/f": b"", **{f"{n}": b"" for n in range(AT_ONCE)}})
     if born(tree) is None:
         pytest.skip("this file system does not say when a directory was made")
@@ -454,7 +454,7 @@ def test_names_that_a_listing_has_missed_are_listed(
 ) -> None:
     """A long directory needs several calls, and a rename between them hides a name from each.
 
-    The directory is closed meanwhile if much is below it.
+    If the tree below it is deep, the scan closes the directory between the two listings.
     """
     names = {f"f{number}" for number in range(2 * AT_ONCE if is_large else 3)}
     tree = write_tree(tmp_path / "t", dict.fromkeys(names | {"d/" * depth + "inner"}, b""))
@@ -827,7 +827,7 @@ def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
         ([None, None, "it"], 3),
         ([None, None, None], 0),  # the moved directory is not visible
         ([errno.EACCES], 0),
-        (["other"] * 6, 0),  # the directory's name keeps changing
+        (["other"] * 6, 0),  # another directory is found each time
     ],
 )
 def test_a_directory_that_was_moved_is_looked_for_beside_so_often(

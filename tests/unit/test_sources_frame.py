@@ -49,7 +49,7 @@ def test_a_mark_is_of_the_inode_and_for_a_directory_of_its_name_too() -> None:
     assert mark_of(("a", FILE, 7)) == mark_of(("b", LINK, 7)) == 7
     marks = {mark_of((name, DIRECTORY, inode)) for name in "ab" for inode in (7, 8)}
     assert len(marks) == 4
-    array("Q", marks)  # each mark fits into 64 bits
+    array("Q", marks)  # each result of `mark_of` fits into 64 bits
 
 
 def test_entries_are_divided_by_their_types() -> None:

@@ -59,7 +59,8 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
         (on_the_root(), True, True),
         (on_the_root(inner=ONE), True, True),
         (record(names=(TWO,), inner=TWO, point="/srv", kind="xfs"), True, True),
-        # Only a part of the file system around the point is there.
+        # The remembered file system now surrounds the mount point, as if a bind mount were missing.
+        # This counts only if the directory is empty.
         (on_the_root(names=(ONE,)), True, False),
         # Another file system is mounted at this point.
         (record(names=(TWO,)), True, False),

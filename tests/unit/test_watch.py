@@ -397,7 +397,7 @@ _scandir = os.scandir
 
 
 class _Entry:
-    """A directory entry whose type is unknown to the system."""
+    """A directory entry that raises an error when it is asked for its type."""
 
     def __init__(self, entry: os.DirEntry[str]) -> None:
         self.name = entry.name
