@@ -2,14 +2,16 @@
 
 A file counts as unchanged while its file system, inode, size, mtime and ctime equal those of its
 record. No ordinary user can set the ctime of a file, so an edit is noticed even if the mtime is
-restored. The numbers of file systems are those of `hashclient.system.identity`. A scan with a new
-generation of a list looks up the stored tags in the new generation, and reads no unchanged file.
+restored. A file system is identified by the number that `hashclient.system.identity` computes. A
+scan with a new generation of a list looks up the stored tags in the new generation, and reads no
+unchanged file.
 
-Records are kept in SQLite. A row has the records of a block of up to `BLOCK_INODES` neighbouring
-inodes of one file system, because files of one directory mostly have neighbouring inodes. The
-inventory contains tags, but never digests. Unlike the lists, the inventory may be lost at any time:
-the next scan then reads every file. Each row has a checksum, so a row that the disk has damaged is
-treated as missing. A writer empties an inventory of an earlier version.
+Records are kept in SQLite. Each row contains the records of a block of up to `BLOCK_INODES`
+neighbouring inodes of one file system, because files of one directory mostly have neighbouring
+inodes. The inventory contains tags, but never digests. Unlike the lists, the inventory may be lost
+at any time: the next scan then reads every file. Each row has a checksum, so a row that the disk
+has damaged is treated as missing. If an earlier version of hashclient wrote the inventory, opening
+the inventory for writing empties it.
 """
 
 from __future__ import annotations
@@ -52,13 +54,14 @@ _BLOCK_BITS = 8
 #: memory.
 _BLOCKS_AT_ONCE = 16
 #: A file whose last change was less than this many nanoseconds before it was read is not recorded,
-#: if its record has no proof. A file that changed shortly before the read may change again without
-#: a new time, because a write through a memory map changes a page that the kernel has not written
-#: back yet. By default the kernel writes pages back after 30 seconds, and checks every 5 seconds.
+#: unless its record would be proven (see `records`). A file that changed shortly before the read
+#: may change again without a new time, because a write through a memory map changes a page that the
+#: kernel has not written back yet. By default the kernel writes pages back after 30 seconds, and
+#: checks every 5 seconds.
 FRESH_NS = 60_000_000_000
-#: The same limit as `FRESH_NS`, for a file whose record has a proof. With a proof, a second change
-#: is unnoticed only within the same tick of the file system's clock, which takes at most 10
-#: milliseconds.
+#: The same limit as `FRESH_NS`, for a file whose record is proven by a file lease. With the lease,
+#: a second change is unnoticed only within the same tick of the file system's clock, which takes at
+#: most 10 milliseconds.
 FRESH_PROVEN_NS = 1_000_000_000
 #: Nanoseconds that are added to `FRESH_NS` if a ctime is in whole seconds. Some file systems store
 #: seconds only, and so show a change as older than it is.
@@ -197,8 +200,9 @@ class Inventory(Cache):
         """Return one record for each inode, and the blocks that were not seen today.
 
         If an inode has no record, a record of another inode is returned in its place, so the caller
-        must compare the inodes. A block counts as seen on a day when a scan finds a file of the
-        block. The mask of a record that is due is 0.
+        must compare the inodes. A block of neighbouring inodes counts as seen on a day when a scan
+        finds a file of the block. A record that is due (too old to be used) is returned with mask
+        0, which means without tags.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -242,7 +246,7 @@ class Inventory(Cache):
             return inside.stored(self._db, file_system, inodes)
 
     def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
-        """Return day and records of a row; None if the row is missing or its checksum is wrong."""
+        """Return the last day and the records of a row; None if the row is missing or damaged."""
         with self._errors():
             row: tuple[Any, int, Any] | None = self._db.execute(_ROW, (device, block)).fetchone()
         if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
@@ -269,10 +273,11 @@ class Inventory(Cache):
         seen: Sequence[Block] = (),
         containers: Sequence[Container] = (),
     ) -> None:
-        """Add records, given by device as bytes of `RECORD`; note that blocks were seen.
+        """Add records to the inventory, and note today as the day when blocks were last seen.
 
-        `seen` are the blocks in which the scan has found files. `containers` are the members that
-        were found inside files. All changes become visible in one transaction. A later record of an
+        `batches` contains for each device the records of its files, as bytes of `RECORD`. `seen`
+        are the blocks in which the scan has found files. `containers` are the members that were
+        found inside files. All changes become visible in one transaction. A later record of an
         inode replaces an earlier record. If the size and times of the file are unchanged, the later
         record also gets the tags of the earlier record (`records.merged_records`).
 
@@ -389,15 +394,15 @@ class Inventory(Cache):
 
 
 def today() -> int:
-    """Return the day for records, at least 1, because day 0 says that a record is proven."""
+    """Return today as days since 1970, but at least 1, because 0 marks a proven record."""
     return min(max(1, int(time.time() // DAY_S)), _LAST_DAY)
 
 
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
-    """Return which files can be known unchanged by their status, if read at `since_ns` or later.
+    """Return for each file whether its status will show every change after `since_ns`.
 
-    A file that changed shortly before `since_ns` cannot be known unchanged, because a second change
-    may get the same time as the first change.
+    The status of a file that changed shortly before `since_ns` may not show a second change,
+    because the second change may get the same time as the first change.
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
     fresh = np.where(records["read_day"] == 0, FRESH_PROVEN_NS, FRESH_NS)
@@ -407,5 +412,5 @@ def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
 
 
 def _checksum(device: int, block: int, records: bytes) -> int:
-    """Return the checksum of a row; it covers the numbers of device and block, too."""
+    """Return the checksum of a row's records and of its device and block numbers."""
     return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block)))

@@ -1,9 +1,9 @@
 """The inventory of containers: the sealed tags of the members of each container.
 
 An unchanged container is not opened again: its members are judged by their recorded tags. Members
-are kept in columns, without names. So a container is opened again if a member is listed now, or if
-a member needs a digest that was not computed. A container is not kept if a part of it was unread,
-or if it has more than `MAX_KNOWN` members.
+are kept in columns, without names. So a container is opened again if a member is on a list now, or
+if a member needs a digest that was not computed. A container is not recorded if a part of the
+container could not be read, or if it has more than `MAX_KNOWN` members.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from hashclient.scan.values.work import Container
 #: length cannot be wrong. `tags`: as in `records.RECORD`.
 MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<u8", (3, 2))])
 Inside = npt.NDArray[np.void]
-#: A container with more members than this is not kept, and so is opened by each scan.
+#: The most members of a container that is recorded. A container with more members is opened by each
+#: scan.
 MAX_KNOWN = 50_000
-#: The number of the present way to open containers. If a kind of container is added, or is read in
-#: another way, the number changes, and all containers are opened again.
+#: The version of the code that opens containers. When the code opens a new kind of container, or
+#: reads a kind in another way, this number is raised. All containers are opened again after that.
 READS = meaning.READS
-#: The value `NOT_OPENED` in `mask` says that the file of the row, or a member of the file, is of a
-#: kind that is not opened. If `mask` is `NOT_OPENED`, `size` is the index of the kind in `NAMES`.
+#: `NOT_OPENED` as the `mask` of a row of `MEMBER` means that the container itself, or a file in it,
+#: is of a kind that hashclient does not open. `size` of such a row is the index of the kind in
+#: `NAMES`.
 NOT_OPENED = 128
 
 TABLE = """
@@ -87,8 +89,8 @@ def unchanged(
     """
     if not containers:
         return
-    # All containers are compared in one step of numpy, so that a known container costs little more
-    # than a known file.
+    # All containers are compared in one step of numpy, so that an unchanged container takes little
+    # more time than an unchanged file.
     known = np.frombuffer(b"".join([raw for raw, _ in containers]), RECORD)
     asked = {status.st_ino: place for place, status in enumerate(statuses)}
     places = [asked.get(inode) for inode in known["ino"].tolist()]
@@ -142,5 +144,5 @@ def _signed(inode: int) -> int:
 
 
 def _checksum(file_system: int, record: bytes, members: bytes) -> int:
-    """Return the checksum of a row; it covers the file system and `READS`, too."""
+    """Return a checksum of a row, of its file system and of `READS`."""
     return zlib.crc32(members, zlib.crc32(record, zlib.crc32(b"%d %d" % (file_system, READS))))

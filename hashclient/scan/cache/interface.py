@@ -7,7 +7,7 @@
 - A file that was not stored is not known.
 - A later record of a file replaces an earlier record; if the size and times are unchanged, the
   later record also gets the tags of the earlier record.
-- If a record is lost, its file is read again: there is no other consequence.
+- If a record is lost, its file is read again; losing a record has no other consequence.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Cache:
         """Return one record for each inode, and the blocks that were not seen today.
 
         If an inode has no record, a record of another inode is returned in its place, so the caller
-        must compare the inodes. A block counts as seen on a day when a scan finds a file of the
-        block. The mask of a record that is due is 0.
+        must compare the inodes. A block of neighbouring inodes counts as seen on a day when a scan
+        finds a file of the block. A record that is due (too old to be used) is returned with mask
+        0, which means without tags.
 
         Raises:
             StateError: the cache cannot be read.
@@ -57,8 +58,9 @@ class Cache:
         """Return the record of each file that is unchanged, and the blocks not seen today.
 
         `identities` contains for each `st_dev` the file system that is mounted now, or None if
-        files of this file system are not remembered. Records are in the order of `statuses`. Mask 0
-        says that a file is not known, that the file has changed, or that the record is due.
+        files of this file system are not remembered. Records are in the order of `statuses`. A
+        record with mask 0 says that the file has no record, that the file has changed, or that its
+        record is due.
 
         Raises:
             StateError: the cache cannot be read.
@@ -81,10 +83,10 @@ class Cache:
     def find_inside(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> dict[int, tuple[Inside, bool]]:
-        """Return the known members of unchanged files, by the index of each file in `statuses`.
+        """Return the recorded members of each unchanged container, by its index in `statuses`.
 
-        A flag for each file says whether its record is only believed. `identities` has the same
-        meaning as for `find`.
+        A flag for each container says whether its record is only believed (not proven: see
+        `records`). `identities` has the same meaning as for `find`.
 
         Raises:
             StateError: the cache cannot be read.
@@ -102,8 +104,9 @@ class Cache:
         seen: Sequence[Block] = (),
         containers: Sequence[Container] = (),
     ) -> None:
-        """Add records, given by file system as bytes of `RECORD`; note that blocks were seen.
+        """Add records of files, and note today as the day when blocks were last seen.
 
+        `batches` contains for each file system the records of its files, as bytes of `RECORD`.
         `seen` are the blocks in which the scan has found files. `containers` are the members that
         were found inside files.
 
@@ -134,7 +137,7 @@ def by_file_system(
 
 
 class CachePlace(Protocol):
-    """Where a cache is: opens the cache for reading or writing, or removes it."""
+    """The place of a cache on the disk: opens the cache there, or removes the cache."""
 
     def reader(self) -> Cache | None:
         """Open the cache for reading; return None if the cache does not exist.

@@ -1,11 +1,11 @@
 """Which records of earlier scans still show that a file is no container.
 
-The inventory has a table of meanings. A meaning has a number, and the kinds of containers that a
-scan looked for (`containers.meaning`). The record of a file that is no container has the first byte
-of the file, and the number of the meaning at the time of the read. If kinds of containers were
-added or changed since the read, only files that may be of these kinds are opened again. If the
-record has no number or an unknown number, the file is opened again. The tags of a record stay valid
-with any meaning.
+The inventory has a table of meanings. A meaning is a numbered set of the kinds of containers that a
+scan looked for (`containers.meaning`). The record of a file that is no container contains the first
+byte of the file, and the number of the meaning that was in use when the file was read. If kinds of
+containers were added or changed since the read, only files that may be of these kinds are opened
+again. If the record has no number or an unknown number, the file is opened again. The tags of a
+record are valid whatever the meaning of the record is.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Meanings:
     def __init__(self, database: sqlite3.Connection, *, records: str = "") -> None:
         """Read the meanings from the database.
 
-        `records` is the name of a table of records. With `records`, today's meaning is added to the
-        meanings. If no number is left for today's meaning, the table of records is emptied, and the
-        files are read again.
+        `records` is the name of a table of records. If `records` is given, the meaning of this scan
+        is added to the table of meanings. If all numbers of meanings are in use, the table of
+        records is emptied, and scans read all files again.
         """
         if records:
             database.execute(_TABLE)
         found = _read(database)
         kinds = json.dumps({**meaning.NUMBERS, "": meaning.READS}, sort_keys=True)
-        #: The number of today's meaning; 0 if no writer has added today's meaning yet.
+        #: The number of the meaning of this scan; 0 if no writer has added this meaning yet.
         self.number = next((number for number, text in found.items() if text == kinds), 0)
         if records and not self.number:
             self.number = max(found, default=0) + 1
@@ -77,7 +77,7 @@ class Meanings:
         records["mask"] |= np.where(plain, np.uint8(PLAIN), np.uint8(0))
 
     def give(self, records: Records) -> None:
-        """Write the number of today's meaning into records before the records are stored."""
+        """Write the number of this scan's meaning into records before the records are stored."""
         plain = records["mask"] & np.uint8(PLAIN) != 0
         records["meaning"] = np.where(plain, np.uint8(self.number), np.uint8(0))
 

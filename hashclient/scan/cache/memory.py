@@ -1,4 +1,4 @@
-"""The memory of scans from one run to the next: where the inventory is, and how a scan uses it.
+"""What a scan does with the inventory: how a scan opens it, reads it and adds records to it.
 
 Each process that checks files opens the inventory and reads it. Only the process that distributes
 work writes to the inventory. The inventory may be removed at any time.
@@ -35,7 +35,7 @@ class Memory:
         use: bool = True,
         on_failure: Callable[[StateError], None] = lambda _: None,
     ) -> None:
-        """Use the cache at `place`; with `use` unset, known files are read again."""
+        """Use the cache at `place`; if `use` is false, files that have records are read again."""
         self._place = place
         self._use = use
         self._on_failure = on_failure
@@ -56,8 +56,8 @@ class Memory:
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            # the only files that still need records are moved files: they are few, and are read
-            # anyway
+            # At this point only moved files are still checked. The few moved files are read again
+            # without their records.
             return None
         try:
             reader = self._place.reader()

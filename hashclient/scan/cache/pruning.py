@@ -21,7 +21,7 @@ WHERE (file_system, block) > (?, ?) AND seen_day < ? ORDER BY file_system, block
 
 
 def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float) -> int:
-    """Remove records of files that were not seen for `days` by `day`; return their number.
+    """Remove records of files last seen more than `days` before `day`; return how many files.
 
     See `Inventory.prune_in_turn`.
 
@@ -37,7 +37,7 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
         return 0
     db.execute(inside.TABLE)
     db.execute("DELETE FROM containers WHERE seen_day < ?", (int(day - days),))
-    forgotten, after = 0, (-(2**63), -(2**63))  # a key before the first row
+    forgotten, after = 0, (-(2**63), -(2**63))  # a key lower than every key of a row
     while True:
         values = (*after, int(day - days), _OLD_ROWS_AT_ONCE)
         rows = db.execute(_OLD_ROWS, values).fetchall()

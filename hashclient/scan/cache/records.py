@@ -73,7 +73,7 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 
 
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Return which files must be read again by `day`, because their records have no proof.
+    """Return for each record whether it is due on `day`, because it is believed and too old.
 
     In each period of `reread_days` days, each inode has a fixed day. The record of an inode is due
     on the first fixed day of the inode after the read. A record with a day in the future is due,
@@ -88,12 +88,12 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
 
 
 def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Return for which files the tags of an earlier record may be added to the later record.
+    """Return for each file whether the tags of its earlier record may be added to its later record.
 
     `old` and `new` must be records of the same content. The tags of a proven earlier record are
     always added, because the content is still the same. The tags of a believed earlier record keep
-    their age. The tags of a believed earlier record are added only if the record is not due, and
-    only to a believed record.
+    the day on which they were made. The tags of a believed earlier record are added only if the
+    record is not due, and only to a believed record.
     """
     proven = old["read_day"] == 0
     believed = ~proven & (new["read_day"] != 0)
@@ -116,7 +116,7 @@ def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
 
 def merged_records(old: Records, new: Records, day: int, reread_days: int) -> Records:
     """Join records that ascend by inode; the last record of an inode gets the earlier tags."""
-    # Here and above, `take` selects rows by number, because it is ten times as fast as an index.
+    # This module selects rows by `take`, because `take` is ten times as fast as indexing an array.
     new = new.take(np.flatnonzero(np.append(new["ino"][1:] != new["ino"][:-1], True)))
     if not len(old):
         return new

@@ -4,9 +4,9 @@ A `Checker` checks tasks of names. A `Checker` does these steps for each file:
 
 1. The size of the file shows which digests of entries can still match. If no digest can match, the
    file is not opened.
-2. If the cache knows the file unchanged, the tags of the file are known already.
-3. If the cache does not know the file, the cheapest digests that cover the remaining entries are
-   computed in one read.
+2. If the cache shows that the file is unchanged, the tags of the file are taken from the cache.
+3. If the cache has no record of the file, or the file has changed, the cheapest digests that cover
+   the remaining entries are computed in one read.
 4. The tags of all files of a task are looked up together.
 5. If one digest of the file hits, the other digests of the entry are computed too, because all
    digests must agree.
@@ -60,10 +60,10 @@ from hashclient.system.strangers import is_shared, trusted_users
 #: deferred, and becomes a task of its own.
 DEFER_BYTES = 4 << 20
 #: A task stops after it has read this many bytes, and returns the other files as deferred, so that
-#: no worker ends late.
+#: no worker is busy much longer than the other workers.
 TASK_BYTES = 64 << 20
-#: A task also stops after this many members of containers, because all members may match, and the
-#: result of the task contains all outcomes.
+#: A task also stops after this many members of containers: each member may match, and too many
+#: outcomes would make the result of the task too large.
 TASK_MEMBERS = 4_096
 
 #: This many directories are open together, and one query asks the cache about all their files. A
@@ -91,15 +91,15 @@ class Checker:
     ) -> None:
         """Judge files with `judge`.
 
-        - `cache`: the files that the cache knows unchanged are not read again.
+        - `cache`: files that the cache shows to be unchanged are not read again.
         - `learn`: whether results contain records for a cache.
         - `keep_clean`: whether clean files have outcomes as well.
         - `sparse`, `on_bytes` and `clock` have the same meaning as in `Reader`.
         - `members` opens containers; without `members`, containers are not opened.
         - `file_systems`: the identities of file systems under which the cache remembers files.
         - `since_ns`: when the listing began, by the clock that gives files their times.
-        - `is_elsewhere`: whether another machine has listed the files, where other file systems may
-          be mounted.
+        - `is_elsewhere`: whether the files were listed on another machine, which may have mounted
+          other file systems.
         """
         self._judge = judge
         self._learn = learn
@@ -186,8 +186,8 @@ class Checker:
                     directories.append(self._open_directory(group, result))
                 except OSError as error:
                     if directories and error.errno in NO_ROOM:
-                        # When other directories are closed later, file descriptors are free to open
-                        # this directory.
+                        # The files of this directory are deferred until other directories are
+                        # closed, and their file descriptors are free.
                         result.deferred.append(group)
                         continue
                     for name in group.names:
@@ -335,7 +335,7 @@ class Checker:
         error: OtherFile | Deferred | OSError | SetAside,
         result: Result,
     ) -> None:
-        """Note a file that was not read, by its error."""
+        """Note a file that was not read as missed, deferred, refused or unread, by its error."""
         if isinstance(error, OtherFile):
             # If another file is mounted on a name, the name has the inode of the mounted file.
             is_mount = error.status.st_dev != directory.status.st_dev
@@ -363,7 +363,7 @@ class Checker:
         whole: bool,
         rounds: int,
     ) -> None:
-        """Check files that were not found under their listed names, under their present names.
+        """Look for files whose listed names have changed, and check them under their present names.
 
         If a listed file is gone, the file that has its name now is read. The listed file is unread
         if the name is gone, too, or if an older file was moved to the name from another directory.
@@ -413,8 +413,8 @@ class Checker:
     ) -> bool:
         """Check the members of a file that may be a container; return whether it is a container.
 
-        `found` is the result of reading the file. `ahead` has files of the same directory that were
-        opened ahead.
+        `found` is the result of reading the file. `ahead` contains files of the same directory that
+        were opened ahead of their check.
 
         Raises:
             Deferred: the file is large, was not read, and is not alone in its task.

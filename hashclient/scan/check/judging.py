@@ -36,9 +36,9 @@ from hashclient.system.identity import Identity
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16
 
-#: A file that was read, or that the cache knows: its directory, its name, its first byte, and the
-#: result of reading. The first byte is -1 if the file may be a container. The result for a file
-#: that the cache knows has no digests.
+#: A file that was read, or that has a record in the cache: its directory, its name, its first byte,
+#: and the result of reading. The first byte is -1 if the file may be a container. For a file that
+#: has a record in the cache, the result contains no digests.
 Row = tuple[Directory, str, int, Read]
 
 
@@ -64,7 +64,7 @@ class Files(msgspec.Struct, gc=False):
     unwritable: Sequence[bool | None]
 
     def seal(self, judge: Judge, plan: Plan, numbers: Sequence[int], start: int = 0) -> None:
-        """Note the tags of the digests of `plan`, which begin at index `start` in `digests`."""
+        """Compute the tags of the digests of `plan`, which begin at index `start` in `digests`."""
         is_all = len(numbers) == len(self.digests)
         digests = self.digests if is_all else [self.digests[number] for number in numbers]
         rows = slice(None) if is_all else np.array(numbers)
@@ -215,7 +215,7 @@ def _read_further(
 
 @functools.lru_cache(maxsize=1 << 9)
 def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
-    """Return the indexes of the `wanted` digests among `computed` and the rest of `every`."""
+    """Return the index of each `wanted` digest in `computed`, followed by the rest of `every`."""
     spare = [*computed, *(algorithm for algorithm in every if algorithm not in computed)]
     return [spare.index(algorithm) for algorithm in wanted]
 
@@ -243,7 +243,7 @@ def learn(
     identities: Mapping[int, Identity | None],
     started_ns: int,
 ) -> None:
-    """Add records of files to a result; the files were examined, or read, after `started_ns`.
+    """Add records of files to a result; all files were read or examined after `started_ns`.
 
     `plain` are the files that are no containers, each with its first byte. `inside` are the
     containers, each with its members. `identities` contains the file systems by `st_dev`, or None
@@ -292,8 +292,8 @@ def _learned(
             records["tags"] = files.records["tags"].take(rows, axis=0)
             records["mask"] |= files.records["mask"].take(rows)
             for number in files.known:
-                # This file was known by the cache, and was read again in part. The record keeps its
-                # day and its first byte, because they are those of the earlier read.
+                # The cache had a record of this file, and a second read computed only the missing
+                # digests. The record keeps the day and the first byte of the earlier read.
                 for column in ("read_day", "begin"):
                     records[column][rows == number] = files.records[column][number]
         settled = records.take(np.flatnonzero(are_settled(records, started_ns)))

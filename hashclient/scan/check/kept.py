@@ -64,7 +64,7 @@ class Kept:
         self.not_opened = ""
 
     def update(self, chunk: memoryview) -> None:
-        """Take the next bytes of the stream."""
+        """Examine and keep the next bytes of the stream."""
         self.length += len(chunk)
         if self._head is not None:
             self._head += chunk
@@ -79,8 +79,9 @@ class Kept:
     def finish(self, content: bytearray | memoryview | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if the stream is no container.
 
-        Only the end is known of a stream that was not kept. If the end of such a stream is that of
-        an archive, the whole stream is taken from `content`; without `content`, `failure` is set.
+        Only the end is known of a stream that was not kept. If the last bytes of such a stream are
+        those of an archive, `content` supplies the whole stream; if `content` is missing, `failure`
+        is set.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)
@@ -214,11 +215,11 @@ class Spool:
 
     @contextlib.contextmanager
     def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
-        """Wait until this many bytes are free for a stream, and reserve them for the block.
+        """Wait until this many bytes are free for a stream, and reserve them for the `with` block.
 
         The reservation prevents that space runs out in the middle of a stream whose length is
-        known. A stream that is longer than all space waits for the other streams, and fails later.
-        The wait also ends when `is_stopped` returns True.
+        known. A stream that is longer than the whole space waits until the other streams have
+        ended, and fails later. The wait also ends when `is_stopped` returns True.
         """
         count = min(count, self._most_bytes)
         with self._room:

@@ -1,8 +1,8 @@
 """Whether a file that is read may be a container, by its first bytes and its last bytes.
 
 For most files the first bytes are enough, because a short file has no other bytes. The end of a
-file is examined, too, if the file is longer, or if its first bytes are a front, behind which an
-archive may follow.
+file is examined, too, if the file is longer, or if its first bytes are those of a program or
+another file to which an archive may be appended (a front).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOOK_BYTES = 1 << 12
 
 
 class Marks:
-    """Examines files for the marks of containers, one file after the other."""
+    """Examines one file after the other for marks: bytes that show that a file is a container."""
 
     __slots__ = ("_first_bytes", "_front", "begin", "is_sure", "may_be", "size")
 
@@ -69,7 +69,8 @@ class Marks:
         Raises:
             OSError: the file cannot be read.
         """
-        # `first` has all bytes of a short file; a longer file may have marks in two more places.
+        # `first` has all bytes of a short file; a longer file may have the typical bytes of a
+        # container in two more places.
         first = _first_bytes(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, size)
         if wants_all_head(first):
             first = _first_bytes(fd, ISO_HEAD_BYTES, size)
@@ -79,12 +80,12 @@ class Marks:
             self.look_again(fd, size)
 
     def look_again(self, fd: int, length: int) -> None:
-        """Look for marks behind the first bytes and at the end of a file of `length` bytes."""
+        """Look for marks of containers after the first bytes and at the end of the file."""
         if not self._front and self._first_bytes == length:
             return
         if self._first_bytes < min(length, ISO_HEAD_BYTES):
-            # A disk image has a mark after 32 KiB, and a slow file system may have returned fewer
-            # bytes than were requested.
+            # A disk image has its typical bytes after 32 KiB, and a slow file system may have
+            # returned fewer bytes than were requested.
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
                 first = _first_bytes(fd, wanted, length)

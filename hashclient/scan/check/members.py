@@ -136,7 +136,7 @@ class Opened(msgspec.Struct):
         return b"".join(part.tobytes() for part in parts)
 
     def leave(self, kind: str, path: str, members: tuple[str, ...], *, refuses: bool) -> None:
-        """Count a container that is not opened; with `refuses`, its content is unread."""
+        """Count a container that is not opened; `refuses` makes its content unread."""
         add_by_kind(self.not_opened, {kind: 1})
         if refuses:
             self.members += 1
@@ -275,7 +275,7 @@ class Members:
         """
         if not insides:
             return []
-        # `np.concatenate` is not used, because it handles each field of each array.
+        # `np.concatenate` is not used, because it joins structured arrays slowly, field by field.
         members = np.frombuffer(b"".join([inside.tobytes() for inside in insides]), MEMBER)
         owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
         masks = members["mask"]

@@ -45,7 +45,7 @@ class Look(msgspec.Struct, gc=False):
     """A file that the cache or its size shows to be clean, but that may still be a container.
 
     - `status`: the status of the file.
-    - `is_known`: whether the cache, and not the size, shows the file to be clean.
+    - `is_known`: whether the file is clean by its record in the cache, and not by its size.
     - `is_believed`: whether the record in the cache is only believed.
     """
 
@@ -63,7 +63,7 @@ class Directory(msgspec.Struct):
       any name.
     - `looks`: by name, the files that are opened only because they may be containers.
     - `shares`: whether other directories are open as well.
-    - `looked`: whether the files that need not be opened were removed.
+    - `looked`: whether the files that need not be opened were taken out of these names.
     - `refused`: files that could not be opened, and whose status was not read; perhaps these files
       need not be read.
     - `missed`: files that do not have their listed names any more. Each missed file has its listed
@@ -142,7 +142,7 @@ class Waits:
             self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
 
     def leave_out(self, count: int) -> None:
-        """Do not count the waits in this task since `count` was returned."""
+        """Leave the waits since an earlier call returned `count` out of the count of this task."""
         self._before += self.count() - count
 
     @staticmethod

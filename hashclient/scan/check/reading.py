@@ -1,10 +1,10 @@
 """Reading one open file to its end, and checking that it did not change meanwhile.
 
-A `Reader` knows which sizes can be relied on. The reader refuses files that would take much time
-without use, such as sparse and endless files. The reader returns digests, and a status that was the
-same before and after the read, but judges no file. If a file was not read completely, the reader
-raises an exception, and returns no digests. Limit: a read cannot be stopped while the kernel does
-not answer, for example when a FUSE server or a network file system hangs.
+A `Reader` knows which sizes can be relied on. The reader refuses files whose read would take hours
+or never end, such as sparse and endless files. The reader returns digests, and a status that was
+the same before and after the read, but judges no file. If a file was not read completely, the
+reader raises an exception, and returns no digests. Limit: a read cannot be stopped while the kernel
+does not answer, for example when a FUSE server or a network file system hangs.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def no_file(mode: int) -> SetAside:
 
 
 class OtherFile(Exception):  # noqa: N818 - this exception is no error
-    """A file has another inode than its directory has listed; `status` is that of this file."""
+    """The opened file has not the listed inode; `status` is the status of the opened file."""
 
     def __init__(self, status: os.stat_result) -> None:
         super().__init__(status.st_ino)
@@ -129,7 +129,7 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 class Device(msgspec.Struct, gc=False):
-    """A file system, for the time of one task.
+    """What a reader knows about a file system during one task.
 
     - `trust`: how far the sizes of files can be trusted.
     - `leases`: whether the kernel is asked, by a lease, whether a process can change a file without
@@ -245,7 +245,7 @@ class Reader:
         return {number: device.identity for number, device in self.devices.items()}
 
     def refuse_sparse(self, status: os.stat_result) -> None:
-        """Do nothing for a file that has enough blocks on the disk for its size.
+        """Raise `SetAside` if a file has too few blocks on the disk for its size.
 
         Raises:
             SetAside: the file consists almost only of holes, and such files must not be read.

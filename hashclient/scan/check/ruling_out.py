@@ -1,9 +1,10 @@
 """Decides about files without reading them, by their size or their record in the cache.
 
-A file whose size no entry has is clean. A file is also clean if the cache knows it unchanged, and
-no entry has its tags. Files are judged by their size or by the cache only if their size and times
-are reliable. The cache is asked about the files of several directories at once. All files that
-neither the size nor the cache shows to be clean must be read, or opened if they may be containers.
+A file whose size no entry has is clean. A file is also clean if its record in the cache shows that
+the file is unchanged, and no entry has its tags. Files are judged by their size or by the cache
+only if their size and times are reliable. The cache is asked about the files of several directories
+at once. All files that neither the size nor the cache shows to be clean must be read, or opened if
+they may be containers.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Looker:
         return seen
 
     def _look_up(self, seen: Sequence[_Seen], result: Result, rows: list[Row]) -> None:
-        """Decide about files that the cache knows unchanged; leave files that must be opened."""
+        """Decide about files whose records show no change; leave files that must be opened."""
         directories, names, statuses, plans = zip(*seen, strict=True)
         records = None
         identities = self._reader.identities()
@@ -242,7 +243,7 @@ def _leave(directory: Directory, name: str, status: os.stat_result, look: Look |
 
 
 def refuse(directory: Directory, name: str, inode: int, error: OSError, result: Result) -> None:
-    """Defer a file that cannot be opened for lack of descriptors; else report it as unread."""
+    """Defer a file that lacks a free descriptor; report a file with another error as unread."""
     if directory.shares and error.errno in NO_ROOM:
         result.deferred.append(directory.group.only([name], [inode]))
     else:

@@ -29,9 +29,10 @@ from hashclient.scan.cluster.messages import (
 from hashclient.scan.executors.wire import Checked, Names, WireOutcome
 from hashclient.scan.values.work import WORKER_FAILED, Block
 
-#: No record and no log has room for a number of this size or above.
+#: Records and logs can only contain numbers below this number.
 _TOO_LARGE = 1 << 63
-#: The kinds of outcomes that a worker may return; only the client excepts and accepts outcomes.
+#: The kinds of outcomes that a worker may return; only the client makes outcomes excepted or
+#: accepted.
 _KINDS = frozenset({Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.SKIPPED, Kind.UNREAD})
 
 

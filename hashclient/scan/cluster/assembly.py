@@ -35,8 +35,8 @@ def on_cluster(
 ) -> Dask:
     """Return the executor of a scan at `where`, before it connects or starts a process.
 
-    Files that the client's `inventory` knows unchanged are not read. If `objects` are read as well,
-    the connection is kept after the files are checked, until `close`.
+    Files that are unchanged since their record in the client's `inventory` are not read. If
+    `objects` are read as well, the connection is kept after the files are checked, until `close`.
 
     Raises:
         UsageError: the current directory does not exist any more, or the user asked for a number of

@@ -29,7 +29,7 @@ class Backlog:
     """The directories and files that no worker has yet."""
 
     def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
-        """Begin without work; `kept` returns which of the added files are kept."""
+        """Begin without work; `kept` removes names that must not be checked from a group."""
         self._kept = kept
         self._groups: deque[Names] = deque()
         #: Large files, each of which is a batch; they are handed out first.
@@ -53,7 +53,7 @@ class Backlog:
             self._per_s = (3 * self._per_s + names / max(elapsed_s, 0.001)) / 4
 
     def add_groups(self, groups: list[Names], *, first: bool = False) -> None:
-        """Add files; with `first`, the files were handed out before, and are handed out next."""
+        """Add files; with `first`, add files that were handed out before, to be handed out next."""
         groups = [left for group in groups if (left := self._kept(group)) is not None]
         self.names += sum(group.count for group in groups)
         if first:
@@ -101,7 +101,7 @@ class Backlog:
         return ToCheck(tuple(groups)) if groups else None
 
     def take_directories(self, slots: int) -> ToList | None:
-        """Remove and return the next directories to list, so few that each worker gets some."""
+        """Remove and return the next directories to list, and leave some for the other workers."""
         count = min(MOST_STARTS, max(1, len(self._starts) // max(1, 2 * slots)))
         taken = self._starts[-count:]
         del self._starts[-count:]

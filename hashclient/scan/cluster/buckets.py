@@ -52,8 +52,7 @@ from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 LIST_OBJECTS = 20_000
 #: A batch of objects to read has at most `READ_OBJECTS` objects, and ends after `READ_BYTES` bytes.
 READ_OBJECTS, READ_BYTES = 200, 64 << 20
-#: The number of parts into which a range is divided, for each batch that can be done at the same
-#: time.
+#: A range is divided into this many parts for each batch that the workers can do at the same time.
 PARTS = 4
 
 
@@ -78,8 +77,8 @@ class ClusterBucket(Work):
     def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None, namespace: str) -> None:
         """Keep the arguments; the listing will begin after the key `after`.
 
-        `namespace` identifies the bucket as the client sees it. A worker for which the bucket is in
-        another store is not used.
+        `namespace` identifies the bucket as the client sees it. A worker that finds a bucket of
+        this name in another store is not used.
         """
         super().__init__()
         self._jobs = jobs

@@ -2,8 +2,8 @@
 
 Dask pickles what it sends, and runs what it receives. This module is the only place where
 hashclient uses pickle. TLS with certificates on both sides limits the risk if other users can
-connect to the cluster. As far as a client can, this module turns off that Dask logs and stores
-data. This module replaces the exceptions of Dask by exceptions of hashclient.
+connect to the cluster. This module turns off the logging and storing of data by Dask, as far as a
+client can. This module replaces the exceptions of Dask by exceptions of hashclient.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ QUIET = {
 #: The number of workers that may die during a batch before the batch fails; the batch fails when a
 #: third worker dies.
 _ALLOWED_FAILURES = 2
-#: All errors that Dask may raise; the class of an error does not show whether the scheduler exists.
+#: All errors that Dask may raise; the class of an error does not show whether the scheduler still
+#: runs.
 _GONE = (Exception, asyncio.CancelledError)
 
 
@@ -83,7 +84,7 @@ class Connection:
         return bool(self._client.status == "running")
 
     def workers(self) -> dict[str, int]:
-        """Return the addresses of all workers, each with how many batches it can run at a time.
+        """Return the address of each worker, with the number of batches that it runs at a time.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -132,7 +133,7 @@ class Connection:
         """Wait for the answer of a call; return all new answers by the keys of their calls.
 
         An answer is None if no worker could compute it. If an answer is lost with its worker,
-        another worker computes the answer again, so that it comes later.
+        another worker computes the answer again, and a later call returns this answer.
 
         Raises:
             GoneError: the scheduler has ended, or has forgotten the calls.

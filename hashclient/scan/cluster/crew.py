@@ -52,7 +52,7 @@ class Crew:
         self._wait = wait
         self._ready: dict[str, int] = {}
         self._refused: set[str] = set()
-        #: The addresses of the workers that were present at the last look.
+        #: The addresses of the workers that were present at the last call of `look`.
         self._seen: set[str] = set()
         self._due = 0.0
         #: The file names of all probes of this scan.
@@ -96,7 +96,7 @@ class Crew:
                 self._wait(0.1)
 
     def look(self) -> bool:
-        """Find out once a second which workers left or joined; return whether this was done now.
+        """Once a second, find out which workers left or joined; return whether this call did so.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -150,7 +150,7 @@ class Crew:
         return found
 
     def without_probes(self, names: Names) -> Names | None:
-        """Return a group of names without the probes of this scan."""
+        """Return a group of names without the names of this scan's probe files."""
         return without(names, self._probes)
 
     def _make_ready(self, new: dict[str, int]) -> dict[str, tuple[str, str | None]]:

@@ -83,11 +83,11 @@ class Dask(Executor):
     ) -> None:
         """Check files as `spec` says; `run` makes the connection.
 
-        - Files that the `inventory` knows unchanged are not read.
+        - Files that are unchanged since their record in `inventory` are not read.
         - `on_notice` is called with notices about workers.
-        - A worker calls `check` with the name of the scan and a batch.
-        - The client calls `look_at` with files that a user named, and that no worker listed; by
-          default, workers must find the same files.
+        - Each worker runs `check`, which gets the name of the scan and a batch.
+        - The client calls `look_at` with files that a user named, and that no worker listed. The
+          default `look_at` adds the identity of each file, so that a worker checks the same file.
         """
         self._connect = connect
         self._spec = spec
@@ -105,7 +105,7 @@ class Dask(Executor):
         """Return the trees of a scan, whose directories are listed by workers.
 
         Raises:
-            UsageError: the options say that links are followed.
+            UsageError: the options say that symbolic links are followed.
         """
         if options.follow_symlinks:
             raise UsageError(

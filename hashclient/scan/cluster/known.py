@@ -142,7 +142,7 @@ class Received(Cache):
         self._known = {one.file_system: one for one in known}
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return one record for each inode, maybe that of another inode; no record is due."""
+        """Return one record for each inode (see `Cache.at`); no returned record is due."""
         known = self._known.get(file_system)
         return of_inodes(np.frombuffer(known.records if known else b"", RECORD), inodes), []
 

@@ -3,9 +3,9 @@
 A worker walks the given directories and the directories below them. A worker stops when it has
 `LIST_NAMES` names, or after `LIST_S` seconds; any free worker gets the remaining directories. A
 worker never leaves the file system on which it began. Where another file system begins, the worker
-reports the path to the client, and the client lets all workers compare the path. Links are never
-followed. A directory with more than `WIDE_NAMES` names is returned unlisted, and is listed by the
-client. So no message becomes too large, and little memory is used.
+reports the path to the client, and the client lets all workers compare the path. Symbolic links are
+never followed. A directory with more than `WIDE_NAMES` names is returned unlisted, and is listed by
+the client. So no message becomes too large, and little memory is used.
 
 The client itself checks the directory where a tree begins, and each directory in the tree where
 another file system begins. The client's record of mounts shows whether an earlier scan has seen the
@@ -44,7 +44,7 @@ WIDE_NAMES = 50_000
 
 
 class Errand(Frontier):
-    """Decides which directories of a batch a worker lists, and which it returns to the client."""
+    """Decides which directories of a batch a worker lists, and which it returns unlisted."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class Errand(Frontier):
         most_names: int = LIST_NAMES,
         wide_names: int | None = WIDE_NAMES,
     ) -> None:
-        """List directories, relative ones below `base`, and do not enter `points`.
+        """List directories, but do not enter the mount points `points`.
 
-        With `identities`, inodes are returned if all machines have the same file system. If
-        `most_names` is 0, only the given directories are listed, and not the directories below
-        them.
+        Relative paths are below `base`. With `identities`, inodes are returned if all machines have
+        the same file system. If `most_names` is 0, only the given directories are listed, and not
+        the directories below them.
         """
         options = ScanOptions(tuple(exclude))
         super().__init__(options)
@@ -131,7 +131,7 @@ class Errand(Frontier):
         return False, Start(os.fsencode(path), is_border=True)
 
     def takes(self, path: str, inode: int, above: Frame) -> Start | None:
-        """Return a directory to the client if enough names are listed, or the time is over."""
+        """Return the `Start` of a directory to be listed later, if this batch must end now."""
         return self._start_at(path, inode, above) if self._is_over else None
 
     def bounded(
@@ -150,7 +150,7 @@ class Errand(Frontier):
         return given_out(kept, failures, chunks)
 
     def _start_at(self, path: str, inode: int, above: Frame) -> Start:
-        """Return a start for another worker, with inodes if all machines have the file system."""
+        """Return the `Start` of a directory, with inodes if all machines have its file system."""
         if not self._numbers[above.status.st_dev]:
             return Start(os.fsencode(path))
         return Start(os.fsencode(path), inode=inode, above=above.status.st_ino)
@@ -162,7 +162,7 @@ class ClusterTrees(Trees):
     def __init__(
         self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None = None
     ) -> None:
-        """List the trees at `paths` as `Trees` does, but never follow links in the trees."""
+        """List the trees at `paths` as `Trees` does, but never follow symbolic links in them."""
         super().__init__(paths, options, mounts)
         #: The directories below the PATHs where a file system is mounted, or was mounted.
         self.points: set[str] = set()

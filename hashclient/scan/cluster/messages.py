@@ -47,7 +47,7 @@ PAGE_COLUMNS = ("key", "size", "etag", "note")
 
 
 class Pin(msgspec.Struct, frozen=True, array_like=True):
-    """A list that the client uses; `index_hash` was signed by the provider of the list."""
+    """A list that the client uses; the signature of the list's provider covers `index_hash`."""
 
     name: str
     provider: str
@@ -128,7 +128,7 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
-    """What identifies a file or a directory if no probe can be written."""
+    """The values that identify a file or a directory if no probe file can be written."""
 
     name: bytes
     inode: int
@@ -241,7 +241,7 @@ def paths_of(groups: Sequence[Names]) -> Iterator[str]:
 
 
 class ToListRange(msgspec.Struct, frozen=True, array_like=True):
-    """A range of keys of one URI: after `after`, up to and including `until`; None is no bound.
+    """A range of keys of one URI: after `after`, up to and including `until`; None means no bound.
 
     A worker lists about `most` keys. `namespace` identifies the bucket as the client sees it.
     """

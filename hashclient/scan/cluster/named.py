@@ -2,8 +2,8 @@
 
 The same path may lead to another file on another machine. So the client reads the status of each
 named file, and a worker must find the same inode, size and time of modification; otherwise the file
-is unread. Links are followed, because the user has named them. The client also uses the inodes to
-ask its inventory.
+is unread. Symbolic links are followed, because the user has named them. The client also uses the
+inodes to ask its inventory.
 
 Limit: the client reads the status of one file after the other, as the `find` that made the list of
 names did.
@@ -39,7 +39,7 @@ class NamedFiles:
         self._identities = Identities()
 
     def look_at(self, group: Group) -> list[Names]:
-        """Return a group with the signs of its files, divided by file system."""
+        """Return a group with the identity of each file, divided by file system."""
         try:
             fd = open_directory(group.directory, follow=True)
         except OSError:
@@ -85,7 +85,7 @@ def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]
 
 
 def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
-    """Return the files that client and worker see the same, and the outcomes of other files.
+    """Return the files that are the same for client and worker, and the outcomes of other files.
 
     Relative directories are below `base`. A file that is missing on both machines is kept, because
     the checker reports it with its reason.

@@ -87,7 +87,7 @@ def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
         StateError: on this worker, a bucket of another store has this name.
     """
     found: Bucket = work.opened(("bucket", asked.bucket), lambda: Bucket(work, asked.bucket))
-    # if this fails, the listing or the read reports the error
+    # if this call fails, the listing or the read of the bucket reports the error
     with contextlib.suppress(StoreError):
         if found.store.namespace != asked.namespace:
             raise StateError(

@@ -89,7 +89,7 @@ def _write(fd: int, name: str, token: bytes) -> bool:
 
 
 def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
-    """Return signs that identify an open directory: its own sign, and the signs of `entries`.
+    """Return the signs (inode, type, size, time) of an open directory and of its `entries`.
 
     Without `entries`, the first entries of the directory are used. Entries that do not exist any
     more are omitted.

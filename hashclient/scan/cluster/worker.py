@@ -69,8 +69,8 @@ from hashclient.system.process import collect_rarely
 from hashclient.system.processors import Allowance
 from hashclient.system.text import printable
 
-#: The seconds after which a batch ends; the rest of the batch is returned, so that no worker ends
-#: late.
+#: The seconds after which a batch ends; the rest of the batch is returned, so that no worker is
+#: busy much longer than others.
 BATCH_MOST_S = 2.0
 #: A file of at least this many bytes becomes a batch of its own.
 LARGE_BYTES = 256 << 20
@@ -128,7 +128,7 @@ class Work:
         return made
 
     def opened(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return the object that is kept under `key`; if there is none, make it with `make`."""
+        """Return the object that is kept under `key`; call `make` if no object is kept yet."""
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = make()
@@ -190,7 +190,7 @@ class Work:
 async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
     """Make this process ready for a scan, if it finds the files and lists of the client.
 
-    Return no bytes if the process is ready; otherwise return a message, and a hint in the second
+    Return empty bytes if the process is ready; otherwise return a message, and a hint in the second
     line.
     """
     # Only the main thread, which runs this function, can test leases; other threads check batches.

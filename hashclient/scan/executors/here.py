@@ -28,7 +28,7 @@ class Inline(Executor):
     """
 
     def __init__(self, *, hand_back: bool = False) -> None:
-        """With `hand_back`, results contain the deferred work for another executor."""
+        """If `hand_back` is true, results contain the deferred work for another executor."""
         self._hand_back = hand_back
 
     def run(

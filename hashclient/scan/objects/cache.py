@@ -49,10 +49,10 @@ def _record(one: Wanted, mask: int = 0, tags: bytes = bytes(48), begin: int = 0)
 def learn(
     result: Result, number: int, wanted: Wanted, found: tuple[int, bytes, int], inside: bytes
 ) -> None:
-    """Add the record of an object of a bucket, which was read, to a result.
+    """Add to a result the record of an object that was read.
 
-    `number` is that of the bucket. `found` are a mask, the tags, and the first byte of the object;
-    `inside` are the members of a container, as bytes.
+    `number` identifies the bucket. `found` are the mask of the record, the tags, and the first byte
+    of the object; `inside` are the members of a container, as bytes.
     """
     if wanted.has_name and inside:
         result.containers.append((number, _record(wanted), inside))

@@ -144,7 +144,8 @@ class Objects:
             StateError: an index cannot be read, or no space is left to keep objects.
             UsageError: a library is missing, or a store cannot do the requested work.
         """
-        # Arrow's own allocator uses some 30 MB more than the system's for many small pages.
+        # For many small pages, Arrow's own allocator uses some 30 MB more than the system's
+        # allocator.
         pool = pa.default_memory_pool()
         pa.set_memory_pool(pa.system_memory_pool())
         try:
@@ -255,7 +256,7 @@ class _Bucket:
         every = request.all_versions
         is_plain = request.report is None and not every and self._uri.version is None
         if elsewhere is not None and self._store.scheme == "s3" and is_plain:
-            # the listing by this process reports the same error
+            # this process lists the bucket then, and reports the same error
             with contextlib.suppress(StoreError):
                 return elsewhere.bucket(self._uri, self._after, self._store.namespace)
         if request.report is None:

@@ -70,13 +70,13 @@ class Opener:
             self._free.put(one)
 
     def watch(self, stack: contextlib.ExitStack) -> Spooled:
-        """Return what keeps a short object that may be a container, until `stack` is closed."""
+        """Return a `Kept`, which keeps a possible container until `stack` is closed."""
         kept = self._spool.keep()
         stack.callback(kept.close)
         return kept
 
     def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
-        """Return what keeps an object of `size` bytes; wait until that much space is free."""
+        """Wait until `size` bytes of space are free; return a `Kept` for an object of this size."""
         stack.enter_context(self._spool.reserved(size, is_stopped))
         kept = self.watch(stack)
         kept.keep_all()

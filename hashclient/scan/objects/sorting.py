@@ -6,8 +6,8 @@
    size has an MD5, and no entry has the ETag as its MD5. One in a thousand objects that are clean
    by their ETags is read nevertheless, and so is the first such object of a run.
 4. The tags of an unchanged object that was read before are looked up.
-5. Any other object is read. If reading is off, the object is unread, and the reason says what is
-   known of the object.
+5. Any other object is read. If the options turn off reading, the object is unread, and the reason
+   says what is known of the object.
 
 If containers are opened, the beginning and the end of an object that is clean by rule 2 or 3 are
 read nevertheless. The beginning and the end are not read if the cache knows that the object is no
@@ -97,8 +97,8 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
 
 #: On average, one of this many objects that are clean by the digests of their store is read.
 SAMPLE = 1_000
-#: If the chosen rows of a page have at most this many edges, the rows are copied as slices of the
-#: page.
+#: If the chosen rows form few blocks of adjacent rows, they are copied as slices of the page: at
+#: most this many rows begin or end a block.
 MOST_EDGES = 64
 
 UNREAD = "--no-read: nothing but its content could tell"
@@ -286,7 +286,7 @@ class Sorter:
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)
         if self._keep_clean or self._are_clean is None:
-            insides = {}  # insides have no names of members, which outcomes need
+            insides = {}  # outcomes need names of members, and `insides` has none
         clean = [] if self._are_clean is None else self._are_clean(list(insides.values()))
         members = {
             number: counts_of(inside)
@@ -334,7 +334,7 @@ class Sorter:
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """A known object: mask, whether its record is only believed, members, kinds not opened."""
+    """An object that was read before: the mask of its record, and what is known of its members."""
 
     mask: int
     is_believed: bool
@@ -343,7 +343,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct):
-    """Facts about the rows of a page: each fact is an array with a flag for each row.
+    """What is known of the objects of a page: each field is an array with a flag for each object.
 
     - `possible`: some entry has the size of the object.
     - `is_md5`: the ETag may be an MD5.

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 #: The most matches in one report; more matches are divided among several reports.
 REPORT_MATCHES = 1000
-#: If a file is isolated later than this after its match was recorded, the brake counts the
-#: isolation at its own time, and not at the time of the record.
+#: If a file is isolated later than this after its match was recorded, the brake (`decisions.brake`)
+#: counts the isolation at the time of the isolation, and not at the time of the record.
 LATE = timedelta(minutes=10)
 
 
@@ -365,10 +365,10 @@ def prepare_wanted(
 
 
 def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
-    """Return why a file behind another user's link is not isolated, or None if it may be isolated.
+    """Return why a file is not isolated, if another user's symbolic link leads to it; else None.
 
-    The links in the paths of the user are followed. Other users must not choose by a link which
-    files are isolated.
+    The symbolic links in the paths of the user are followed. Other users must not be able to choose
+    by a symbolic link which files are isolated.
     """
     if match.path == place_of(outcome).path:
         return None

@@ -74,7 +74,7 @@ class _Checkers:
     def __init__(
         self, judge: Judge, options: ScanOptions, memory: Memory, containers: Options | None
     ) -> None:
-        """Judge files with `judge`; do not read files that `memory` knows unchanged."""
+        """Judge files with `judge`; do not read files that are unchanged by `memory`."""
         self._judge = judge
         self._options = options
         self._memory = memory
@@ -136,8 +136,8 @@ def scan(
     - `stream` is checked before all other inputs, in this process.
     - `objects` are checked after all other inputs, in this process.
     - `containers`: if given, members of containers are checked with these options.
-    - `accept` returns outcomes as the configuration accepts them, and as rulings of people change
-      them.
+    - `accept` is called with each outcome, and returns the outcome as the configuration and the
+      rulings of people change it.
 
     Raises:
         StateError: worker processes keep dying.

@@ -11,9 +11,9 @@ A match is gone if all these conditions are true:
    existing directory must be the same directory of the same file system as when the file matched,
    so that an unmounted share makes no match gone. The names in the directory are readable: if the
    directory is encrypted, its key is loaded.
-4. The directory does not contain the name, or the name is no regular file. A link whose target
-   exists proves nothing, because the file may have been moved, and its old path may still lead to
-   it.
+4. The directory does not contain the name, or the name is no regular file. A symbolic link whose
+   target exists proves nothing, because the file may have been moved, and its old path may still
+   lead to it.
 
 If a scan does not find an open match below a PATH again, the scan looks at the name of the match,
 and opens each directory on the way once. If every open match below a PATH is found again, the scan
@@ -144,7 +144,7 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Return whether a name is no regular file (or directory), and no link to an existing target.
+    """Return whether no regular file (or directory) has a name, and no link to an existing target.
 
     Raises:
         OSError: the status of the name cannot be read.

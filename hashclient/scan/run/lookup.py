@@ -101,8 +101,8 @@ def batches_of(
 ) -> Iterator[tuple[str, DigestBatch]]:
     """Yield hexadecimal `digests`, and the digests in `files`, each with the name of their source.
 
-    If `stdin` is given, the file name `-` means `stdin`. Without a `reading`, all rows of files are
-    used.
+    If `stdin` is given, the file name `-` means `stdin`. `reading` says how files are read; by
+    default, all rows of files are used.
 
     Raises:
         UsageError: a file cannot be read to its end; raised after all other files were read. If
@@ -152,7 +152,7 @@ def _read(
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:
     digests: dict[Algorithm, bytes] = {}
     for algorithm, (values, rows) in batch.digests.items():
-        # If every row has a digest of this algorithm, the search is skipped, because it takes time.
+        # If every row has a digest of this algorithm, the slow search for the row is not needed.
         full = len(rows) == batch.count
         position = row if full else int(rows.searchsorted(np.uint32(row)))
         if position < len(rows) and rows[position] == row:

@@ -45,13 +45,13 @@ class Guard(Protocol):
     """Delays signals during work that must not be interrupted."""
 
     def held(self) -> AbstractContextManager[None]:
-        """Delay the first signal until the end of the block; a second signal interrupts it."""
+        """Delay one signal until the end of the block; a second signal interrupts the block."""
 
     def barred(self) -> AbstractContextManager[None]:
         """Delay all signals until the end of the block, which must be short and end by itself."""
 
     def last(self) -> AbstractContextManager[None]:
-        """Ignore signals from the first signal in the block on; the run is ending anyway."""
+        """Ignore all signals after the first signal in the block: the run is ending anyway."""
 
 
 class Unguarded:

@@ -165,7 +165,7 @@ class RunRecord:
         return lambda cases, permits: decision.decide(cases, permits, now)
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
-        """Record and log how often outcomes were found again, and in which mails most recently."""
+        """Record and log how often each outcome was found again, and the ids of its last mails."""
         if not counts:
             return
         rows = [

@@ -1,11 +1,11 @@
-"""Where files that matched are: their paths without links, and the identity of their places.
+"""Where files that matched are: paths without symbolic links, and the identity of each place.
 
 A file has one record, whichever of its paths a scan has used, and actions use the path without
-links. Each directory is opened once for each batch. The directory at the path must be the directory
-in which the file was read; behind a link, the file must be the file that was read. If another
-directory or file is found, the path of the scan is recorded, and the place is unknown, because
-somebody may have put a link or another directory in the path, so that other files would be recorded
-or acted upon.
+symbolic links. Each directory is opened once for each batch. The directory at the path must be the
+directory in which the file was read; if a symbolic link leads to the file, the file itself must be
+the file that was read. If another directory or file is found, the path of the scan is recorded, and
+the place is unknown, because somebody may have put a symbolic link or another directory in the
+path, so that other files would be recorded or acted upon.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Directory(NamedTuple):
-    """A directory of files that matched; `path` has no links and no slash at its end.
+    """A directory of files that matched; `path` has no symbolic links and no slash at its end.
 
     `standing` has the same meaning as in `core.match.Place`.
     """
@@ -37,7 +37,7 @@ class _Directory(NamedTuple):
     status: os.stat_result
 
     def has(self, name: str, seen: Seen) -> bool:
-        """Return whether the directory has the file that was read, behind a link as `name`."""
+        """Return whether the file that was read is in the directory, if linked to, as `name`."""
         if seen.directory_inode is not None:
             return seen.is_directory(self.status)
         try:
@@ -64,12 +64,12 @@ def _place(path: str, seen: Seen, known: dict[str, _Directory | None], mounts: M
     met, slash, name = path.rpartition("/")
     if name in ("", ".", ".."):
         return Place(_plain(path))
-    # A file that was not read through a link was opened in its own directory, and only this
+    # If no symbolic link led to a file, the file was opened in its own directory. Only this
     # directory is compared, because another file may have the name now.
     if seen.directory_inode is None and _is_link(path):
         try:
             met, slash, name = os.path.realpath(path).rpartition("/")
-        except OSError:  # the name is not a link any more
+        except OSError:  # the name is no symbolic link any more
             return Place(_plain(path))
     if met not in known:
         known[met] = _directory_at(met + slash, mounts)
@@ -104,12 +104,12 @@ def _is_link(path: str) -> bool:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:
         # The path is too long for one call, or does not exist any more. The result of this function
-        # does not matter, because isolation refuses links anyway.
+        # does not matter, because isolation refuses symbolic links anyway.
         return False
 
 
 def _plain(path: str) -> str:
-    return "/" + os.path.abspath(path).lstrip("/")  # noqa: PTH100 - keeps links
+    return "/" + os.path.abspath(path).lstrip("/")  # noqa: PTH100 - keeps symbolic links
 
 
 def _open(path: str) -> int:

@@ -67,8 +67,8 @@ FEW_BYTES = 1 << 16
 #: The path and the marks follow the beginning.
 _HEAD = struct.Struct("=QQqI?Iq")
 _REPLACED = bytes(16)
-#: In place of the length of the marks, this number says that the directory has too many entries for
-#: marks.
+#: In place of the length of the marks (numbers that identify entries, see `frame.mark_of`), this
+#: number says that the directory has too many entries for marks.
 TOO_MANY = -1
 #: The types of entries that a pass looks for.
 _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
@@ -91,7 +91,7 @@ class Again:
         self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES
-        #: The last time at which a directory was listed that may change again without a new time.
+        #: The latest time when a directory was listed whose next change may not get a later time.
         self._young_ns = 0
 
     def note(self, walker: Walker, frame: Frame) -> None:

@@ -66,7 +66,7 @@ class MovedError(OSError):
 
 
 def lagging_ns() -> int:
-    """Return a time that a later change precedes by at most `TICK_NS`.
+    """Return a time; the time of a later change is at most `TICK_NS` before it.
 
     The clock that gives files their times is late, by more than one tick if the kernel updates the
     clock late.
@@ -78,7 +78,8 @@ def open_directory(path: str, *, follow: bool = False) -> int:
     """Open a directory, however long its path is; an empty path is the current directory.
 
     Raises:
-        OSError: the path cannot be opened, is no directory, or is a link and `follow` is not set.
+        OSError: the path cannot be opened, is no directory, or is a symbolic link and `follow` is
+            not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
     if len(path) <= MAX_PATH_BYTES // 4:  # one character takes at most four bytes
@@ -185,7 +186,7 @@ def _open_beside(path: str, identity: Identity) -> int | None:
 
 
 def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
-    """Return for each path the status of its file, or the error; links are followed.
+    """Return for each path the status of its file, or the error; symbolic links are followed.
 
     If somebody exchanges two paths during the calls, both paths may show the same file. So paths
     with the same file are examined again, at most `ROUNDS` times, until the files differ. Two paths
@@ -285,7 +286,7 @@ def is_mounted_on(fd: int, name: str) -> bool:
 
 
 def _asked(fd: int, name: str, question: Callable[[int], T]) -> T | None:
-    """Return `question` of the file at a name in an open directory; None if the file is gone."""
+    """Open a file by its name, and return what `question` returns for it; None if it is gone."""
     try:
         opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
@@ -297,7 +298,7 @@ def _asked(fd: int, name: str, question: Callable[[int], T]) -> T | None:
 
 
 def inode_of(fd: int, name: str) -> int | None:
-    """Return the inode of the file at a name, if its directory shows another inode for the name.
+    """Return the real inode of a file whose directory shows another inode for the file's name.
 
     Some file systems have different inode numbers for entries of directories and for files: FAT,
     some FUSE file systems and some overlays. `inode_of` returns None if the directory has changed
@@ -377,8 +378,8 @@ def type_of(entry: os.DirEntry[str]) -> int:
 
     If the entry will be opened, the type that the directory contains is used, because opening the
     entry shows its true type. If the entry would be skipped, its status is read first, because a
-    manipulated disk may call a file a link. If the type cannot be determined, for example because
-    the entry has vanished, the entry is treated as a file.
+    manipulated disk may call a file a symbolic link. If the type cannot be determined, for example
+    because the entry has vanished, the entry is treated as a file.
     """
     try:
         if entry.is_file(follow_symlinks=False):

@@ -124,7 +124,7 @@ class Frame(msgspec.Struct):
         return names[:count], inodes[:count]
 
     def lists(self, inode: int) -> bool:
-        """Return whether a listed entry of the directory had an inode."""
+        """Return whether a listed entry of the directory had this inode."""
         return any(inode in part for part in self.listed)
 
     def whole(self) -> Iterator[Chunk]:

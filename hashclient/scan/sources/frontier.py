@@ -1,9 +1,9 @@
 """Decides which directories of a tree a scan enters, and which directories it omits.
 
-Three cases need a decision: the beginning of a tree, the border to another file system, and a link
-that is followed. The process that distributes work makes the decision, before any directory below
-is listed. A worker of a cluster lists directories until a decision is needed, and returns the
-directories that are left.
+Three cases need a decision: the beginning of a tree, the border to another file system, and a
+symbolic link that is followed. The process that distributes work makes the decision, before any
+directory below is listed. A worker of a cluster lists directories until a decision is needed, and
+returns the directories that are left.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Frontier:
         self.points: frozenset[str] = frozenset()
         #: The device of the top directory of the tree; -1 before this directory is open.
         self._device = -1
-        #: The directories that were entered through links. Each directory is entered through a link
-        #: only once, which ends every loop of links.
+        #: The directories that were entered through symbolic links. Each directory is entered
+        #: through a symbolic link only once, which ends every loop of links.
         self._followed: set[Identity] = set()
 
     def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
@@ -110,10 +110,10 @@ class Frontier:
         return self._one_file_system and status.st_dev != self._device
 
     def follows(self, target: Identity, entered: Sequence[Frame]) -> bool:
-        """Return whether the walk follows a link to a directory; if so, note the directory.
+        """Note a directory that a symbolic link leads to; return whether the walk enters it.
 
-        The link is not followed if the walk is in the directory that the link leads to, or has
-        entered this directory by another link.
+        The symbolic link is not followed if the walk is in the directory to which the link leads,
+        or has entered this directory by another symbolic link.
         """
         if target in self._followed or any(frame.identity == target for frame in entered):
             return False

@@ -129,8 +129,8 @@ class Lister:
         """Open a subdirectory of an open directory.
 
         Raises:
-            OSError: the path cannot be opened, is no directory, or is a link and `follow` is not
-                set.
+            OSError: the path cannot be opened, is no directory, or is a symbolic link and `follow`
+                is not set.
         """
         began = self._clock()
         opened = open_in(directory_fd, name, follow=follow)
@@ -219,7 +219,8 @@ def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
     """Open a subdirectory of an open directory; return its descriptor, its status, and the time.
 
     Raises:
-        OSError: the path cannot be opened, is no directory, or is a link and `follow` is not set.
+        OSError: the path cannot be opened, is no directory, or is a symbolic link and `follow` is
+            not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
     opened_ns = lagging_ns()
@@ -278,7 +279,7 @@ class Listing:
 
 
 def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OSError]]:
-    """Read more than `most` entries, if there are so many; return the entries, and an error."""
+    """Read entries until more than `most` are read; return the entries, and an error if any."""
     kept: list[Chunk] = []
     try:
         for chunk in chunks:

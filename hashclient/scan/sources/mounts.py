@@ -1,6 +1,6 @@
 """The file systems of earlier scans, by which a scan notices that a mount is missing.
 
-An unmounted share is an empty directory, and a scan of this directory would prove nothing. So a
+The directory of an unmounted share is empty, and a scan of this directory would prove nothing. So a
 small file (`remembered`) contains the file system of each directory that a user gave, and of each
 mount point that a scan met, and the place of the directory in its file system. `_objection` judges
 a directory whose identity has changed:
@@ -21,8 +21,8 @@ A file system is missing until it is mounted again, or until a user runs `invent
 A file system is identified by its UUID, by the number that statfs(2) returns, or by the source of
 the mount. File systems with one equal identifier are treated as the same, because the names of
 disks may change when a machine starts. Only hashes of the identifiers are stored, because the
-source of a mount can contain a password. Limits: a missing mount is not noticed if its mount point
-is behind a link, or is a file.
+source of a mount can contain a password. Limits: a missing mount is not noticed if a symbolic link
+leads to its mount point, or if its mount point is a file.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Mounts:
             self._on_failure(error)
 
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
-        """Return an identity of `rest` in an open directory; see `core.match.Place`.
+        """Return an identity of the path `rest` in an open directory; see `core.match.Place`.
 
         Only names of a file system that no other file system can get are used. With other names,
         all matches on the old file system could seem to be gone. `standing_of` returns None if the
@@ -268,7 +268,7 @@ def _is_same(before: Record, now: Record) -> bool:
 
 
 def _inner(path: str, mount: Mount, rest: bytes = b"") -> bytes | None:
-    """Return the path of `rest` inside its file system; None if it is above the mount point."""
+    """Return the path of `rest` inside its file system; None if `path` is outside the mount."""
     if mount.point != "/" and path != mount.point and not path.startswith(f"{mount.point}/"):
         return None
     inside = os.fsencode(path)[len(os.fsencode(mount.point)) :].strip(b"/")
@@ -289,7 +289,7 @@ def _hash(kind: str, value: bytes) -> str:
 
 
 def real_path(fd: int) -> str | None:
-    """Return the path of an open directory without links; None if it was removed or is unknown."""
+    """Return the real path of an open directory; None if it was removed, or is unknown."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - the path may be any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None

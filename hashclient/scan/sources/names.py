@@ -1,9 +1,9 @@
 """Names of files from another program, one name in a line, or separated by NUL.
 
 A name is used byte for byte, and is relative to the current directory. A name in the list is
-treated like an argument of the user: a link is followed. This source does not open the files. A
-directory is unread and never walked, because `find` also lists the files in the directory, and each
-file would be checked once for each level.
+treated like an argument of the user: a symbolic link is followed. This source does not open the
+files. A directory is unread and never walked, because `find` also lists the files in the directory,
+and each file would be checked once for each level.
 
 A line ends in LF; all other bytes belong to the name. So a list from another operating system may
 name files that do not exist, which are unread, but never names wrong files. A line with a NUL, or
@@ -32,7 +32,7 @@ CHUNK_BYTES = 1 << 18
 #: The longest name, in bytes. Paths in deep directories may be longer than the 4096 bytes of one
 #: system call.
 MAX_NAME_BYTES = 1 << 16
-#: The number of bytes of a longer name that are shown.
+#: The number of bytes that are shown of a name longer than `MAX_NAME_BYTES`.
 _SHOWN_BYTES = 256
 
 NUL_IN_LINE = "holds NUL: if the names are separated by NUL, give --null"

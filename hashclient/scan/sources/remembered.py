@@ -39,7 +39,7 @@ class DamagedMountsError(StateError):
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a directory was when it was last scanned.
 
-    - `path`: absolute and without links.
+    - `path`: absolute and without symbolic links.
     - `path_b64`: the bytes of the path if they are not UTF-8.
     - `point_bytes`: the length of the mount point, which is the beginning of the path.
     - `kind`: the type of the file system.

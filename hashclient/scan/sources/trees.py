@@ -33,7 +33,7 @@ class Coverage:
 
     def __init__(self, options: ScanOptions) -> None:
         """Start without a tree."""
-        #: The trees: for each tree its path as given, and its path without links.
+        #: The trees: for each tree its path as given, and its path without symbolic links.
         self.roots: list[tuple[str, str]] = []
         self.one_file_system = options.one_file_system
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
@@ -42,8 +42,8 @@ class Coverage:
     def begin(self, tree: str) -> None:
         """Note that the walk covers the tree at a path."""
         if len(self.roots) < MAX_COVERED:
-            # A link in the path may have been exchanged, and lead nowhere. If the link leads
-            # nowhere, the tree is not covered, and no match in the tree is gone.
+            # A symbolic link in the path may have been exchanged, and lead nowhere. If the symbolic
+            # link leads nowhere, the tree is not covered, and no match in the tree is gone.
             with contextlib.suppress(OSError):
                 self.roots.append((tree, os.path.realpath(tree)))
 
@@ -104,9 +104,9 @@ class Trees:
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks of about `TASK_NAMES` names, and outcomes of skipped or unread inputs.
 
-        A path that is a link is followed, because the user named it. Regular files are only listed;
-        they may change or vanish before they are opened. A directory whose file system has changed
-        is unread, but its present files are listed.
+        A path that is a symbolic link is followed, because the user named it. Regular files are
+        only listed; they may change or vanish before they are opened. A directory whose file system
+        has changed is unread, but its present files are listed.
         """
         tasks, lister = TaskBuilder(), Lister()
         try:

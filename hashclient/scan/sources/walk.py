@@ -2,9 +2,9 @@
 
 The walk only lists files; checkers read them. The walk keeps one name at a time and a limited
 number of open directories, so its memory does not grow with the tree. A directory is opened from
-its parent directory, and never through a link that has replaced the directory. A path that is too
-long for one call of the kernel is opened in pieces. The frontier decides which directories are
-entered. The process that distributes work uses this walk, and so does a worker of a cluster.
+its parent directory, and never through a symbolic link that has replaced the directory. A path that
+is too long for one call of the kernel is opened in pieces. The frontier decides which directories
+are entered. The process that distributes work uses this walk, and so does a worker of a cluster.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from hashclient.system.strangers import is_shared, trusted_users
 #: are read to their end, and closed.
 OPEN_DEPTH = 32
 EXCLUDED = "excluded"
-#: Reasons why a link is skipped, by the error of reading the status of its target.
+#: Reasons why a symbolic link is skipped, by the error of reading the status of its target.
 _NOWHERE = {
     errno.ELOOP: "loop of symbolic links",
     errno.ENOENT: "dangling symbolic link",
@@ -103,8 +103,8 @@ class Walk:
         """Yield groups of names, and outcomes of paths that are not listed.
 
         If another directory than that with `identity` is at `path` now, the other directory is
-        walked, and the directory with `identity` is unread. With `follow`, the path itself may be a
-        link.
+        walked, and the directory with `identity` is unread. If `follow` is true, the path itself
+        may be a symbolic link.
         """
         first = self._enter(path, follow=follow)
         if first is None and identity is not None and self._stack:
@@ -270,8 +270,8 @@ class Walk:
         if self._frontier.is_beyond(status):
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         if stat.S_ISREG(status.st_mode):
-            # The listed inode is that of the link, and not that of the file, so the inode of the
-            # file is unknown.
+            # The listed inode is the inode of the symbolic link, and not of the file, so the inode
+            # of the file is unknown.
             frame.take_in(Chunk([name], array("Q", [0]), []))
             return None
         if not stat.S_ISDIR(status.st_mode):
@@ -296,7 +296,7 @@ class Walk:
         - `frame`: the parent directory in which the directory was listed; None for the top
           directory of a tree.
         - `inode`: the inode that the directory had in `frame`; 0 if unknown.
-        - `target`: for a link, the identity of the directory to which the link led.
+        - `target`: for a symbolic link, the identity of the directory to which the link led.
         - `listing`: the directory as a thread has opened it ahead, if so.
 
         If another directory has replaced the listed directory, the other directory is entered, and
@@ -323,9 +323,9 @@ class Walk:
         except OSError as error:
             if not inode or frame is None or error.errno not in GONE:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(error))
-            # wherever the directory is now, its new parent directory has changed
+            # a moved directory has changed its new parent directory, which `again` lists again
             if self._late is not None:
-                # the directory is also looked for where it was listed, in case it returns
+                # `again` also looks for the directory in its listed parent directory, if it returns
                 if self._again is not None:
                     self._again.lost.add(inode)
                 return None

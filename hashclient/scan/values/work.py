@@ -21,7 +21,7 @@ from hashclient.core.verdict import Counts
 #: The number of names in a task: large enough that handing over a task is cheap, and small enough
 #: that the work is divided evenly among workers.
 TASK_NAMES = 512
-#: The inodes in a `Group` of files that were not listed.
+#: The value of `Group.inodes` for files that were not listed.
 NO_INODES = array("Q")
 
 #: A directory's device, or None if the number of the device on this machine is unknown, and its
