@@ -171,8 +171,8 @@ class Inventory(Cache):
         # A row of the inventory takes about 20 KB, and is read faster from fewer, larger pages of
         # SQLite. The page size has no effect on an existing database file.
         self._db.execute("PRAGMA page_size = 8192")
-        # SQLite never waits for the disk, because workers would be idle meanwhile. A row that a
-        # power failure damages or removes is treated as missing, and its files are read again.
+        # SQLite never waits for the disk, because workers would be idle during the wait. A row that
+        # a power failure damages or removes is treated as missing, and its files are read again.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
         # The memory for the cache of SQLite: enough for the pages that one flush reads and writes,

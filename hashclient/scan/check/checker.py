@@ -128,8 +128,8 @@ class Checker:
         #: Whether most files that were read in the previous task have matched. If most files have
         #: matched, the other digests of entries are computed in the first read.
         self._expects_hits = False
-        #: Whether the status of a file is read before the file is opened. Without sizes and a
-        #: cache, the status decides nothing.
+        #: Whether the status of a file is read before the file is opened. If neither sizes nor a
+        #: cache can rule out files, the status is not needed before the file is opened.
         self._may_look = cache is not None or not judge.reads_everything
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
@@ -244,8 +244,8 @@ class Checker:
         """Return whether the status of a directory's files is read before the files are opened.
 
         If most files hit, or if containers are opened, each file is opened anyway, and reading the
-        status first is only one more request. The status of a named file that was not listed is
-        read first, because the file may be of any type.
+        status first would only be one more request. The status of a named file that was not listed
+        is read first, because the file may be of any type.
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look

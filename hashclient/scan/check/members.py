@@ -190,7 +190,7 @@ class Members:
             self._cage.close()
 
     def stop(self) -> None:
-        """End the opening of a container by another thread; its members are unread then."""
+        """Stop another thread that opens a container; the members of the container are unread."""
         self._is_stopped = True
         cage = self._cage
         if cage is not None:

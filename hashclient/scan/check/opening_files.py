@@ -36,8 +36,8 @@ FILES_AHEAD = 32
 #: Opening ahead is useful if a thread has waited more than `WAITS` times in a task, plus
 #: `WAITS_A_FILE` times for each file.
 WAITS, WAITS_A_FILE = 4, 0.2
-#: The number of blocks of 512 bytes that count as one wait. The kernel reads fewer blocks ahead
-#: itself, so that no thread waits for them.
+#: The number of blocks of 512 bytes that count as one wait. If fewer blocks are read, no thread
+#: waits for them, because the kernel itself reads fewer blocks ahead.
 _BLOCKS = 8
 
 

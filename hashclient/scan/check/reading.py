@@ -64,7 +64,7 @@ DIRECTORY = "is a directory, and was listed as a file"
 Plan = tuple[Algorithm, ...]
 #: The result of a read: algorithms, digests, length, status (the same before and after the read),
 #: whether size and times are reliable, and the result of `is_unwritable` before the read. If no
-#: entry has the size of the file, the file was not read, and there are no algorithms.
+#: entry has the size of the file, the file was not read, and the algorithms are empty.
 Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
@@ -304,7 +304,7 @@ class Reader:
             else:
                 unwritable = is_unwritable(fd)
         if capped and claimed < CHUNK_BYTES:
-            # For nearly all files, one call reads all bytes, and no bytes beyond the size.
+            # For nearly all files, one call reads exactly the number of bytes that the size says.
             length = os.readv(fd, self._buffers)
             if length != claimed:
                 self.bytes_read += length

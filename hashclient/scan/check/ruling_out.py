@@ -58,7 +58,8 @@ class Looker:
         self._cache = cache
         self._members = members
         self._keep_clean = keep_clean
-        #: The devices of file systems whose directories show other inodes than their files have.
+        #: The devices of file systems whose directories show another inode for a file than the
+        #: status of the file.
         self.differing: set[int] = set()
         #: The records of the files of a task that hit, by the index of their row.
         self.known: dict[int, np.void] = {}
@@ -163,7 +164,7 @@ class Looker:
         if self._members is None:
             plain[:] = True
         hit = listed_rows(self._judge, records, np.where(known, wanted, np.uint8(0)))
-        # A container that hits, which is rare, is read as if the cache did not know it.
+        # A container that hits, which is rare, is read as if the cache had no record of it.
         known[[row for row in hit if not plain[row]]] = False
         settled = known & plain
         for row in hit:

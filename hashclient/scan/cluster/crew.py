@@ -59,7 +59,7 @@ class Crew:
         self._probes: set[bytes] = set()
         #: The largest number of workers that were ready at the same time.
         self.most = 0
-        #: The time since when no worker is ready, or None.
+        #: The time when the last ready worker was lost; None while a worker is ready.
         self.idle_since: float | None = None
 
     @property

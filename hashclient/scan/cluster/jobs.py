@@ -17,12 +17,12 @@ import msgspec
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
 
-#: The number of batches that are sent for each batch that can be checked at the same time: one that
-#: is checked, and one that waits.
+#: For each batch that the workers can check at the same time, this many batches are sent: one is
+#: checked, and one waits at the worker.
 AHEAD = 2
 #: A batch during which this many workers have died is not sent again.
 MOST_DEATHS = 3
-#: The seconds to wait for a worker when none is left; then the cluster counts as gone.
+#: If no worker is left for this many seconds, the cluster counts as gone.
 PATIENCE_S = 60.0
 
 #: A function of a worker, which is called with the name of the scan, and a batch as bytes.

@@ -59,7 +59,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     """The specification of a scan, which a worker gets once, before the first batch.
 
     - `run`: the name of the scan.
-    - `base`: the directory below which relative paths are.
+    - `base`: the directory to which relative paths are relative.
     - `points`: the directories where a file system is mounted, or was mounted; a worker enters such
       a directory only if the client names it in a batch.
     - `asks_inventory`: whether the worker reads the inventory, because it uses the client's state
@@ -67,7 +67,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     - `gets_known`: whether the worker gets the client's records with each batch.
     - `boot`: identifies the client's machine since its last start.
     - `objects`: whether buckets are read, too.
-    - `also`: as in `Judge`.
+    - `also`: has the same meaning as in `Judge`.
     - `reads`: a number for the kinds of containers that the client opens, and how it reads them
       (`containers.meaning`).
     """

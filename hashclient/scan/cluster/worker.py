@@ -394,7 +394,7 @@ def checked(
 
 
 def _is_large(task: Task) -> bool:
-    """Return whether a task is one file so large that no other file should wait for it."""
+    """Return whether a task is one file of at least `LARGE_BYTES` bytes."""
     if len(task) != 1 or len(task[0].names) != 1:
         return False
     try:

@@ -76,7 +76,7 @@ class Nursery:
             return None
 
     def _answer(self) -> int:
-        """Return the number in an answer of the nursery.
+        """Receive an answer of the nursery, and return the number in it.
 
         Raises:
             OSError: the answer is an error, or the nursery has ended.

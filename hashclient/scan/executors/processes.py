@@ -4,7 +4,7 @@ No file is lost when a worker dies: its files are unread, and a new worker repla
 
 A nursery forks all workers, with the lists already mapped, so that workers start at once and share
 the pages of the lists. The parent lists directories only when a worker is free, so that little
-memory is used. As many workers run as the machine has processors, and more while workers wait for
+memory is used. One worker runs for each processor, and more workers run while workers wait for
 storage (`pacing`). If a worker cannot read an index, the run ends, because no other worker can read
 the index either.
 """

@@ -84,7 +84,7 @@ class Elsewhere(Protocol):
     """Other machines that list and read buckets."""
 
     def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> Work:
-        """Return the work to list a URI after the key `after`, and to read the listed objects.
+        """Return a `Work` that lists a URI after the key `after`, and reads the listed objects.
 
         `namespace` distinguishes the bucket from buckets of the same name in other stores.
         """

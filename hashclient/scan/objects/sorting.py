@@ -343,7 +343,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct):
-    """What is known of the objects of a page: each field is an array with a flag for each object.
+    """Flags of the objects of a page: each field is an array with a flag for each object.
 
     - `possible`: some entry has the size of the object.
     - `is_md5`: the ETag may be an MD5.

@@ -111,7 +111,7 @@ class _Way:
         return self._standing.is_at(one.standing)  # condition 3
 
     def _go(self, directory: bytes) -> _End | None:
-        """Open the directories of a way that exist; return None if the scan has not covered it."""
+        """Open the existing directories of a way; return None if the scan did not cover the way."""
         root = os.fsencode(self._real).rstrip(b"/")
         parts = [part for part in directory[len(root) :].split(b"/") if part]
         named = self._named

@@ -97,7 +97,7 @@ class Lister:
         self._clock = clock
         self._steps = 0
         self._count = FIRST_ENTRIES
-        #: The listings that threads were given, and that the walk has not taken yet.
+        #: The listings that were handed to threads, and that the walk has not taken yet.
         self._ahead: set[Listing] = set()
         self._threads = 0
         #: Whether threads may be started; the walk sets this after its caller has forked the

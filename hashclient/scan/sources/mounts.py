@@ -251,7 +251,7 @@ def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str
     """Return why a directory is not that of the last scan, by the rules of the module."""
     if _is_same(before, now):  # rule 1 of the module
         return None
-    # rule 2 of the module, or the root
+    # rule 2 of the module; no file system can be missing at the root directory `/`
     if now.kind == "autofs" or before.point == now.point == "/":
         return None
     if now.point_bytes < before.point_bytes:  # rule 3 of the module

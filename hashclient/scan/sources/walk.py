@@ -91,8 +91,8 @@ class Walk:
         self._late: set[tuple[int, int]] | None = None
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._stack: list[Frame] = []
-        #: The devices of file systems whose directories show other inodes for subdirectories than
-        #: the subdirectories have.
+        #: The devices of file systems whose directories show another inode for a subdirectory than
+        #: the status of the subdirectory.
         self._differing: set[int] = set()
         self._since_ns = time.time_ns()
         self._ours = trusted_users()
@@ -202,7 +202,7 @@ class Walk:
         return self._excluded is not None or self._late is not None
 
     def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
-        """Return a new chunk without the entries that are omitted.
+        """Return a new chunk without the entries that the walk omits.
 
         Excluded entries are omitted. In the passes of `again`, entries that are no directories are
         omitted if they were created since the walk began.
@@ -368,7 +368,7 @@ class Walk:
         if self._frontier.is_border(path, fd, status, frame.status):
             enters, outcome = self._frontier.cross(path, fd, status)
         if enters and self._late is not None:
-            if identity in self._late:  # a late directory is walked only once
+            if identity in self._late:  # a directory that `again` returns is walked only once
                 return False, Outcome(Kind.UNREAD, path, reason=MOVED)
             self._late.add(identity)
         return enters, outcome

@@ -2,8 +2,8 @@
 
 Work consists of names of files to check and of directories to list. A source makes work, an
 executor transports work and results, and a checker does the work. `reason_of` returns the reasons
-of the operating system. A reason of this program is a constant in this module, or in the one module
-that uses the reason. `docs/exit-codes.md` has the table of all reasons.
+of the operating system. Each reason that hashclient itself gives is a constant in this module, or
+in the only module that uses the reason. `docs/exit-codes.md` has the table of all reasons.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NO_INODES = array("Q")
 #: inode.
 Identity = tuple[int | None, int]
 
-#: The reasons of this program why an input was not read.
+#: The reasons why hashclient itself does not read an input.
 CHANGED = "changed while being read"
 MOVED = "was moved, and names kept changing while it was looked for"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
