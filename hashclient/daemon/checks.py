@@ -42,7 +42,7 @@ from hashclient.system.rights import Rights, can_act_as_others
 
 #: The name of a stream in answers to clients.
 STREAM = "stream"
-#: The signal by which a process asks its parent to stop the daemon.
+#: A process sends this signal to its parent to stop the daemon.
 STOP = signal.SIGUSR1
 #: All streams together may keep a limited number of bytes in memory. A new stream may keep at most
 #: 1/`KEPT_SHARE` of the bytes that the other streams leave free. If the bytes of a stream are kept,
@@ -274,7 +274,7 @@ class Checks:
         return unknown(word, reason.rstrip("."), self.options.no_verdict)
 
     def rights_for(self, peer: Peer, path: str) -> Rights | None:
-        """Return the ids with which a path of `peer` is opened; None for the ids of the daemon.
+        """Return the user and group ids for opening a path of `peer`; None for the daemon's ids.
 
         Raises:
             PermissionError: the path is not absolute, or this process cannot open files with the

@@ -65,7 +65,7 @@ class Client:
             self._loop.call_soon(self.writable)
 
     def writable(self) -> None:
-        """Send as many bytes of waiting answers as the socket accepts."""
+        """Send waiting answers until the socket accepts no more bytes."""
         self._is_due = False
         if self.is_closed:
             return

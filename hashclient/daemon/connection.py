@@ -43,7 +43,7 @@ BARE_S = 0.1
 #: once, the answer could be lost before the client reads it.
 DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
-#: Seconds after the beginning of a command during which `Pace.is_slow` returns False.
+#: During the first `SLOW_S` seconds of a command, `Pace.is_slow` returns False.
 SLOW_S = 5.0
 
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from hashclient.containers.unopened import NAMES
 
-#: The upper bounds in seconds of the classes by which answers are counted by their time.
+#: Answers are counted in classes by their time; the upper bound of each class, in seconds.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -72,9 +72,10 @@ class Counts:
         return {name: number for name, number in sums.items() if number}
 
     def times(self) -> tuple[list[int], float]:
-        """Return how many answers took at most each time in `BOUNDS_S`, and the total seconds.
+        """Return the numbers of answers by their time, and the total seconds of all answers.
 
-        The last of the numbers counts all answers.
+        For each time in `BOUNDS_S`, a number counts the answers that took at most this time. The
+        last number counts all answers.
         """
         classes = range(_FIRST_CLASS, _MICROSECONDS)
         return [*accumulate(map(self.total, classes))], self.total(_MICROSECONDS) / 1e6

@@ -46,7 +46,7 @@ MAX_EARLY_DEATHS = 16
 RELOAD_S = 1.0
 #: Seconds between two rounds of the loop in `_watch`.
 WATCH_S = 0.5
-#: Seconds after which processes that have not ended are killed.
+#: Seconds that processes have to end before they are killed.
 STOP_S = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, STOP)
 _DEAD_HINT = "`hashclient status` shows whether the lists can be used; -v shows more"

@@ -8,8 +8,8 @@ A client can send the same listed content many times. The first match is recorde
 the policy is applied to it. For an hour after the first match, further matches of the same content
 from the same client are only counted. The count is written after 10, 100, 1,000 times and so on,
 and at the end of the hour. Because repeated matches are only counted, the sizes of the record of
-matches, the log and the quarantine depend on the number of different listed contents, and not on
-the number of requests.
+matches, the audit log and the quarantine depend on the number of different listed contents, and not
+on the number of requests.
 
 Matches of streams are recorded in a separate thread, so clean streams do not wait for the disk.
 Matches of streams that come during a write are recorded together in the next write. Matches at
@@ -255,10 +255,10 @@ class Records:
         self._reporter.shutdown(wait=False, cancel_futures=True)
 
     def _add(self, found: list[Upload]) -> None:
-        """Record streams, each with the lists with which it was judged.
+        """Record streams, each with the lists that it was compared with.
 
-        The tags of a stream must be made with the seal key of the lists with which it was judged,
-        and the present seal key may be another key.
+        The tags of a stream must be made with the seal key of these lists, because the present seal
+        key may be another key.
         """
         for same in by_lists(found):
             outcomes = [outcome for upload in same for outcome in upload.recorded()]
@@ -286,7 +286,7 @@ class Records:
             self._of_streams.failed(error)
 
 
-#: Seconds after a recorded match during which the same match is only counted.
+#: For this time in seconds after a match was recorded, the same match is only counted.
 REPEAT_S = 3600.0
 #: The highest number of matches that `Repeats` remembers. A match that is not remembered is
 #: recorded again if its content comes again.

@@ -27,8 +27,8 @@ from hashclient.system.text import for_people
 
 _log = Log("daemon")
 
-#: Seconds between two checks whether lists have changed on the disk; and seconds after which the
-#: lists are opened again without a change, because lists become stale.
+#: Seconds between two checks whether lists have changed on the disk; and seconds until the lists
+#: are opened again even without a change, because lists become stale.
 LOOK_S = 1.0
 REOPEN_S = 60.0
 
@@ -164,7 +164,7 @@ def _after(moment: datetime, grace: timedelta) -> datetime:
     return min(moment, datetime.max.replace(tzinfo=UTC) - grace) + grace
 
 
-#: The time without a check by a fetch after which the daemon warns of a list.
+#: If no fetch has checked a list for this time, the daemon warns of the list.
 CHECKED_WITHIN = timedelta(days=1)
 #: Seconds between two checks of the ages of lists, and seconds before a warning about the same list
 #: is repeated.

@@ -31,7 +31,8 @@ from hashclient.system.rights import Ourselves
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
     """Return the options for opening containers, with a limit of `most_s` seconds for each.
 
-    `noticed` is called with a message about protections of the child process that the kernel lacks.
+    `noticed` is called with a message about protections that the kernel cannot apply to the child
+    process.
     """
     options = container_options(config.containers, noticed)
     limits = msgspec.structs.replace(

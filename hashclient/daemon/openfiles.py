@@ -29,7 +29,7 @@ from hashclient.system.descriptors import read_at
 #: that the error of the client is noticed.
 _MOST = 2
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
-#: The number of chunks in a piece of 32 MiB, after which other clients have their turn.
+#: The number of chunks in a piece of 32 MiB; after each piece, other clients have their turn.
 PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES
 
 

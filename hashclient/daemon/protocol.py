@@ -23,7 +23,8 @@ import sys
 
 import msgspec
 
-#: The length of the longest command in bytes: a path of PATH_MAX bytes, and the word before it.
+#: The length of the longest command in bytes: the name of the command, and a path of PATH_MAX
+#: bytes.
 MAX_COMMAND_BYTES = 4096 + 32
 _LENGTH_BYTES = 4
 _DELIMITERS = {ord("z"): b"\0", ord("n"): b"\n"}

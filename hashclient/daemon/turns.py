@@ -27,9 +27,10 @@ _log = Log("daemon")
 #: A function that the event loop calls after a piece of a job; it returns whether the job has more
 #: pieces.
 Step = Callable[[], bool | None]
-#: A job is a generator that a thread runs up to the next `yield`. A job yields a step, or None if
-#: no step must be called and the job has more pieces. The event loop closes the generator when the
-#: job has ended, or when the client has closed the connection.
+#: A job is a generator that a thread runs up to the next `yield`. At the end of a piece, a job
+#: yields the step that the event loop must call, or None. After None, the event loop calls nothing,
+#: and the job has more pieces. The event loop closes the generator when the job has ended, or when
+#: the client has closed the connection.
 Job = Generator[Step | None, None, None]
 
 

@@ -143,7 +143,7 @@ _Content = TypeVar("_Content", bound=Content)
 
 
 def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
-    """Return contents grouped by the lists with which they are judged."""
+    """Group contents by the lists that they are compared with."""
     found: dict[InUse, list[_Content]] = {}
     for content in contents:
         found.setdefault(content.lists, []).append(content)

@@ -6,7 +6,7 @@ content that a client sends repeatedly has one record.
 
 A user is a user id or an IP address. One user can use only a part of all connections, of all open
 files that clients pass, and of all kept bytes of streams, so that the rest is free for other users.
-For root and the user of the daemon, there are only the limits for all users together.
+For root and the user of the daemon, only the limits for all users together apply.
 """
 
 from __future__ import annotations

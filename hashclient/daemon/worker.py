@@ -55,7 +55,7 @@ _LEAST_SHARE = 4
 _FILES_SHARE, MOST_FILES = 8, 4096
 #: Seconds between two checks for idle connections and changed lists.
 SWEEP_S = 1.0
-#: Seconds for which a stopped daemon still waits for unanswered requests.
+#: Seconds that a stopped daemon still waits for unanswered requests.
 GRACE_S = 5.0
 
 
@@ -192,8 +192,8 @@ class Worker:
             self._loop.stop()
 
 
-#: Seconds of silence after which a connection can be closed for a new client; and seconds between
-#: two searches for a connection to close for the same user.
+#: A connection that was silent for this time in seconds can be closed for a new client; and seconds
+#: between two searches for a connection to close for the same user.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
@@ -235,7 +235,7 @@ class Connections:
         return self._share.take(peer)
 
     def add(self, client: Connection) -> None:
-        """Add a connection for which `take` has returned True."""
+        """Add a connection after `take` has returned True for it."""
         self._clients[client] = None
 
     def remove(self, client: Connection) -> None:

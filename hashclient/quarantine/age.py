@@ -74,7 +74,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
 
 
 def canonical_recipient(text: str) -> str:
-    """Return the normal form of a public key, by which public keys are compared.
+    """Return the normal form of a public key, for comparisons of public keys.
 
     The normal form of an SSH key has no comment at its end. The normal form of an age key is in
     lower case.

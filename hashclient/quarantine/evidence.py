@@ -3,7 +3,7 @@
 A source of bytes can be read more than once. A source is first read to its end and compared with
 the tags (keyed digests) of the match, and is compared again while its bytes are sent. Because of
 both comparisons, no other user can make this program send another file than the file that matched.
-Plain bytes of a sealed file exist only in memory, and only if the caller passes an identity. This
+Plain bytes of a sealed file exist only in memory, and only if the caller passes a secret key. This
 module writes no file.
 """
 

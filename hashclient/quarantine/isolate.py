@@ -1,7 +1,7 @@
 """Isolates a file: seals it, proves that it is the file that matched, and removes it.
 
 The isolation of one file is called an operation. If the process is killed during an operation, the
-file is still in its place, or its sealed copy is complete. The next operation on the same match
+file is still at its path, or its sealed copy is complete. The next operation on the same match
 finishes an interrupted operation. Several operations take the same step at the same time, so that
 the files of all these operations are made durable together.
 """
@@ -59,7 +59,7 @@ class Taken(msgspec.Struct, frozen=True):
     """The result of isolating the file of a match.
 
     `sealed` says whether a complete sealed copy exists. `taken` says whether the file was also
-    removed from its place. `detail` describes the result for people. `attention` says whether a
+    removed from its path. `detail` describes the result for people. `attention` says whether a
     person should check the result.
     """
 
@@ -97,8 +97,8 @@ def take(
     `wanted` are pairs: the id of a match, and the file that the scan has read. The file is None if
     it must be looked up in the record of matches.
 
-    1. The match is checked: its file is in place, the match is not withdrawn or ended, the record
-       of matches contains the file that was read, and recipients are configured.
+    1. The match is checked: its file is at its path, the match is not withdrawn or ended, the
+       record of matches contains the file that was read, and recipients are configured.
     2. The directory of the path is opened without following a symbolic link at any component. The
        inode of the directory must be that of the directory in which the file was read.
     3. The file is opened. The opened file must be a regular file with the recorded size, and must
@@ -113,7 +113,8 @@ def take(
     8. If the match was withdrawn meanwhile, the operation ends. Otherwise the sealing is logged.
     9. The name of the file is removed if it still belongs to the sealed file.
     10. If a tombstone is configured, the tombstone is written in place of the file.
-    11. The removal is written to the record of matches, then to the log, and then to the document.
+    11. The removal is written to the record of matches, then to the audit log, and then to the
+        document of the item.
 
     Up to `AT_ONCE` operations take steps together, in two halves: while the changes of one half are
     made durable, the other half takes its next step. For each half, one sync makes the names of all
@@ -176,7 +177,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
     if item is not None and not match.in_place:
         return _again(act, item)
     # Tags that were made with another seal key cannot be checked, so an item with such tags is not
-    # resumed. If the file is still in its place, it is sealed again instead.
+    # resumed. If the file is still at its path, it is sealed again instead.
     resumed = item if item is not None and room.can_prove(item.key_id) else None
     recipients = _check(act, resumed)  # 1
     hold = _asked_hold(act) if item is None else item.hold
@@ -283,7 +284,7 @@ def _not_sealed(why: str) -> Taken:
 
 
 def _check(act: _Act, item: Item | None) -> list[Any]:
-    """Refuse a match that must not be isolated (step 1 of `take`), and return the recipients."""
+    """Raise an exception if a match must not be isolated (step 1 of `take`); return recipients."""
     match = act.match
     if match.is_stream:
         raise UsageError(
@@ -330,7 +331,7 @@ def _seal(
 ) -> Generator[Wait, None, Item | Taken]:
     """Take the steps 3 to 8 of `take`; return the new item, or the result if no copy was made.
 
-    The new item replaces the item `replaced`, if there is one.
+    If `replaced` is an item, the new item replaces it.
     """
     room, match = act.room, act.match
     if not held.is_seen():  # 3
@@ -370,7 +371,7 @@ def _seal(
         document = room.write(folder / ITEM_NAME, encode_item(item))
         yield Wait(syncs=(copy.sync, document, room.syncing(folder)))  # 6, 7
         copy.prove()  # 6
-        # The replaced item is not needed any more, because the file is in its place, is open, and
+        # The replaced item is not needed any more, because the file is at its path, is open, and
         # was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     yield _sealed(act, item, is_new=item.hold is None)  # 7, 8
@@ -378,7 +379,7 @@ def _seal(
 
 
 def _asked_hold(act: _Act) -> Hold | None:
-    """Return the hold that an authority requested while the file was still in its place."""
+    """Return the hold that an authority requested while the file was still at its path."""
     asked = keep_asked(act.matches.story(act.match.id))
     if asked is None or (until := datetime.fromisoformat(asked["until"])) <= act.room.now():
         return None
@@ -390,7 +391,7 @@ def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
     """Return a `Wait` that logs the sealing, unless the match is withdrawn by then.
 
     A fetch may withdraw the entry while the file is sealed. If the match is withdrawn, the file
-    stays in place, and the sealed copy is removed if `is_new` is set.
+    stays at its path, and the sealed copy is removed if `is_new` is set.
     """
 
     def check(match: Match) -> None:
@@ -458,7 +459,7 @@ def _is_proven(act: _Act, item: Item, held: Held) -> bool:
 
 
 def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> _Steps:
-    """Remove the sealed file from its place (step 9 of `take`), and take the remaining steps."""
+    """Remove the sealed file from its path (step 9 of `take`), and take the remaining steps."""
     removal = spot.remove(held, item.id)
     if not removal.done:
         return (yield from _left(act, item, removal.why, is_meant=removal.is_meant))

@@ -34,7 +34,7 @@ from hashclient.system.text import excerpt, path_of, printable
 
 FORMAT = "hashclient-quarantine-item/1"
 NOTES_FORMAT = "hashclient-quarantine-restored/1"
-#: The highest size of `item.json` in bytes, most of which extended attributes may use.
+#: The highest size of `item.json` in bytes; extended attributes may use most of the bytes.
 MAX_ITEM_BYTES = 1 << 25
 
 _ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")

@@ -61,7 +61,8 @@ def reseal(
        plain content are checked if the seal key has not changed.
     5. The new copy is written to the disk, read back from the disk, and compared with the written
        bytes.
-    6. An event in the log says that the new copy is complete and will now replace the old copy.
+    6. An event in the audit log says that the new copy is complete and will now replace the old
+       copy.
     7. The new folder replaces the old folder in one step, durably.
     8. The old folder is removed, and the history of the match records the change of recipients.
 

@@ -1,4 +1,4 @@
-"""Restores files: decrypts and checks sealed copies, puts files in place, and removes the items.
+"""Restores files: decrypts and checks sealed copies, writes files, and removes the items.
 
 A new file gets its name when it is complete, and never replaces another file. The sealed copy is
 removed last. Several items take each step together, because making many files durable together
@@ -53,7 +53,8 @@ from hashclient.system.files import state_error, write_all
 from hashclient.system.strangers import stranger_on
 from hashclient.system.text import log_path_fields, path_fields, path_of, printable
 
-#: The attributes that must be equal if a file in place was restored by an interrupted operation.
+#: The attributes that must be equal if the file at the path was restored by an interrupted
+#: operation.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
 #: How many groups of items are restored before the lock of the quarantine is released for other
 #: operations.
@@ -86,7 +87,7 @@ def restore(
     to: Path | None,
     allow_standing: bool,
 ) -> Iterator[tuple[str, Restored | HashclientError]]:
-    """Decrypt sealed copies and put the files in place; yield each id with its result or exception.
+    """Decrypt sealed copies to the original paths; yield each id with its result or exception.
 
     1. The item must not be on hold, and its match must be withdrawn, or `allow_standing` is set.
     2. The directory of the place must exist, and no file may have the name. The path must not
@@ -103,7 +104,7 @@ def restore(
        times need not be set again.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
        After the rename, the name must belong to the restored file.
-    7. The restoration is written to the log, then to `restored.json`, then to the record of
+    7. The restoration is written to the audit log, then to `restored.json`, then to the record of
        matches.
     8. The folder of the item is removed.
 
@@ -279,7 +280,7 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
 def _put(
     room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark
 ) -> Generator[Wait, None, list[str]]:
-    """Put the file in place (steps 2 to 7 of `restore`); return attributes that could not be set.
+    """Restore the file (steps 2 to 7 of `restore`); return attributes that could not be set.
 
     Raises:
         OSError: the directory of the place cannot be read or written.

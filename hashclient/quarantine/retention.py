@@ -80,7 +80,7 @@ def hold(
 
 
 def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
-    """Record again the matches of items that the record of matches lacks; yield the items.
+    """Record the matches of items again that are missing in the record of matches; yield the items.
 
     Raises:
         StateError, AuditError: as for `Quarantine.recover`.
@@ -223,8 +223,8 @@ def purge(
 
     1. The item and the record of matches are read under the lock, and must permit the destruction.
     2. The intent to destroy the item is logged. If logging fails, nothing is destroyed.
-    3. The match gets the state `PURGED` in the record, unless the file is still in its place. If
-       the item is not due any more, for example because a report was retracted meanwhile, the purge
+    3. The match gets the state `PURGED` in the record, unless the file is still at its path. If the
+       item is not due any more, for example because a report was retracted meanwhile, the purge
        ends without destroying the item.
     4. The sealed copy, the sealed copies of added files, and the facts about the source are
        unlinked.

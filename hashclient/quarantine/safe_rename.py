@@ -41,9 +41,9 @@ _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
 
-#: The message if a file is still in place although its name was removed without an error.
+#: The message if a file still exists although its name was removed without an error.
 KEPT = "its file system has kept a name that it seemed to remove"
-#: The message if no file is in the place.
+#: The message if no file has the name.
 GONE = "not there any more"
 _WORDS = {
     errno.ENOENT: GONE,

@@ -117,8 +117,8 @@ def is_what_matched(
 ) -> bool:
     """Return whether the digested file is the file that matched.
 
-    The file must have `size` bytes, and its digests must have the given `tags`, of which there must
-    be at least one.
+    The file must have `size` bytes, and its digests must have the given `tags`. At least one tag
+    must be given.
     """
     return digester.count == size and sealer.proves(digester.digests(), tags)
 

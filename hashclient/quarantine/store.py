@@ -70,7 +70,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _Out = TypeVar("_Out")
 #: A change of the record of matches: a match, the detail for its history, and whether the file is
-#: in place afterwards.
+#: at its path afterwards.
 Change = tuple[Match, Mapping[str, Any], bool]
 
 
@@ -87,7 +87,8 @@ def at_once() -> int:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """What must be durable before an operation takes its next step, and the `event` for the log.
+    """What must be durable before an operation takes its next step, and the `event` for the audit
+    log.
 
     Each function in `syncs` makes a file durable; these functions are called at the same time.
     `is_named` says whether a folder has got its final name, so that the directory of the quarantine
@@ -416,7 +417,7 @@ class Room:
         return failed
 
     def _note(self, waits: Mapping[str, Wait], matches: Matches) -> dict[str, HashclientError]:
-        """Change the record of matches, and write the log; return the exceptions by id."""
+        """Change the record of matches, and write the audit log; return the exceptions by id."""
         failed: dict[str, HashclientError] = {}
         try:
             failed |= self._change_all({i: w.change for i, w in waits.items() if w.change}, matches)
@@ -520,7 +521,7 @@ class Room:
         remove_folder(doomed)
 
     def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
-        """Return the event for the log about an operation on an item."""
+        """Return the event for the audit log about an operation on an item."""
         fields = {
             "id": item.id,
             **log_path_fields(item.file),
@@ -530,7 +531,7 @@ class Room:
         return Event(name, fields | data)
 
     def log(self, name: str, item: Item, mark: Mark, **data: Any) -> None:
-        """Write the event of an operation on an item to the log, durably.
+        """Write the event of an operation on an item to the audit log, durably.
 
         Raises:
             AuditError: the operation cannot be logged.
@@ -538,7 +539,7 @@ class Room:
         self.session.audit.append([self.event(name, item, mark, **data)], durable=True)
 
     def can_prove(self, key_id: str) -> bool:
-        """Return whether the present seal key is the key `key_id`, with which tags were made.
+        """Return whether the key `key_id`, for example of tags, is the present seal key.
 
         Raises:
             ConfigError: the seal key that the configuration names is missing or malformed.

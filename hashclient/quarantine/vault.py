@@ -5,7 +5,7 @@ own lock, so a scan can isolate files during a fetch. Each isolated file is in a
 id of the match as its name, see the module `item`. The methods and functions are:
 
 * `Quarantine(session)`
-* `.take(match, matches, reason=…) -> Taken`: seal a file and remove it from its place;
+* `.take(match, matches, reason=…) -> Taken`: seal a file and remove it from its path;
   `.take_all(wanted, …)` seals and removes many files, which are made durable together.
 * `.unfinished() -> frozenset[str]`: ids of items whose files are sealed but not removed.
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put a file back;
@@ -18,9 +18,9 @@ id of the match as its name, see the module `item`. The methods and functions ar
 * `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: the
   items in a quarantine directory, for lists and reports.
 
-A sealed copy is opened only with an identity that the caller passes. Only `restore` writes plain
-content, and only to the place of the file. Limit: a removed file is not securely erased from the
-disk.
+A sealed copy is opened only with a secret key that the caller passes (`identities`). Only `restore`
+writes plain content, and only to the path of the restored file. Limit: a removed file is not
+securely erased from the disk.
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ class Quarantine:
         Raises:
             UsageError: no item has this id, or a file cannot be read.
             ConfigError: a recipient of the item is not a public key.
-            StateError, AuditError: the quarantine or the log cannot be written; no file was added.
+            StateError, AuditError: the quarantine or the audit log cannot be written; no file was
+                added.
         """
         mark = self._room.mark(reason)
         return context.add_context(self._room, match_id, paths, matches, mark)
@@ -262,7 +263,7 @@ class Quarantine:
         return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
     def recover(self, matches: Matches) -> Iterator[Item]:
-        """Record again the matches of items that the record of matches lacks; yield the items.
+        """Record the matches of items again if the record of matches lacks them; yield the items.
 
         Raises:
             StateError: an item is damaged, or the record cannot be written.
@@ -298,8 +299,8 @@ class Quarantine:
 
         Raises:
             UsageError: no item has this id.
-            StateError, AuditError: the quarantine or the log cannot be written; the next purge
-                destroys the rest of the item.
+            StateError, AuditError: the quarantine or the audit log cannot be written; the next
+                purge destroys the rest of the item.
         """
         mark = self._room.mark(reason)
         return retention.purge(

@@ -35,7 +35,7 @@ from hashclient.system import files
 from hashclient.system.layout import ITEM_NAME, RESTORED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
-#: The states of a match whose file is in quarantine, unless the file is in its place.
+#: The states of a match whose file is in quarantine, unless the file is at its original path.
 _KEPT = (
     MatchState.FOUND,
     MatchState.HELD,
@@ -69,7 +69,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     3. The sealed copy has the length and the SHA-256 in the document.
     4. The sealed copy is in the age format, with the right number of recipients and the right
        length for the item.
-    5. The file was removed from its place; otherwise the finding says where the file is.
+    5. The file was removed from its path; otherwise the finding says where the file is.
 
     Raises:
         StateError: the quarantine or the record of matches cannot be read.

@@ -1,12 +1,12 @@
 """The chain of custody of a report: records of the audit log, verified by `packages.chain`.
 
-The records are handed over exactly as they are in the log, each with its hash and its own
-signature, so that the recipient can verify them without the log and without this machine. A record
-without a signature is only covered by the signature of a later record, perhaps about other matches.
-Instead of a record without a signature, a signed copy of the record is written to the log and
-handed over. The last record of the chain says that the report was packaged. The last record of the
-chain contains the hash of every file of the package and the hash of the earlier lines of the chain,
-so one signature of the audit key covers the whole package.
+The records are handed over exactly as they are in the audit log, each with its hash and its own
+signature, so that the recipient can verify them without the audit log and without this machine. A
+record without a signature is only covered by the signature of a later record, perhaps about other
+matches. Instead of a record without a signature, a signed copy of the record is written to the
+audit log and handed over. The last record of the chain says that the report was packaged. The last
+record of the chain contains the hash of every file of the package and the hash of the earlier lines
+of the chain, so one signature of the audit key covers the whole package.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ COPIES_AT_ONCE = 512
 def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
     """Return the genesis record and all records that contain one of `ids`, as lines.
 
-    A record without a signature is left out if its hash is in `copied`, because the log contains a
-    signed copy of it. If no signed copy of an unsigned record exists, all records up to the next
-    signature are returned, too, because this signature covers the unsigned record. Archived records
-    are not returned, except for the genesis record, which each file of the log contains.
+    A record without a signature is left out if its hash is in `copied`, because the audit log
+    contains a signed copy of it. If no signed copy of an unsigned record exists, all records up to
+    the next signature are returned, too, because this signature covers the unsigned record.
+    Archived records are not returned, except for the genesis record, which each file of the audit
+    log contains.
 
     Raises:
-        AuditError: the log is broken.
+        AuditError: the audit log is broken.
         StateError: no audit log exists.
     """
     wanted = frozenset(ids)
@@ -75,15 +76,15 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     """Log a signed copy of each unsigned record that contains one of `ids`.
 
-    Return the hashes of all records that now have a signed copy in the log.
+    Return the hashes of all records that now have a signed copy in the audit log.
 
-    A record is copied only if the next signature in the log covers it, that is, if this signature
-    is right and the hashes chain the records in between. Records after the last signature in the
-    log were written by a killed command. Records after the last signature are copied as well,
-    because the next signature of the log will cover them.
+    A record is copied only if the next signature in the audit log covers it, that is, if this
+    signature is right and the hashes chain the records in between. Records after the last signature
+    in the log were written by a killed command. Records after the last signature are copied as
+    well, because the next signature of the audit log will cover them.
 
     Raises:
-        AuditError: the log is broken or cannot be written.
+        AuditError: the audit log is broken or cannot be written.
         StateError: no audit log exists.
     """
     wanted = frozenset(ids)
@@ -118,7 +119,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
 
 
 def _hash_of_copy(record: Record) -> str:
-    """Return the hash of the record of which `record` is a copy; empty if it is not a copy."""
+    """If `record` is a copy of another record, return the hash of the other record; else empty."""
     copy = record.data.get("record")
     return str(copy.get("hash", "")) if isinstance(copy, dict) else ""
 
@@ -144,7 +145,7 @@ def bind(
     `files` is the SHA-256 of each file of the package, hexadecimal, by file name.
 
     Raises:
-        AuditError: the log is broken or cannot be written.
+        AuditError: the audit log is broken or cannot be written.
     """
     audit_dir = session.settings.layout.audit
     copied = sign_copies(session, ids)
@@ -161,10 +162,11 @@ def bind(
 
 
 def retraction_note(audit_dir: Path, report_id: str) -> bytes:
-    """Return the note that a package was retracted, which consists of signed records of the log.
+    """Return the note that a package was retracted, which consists of signed records of the audit
+    log.
 
     Raises:
-        AuditError: the log is broken.
+        AuditError: the audit log is broken.
         StateError: no audit log exists.
     """
     note = _note(audit_dir, RETRACTION, report_id, (PACKAGED, RETRACTED), None)
@@ -178,7 +180,7 @@ def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) 
     `matches` are the matches whose files the recipient of the report has requested to destroy.
 
     Raises:
-        AuditError: the log is broken.
+        AuditError: the audit log is broken.
         StateError: no audit log exists.
     """
     return _note(audit_dir, DESTRUCTION, report_id, (PACKAGED, ANSWERED), frozenset(matches))

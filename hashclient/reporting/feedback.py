@@ -26,7 +26,7 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
 
     Raises:
         ConfigError: no provider has this name, or the seal key is missing.
-        StateError, AuditError: the lists, the record of matches or the log cannot be read or
+        StateError, AuditError: the lists, the record of matches or the audit log cannot be read or
             written.
     """
     settings = session.settings

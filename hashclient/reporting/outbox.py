@@ -3,9 +3,10 @@
 A report is made while the lock file `prepare.lock` is locked, and its folder gets its name when the
 report is complete. A state of a report is *settled* when it is written to the audit log and the
 record of matches. After the first state is settled, a report may be changed only while the lock
-file `lock` is locked. A new state is first written to the record of the report, then to the log,
-and then to the record of matches. If the process is killed between these writes, the next command
-writes the state to the log and the record of matches again. The module `submit` sends reports.
+file `lock` is locked. A new state is first written to the record of the report, then to the audit
+log, and then to the record of matches. If the process is killed between these writes, the next
+command writes the state to the audit log and the record of matches again. The module `submit` sends
+reports.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class Outbox:
         """Settle new reports that a killed command has made but not settled.
 
         Raises:
-            AuditError, StateError: the log or the record of matches cannot be written.
+            AuditError, StateError: the audit log or the record of matches cannot be written.
         """
         if is_there(self.settings.layout.reports):
             with self._preparing():
@@ -506,7 +507,8 @@ class Outbox:
         return self.save(report.replace(retraction=decision, next_attempt=None))
 
     def retracted(self, report: Report, record: Matches) -> Report:
-        """Record in the report, the log and the record of matches that a report was retracted.
+        """Record in the report, the audit log and the record of matches that a report was
+        retracted.
 
         Raises:
             StateError, AuditError: the retraction cannot be recorded.
@@ -532,7 +534,7 @@ class Outbox:
         return self.policy.ended(record.get(match_id), record.reviews(match_id)) is not None
 
     def waiting(self, report: Report, record: Matches) -> list[str]:
-        """Return the matches because of which a report cannot be sent: they wait for a review.
+        """Return the matches that wait for a review and therefore prevent sending a report.
 
         The result is empty if a person has allowed sending the report without the review, or if the
         recipient may already have the report.

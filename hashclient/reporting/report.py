@@ -69,7 +69,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The id that a service has given to a request, by which its operators can find the request."""
+    """The id that a service has given to a request, so that its operators can find the request."""
 
     time: Time
     call: str

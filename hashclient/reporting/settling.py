@@ -1,9 +1,9 @@
 """Settles states of reports, that is, writes them to the audit log and the record of matches.
 
-A new state is written to the report first. If the process is killed after this write, the log or
-the record of matches lacks the state, and the next command settles the state. After such an
-interruption, the log may contain the event twice, but the history of a match contains the event
-once.
+A new state is written to the report first. If the process is killed after this write, the audit log
+or the record of matches lacks the state, and the next command settles the state. After such an
+interruption, the audit log may contain the event twice, but the history of a match contains the
+event once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
     """Write a state to the audit log, durably, and then to the history of each match.
 
     Raises:
-        AuditError, StateError: the log or the record of matches cannot be written.
+        AuditError, StateError: the audit log or the record of matches cannot be written.
     """
     event, step = _WRITTEN[state]
     now = session.now()

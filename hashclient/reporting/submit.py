@@ -195,8 +195,8 @@ class Sender:
         return report
 
     def _is_due(self, report: Report) -> bool:
-        # If identities are given, reports are due that wait for an identity or have failed with a
-        # wrong identity.
+        # If secret keys are given, reports are due that wait for a secret key or have failed with a
+        # wrong secret key.
         waits = report.problem is not None and report.problem.exit_code in (
             ExitCode.INCOMPLETE,
             ExitCode.UNAUTHORISED,
@@ -262,7 +262,7 @@ class Sender:
             return Sent.not_done(self._failed(report.id, error, sent.retry_after_s), error)
 
     def _waiting(self, report: Report) -> list[str]:
-        """Return the matches because of which a report cannot be sent; none for a retraction."""
+        """Return the matches that prevent sending a report; none for a retraction."""
         return [] if report.retraction else self._outbox.waiting(report, self._record)
 
     def _let_leave(self, report: Report, waiting: Sequence[str], reason: str) -> Report:
@@ -311,8 +311,9 @@ class Sender:
         return self._session.settings.config.report.to
 
     def _take_back(self, report: Report) -> Sent:
-        # A report of which no recipient has a part can be retracted without its destination. If the
-        # destination is configured, the destination removes leftover files of killed attempts.
+        # If no recipient has any part of a report, the report can be retracted without its
+        # destination. If the destination is configured, the destination removes leftover files of
+        # killed attempts.
         if not report.is_untouched:
             return self._destination(report).take_back(report)
         table = self._tables.get(report.destination)
@@ -323,7 +324,7 @@ class Sender:
     def _failed(
         self, report_id: str, error: HashclientError, retry_after_s: float | None = None
     ) -> Report:
-        """Write a failed attempt to the latest record of a report and to the log."""
+        """Write a failed attempt to the latest record of a report and to the audit log."""
         report = self._outbox.get(report_id)
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)

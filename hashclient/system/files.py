@@ -133,7 +133,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = 
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data` to a descriptor, with as many system calls as necessary.
+    """Write all of `data` to a descriptor, with several system calls if necessary.
 
     Raises:
         OSError: `data` cannot be written.

@@ -1,4 +1,4 @@
-"""Decides on which file systems a scan relies on the sizes and times of files.
+"""Decides whether a scan can rely on the sizes and times of files on a file system.
 
 A scan does not open a file if no entry has the size of the file, and does not read a file again if
 its status is unchanged. Skipping a file because of its size or status is safe only if the kernel
@@ -96,15 +96,15 @@ FUSE, NINE_P = 0x65735546, 0x01021997
 
 #: The trait of types whose sizes are reliable even without a block device.
 SIZES = 1
-#: The trait of types on which each change of a file sets its ctime, in the kernel or at a server.
+#: The trait of types that set the ctime of a file at each change, in the kernel or at a server.
 #: bcachefs does not have this trait, because a file and its snapshots have the same device and
 #: inode numbers.
 CTIME = 2
-#: The trait of types on which the local kernel makes each change itself, so that it can report
+#: The trait of types whose files are changed only by the local kernel, so that it can report
 #: changes.
 TELLS = 4
-#: The traits of types of file systems on which other machines can change files without this kernel:
-#: through a server (NETWORK), or on a shared disk (CLUSTER).
+#: The traits of types whose files can be changed by other machines without this kernel: through a
+#: server (NETWORK), or on a shared disk (CLUSTER).
 NETWORK, CLUSTER = 8, 16
 #: The trait of types that store their files on other file systems and have no disk of their own.
 STACKED = 32
@@ -213,7 +213,7 @@ def trust_in(kind: int, device: int) -> SizeTrust:
     """Return how reliable a file system is by its type, which is not FUSE, and its `st_dev`."""
     if kind == NINE_P:
         return NONZERO
-    # Sizes on a block device are trusted, whatever the type of the file system.
+    # Sizes on a block device are trusted for every type of file system.
     return FULL if kind in _TRUSTED or os.major(device) else NONE
 
 

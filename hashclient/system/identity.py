@@ -53,10 +53,11 @@ from hashclient.system.filesystems import (
 )
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
-#: The types of file systems on which a lease was tested to exclude writes through memory maps that
-#: were made before or after the lease. A lease on xfs proves nothing, because a user who may write
-#: to two files can exchange their contents without a change of times (`XFS_IOC_SWAPEXT`). A lease
-#: on overlay proves nothing, because the kernel grants the lease in spite of a writable memory map.
+#: The types of file systems for which tests have shown that a lease excludes writes through memory
+#: maps, whether the maps were made before or after the lease. A lease on xfs proves nothing,
+#: because a user who may write to two files can exchange their contents without a change of times
+#: (`XFS_IOC_SWAPEXT`). A lease on overlay proves nothing, because the kernel grants the lease in
+#: spite of a writable memory map.
 _LEASES_PROVE = frozenset({EXT, BTRFS})
 
 #: From linux/fs.h: the ioctl(2) request for the UUID, and the length of the answer.
@@ -331,7 +332,7 @@ def attributes(fd: int) -> int:
 def is_mount_root(fd: int) -> bool:
     """Return whether an open file or directory is the root of a mount.
 
-    Return False on a kernel before 5.8, on which statx(2) does not have the attribute.
+    Return False on a kernel before 5.8, because its statx(2) does not have the attribute.
     """
     return bool(attributes(fd) & _STATX_ATTR_MOUNT_ROOT)
 

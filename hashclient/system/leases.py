@@ -21,10 +21,10 @@ from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
 from hashclient.system.filesystems import BTRFS, EXT, XFS, kind_of
 
-#: The types of file systems on which tests showed that a lease excludes every writer: ext2 to ext4,
-#: btrfs, xfs. A lease on an overlay file does not exclude all writers, because a memory map of the
-#: file belongs to a file below the overlay. A lease on a network file system does not exclude all
-#: writers, because other machines do not ask this kernel.
+#: The types of file systems for which tests have shown that a lease excludes every writer: ext2 to
+#: ext4, btrfs, xfs. A lease on an overlay file does not exclude all writers, because a memory map
+#: of the file belongs to a file below the overlay. A lease on a network file system does not
+#: exclude all writers, because other machines do not ask this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
@@ -55,7 +55,7 @@ def hold(fd: int) -> bool | None:
     try:
         if F_RDLCK:
             fcntl(fd, F_SETLEASE, F_RDLCK)
-        else:  # F_RDLCK is 0 on most machines; the call without it is faster
+        else:  # F_RDLCK is 0 on most machines, and fcntl is faster without a third argument
             fcntl(fd, F_SETLEASE)
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None

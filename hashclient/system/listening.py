@@ -1,4 +1,4 @@
-"""The error message of all commands for an address at which they cannot listen."""
+"""The error message of all commands that cannot listen at an address."""
 
 from __future__ import annotations
 

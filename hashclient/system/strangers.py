@@ -58,9 +58,9 @@ def stranger_on(
     """Return the first component of `path` that other users may change, or None.
 
     Symbolic links are followed, and the symbolic links and the components of their targets are
-    checked, too. If a component is missing, the last component that is checked is the directory in
-    which it is missing, and the function also checks who may add names to this directory. The users
-    `known` are trusted.
+    checked, too. If a component is missing, the directory that lacks it is the last component that
+    is checked, and the function also checks who may add names to this directory. The users `known`
+    are trusted.
 
     Raises:
         OSError: the status of a component cannot be read, or symbolic links lead in a circle
@@ -102,8 +102,7 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
 def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
     """Yield each component of `path`, also of the targets of symbolic links, with its status.
 
-    If a component is missing, the directory in which it is missing is yielded last, without a
-    status.
+    If a component is missing, the directory that lacks it is yielded last, without a status.
 
     Raises:
         OSError: the status of a component cannot be read, or symbolic links lead in a circle

@@ -18,7 +18,7 @@ MAX_EXCERPT_CHARS = 200
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return `path` in a form that is safe to print on a terminal, whatever bytes it contains.
+    """Return `path`, which may contain any bytes, in a form that is safe to print on a terminal.
 
     Control characters and bytes that are not UTF-8 are shown as `\\xNN`, and backslashes are
     doubled.

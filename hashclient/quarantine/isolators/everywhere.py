@@ -45,5 +45,5 @@ class Everywhere:
         return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return a text about what is now at the path or URI of an item's original file."""
+        """Return a message about what is now at the path or URI of an item's original file."""
         return self._of(item.file).whereabouts(item)

@@ -208,7 +208,7 @@ class Files:
             yield FileSpot(place, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return texts about the files at the path of an item and under its private name."""
+        """Return messages about the files at the path of an item and under its private name."""
         found = []
         try:
             with open_place(item.file) as place:
@@ -229,7 +229,7 @@ def _file(held: Held) -> HeldFile:
 
 
 def _remains(fd: int) -> tuple[str, ...]:
-    """Return texts about other names of a removed file, and processes that have it open."""
+    """Return messages about other names of a removed file, and processes that have it open."""
     remains = []
     if links := os.fstat(fd).st_nlink:
         names = "other name of it remains" if links == 1 else "other names of it remain"

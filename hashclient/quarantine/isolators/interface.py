@@ -21,8 +21,8 @@ from hashclient.core.model import Seen
 from hashclient.quarantine.item import Item, Origin
 from hashclient.system.beneath import Identity
 
-#: The errors of `Spot.hold` that mean that there is no regular file: a missing name, a symbolic
-#: link, or another type of file.
+#: The errors of `Spot.hold` that mean that no regular file exists: a missing name, a symbolic link,
+#: or another type of file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
 
 
@@ -77,7 +77,7 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """The content of the place of the sealed file: no file, our tombstone, or another file."""
+    """What is now at the path of the sealed file: no file, our tombstone, or another file."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
@@ -107,13 +107,13 @@ class Spot(Protocol):
     def remove(self, held: Held, match_id: str) -> Removed:
         """Remove the name if it still belongs to the open file, and the file is unchanged.
 
-        If the process is killed during the removal, the file is still in place, has a private name
-        that `settle` finds, or is removed.
+        If the process is killed during the removal, the file is still at its path, has a private
+        name that `settle` finds, or is removed.
         """
         ...
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Finish a removal during which the process was killed; called before `hold`.
+        """Finish a removal that a killed process has begun; called before `hold`.
 
         `is_proven` returns whether an open file is the sealed file, which may be removed. Return a
         message if the removal could not be finished, else None.
@@ -124,7 +124,7 @@ class Spot(Protocol):
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is in place of the sealed file; `seen` is another file that was opened there.
+        """Return what is now at the spot; `seen` is another file that was opened at the spot.
 
         Raises:
             UnclearError: the path may lead to another place now, or another program is exchanging
@@ -157,13 +157,13 @@ class Isolator(Protocol):
         ...
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return texts about the content of the place of an item whose file was not removed yet."""
+        """Return messages about the present content of the path or URI of an unremoved file."""
         ...
 
 
 @contextlib.contextmanager
 def hold_if_there(spot: Spot) -> Iterator[Held | None]:
-    """Open the file at a spot; yield None if there is no regular file at the spot.
+    """Open the file at a spot; yield None if no regular file is at the spot.
 
     Raises:
         OSError: the file cannot be opened.

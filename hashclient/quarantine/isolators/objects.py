@@ -148,7 +148,7 @@ class ObjectSpot:
         yield HeldObject(self, seen)
 
     def origin(self, held: Held) -> Origin:
-        """Return the attributes with which the object is restored as a file; the mode is 0600."""
+        """Return the attributes that a file restored from the object gets; the mode is 0600."""
         return Origin(
             device=0,
             inode=0,
@@ -239,7 +239,7 @@ class Objects:
         return ObjectSpot(uri, store, config)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return a text if an object is at the URI of an item."""
+        """Return a message if an object is at the URI of an item."""
         try:
             now = self._spot(item.file).now()
         except OSError as error:

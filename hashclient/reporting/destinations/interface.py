@@ -22,7 +22,7 @@ from hashclient.session import Session
 
 
 class Work(msgspec.Struct, frozen=True):
-    """The arguments with which a destination is made.
+    """The arguments for making a destination.
 
     `record` is the open record of matches. `identities` are secret keys that open items in
     quarantine. `on_bytes` is called with the number of bytes of each sent piece. `allow_closed`

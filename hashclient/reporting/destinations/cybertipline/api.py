@@ -2,7 +2,7 @@
 
 This module never repeats a call; the module `filing`, which writes the journal, decides whether to
 repeat a call. Answers are limited in length and parsed strictly. Messages never contain text of the
-service, except the id of a request, by which the operators of the service can find the request. The
+service, except the id of a request, so that the operators of the service can find the request. The
 codes and their meanings are from the public description of the API.
 """
 
@@ -46,8 +46,8 @@ NO_SUCH_REPORT = 5001
 NOT_OURS = 5002
 ALREADY_RETRACTED = 5101
 ALREADY_FINISHED = 5102
-#: Codes for an internal problem of the service, after which it is not known whether the call was
-#: carried out.
+#: Codes for an internal problem of the service. After such a code, it is not known whether the
+#: service has carried out the call.
 SERVER_SIDE = range(1000, 2000)
 #: Codes for a refused call, which the service has not carried out.
 REFUSED = range(2000, 6000)

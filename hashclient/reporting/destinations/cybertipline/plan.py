@@ -40,11 +40,11 @@ class Plan(msgspec.Struct, frozen=True):
 def make_plan(
     document: Document, table: ServiceDestination, work: Work
 ) -> tuple[Plan, list[str], dict[str, HashclientError]]:
-    """Return the plan, the matches that need an identity, and matches that cannot be sent.
+    """Return the plan, the matches that need a secret key, and matches that cannot be sent.
 
     These files are reported without evidence:
 
-    - files that are neither in place nor in quarantine;
+    - files that are neither at their paths nor in quarantine;
     - files whose upload the configuration forbids;
     - streams, whose content was not kept.
 

@@ -78,7 +78,7 @@ def report_element(
     sealed: Collection[str],
     facts: Mapping[str, Mapping[str, str]] = _NO_FACTS,
 ) -> ET.Element:
-    """Return the XML element with which a report is opened.
+    """Return the XML element that opens a report at the service.
 
     `with_file` are the ids of matches whose files will be uploaded; the other matches are described
     in this element, with the `facts` about their sources. `sealed` are the ids of matches whose
@@ -159,7 +159,7 @@ def about(match: ReportedMatch) -> str:
 
 
 def _as_elements(facts: Mapping[str, str]) -> dict[str, Content]:
-    """Return the facts about a source for which XML elements exist, by element name."""
+    """Return the facts about a source that have XML elements, by element name."""
     names = {"uploaded": "uploadedToEspTimestamp", "url": "locationOfFile"}
     found: dict[str, Content] = {names[n]: text for n, text in facts.items() if n in names}
     if "address" in facts:

@@ -94,8 +94,8 @@ class HandOver:
         notes: list[str] = []
         closed: tuple[str, ...] = ()
         if report.package is None or not packager.is_there(report.package):
-            # The recipients are checked before files in place are sealed for the package, because
-            # sealing may take long.
+            # The recipients are checked before files outside of the quarantine are sealed for the
+            # package, because sealing may take long.
             stuck = self._refused(self._outbox.described(report, self._record))
             if stuck:
                 return Sent.stuck_at(report, stuck)
@@ -125,7 +125,7 @@ class HandOver:
     def _document(
         self, report: Report, notes: list[str], stuck: dict[str, HashclientError]
     ) -> Document:
-        """Return the document of a report, after sealing files in place and facts for the package.
+        """Seal files and facts for the package, and return the document of the report.
 
         An interrupted package keeps its document, unless its evidence was sealed to other keys
         meanwhile. Matches whose facts are not available are added to `stuck`.
@@ -185,7 +185,7 @@ class HandOver:
         return closed
 
     def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Sealed]:
-        """If `seal_evidence` is set, seal files that are in place into the folder of the report."""
+        """If `seal_evidence` is set, seal files that are not in quarantine for the report."""
         if not report.seal_evidence:
             return {}
         settings = self._session.settings
