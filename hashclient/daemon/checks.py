@@ -241,7 +241,7 @@ class Checks:
         self.records.add([upload for upload in uploads if upload.outcome is not None])
 
     def unread(self, upload: Upload, reason: str) -> None:
-        """Answer a client that a stream or an open file cannot be read."""
+        """Tell a client that a stream or an open file cannot be read."""
         upload.outcome = Outcome(Kind.UNREAD, upload.door, reason=reason, is_stream=True)
         self._answer([upload])
 

@@ -26,7 +26,7 @@ from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at
 
 #: The highest number of descriptors that are received at once: one more than a client may send, so
-#: that the error of the client is noticed.
+#: that a client that sends too many is noticed.
 _MOST = 2
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 #: The number of chunks in a piece of 32 MiB; after each piece, other clients have their turn.

@@ -106,8 +106,7 @@ class Parser:
         #: Whether a stream has begun and has not ended.
         self.in_stream = False
         self._stream_bytes = 0
-        #: The command FILDES, from its receipt until the byte of its descriptor is received;
-        #: otherwise None.
+        #: The command FILDES while the byte of its descriptor is missing; otherwise None.
         self._fildes: Request | None = None
         self.chunk_left = 0
         self.used = 0

@@ -141,7 +141,7 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class HandedOver:
-    """Counts the open files of a client that are not answered yet."""
+    """Counts the open files that a client has passed and that are not answered yet."""
 
     def __init__(self, share: Share, peer: Peer) -> None:
         """Begin without files; `share` limits the files of all clients of a user."""

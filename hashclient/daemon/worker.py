@@ -32,8 +32,8 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: The highest number of connections that are accepted at a time, so that other processes accept
-#: some, too.
+#: The highest number of connections that are accepted at a time, so that other processes also
+#: accept connections.
 _ACCEPTED = 8
 #: The highest number of descriptors of a thread that reads a path. The number is the sum of the
 #: directories and files of the checker, of the directories of the walk and the directories that are

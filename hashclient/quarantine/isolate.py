@@ -186,7 +186,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
 
 
 def _again(act: _Act, item: Item) -> _Steps:
-    """Finish an operation that was killed after its change of the record of matches."""
+    """Finish an operation that was interrupted after it had changed the record of matches."""
     if item.stage is not Stage.REMOVED:
         yield from _record(act, item, [])
     return Taken(taken=True, sealed=True, detail="in quarantine already")

@@ -146,10 +146,10 @@ def _restore_some(
     *,
     allow_standing: bool,
 ) -> list[Item]:
-    """Take the first ids from `left`, and restore their items; return items to remove.
+    """Take the first ids from `left`, and restore their items; return the restored items.
 
-    The returned items are restored, and their folders must still be removed. The folders of the
-    items `before` are removed meanwhile. The results are added to `outcomes`.
+    The folders of the returned items must still be removed. The folders of the items `before` are
+    removed meanwhile. The results are added to `outcomes`.
     """
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}

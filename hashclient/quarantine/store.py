@@ -87,8 +87,7 @@ def at_once() -> int:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """What must be durable before an operation takes its next step, and the `event` for the audit
-    log.
+    """What must be durable before an operation takes its next step, and the `event` to log.
 
     Each function in `syncs` makes a file durable; these functions are called at the same time.
     `is_named` says whether a folder has got its final name, so that the directory of the quarantine

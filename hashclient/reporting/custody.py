@@ -162,8 +162,7 @@ def bind(
 
 
 def retraction_note(audit_dir: Path, report_id: str) -> bytes:
-    """Return the note that a package was retracted, which consists of signed records of the audit
-    log.
+    """Return a note that a package was retracted, made of signed records of the audit log.
 
     Raises:
         AuditError: the audit log is broken.

@@ -65,7 +65,7 @@ from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK
 from hashclient.system.text import counted, printable
 from hashclient.system.versions import format_of, is_newer, older
 
-#: The form of the SHA-256 of a root of trust in a report.
+#: A regular expression for the SHA-256 of a provider's root of trust.
 ROOT_PATTERN = re.compile(r"[0-9a-f]{64}")
 #: The highest number of matches in a report. The number of matches is limited because one record of
 #: the audit log contains the ids of all matches, and the length of a record is limited.
@@ -293,7 +293,7 @@ class Outbox:
                     record.note(match_id, REPORT_HELD, self.now(), said)
 
     def reported(self, destination: str) -> dict[str, Report]:
-        """Return the matches in reports to a destination that were not retracted, with the report.
+        """Return the matches in unretracted reports to a destination, each with its report.
 
         Raises:
             StateError: a report cannot be read.
@@ -507,8 +507,7 @@ class Outbox:
         return self.save(report.replace(retraction=decision, next_attempt=None))
 
     def retracted(self, report: Report, record: Matches) -> Report:
-        """Record in the report, the audit log and the record of matches that a report was
-        retracted.
+        """Record a retraction in the report, in the audit log and in the record of matches.
 
         Raises:
             StateError, AuditError: the retraction cannot be recorded.

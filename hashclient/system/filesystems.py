@@ -94,7 +94,7 @@ def mount_of(fd: int) -> Mount | None:
 EXT, BTRFS, XFS = 0xEF53, 0x9123683E, 0x58465342
 FUSE, NINE_P = 0x65735546, 0x01021997
 
-#: The trait of types whose sizes are reliable even without a block device.
+#: The trait of types that report reliable sizes of files even without a block device.
 SIZES = 1
 #: The trait of types that set the ctime of a file at each change, in the kernel or at a server.
 #: bcachefs does not have this trait, because a file and its snapshots have the same device and

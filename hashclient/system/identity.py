@@ -63,16 +63,16 @@ _LEASES_PROVE = frozenset({EXT, BTRFS})
 #: From linux/fs.h: the ioctl(2) request for the UUID, and the length of the answer.
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
 #: From linux/btrfs.h: the ioctl(2) request about the file system, the length of the answer, and the
-#: place of the UUID in the answer.
+#: offset of the UUID in the answer.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
 #: From linux/btrfs.h: the ioctl(2) request about the subvolume of a file, the length of the answer,
-#: and the place of the UUID in the answer. btrfs may reuse the number of a deleted subvolume after
+#: and the offset of the UUID in the answer. btrfs may reuse the number of a deleted subvolume after
 #: the next mount of the file system. btrfs never reuses the number of the first subvolume, which
 #: may have no UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 #: From xfs/xfs_fs.h: the ioctl(2) request about the geometry, the length of the answer, and the
-#: place of the UUID in the answer; used for kernels before 6.9.
+#: offset of the UUID in the answer. The request is used only on kernels before 6.9.
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: Flags of statx(2), from linux/stat.h and linux/fcntl.h.
 _STATX_MNT_ID_UNIQUE, _STATX_BTIME, _AT_EMPTY_PATH = 0x4000, 0x800, 0x1000

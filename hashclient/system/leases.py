@@ -29,7 +29,7 @@ _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
 def can_lease() -> bool:
-    """Make this process ignore SIGIO; return False if it handles SIGIO and so must take no lease.
+    """Make this process ignore SIGIO; return False if it has a handler, and must not take leases.
 
     Only the main thread can change the handling of signals, so a program that scans in other
     threads should call this function first in the main thread.

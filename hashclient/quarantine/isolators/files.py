@@ -165,8 +165,9 @@ class FileSpot:
         """Return what is at the path now: no file, the tombstone, or another file.
 
         Raises:
-            UnclearError: the path leads to another directory or the directory is locked, so a
-                missing name proves nothing; or another program is exchanging files.
+            UnclearError: a missing name proves nothing, because the path leads to another
+                directory, the directory is encrypted and locked, or another program is exchanging
+                files.
             OSError: the status cannot be read.
         """
         now = self.place.status()
@@ -187,7 +188,7 @@ class FileSpot:
         return put_tombstone(self.place, item)
 
     def names(self) -> Names:
-        """Return the `Names` of the directory, whose `sync` ignores a failure."""
+        """Return a `Names` for the directory; its method `sync` ignores a failure."""
         return Names(self.place.identity(), self.place.try_sync)
 
 

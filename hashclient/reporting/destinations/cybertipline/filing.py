@@ -391,8 +391,8 @@ def _checked(
     except (ConfigError, VerificationError):
         if not facts:
             raise
-        # The document is validated again without facts, because the message of the validator may
-        # repeat a fact, which no message may contain.
+        # The document is validated again without facts, because the validator's message may repeat
+        # a fact, and messages must not contain facts.
         schema.validate(to_bytes(make({})))
         raise _MisfitError(
             "the facts about the source do not fit the schema that the service serves",

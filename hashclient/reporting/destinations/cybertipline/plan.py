@@ -25,8 +25,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     `upload` are the ids of matches whose evidence is uploaded, in the order of the uploads.
     `sealed_to` are the public keys of evidence that is uploaded sealed, by match id. `facts` are
-    the known facts about sources, by match id and name. `open_evidence` returns the proven evidence
-    of a match.
+    the known facts about sources, by match id and name. `open_evidence` returns the file of a match
+    after proving that it is the file that matched.
     """
 
     document: Document
