@@ -131,7 +131,7 @@ def _same(recipients: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the plain bytes of an item's file; at the end, check the bytes.
+    """Yield the plain bytes of an item's file; at the end, check that they are the sealed bytes.
 
     Raises:
         AuthorisationError: no secret key in `identities` can open the copy.

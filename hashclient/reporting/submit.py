@@ -115,11 +115,11 @@ class Sender:
                 raise damaged
 
     def rehearse(self, report_ids: Sequence[str] | None) -> Iterator[tuple[Report, Rehearsal]]:
-        """Yield the given or all waiting reports, each with what would be sent; change nothing.
+        """Yield one or all waiting reports, each with the content to send; send and change nothing.
 
         Raises:
             UsageError: no report has the given id, or the report was already sent.
-            HashclientError: what would be sent cannot be determined.
+            HashclientError: the content to send cannot be determined.
         """
         for report_id in self._outbox.ids() if report_ids is None else report_ids:
             report = self._outbox.get(report_id)

@@ -29,10 +29,11 @@ _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
 def can_lease() -> bool:
-    """Make this process ignore SIGIO; return False if it has a handler, and must not take leases.
+    """Make this process ignore SIGIO; return False if it cannot and must not take leases.
 
-    Only the main thread can change the handling of signals, so a program that scans in other
-    threads should call this function first in the main thread.
+    This process cannot ignore SIGIO if it has a handler for SIGIO. Only the main thread can change
+    the handling of signals, so a program that scans in other threads should call this function
+    first in the main thread.
     """
     handler = signal.getsignal(signal.SIGIO)
     if handler is signal.SIG_DFL:

@@ -77,7 +77,7 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """What is now at the path of the sealed file: no file, our tombstone, or another file."""
+    """The present content of a sealed file's path: no file, our tombstone, or another file."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
