@@ -58,7 +58,7 @@ class App:
         self.allows_shared = False
         #: The file that `--output` names.
         self.output = output or OutputFile()
-        #: Removes a progress bar from the screen; called before any text is printed.
+        #: The function that removes a progress bar from the screen before a text is printed.
         self.before_output: Callable[[], None] = lambda: None
 
     @property

@@ -31,7 +31,7 @@ _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|
 def explain(
     error: Exception | KeyboardInterrupt | Terminated, words: Sequence[str] = ()
 ) -> tuple[ExitCode, str]:
-    """Print an error of a command line on stderr; return the exit code and the message."""
+    """Print on stderr the error that ends the program; return the exit code and the message."""
     match error:
         case click.ClickException():
             return ExitCode.USAGE, _show_click_error(error, words)

@@ -17,7 +17,8 @@ from hashclient.system.text import counted, log_path_fields, path_fields, printa
 if TYPE_CHECKING:
     from hashclient.scan.cache.cache import Inventory
 
-#: The default number of days for which the inventory keeps a file that no scan has seen.
+#: By default, the inventory keeps a file for this number of days after the last scan that saw the
+#: file.
 DEFAULT_DAYS = 90
 #: The largest number of days that can be given: a hundred years.
 MAX_DAYS = 36_500

@@ -110,7 +110,7 @@ class _Process:
         if settings is not None and settings.config.alerts.receivers:
             from hashclient.cli.alerts import after_run
 
-            # The exit code of `fleet show` causes no alert, because it is about other machines.
+            # The exit code of `fleet show` causes no alert, because it describes other machines.
             after_run(self.app, ExitCode.OK if self.name == "fleet" else exit_code)
 
 

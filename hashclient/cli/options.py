@@ -92,7 +92,8 @@ def not_blank(ctx: click.Context, param: click.Parameter, reason: str | None) ->
 def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, str]:
     """Return the list and the entry id from a text LIST/ENTRY.
 
-    `by_id` is the part of the message that says how the command takes the id of a match instead.
+    `by_id` is a part of the error message, which says how the command accepts the id of a match
+    instead of LIST/ENTRY.
 
     Raises:
         UsageError: the text has no list, no slash or no id.

@@ -146,7 +146,7 @@ def open_streams() -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: The number of seconds for which an interrupted program waits until its output is read.
+#: An interrupted program waits at most this number of seconds until its output is read.
 REST_S = 0.5
 #: If Python has dropped the exception of a signal, the signal is raised again after this number of
 #: seconds.
@@ -215,10 +215,10 @@ def end_soon(code: int) -> None:
 def end_now(code: int) -> NoReturn:
     """End the process with `code` at once; the caller has written all output.
 
-    The process ends without the work that Python does at its end, because this work has no use.
-    Python would free each object (a scan of one file would take 5 % longer) and would wait for each
-    worker, even for a worker that waits for a hanging server. Python may also end itself by SIGINT
-    if an interruption came while a module was being imported.
+    The process ends without Python's usual clean-up, because the clean-up takes time and has no
+    use. Python would free each object (a scan of one file would take 5 % longer) and would wait for
+    each worker, even for a worker that waits for a hanging server. Python may also end itself by
+    SIGINT if an interruption came while a module was being imported.
     """
     sys.stderr.flush()
     os._exit(code)

@@ -16,8 +16,8 @@ read FILE is ignored. A FILE that is also an input is refused, because the conte
 would be lost before it is checked.
 
 A run that is killed by SIGKILL leaves an empty FILE, and a killed `status` leaves the old FILE,
-    which contains its time. If config.toml is not valid, an output that only config.toml names is
-    not emptied.
+    which contains the time at which it was written. If config.toml is not valid, an output that
+    only config.toml names is not emptied.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def scan_progress(
 
 
 class _LargeFiles:
-    """The progress of the large files that are being read, of which the slowest file is shown."""
+    """The progress of the large files that are being read; only the slowest file is shown."""
 
     def __init__(self, reading: Mapping[str, int]) -> None:
         """Store `reading`, which always maps each open file to the number of bytes read so far."""

@@ -8,7 +8,7 @@ The log in `log/` has the format of a client's audit log, which `docs/audit-log.
 change is recorded durably before clients can see the change, so every published change is in the
 log. The field `timestamp` of a record is the version of the role timestamp that the change
 publishes. If the change fails, a record `change-failed` follows. If the command is killed before it
-publishes the change, the next record has the same version of timestamp.
+publishes the change, the record of the next change has the same version of the timestamp.
 """
 
 from __future__ import annotations

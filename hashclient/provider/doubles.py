@@ -29,7 +29,7 @@ class NewDigests:
             self._parts[algorithm].append((keys_of(values), rows.astype(np.int64) + first))
 
     def by_algorithm(self) -> dict[Algorithm, tuple[Uint64, Int64]]:
-        """Return the keys of all digests and their rows, ordered by key and then by row."""
+        """Return per algorithm the keys of all digests and their rows, ordered by key and row."""
         found = {}
         for algorithm, parts in self._parts.items():
             if parts:
@@ -72,7 +72,7 @@ class Doubles:
             self._listed[algorithm] = [(k[keep], h[keep]) for k, h, keep in kept if keep.any()]
 
     def listed(self) -> Int64:
-        """Return the rows of the entries all of whose digests are listed, ascending."""
+        """Return in ascending order the rows of entries whose digests are all listed."""
         is_new = np.zeros(self._count, np.bool_)
         for algorithm, (keys, rows) in self._new.items():
             parts = [k for k, _ in self._listed[algorithm]] or [np.zeros(0, np.uint64)]
@@ -80,7 +80,7 @@ class Doubles:
         return np.flatnonzero(~is_new)
 
     def repeated(self) -> Int64:
-        """Return the rows of the entries all of whose digests occur in earlier rows, ascending."""
+        """Return in ascending order the rows of entries whose digests all occur in earlier rows."""
         is_new = np.zeros(self._count, np.bool_)
         for keys, rows in self._new.values():
             first = np.ones(len(keys), np.bool_)

@@ -78,7 +78,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Exported:
-    """Write the published files of the repository in `directory` to `to`, readable by its owner.
+    """Write the published files of a repository into the file `to`, readable by its owner.
 
     `since` maps lists to generations. The bundle leaves out the segments of a list that a client at
     this generation, or at a later generation, has already. If consolidation has joined these

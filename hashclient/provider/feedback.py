@@ -27,7 +27,7 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import for_people, printable
 
 _MAX_BYTES = 1 << 30
-#: The time by which the clock of a client may be ahead of the clock of this machine.
+#: The clock of a client may be ahead of the clock of this machine by at most this time.
 _AHEAD = timedelta(hours=1)
 
 

@@ -62,7 +62,7 @@ class Questions:
         self._list = ""
 
     def ask(self, sources: Iterable[tuple[str, BinaryIO]], reading: Reading) -> None:
-        """Add each row of files of digests as a question.
+        """Add a question for each row in files of digests.
 
         Raises:
             UsageError: a file is not in a known format, or the files have more than `MAX_ASKED`

@@ -38,7 +38,8 @@ from hashclient.provider.roles import Roles
 from hashclient.system.files import state_errors, write_atomic
 from hashclient.trust.provenance import Provenance, note, provenance_of
 
-#: The number of seconds for which an unreferenced file is kept; a fetch takes less time.
+#: A file that no metadata name any more is kept for this number of seconds, so that running fetches
+#: can finish.
 UNREFERENCED_S = 86_400
 
 

@@ -1,9 +1,9 @@
 """Reads the published files, and sets the modes of their folders for the web server's account.
 
 All accounts may read a new `public/`, whatever the umask is. New folders below `public/` get the
-mode of `public/`, so a provider can let only a group read the files by changing the mode of
-`public/`. The functions that read files verify no signature, because the provider owns the
-directory. They only detect files that a disk or a person has damaged.
+mode of `public/`, so a provider who changes the mode of `public/` can let only one group read the
+files. The functions that read files verify no signature, because the provider owns the directory.
+They only detect files that a disk or a person has damaged.
 """
 
 from __future__ import annotations

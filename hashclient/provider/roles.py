@@ -78,7 +78,8 @@ class Roles:
         self.lists: dict[str, Metadata[Targets]] = {
             name: metadata for name, metadata in roles.items() if name not in self.ended
         }
-        #: Called before a timestamp or a root is written, because clients see these files at once.
+        #: This function is called just before a timestamp or a root is written, because clients see
+        #: these files at once.
         self.announce: Callable[[], None] = lambda: None
 
     @classmethod

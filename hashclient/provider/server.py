@@ -41,7 +41,7 @@ from hashclient.system.text import printable
 CERTIFICATE_VALIDITY = timedelta(days=365)
 #: At its start, the server makes a new certificate if the old certificate expires within this time.
 CERTIFICATE_MARGIN = timedelta(days=7)
-#: The number of seconds for which a connection may be idle.
+#: An idle connection is closed after this number of seconds.
 IDLE_S = 30.0
 COPY_BYTES = 1 << 18
 

@@ -207,8 +207,8 @@ def _apache(clients: Sequence[Client], now: datetime, site: Site | None) -> str:
     return first if site is None else apache_server(site, first)
 
 
-#: For each kind of server: the function that returns a configuration for the clients at a time, and
-#: with a site if a site is given.
+#: For each kind of server, the function that returns the configuration for the clients with the
+#: tokens that are valid at a time. If a site is given, the configuration also serves the lists.
 SERVERS: Mapping[str, Callable[[Sequence[Client], datetime, Site | None], str]] = {
     "nginx": _nginx,
     "apache": _apache,

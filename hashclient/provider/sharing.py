@@ -1,4 +1,4 @@
-"""Republishes the listed entries of another provider's list, verified as by a client.
+"""Republishes the entries of another provider's list, after verifying it as a client does.
 
 A republished list LIST has these files in the directory REPO/sources/LIST/:
 
