@@ -1,1 +1,1 @@
-"""Benchmarks that run the same work with hashclient and with a peer program or a floor."""
+"""Benchmarks: the same work with hashclient, and with a peer program or the least possible code."""

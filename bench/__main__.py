@@ -1,11 +1,12 @@
-"""`python -m bench`: run scenarios and print each figure beside its peer or floor.
+"""`python -m bench`: run scenarios, and print each result beside a result to compare.
 
-At scale 1 the lists have up to 10 million entries and the trees up to 2 million files: a run takes
-many minutes and some 20 GB of disk. The default scale is 0.1. The benchmark `curves` measures time
-and memory against the size of lists and trees that are up to ten times as large, and draws the
+At scale 1 the lists have up to 10 million entries and the trees up to 2 million files, and a run
+takes many minutes and some 20 GB of disk. The default scale is 0.1. The benchmark `curves` measures
+time and memory against the size of lists and trees that are up to ten times as large, and draws the
 curves; at scale 1 `curves` takes some 30 minutes and 25 GB of disk. `all` runs the scenarios and
 `curves`. With --write-docs, the measured rows replace the rows of the same scenarios in
-docs/performance.md; each row there names the commit and the scale that it was measured at.
+docs/performance.md; each row of docs/performance.md names the commit and the scale at which it was
+measured.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main() -> None:
     chosen = options.names or list(SCENARIOS)
     if ALL in chosen:
         chosen = [*SCENARIOS, CURVES]
-    # Variables that the caller has set for other programs must not slow the benchmarks down.
+    # Environment variables that the caller has set for other programs must not slow the benchmarks
+    # down.
     for name in [name for name in os.environ if name.startswith(("PYTHON", "OPENBLAS_"))]:
         del os.environ[name]
     print(f"{machine()}\nscale {options.scale:g}\n", flush=True)

@@ -27,14 +27,15 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 PAGE = 1_000
-#: The number of objects in the small bucket, which one page lists: a scan costs only the start.
+#: The number of objects in the small bucket. One page lists all of them, so a scan of the small
+#: bucket costs little more than the start of the program.
 FEW = PAGE
 #: The number of objects that suffices to measure the cost of one object, at any scale.
 ENOUGH = 100_000
 ROWS = 1_000_000
 #: The number of events of new objects that a watch gets, at any scale.
 EVENTS = 2_000
-#: Seconds between two looks at the memory of a process.
+#: Seconds between two measurements of the memory of a process.
 LOOK_S = 0.1
 #: The smallest and the largest size of an object, in bytes; sizes in the list are similar.
 SMALLEST, LARGEST = 1_000, 3_000
@@ -129,7 +130,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """The server; the pages of the bucket with `count` objects are made before it starts."""
+    """The server, which makes the pages of the bucket with `count` objects before it listens."""
 
     daemon_threads = True
 
@@ -209,7 +210,7 @@ def cost_of(
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident bytes of a process without pages of an index; 0 for an ended one."""
+    """Return the resident bytes of a process (0 if it has ended), without pages of an index."""
     found, is_index = 0, False
     with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open() as lines:
         for line in lines:

@@ -2,8 +2,8 @@
 
 As a program with a state directory, a rate and a count, this module checks `count` uploads at
 `rate` uploads a second on one processor, then checks `count` uploads as fast as it can, and prints
-the results as JSON. Where other programs use the processor as well, the time from an upload to its
-answer is mostly time of the other programs; so the processor time of a check is a row of its own.
+the results as JSON. If other programs use the processor as well, an upload waits for its answer
+mostly because of the other programs. So the processor time of a check is measured separately.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENOUGH = 2_000
 
 
 def checking_rows(state: Path, count: int) -> Iterator[Row]:
-    """Yield the time that a check of an upload takes, and the memory that `count` uploads add."""
+    """Yield rows with the time of a check, and with the memory that `count` checks add."""
     words = [sys.executable, "-m", "bench.checking", str(state), str(RATE), str(count)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     late_s, ours_s, digest_s, grown = json.loads(done.stdout)

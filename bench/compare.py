@@ -2,12 +2,12 @@
 
     python -m bench.compare OLD [NEW] [--rows ROW…] [--pairs 9] [--scale 0.1] [--work DIR]
 
-Each commit is built and installed on its own, and has its own state directory; both fetch from one
-repository. The commands run in pairs, OLD and NEW in alternating order, so that a machine that
-becomes slower slows both. A row shows the median of the ratios new / old, and the interval that
-contains the true median in 96 of 100 cases (for nine pairs: from the second smallest to the second
-largest ratio, by the binomial distribution). A command whose whole interval lies above 1.03 has
-become slower.
+Each commit is built and installed separately, and has its own state directory. Both packages fetch
+from the same repository. The commands run in pairs, OLD and NEW in alternating order, so that a
+machine that becomes slower slows both packages equally. A row shows the median of the ratios new /
+old, and the interval that contains the true median in 96 of 100 cases (for nine pairs: from the
+second smallest to the second largest ratio, by the binomial distribution). A command whose whole
+interval lies above 1.03 has become slower.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Pairs:
 
     @contextlib.contextmanager
     def serving(self, root: Path, *, fetch: bool = True) -> Iterator[Site]:
-        """Serve a repository that both packages know; with `fetch`, both have fetched its list."""
+        """Serve a repository that both packages have pinned; with `fetch`, both fetch its list."""
         with served(root) as here:
             for build in (self.old, self.new):
                 shutil.rmtree(build.state, ignore_errors=True)
                 shutil.copytree(here.state, build.state)
-                # The code of this checkout wrote state.json, whose version OLD may not know.
-                # OLD can read everything else that the state directory contains so far.
+                # state.json is removed because the code of this checkout wrote it, and OLD may
+                # refuse its version. OLD can read all other files in the state directory.
                 (build.state / "state.json").unlink(missing_ok=True)
                 if fetch:
                     build.cpu_seconds(["fetch"])
@@ -130,7 +130,7 @@ class Pairs:
 
 
 def _outside(pairs: int) -> int:
-    """Return how many ratios are cut off at each end to leave a 95 % interval of the median."""
+    """Return how many of the smallest and of the largest ratios are outside the 95 % interval."""
     out = 0
     while 2 * sum(math.comb(pairs, k) for k in range(out + 2)) / 2**pairs <= 0.05:
         out += 1

@@ -39,7 +39,7 @@ class ListCost:
 
 @dataclass(frozen=True, slots=True)
 class TreeCost:
-    """The costs of a tree: of a first scan, a second scan, and a scan where no size is listed."""
+    """The costs of a first scan, a second scan, and a scan of files whose sizes no entry has."""
 
     files: int
     find_s: float
@@ -84,7 +84,7 @@ def list_costs(work: Path, scale: float) -> Iterator[ListCost]:
 
 
 def tree_costs(work: Path, scale: float) -> Iterator[TreeCost]:
-    """Measure scans of each size of tree: no inventory yet, an inventory, no listed size."""
+    """Measure three scans of each size of tree; `TreeCost` names the three scans."""
     counts = sorted({max(1, int(n * scale) // FOLDER_FILES) * FOLDER_FILES for n in TREE_FILES})
     whole = tree(work, files=counts[-1], total_bytes=counts[-1] * 64)
     folders = sorted(whole.iterdir())

@@ -112,7 +112,7 @@ def _except(state: Path, entries: list[str]) -> None:
 
 
 def _fill(where: Path, files: int) -> None:
-    """Create files until there are `files`, all of the same content, a thousand in a folder."""
+    """Create the missing files of `files` equal files, a thousand in a folder."""
     for number in range(files):
         path = where / f"{number // 1000:04d}" / f"{number:07d}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Measures `serve` and clamd, asked by clamd's protocol, and `watch` while nothing changes.
+"""Measures the daemons `serve` and clamd with clamd's protocol, and `watch` without changes.
 
-CPU seconds and memory are those of the daemon's processes, as /proc counts them; the client is
-another one.
+CPU seconds and memory are those of the daemon's processes, as /proc counts them. The client is not
+measured, because it runs in another process.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ from bench.measure import (
 from fixtures.generate import make_tree
 
 #: The cases of clients: the bytes of an object, the number of objects, how many requests a client
-#: sends before it reads answers, and the demanded ratio of objects a CPU second to those of clamd.
+#: sends before it reads answers, and how many times as many objects as clamd `serve` must answer in
+#: a CPU second.
 CASES = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
 #: The number of clients at a time when the highest rate is measured, and its seconds.
 _CLIENTS = 4
 _LOAD_S = 5.0
-#: How often each daemon is measured, in alternating order; the median counts.
+#: How often each daemon is measured, in alternating order; the result is the median.
 _TURNS = 5
 _CHUNK_BYTES = 1 << 16
-#: Seconds between two looks at the memory of a daemon, and seconds that an idle watch is measured.
+#: Seconds between two measurements of a daemon's memory, and seconds for which an idle watch is
+#: measured.
 _LOOK_S = 1.0
 _IDLE_S = 60.0
 #: Seconds without work after which `watch` has checked every file that was written.
@@ -148,7 +150,7 @@ class Door:
         with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
             for _ in range(count):
                 sock = stack.enter_context(self.connect())
-                sock.setblocking(False)  # noqa: FBT003 - the socket's own word
+                sock.setblocking(False)  # noqa: FBT003 - named so by `socket`
                 pieces = _pieces(chunk, chunks)
                 selector.register(sock, selectors.EVENT_WRITE, [sock, next(pieces), pieces])
             while selector.get_map():
@@ -260,7 +262,7 @@ def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
             return
         for size, count, ahead, times in CASES:
             # The daemons are measured in alternating order, because other work of the machine
-            # changes the rates; a client that waits for each answer notices that most.
+            # changes the rates, most of all the rate of a client that waits for each answer.
             rates = [
                 (door.ask(size, count, ahead)[0], peer.ask(size, count // 8, ahead)[0])
                 for _ in range(_TURNS)
@@ -307,7 +309,7 @@ def written_row(work: Path, state: Path, files: int) -> Row:
         before = watch.cpu_seconds()
         make_tree(watched, files=files, total_bytes=files * 64, seed=files)
         spent = watch.cpu_seconds()
-        while True:  # `watch` has checked all files once it does no work for `_SETTLED_S`
+        while True:  # if `watch` does no work for `_SETTLED_S`, it has checked all files
             time.sleep(_SETTLED_S)
             now = watch.cpu_seconds()
             if now - spent < _SETTLED_S / 100:

@@ -74,7 +74,7 @@ def parse_and_sort(paths: list[str]) -> int:
 
 
 def record(directory: str, out: str) -> int:
-    """Digest every file, and write its path to an SQLite table, a log and a list.
+    """Digest every file; write the paths of all files to an SQLite table, a log and a list.
 
     The table, the log and the list are synced to the disk. One process does the whole work, in
     three statements.
@@ -83,7 +83,7 @@ def record(directory: str, out: str) -> int:
     for folder, _, names in os.walk(directory):
         for name in names:
             path = f"{folder}/{name}"
-            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - by the hundred thousand
+            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - called very often
                 rows.append((path, hashlib.sha256(stream.read()).digest()))
     database = sqlite3.connect(out)
     database.execute("CREATE TABLE found (path TEXT PRIMARY KEY, digest BLOB)")

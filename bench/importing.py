@@ -1,8 +1,8 @@
-"""Imports exports of other bodies, beside ijson, and measures whether memory stays constant.
+"""Measures imports of other organisations' files, beside ijson, and the memory of imports.
 
-The VICS files are synthetic and written piece by piece, with random digests; their likenesses are
-random bytes that repeat. Each reader is a process of its own, which reads the digests, sizes and
-categories of a list from the same file:
+The VICS files are synthetic and written piece by piece, with random digests, and with repeating
+random bytes in place of perceptual hashes. Each reader is a process of its own, which reads the
+digests, sizes and categories of a list from the same file:
 
     python -m bench.importing ours FILE
     python -m bench.importing ijson FILE
@@ -63,7 +63,7 @@ def _beside_ijson(name: str, path: Path, count: int) -> Iterator[Row]:
         if importlib.util.find_spec("ijson") is not None:
             theirs.append(_cost("ijson", path)[0])
     if theirs:
-        # With fewer records the start of the program is a large part of the time.
+        # With fewer records, the start of the program would be a large part of the measured time.
         target = 1.0 if count >= 1_000_000 else None
         yield time_row(f"{name}: CPU", min(ours)[0], min(theirs), "ijson, yajl2_c", target)
     yield bytes_row(f"{name}: memory", max(peak for _, peak in ours), MAX_BYTES, "110 MB")
@@ -128,7 +128,7 @@ def write_ncmec(out: BinaryIO, count: int) -> None:
 
 
 def _pieces(count: int) -> Iterator[tuple[int, Iterator[tuple[str, str, int, str]]]]:
-    """Yield the first number of each piece, and its rows: MD5, SHA-1, size and a likeness."""
+    """Yield the first number and the rows of each piece: MD5, SHA-1, size, perceptual hash."""
     chance = random.Random(count)
     likes = [base64.b64encode(chance.randbytes(144)).decode() for _ in range(_LIKENESSES)]
 
@@ -153,7 +153,7 @@ def read_ours(path: Path) -> int:
 
 
 def read_ijson(path: Path) -> int:
-    """Read a VICS file with ijson, and make the same rows of its media as our importer."""
+    """Read a VICS file with ijson, and convert its media to the same rows as our importer."""
     import ijson.backends.yajl2_c as ijson  # type: ignore[import-not-found]
 
     count = 0

@@ -1,9 +1,9 @@
 """Reads members of archives: as a scan reads them, and as the standard library reads them.
 
 As a program with the name of a reader and an archive, this module reads all members once and prints
-the CPU seconds. Where no member has a listed size, the least work is to list the archive and to
-decompress the first bytes of each member, which say whether the member is a container: the reader
-`heads` does only that.
+the CPU seconds. If no member has a listed size, a scan must at least list the archive and
+decompress the first bytes of each member, because these bytes say whether the member is a
+container. The reader `heads` does only this least work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SIZES = (2_000, 8_000, 20_000, 50_000)
 
 
 class _Nothing:
-    """Takes what an expander finds, and says that no claimed size is listed."""
+    """Receives the members that an expander finds, and says that no claimed size is listed."""
 
     _last = 0
 

@@ -15,6 +15,6 @@ started = time.perf_counter()
 code = subprocess.call(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 elapsed = time.perf_counter() - started
 peak_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-with open(result, "w") as out:  # noqa: PTH123 - pathlib would double the size of this process
+with open(result, "w") as out:  # noqa: PTH123 - pathlib would double this process's memory
     out.write(f"{elapsed} {peak_kb * 1024}\n")
 os._exit(code if code >= 0 else 128 - code)

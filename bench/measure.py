@@ -29,9 +29,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison: our cost beside the cost of a peer program or of a floor.
+    """One comparison: our cost beside the cost of a peer program or of the least possible code.
 
-    `target`: the largest ratio ours / theirs that is good enough; None where any ratio is.
+    `target`: the largest ratio ours / theirs that is good enough; None if every ratio is good
+    enough.
     """
 
     scenario: str
@@ -51,7 +52,7 @@ class Row:
         )
 
     def cells(self) -> str:
-        """Return the cells of a Markdown table row, with the bars between them."""
+        """Return the cells of a Markdown table row, joined with `|`."""
         goal = "" if self.target is None else f"{self.target:.3g}"
         if self.target is not None and self.ratio > self.target:
             goal += MISSED

@@ -22,7 +22,10 @@ MOST_TICKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve: its name and points (x, y) above zero. A limit is a line without point markers."""
+    """One curve: its name and points (x, y) above zero.
+
+    A curve that shows a limit has no point markers.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -91,7 +94,7 @@ class _Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Return the ticks 1, 2, 5, 10, … within the axis; fewer where these would be too many.
+        """Return the ticks 1, 2, 5, 10, … within the axis; fewer ticks if the axis is long.
 
         A linear axis has equal steps, of 1, 2 or 5 times a power of ten.
         """

@@ -1,9 +1,10 @@
 """Isolating and restoring files, beside programs that only seal and open the same files.
 
 Each run of hashclient gets a fresh copy of the same files or of the same quarantine. The files of
-an earlier run are moved away and removed at the end, because ext4 without a journal does not reuse
-inodes of removed files for a while, and looks at each of them when a new file is created. All
-entries are withdrawn before files are restored. The floors are these programs:
+an earlier run are moved away, and are removed only at the end. If they were removed earlier,
+creating files would be slow: ext4 without a journal does not reuse inodes of removed files for a
+while, and skips each of these inodes when a new file is created. All entries are withdrawn before
+files are restored. The floors are these programs:
 
     python -m bench.restoring seal FILES KEY OUT      seal, write and sync each file in turn
     python -m bench.restoring open FOLDERS KEY OUT    open, write and sync each sealed copy in turn
@@ -92,7 +93,7 @@ def _aside(used: Path, *paths: Path) -> str:
 
 
 def _withdraw_all(here: Site) -> None:
-    """Withdraw all entries of the list, fetch, and have the next benchmark publish a new list."""
+    """Withdraw all entries of the list and fetch; the next benchmark then publishes a new list."""
     ids = here.csv.with_name("ids")
     ids.write_text("".join(row.split(",")[0] + "\n" for row in here.csv.read_text().split()[1:]))
     (here.repo.parent / "complete").unlink()

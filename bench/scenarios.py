@@ -40,9 +40,9 @@ from hashclient.core.kinds import Algorithm
 
 PYTHON = sys.executable
 ALL = ("md5", "sha1", "sha256")
-#: The numbers of workers that the default number is compared with on slow storage.
+#: On slow storage, the default number of workers is compared with these numbers.
 _JOBS = (2, 4, 8, 16, 32, 64)
-#: The number of files from which on the start of a cluster is a small part of a scan.
+#: If a scan has at least this many files, the start of a cluster is a small part of the time.
 _CLUSTER_FILES = 300_000
 
 
@@ -59,7 +59,7 @@ class Bench:
 
     @property
     def repeats(self) -> int:
-        """How often a figure is measured; more often at a small scale, where figures are small."""
+        """How often each time is measured: more often at a small scale, where times are short."""
         return 1 if self.scale >= 0.5 else 3
 
     @property
@@ -107,11 +107,11 @@ def _scan(bench: Bench, algorithm: str, *, hashdeep: bool) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, least, "read-only pass + OpenSSL", 1.3)
         if not hashdeep or shutil.which("hashdeep") is None:
             return
-        # hashdeep computes the digests of its default, then only those of our list.
+        # hashdeep first computes its default digests, and then only the digests that our list has.
         for digests, target in ((("md5", "sha256"), 1 / 12), ((algorithm,), None)):
             known = _known(bench.work, where, entries, digests)
             words: list[str | Path] = ["hashdeep", "-m", "-k", known, "-r", where]
-            peer = run(words, repeat=1, expect=[0, 1, 2, 3])  # exit 1 to 3: some are unmatched
+            peer = run(words, repeat=1, expect=[0, 1, 2, 3])  # exit 1 to 3: not all matched
             against = f"hashdeep -m, {' and '.join(digests)}"
             yield time_row(name, ours.wall_s, peer.wall_s, against, target)
 
@@ -163,12 +163,12 @@ def matches(bench: Bench) -> Iterator[Row]:
             ours = run(scan, expect=[10], before=["rm", "-rf", *left])
             name = f"{files:,} matches, {written}"
             yield time_row(name, ours.wall_s, floor.wall_s, "sha256, one table, two files")
-            if files >= 100_000:  # with fewer files, the start of the program is much of the time
+            if files >= 100_000:  # with fewer files, the start takes most of the time
                 yield time_row(name, ours.wall_s, 3 * files / 100_000, "3 s for 100,000", 1.0)
 
 
 def sizes_known(bench: Bench) -> Iterator[Row]:
-    """How long does a scan take in which no size is listed, beside `find` printing the sizes?"""
+    """How long does a scan take if no file's size is listed, beside `find` printing the sizes?"""
     files = bench.count(1_000_000)
     where = tree(bench.work, files=files, total_bytes=files * 64)
     with site(
@@ -186,7 +186,7 @@ def sizes_known(bench: Bench) -> Iterator[Row]:
 
 
 def rescan(bench: Bench) -> Iterator[Row]:
-    """How long does a scan take in which no file has changed, beside `find` printing the sizes?"""
+    """How long does a scan of unchanged files take, beside `find` printing the sizes?"""
     files = bench.count(1_000_000)
     where = tree(bench.work, files=files, total_bytes=files * 64)
     with site(
@@ -264,7 +264,7 @@ def slow_storage(bench: Bench) -> Iterator[Row]:
 
 
 def cold_disk(bench: Bench) -> Iterator[Row]:
-    """Is the default number of workers near the fastest, where no file is in the page cache?"""
+    """Is the default number of workers nearly the fastest if no file is in the page cache?"""
     files = bench.count(100_000)
     where = tree(bench.work, files=files, total_bytes=bench.count(2_000_000_000))
     little = bench.work / "little"
@@ -278,7 +278,8 @@ def cold_disk(bench: Bench) -> Iterator[Row]:
 
         def before() -> None:
             forget(where)
-            # The programs' own files are read into memory again: their reading is not measured.
+            # `forget` has also dropped the files of the two programs. Each program runs once before
+            # it is measured, so reading its files is not measured.
             for warm in ([*scan[:-1], little], ["sh", "-c", shell.format(little)]):
                 subprocess.run(warm, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -423,9 +424,9 @@ def members(bench: Bench) -> Iterator[Row]:
 def objects(bench: Bench) -> Iterator[Row]:
     """How many CPU seconds does a scan of a bucket take, beside only listing the bucket?
 
-    A start takes the same time for any number of objects. Therefore the start is subtracted where a
-    scan is compared with listing, and a small scale gives the ratios of a large scale. A report has
-    a million rows at any scale, and its costs include the start.
+    A start takes the same time for any number of objects. Therefore the time of the start is
+    subtracted if a scan is compared with listing, so a small scale has the same ratios as a large
+    scale. A report has a million rows at any scale, and its costs include the start.
     """
     entries = bench.count(10_000_000)
     count = max(buckets.ENOUGH, bench.count(1_000_000))
@@ -525,7 +526,7 @@ def cluster(bench: Bench) -> Iterator[Row]:
             return spent + dask.cpu_s() - before
 
         nowhere = bench.work / "no such file"
-        there(nowhere, 3)  # a first scan, so that the workers have imported their modules
+        there(nowhere, 3)  # this scan is not measured: the workers import their modules in it
         starts = [(there(nowhere, 3), cpu_seconds([*scan, nowhere], expect=[3])) for _ in range(5)]
         start, start_alone = (statistics.median(costs) for costs in zip(*starts, strict=True))
         against = "processes of one machine"

@@ -1,7 +1,7 @@
 """The parts of a benchmark: trees, lists, a provider on loopback and a client of the provider.
 
-All files are synthetic and made by `fixtures.generate`. A benchmark with a working directory that
-is kept uses the files of earlier runs again.
+All files are synthetic and made by `fixtures.generate`. If the working directory of a benchmark is
+kept, the next run uses its files again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def forget(tree: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A repository, and the state of a client of that repository's provider, which is running.
+    """A repository, its running provider, and the state directory of a client of the provider.
 
     `csv`: the table that the first generation was published from.
     """

@@ -1,10 +1,10 @@
 """`python -m bench.size [DIRECTORY]`: the size of the package, in statements of its syntax trees.
 
-For `scan` it also counts the rooms (modules and packages) and the arrows between them; an arrow
-means that one room imports the other.
+For `scan` this module also counts the rooms (modules and packages), and the pairs of rooms whose
+first room imports the second.
 
-Docstrings, comments and line breaks are not counted. Therefore formatting doesn't change the
-figure; only less code makes it smaller. The package need not be installed.
+Docstrings, comments and line breaks are not counted. Therefore formatting doesn't change the number
+of statements; only less code makes it smaller. The package need not be installed.
 """
 
 from __future__ import annotations
