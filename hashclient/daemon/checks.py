@@ -354,7 +354,7 @@ def answer(
 
 
 def unknown(word: str, reason: str, rule: NoVerdict) -> str:
-    """Return the reply about an input without a verdict that the operator has chosen by `rule`."""
+    """Return the reply that the operator has chosen by `rule` for inputs without a verdict."""
     if rule is NoVerdict.FOUND:
         return f"{no_verdict(word)} FOUND"
     if rule is NoVerdict.ERROR:

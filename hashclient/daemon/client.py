@@ -1,7 +1,7 @@
 """A client of the daemon: its user, and the answers that were not sent yet.
 
-Answers are sent as fast as the client reads them. Answers that are ready in the same turn of the
-event loop are sent together.
+If the client reads slowly, its answers wait in memory. Answers that are ready in the same turn of
+the event loop are sent together.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The lists that a daemon uses, which are opened again when they have changed on the disk.
 
 A check uses the same lists from its beginning to its end. While a list is stale or missing, an
-input without a match is not answered as clean, so a gateway refuses all mail. A list becomes stale
-about a week after the first failed fetch. The daemon warns at its start and once a day if no fetch
-has checked a list for a day, long before the list becomes stale.
+input without a match is not answered as clean, so a mail gateway that asks the daemon refuses all
+mail. A list becomes stale about a week after the first failed fetch. The daemon warns at its start
+and once a day if no fetch has checked a list for a day, long before the list becomes stale.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Openers:
     """Opens containers, each for an owner, for example a client; `stop` stops the opening."""
 
     def __init__(self, options: ContainerOptions, session: Session) -> None:
-        """Open with `options`; rules in the configuration of `session` accept unread members."""
+        """Store the arguments; rules in the configuration of `session` accept unread members."""
         self._options = options
         self._session = session
         #: The thread that starts child processes of openers. One lasting thread is used, because

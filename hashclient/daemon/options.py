@@ -101,7 +101,7 @@ class Options(msgspec.Struct, frozen=True):
     - `idle_s`: the seconds after which a silent connection is closed.
     - `command_s`: the seconds in which a command must arrive.
     - `stream_s`: the seconds in which a stream must arrive.
-    - `min_rate`: the bytes per second below which a connection is closed if new clients wait.
+    - `min_rate`: a connection that sends fewer bytes per second may be closed for a new client.
     - `max_connections`: the highest number of connections of each process.
     - `user_share`: the percentage of each limit for all users that one user may use.
     - `kept_bytes`: the bytes of streams that each process may keep in memory, so that not all

@@ -216,7 +216,8 @@ class Parser:
 
     def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
         """Parse a command, or the rest of an incomplete command."""
-        # Only a piece is copied, because a command is short, but many bytes may follow it.
+        # Only the bytes of the longest possible command are copied, because a command is short, but
+        # many bytes may follow it.
         piece = bytes(data[at : at + MAX_COMMAND_BYTES])
         line = self._held + piece
         delimiter = _DELIMITERS.get(line[0], b"\n")

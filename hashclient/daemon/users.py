@@ -152,7 +152,7 @@ class HandedOver:
 
     @property
     def is_beyond(self) -> bool:
-        """Whether the client has a file beyond the limit of its user; one such file is allowed."""
+        """Whether the client has passed one file beyond the limit of its user; one is accepted."""
         return self._files > self._counted
 
     def begin(self) -> None:

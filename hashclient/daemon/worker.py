@@ -35,9 +35,9 @@ _log = Log("daemon")
 #: The highest number of connections that are accepted at a time, so that other processes also
 #: accept connections.
 _ACCEPTED = 8
-#: The highest number of descriptors of a thread that reads a path. The number is the sum of the
-#: directories and files of the checker, of the directories of the walk and the directories that are
-#: listed in advance (each is open twice), and of 16 for file systems and for starting a process.
+#: The highest number of descriptors of a thread that reads a path. The number is the sum of three
+#: numbers: the directories and files that the checker opens; two for each directory that the walk
+#: has open or lists in advance; and 16 for file systems and for starting a process.
 _PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 16
 #: The highest number of descriptors of a thread that opens a container, for its process and for
 #: starting the process.

@@ -65,7 +65,7 @@ class Proven:
     """A source that was read to its end, and its digests."""
 
     def __init__(self, source: Source, digester: Digester) -> None:
-        """Keep `source`, which `digester` has read to its end."""
+        """Store `source`, and the digests of `digester`, which has read it to its end."""
         self.source = source
         self.digester = digester
         self.digests = digester.digests()
@@ -144,8 +144,9 @@ def plain_source(
     path = evidence_path(quarantine_dir, match.id)
     read = lambda: unsealed(file_chunks(path), identities)  # noqa: E731 - one expression
     opened = prove(Source(printable(path), item.size, read, _damaged))
-    # Tags are checked only if they were made with the present seal key. If the seal key has changed
-    # since, the tags prove nothing, but the file was already proven when it was sealed.
+    # Tags are checked only if they were made with the present seal key. If the seal key was
+    # replaced after the sealing, the tags prove nothing, but they were already checked when the
+    # file was sealed.
     if match.key_id == sealer.key_id:
         _check_tags(opened, match, sealer)
     yield opened

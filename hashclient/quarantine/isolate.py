@@ -117,9 +117,9 @@ def take(
         document of the item.
 
     Up to `AT_ONCE` operations take steps together, in two halves: while the changes of one half are
-    made durable, the other half takes its next step. For each half, one sync makes the names of all
-    folders durable (step 7), one write logs the sealing (step 8), one transaction changes the
-    record, and one write logs the removal (step 11).
+    made durable, the other half takes its next step. For each half, one call of fsync makes the
+    names of all folders durable (step 7), one write logs the sealing (step 8), one transaction
+    changes the record, and one write logs the removal (step 11).
 
     Raises:
         LockedError, StateError: the quarantine cannot be locked, read or written.

@@ -214,7 +214,7 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     items: dict[_Id, Note]
 
 
-@functools.lru_cache(maxsize=1 << 10)  # each operation calls this function several times
+@functools.lru_cache(maxsize=1 << 10)  # an operation calls this function several times
 def folder_path(directory: Path, match_id: str) -> Path:
     """Return the folder of an item in the quarantine `directory`.
 

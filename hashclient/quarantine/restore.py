@@ -90,7 +90,7 @@ def restore(
     """Decrypt sealed copies to the original paths; yield each id with its result or exception.
 
     1. The item must not be on hold, and its match must be withdrawn, or `allow_standing` is set.
-    2. The directory of the place must exist, and no file may have the name. The path must not
+    2. The directory of the path must exist, and no file may have the path. The path must not
        contain a symbolic link. The directory must be the directory from which the file was taken;
        another directory is allowed only if no other user may change the path to it. For a place
        that the user has just named, the rules of `open_named` apply.

@@ -176,7 +176,7 @@ def _handed_over(story: Sequence[Step]) -> datetime | None:
 
 
 def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | None) -> str | None:
-    """Return why an item that is not due must not be destroyed by force or by `order`, or None.
+    """Return why an item must not be destroyed by force or by `order` before it is due, or None.
 
     An `order` of an authority permits destruction before the end of `keep_days`, but not during a
     hold.

@@ -8,8 +8,8 @@ id of the match as its name, see the module `item`. The methods and functions ar
 * `.take(match, matches, reason=…) -> Taken`: seal a file and remove it from its path;
   `.take_all(wanted, …)` seals and removes many files, which are made durable together.
 * `.unfinished() -> frozenset[str]`: ids of items whose files are sealed but not removed.
-* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put a file back;
-  `.restore_all(ids, …)` restores many files, which are made durable together.
+* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: restore a file to its
+  path; `.restore_all(ids, …)` restores many files, which are made durable together.
 * `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal an item to other keys.
 * `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of files that belong to an item.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow the removal of an item.
@@ -109,9 +109,9 @@ class Quarantine:
             UsageError: the match is withdrawn or ended, or the record does not contain the file
                 that was read.
             ConfigError: no recipients are configured, or a recipient cannot be used.
-            StateError: the sealed copy cannot be written or the file cannot be proven, and the file
-                is in place; or the record cannot be written, and the next operation finishes this
-                operation.
+            StateError: the sealed copy cannot be written, or the file is not the file that matched;
+                the file was not removed. Or the record of matches cannot be written, and the next
+                operation finishes this operation.
             AuditError: the audit log cannot be written; no file was removed after the failure.
         """
         return _only(self.take_all([(match.id, seen)], matches, reason=reason))

@@ -132,8 +132,8 @@ class Outbox:
 
         Raises:
             UsageError, ConfigError: the matches cannot be reported to the destination.
-            StateError, AuditError: the report cannot be written; or it is written and will be sent,
-                but the audit log or the record of matches cannot be written now.
+            StateError, AuditError: the report cannot be written. Or the report was written and will
+                be sent, but the audit log or the record of matches cannot be written now.
         """
         name, where = find_destination(self.settings.config.report, destination)
         chosen = {match.id: match for match in matches}

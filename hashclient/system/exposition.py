@@ -1,4 +1,4 @@
-"""Metrics as text, made by prometheus_client, without the metrics of prometheus_client itself."""
+"""Writes metrics as text with prometheus_client, without metrics of prometheus_client itself."""
 
 from __future__ import annotations
 

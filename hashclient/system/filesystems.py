@@ -14,8 +14,8 @@ file systems, for example:
 - FAT has no ctime;
 - a program chooses the ctime in FUSE;
 - the maker of an image of squashfs or iso9660 chose the ctime in the image;
-- on tmpfs, a process can write through a memory map that it has first read from, and no time
-  changes.
+- on tmpfs, a process can write through a memory map that it has first read from, without a change
+  of the times of the file.
 
 The module `identity` identifies a file system, because the kernel reuses device numbers.
 

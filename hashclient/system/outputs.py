@@ -107,8 +107,8 @@ class Place:
         """Refuse to use an existing file if other users may have changed the path to its directory.
 
         This function trusts groups of the system that have only programs as members, because these
-        groups can only exchange directories in the same parent directory: symbolic links that they
-        may change are not followed.
+        groups can only exchange directories in the same parent directory. Symbolic links that these
+        groups may change are not followed.
 
         Raises:
             UsageError: other users may have changed the path.

@@ -8,8 +8,8 @@ An index is read through memory maps. If the disk has a bad block, or another pr
 the file, the kernel cannot read a page of the map. The kernel then sends SIGBUS to the thread that
 reads the page, in the code of numpy, OpenSSL or `mmap`, with or without Python's global lock. A
 signal handler in C code cannot raise an exception, so the handler writes one sentence and ends the
-process with an `ExitCode`. The handler is Python code and needs Python's global lock; a thread that
-has released the lock waits for the lock, as after any call into C.
+process with an `ExitCode`. The handler is Python code and needs Python's global lock. If the
+interrupted thread does not have the lock, the handler first waits for the lock.
 
 A scanning process allocates many objects and few reference cycles, so the garbage collector should
 run rarely.

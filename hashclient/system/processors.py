@@ -75,7 +75,8 @@ class Allowance:
 def is_runnable(pid: int) -> bool:
     """Return whether a process is running or is waiting for a processor.
 
-    `busy_of` does not show a present wait, because the kernel counts a wait only after its end.
+    `busy_of` does not show a wait that has not ended, because the kernel counts a wait only after
+    its end.
     """
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"

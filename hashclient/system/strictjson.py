@@ -13,7 +13,8 @@ import math
 import re
 from typing import Any
 
-#: An escaped surrogate, which without its other half is half of a character beyond U+FFFF.
+#: An escaped surrogate. A character beyond U+FFFF consists of two surrogates, so a surrogate
+#: without a second surrogate is no character.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
