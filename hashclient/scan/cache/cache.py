@@ -9,9 +9,9 @@ unchanged file.
 Records are kept in SQLite. Each row contains the records of a block of up to `BLOCK_INODES`
 neighbouring inodes of one file system, because files of one directory mostly have neighbouring
 inodes. The inventory contains tags, but never digests. Unlike the lists, the inventory may be lost
-at any time: the next scan then reads every file. Each row has a checksum, so a row that the disk
-has damaged is treated as missing. If an earlier version of hashclient wrote the inventory, opening
-the inventory for writing empties it.
+at any time, because the next scan without an inventory reads every file. Each row has a checksum,
+so a row that the disk has damaged is treated as missing. If an earlier version of hashclient wrote
+the inventory, opening the inventory for writing empties it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ FRESH_PROVEN_NS = 1_000_000_000
 #: Nanoseconds that are added to `FRESH_NS` if a ctime is in whole seconds. Some file systems store
 #: seconds only, and so show a change as older than it is.
 COARSE_NS = 2_000_000_000
-#: The number of days for which a believed record is used, by default.
+#: The default number of days until a believed record is due, and its file is read again.
 REREAD_DAYS = 14
 DAY_S, _LAST_DAY = 86_400, 2**16 - 1
 
@@ -149,7 +149,7 @@ class Inventory(Cache):
             )
 
     def _open(self, key_id: str, *, write: bool) -> str | None:
-        """With `write`, make or empty the inventory; return why it cannot be used, or None."""
+        """Open the database; with `write`, make or empty it; return why it is unusable, or None."""
         version = self._version()
         if version > _VERSION:
             return "was written by a newer hashclient"

@@ -2,8 +2,8 @@
 
 A record is proven if a file lease showed that nobody could change the file afterwards without a new
 time (`leases`); otherwise the record is believed. A proven record never becomes due. A believed
-record becomes due some days after the file was read, and is then ignored. The exact day depends on
-the inode, so that each day only a part of the files is due.
+record becomes due some days after the file was read. A record that is due is ignored. The exact day
+depends on the inode, so that each day only a part of the files is due.
 """
 
 from __future__ import annotations

@@ -125,8 +125,8 @@ class Checker:
         #: The containers of a task, each with its members as bytes.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
-        #: Whether most files that were read in the previous task have matched. If most files have
-        #: matched, the other digests of entries are computed in the first read.
+        #: Whether most files of the previous task have matched. If most files have matched, the
+        #: next task computes all digests of the entries in the first read of each file.
         self._expects_hits = False
         #: Whether the status of a file is read before the file is opened. If neither sizes nor a
         #: cache can rule out files, the status is not needed before the file is opened.
@@ -243,9 +243,9 @@ class Checker:
     def _looks_first(self, directory: Directory) -> bool:
         """Return whether the status of a directory's files is read before the files are opened.
 
-        If most files hit, or if containers are opened, each file is opened anyway, and reading the
-        status first would only be one more request. The status of a named file that was not listed
-        is read first, because the file may be of any type.
+        If most files match, or if containers are opened, each file is opened anyway, and reading
+        the status first would only be one more request. The status of a named file that was not
+        listed is read first, because the file may be of any type.
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look

@@ -1,4 +1,4 @@
-"""Judge the files of a task: look up their tags together, then judge all files that hit.
+"""Judge the files of a task: look up the tags of all files together, and judge the files that hit.
 
 If a digest of a file hits, the other digests of the entry are computed from the file. These digests
 are computed in the order of the directories of the files. Afterwards all files that hit are judged

@@ -381,7 +381,8 @@ class Members:
             if np.any((np.array(plans, np.uint8) | wanted) & ~column["mask"]):
                 opened.lacks = True
         opened.clean += count - int(np.count_nonzero(is_hit))
-        # If digests are missing, no member is judged now, because all members are read again.
+        # If digests are missing, no member is judged yet, because all members will be read again to
+        # compute these digests.
         hit_rows = [] if opened.lacks else np.flatnonzero(is_hit).tolist()
         hits: dict[int, tuple[Hit, ...]] = {}
         if hit_rows:

@@ -142,7 +142,7 @@ class Waits:
             self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
 
     def leave_out(self, count: int) -> None:
-        """Leave the waits since an earlier call returned `count` out of the count of this task."""
+        """Leave the waits since `count` was returned out of the number of waits of this task."""
         self._before += self.count() - count
 
     @staticmethod

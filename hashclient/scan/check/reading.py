@@ -1,4 +1,4 @@
-"""Reading one open file to its end, and checking that it did not change meanwhile.
+"""Reading one open file to its end, and checking that the file did not change during the read.
 
 A `Reader` knows which sizes can be relied on. The reader refuses files whose read would take hours
 or never end, such as sparse and endless files. The reader returns digests, and a status that was

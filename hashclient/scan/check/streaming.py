@@ -29,7 +29,7 @@ class Stream:
     def check(
         self, judge: Judge, members: Members | None, *, keep_clean: bool
     ) -> Iterator[Advance | Result]:
-        """Read the stream and judge it with `judge`; yield the progress, and then the result.
+        """Read the stream and judge it with `judge`; yield the progress, and at the end the result.
 
         `members` opens the stream if it is a container. A stream that cannot be read to its end is
         unread.

@@ -224,7 +224,7 @@ class ClusterBucket(Work):
         one.is_listed = True
         one.ended = one.ended or listed.ended
         if listed.rest is not None and one.ended is None:
-            # A key that is a bound belongs to the part before the bound.
+            # If a key is equal to a bound, the key belongs to the part before the bound.
             step = -(-len(listed.points) // (PARTS * max(1, self._jobs.slots))) or 1
             bounds = [listed.rest, *listed.points[::step], one.until]
             place = next(n for n, found in enumerate(self._ranges) if found is one) + 1

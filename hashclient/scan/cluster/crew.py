@@ -59,7 +59,8 @@ class Crew:
         self._probes: set[bytes] = set()
         #: The largest number of workers that were ready at the same time.
         self.most = 0
-        #: The time when the last ready worker was lost; None while a worker is ready.
+        #: The time when `look` first found no ready worker; None if its last call found a ready
+        #: worker.
         self.idle_since: float | None = None
 
     @property

@@ -167,7 +167,7 @@ class Dask(Executor):
         return ClusterBucket(self._jobs, uri, after, namespace)
 
     def close(self) -> None:
-        """Disconnect from the cluster, which then drops unfinished batches."""
+        """Disconnect from the cluster; the cluster drops unfinished batches."""
         self._opened.close()
 
 
@@ -266,7 +266,7 @@ class _Run:
             self._jobs.submit(batch, self._check, encode(ToCheck(batch.groups, known)))
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> _Batch | None:
-        """Return the next batch: files if enough wait, otherwise directories to find more files."""
+        """Return the next batch: files if enough files wait, or directories to list more files."""
         backlog = self._backlog
         while backlog.wants_names():
             if (directories := backlog.take_directories(self._crew.slots)) is not None:

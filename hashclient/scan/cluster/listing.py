@@ -1,4 +1,4 @@
-"""Directories on a cluster: a worker lists some directories, and returns the others unlisted.
+"""Directories on a cluster: a worker lists as many as it has time for, and returns the rest.
 
 A worker walks the given directories and the directories below them. A worker stops when it has
 `LIST_NAMES` names, or after `LIST_S` seconds; any free worker gets the remaining directories. A
@@ -112,7 +112,7 @@ class Errand(Frontier):
         return self._left_names <= 0 or self._allowance.is_spent
 
     def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
-        """Note the number of the file system; the client has checked the directory itself."""
+        """Note the number of the file system; the client has already checked the directory."""
         found = None if self._identities is None else self._identities.of(fd, status.st_dev)
         self._numbers[status.st_dev] = 0 if found is None else found.number
         return None

@@ -187,7 +187,7 @@ class Listed(msgspec.Struct, array_like=True, tag="listed"):
 
 
 class Lost(msgspec.Struct, array_like=True, tag="lost"):
-    """A worker could not check a batch at all."""
+    """A worker could not check any file of a batch."""
 
     reason: str
 

@@ -344,8 +344,8 @@ def checked(
     """Check as much of a batch of files as the time allows, and return the rest.
 
     `make` is called with the client's records, and returns the checker of this thread. Relative
-    paths are below `base`, or below the current directory of this process. If this process is on
-    another machine than the client (not `is_beside`), outcomes contain no devices.
+    paths are relative to `base`; without `base`, to the current directory of this process. If this
+    process is on another machine than the client (not `is_beside`), outcomes contain no devices.
     """
     allowance = Allowance(BATCH_MOST_S)
     batch = decode(payload, type=ToCheck)

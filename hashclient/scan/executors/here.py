@@ -106,9 +106,9 @@ class Here(Executor):
 
 
 def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
-    """Yield the first names of a task; then yield the other names if the first names were quick.
+    """Yield the first names of a task, and the other names if checking the first was quick.
 
-    If the first names were slow, the other names are added to `left`.
+    If checking the first names was slow, the other names are added to `left`.
     """
     first, rest = divided(task, PROBE_NAMES)
     began = time.monotonic()

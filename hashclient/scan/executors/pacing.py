@@ -63,7 +63,7 @@ DESCRIPTOR_SHARE = 0.25
 
 
 class Times(msgspec.Struct):
-    """How busy a worker is: its times at the last measurement, and its work since then."""
+    """How busy a worker is: its times at the last measurement, and its work after that."""
 
     #: The time when the worker began its present task; None while it has no task.
     busy_since: float | None = None

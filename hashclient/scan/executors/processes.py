@@ -37,7 +37,8 @@ from hashclient.system.process import bad_page
 #: The longest message, in bytes, that is sent to a busy worker: a socket accepts three such
 #: messages before the worker reads any.
 MAX_AHEAD_BYTES = 32 << 10
-#: The run ends after this many workers were replaced, because the machine then has a problem.
+#: The run ends after this many workers were replaced, because many dead workers show that the
+#: machine has a problem.
 MAX_REPLACED = 16
 #: The seconds that workers have to end when the run ends.
 END_S = 3.0

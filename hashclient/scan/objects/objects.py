@@ -102,7 +102,7 @@ class Tools(msgspec.Struct, frozen=True):
     - `trusts`: returns for the URI of a bucket whether the ETags of the bucket are trusted.
     - `readers`: the number of objects that are read at the same time.
     - `chance`: returns the seed for the choice of objects that are read as a sample.
-    - `elsewhere`: the machines that list and read buckets of S3, if given.
+    - `elsewhere`: other machines that list and read buckets of S3; None if this process does.
     - `store`: returns the store of a bucket that this process lists and reads.
     """
 
@@ -120,14 +120,14 @@ class Objects:
     """The objects that one scan checks."""
 
     def __init__(self, request: Request, tools: Tools) -> None:
-        """Keep the arguments; the first call of a store is made by `check`."""
+        """Keep the arguments, and send no request to a store before `check` is called."""
         self._request = request
         self._tools = tools
         #: The token to continue a scan that was interrupted; None if no token is known.
         self.token: str | None = None
 
     def check_at(self, elsewhere: Elsewhere) -> None:
-        """Let the machines `elsewhere` list and read all buckets that they can."""
+        """Let the machines of `elsewhere` list and read each bucket that they can reach."""
         self._tools = msgspec.structs.replace(self._tools, elsewhere=elsewhere)
 
     @property

@@ -5,7 +5,7 @@
 2. If the content is not as long as the listing says, the object is unread.
 3. If a digest hits, the other digests of the entry are computed in a second read.
 4. An object that may be a container is kept on the disk while it is read, as soon as space is free,
-   and is opened then.
+   and is opened after the read.
 5. If no digest of an object is needed, only the beginning and the end of the object are read.
 
 Only one thread may use a reader.

@@ -222,7 +222,7 @@ class Sorter:
     def _go_through(
         self, page: Any, rows: npt.NDArray[np.intp], facts: _Facts, done: Sorted
     ) -> None:
-        """Count the known objects of the remaining rows; read the others, or report them unread."""
+        """Count objects that were read before; let other objects be read, or report them unread."""
         store, result = self._store, done.result
         objects = list(objects_of(page, rows))
         known = self._known(objects, result)

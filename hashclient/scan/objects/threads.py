@@ -1,9 +1,9 @@
 """Threads for a bucket: one thread lists it, several read objects, another yields results.
 
 Processes would be no faster than threads, because requests take long, and the libraries let other
-threads run meanwhile. A process in which the library obstore has started must not be forked. All
-results are returned through one queue. The threads are daemons, and stop at the next chunk once the
-scan has ended, because a server that does not answer must not delay Ctrl-C.
+threads run while a request waits. A process in which the library obstore has started must not be
+forked. All results are returned through one queue. The threads are daemons, and stop at the next
+chunk once the scan has ended, because a server that does not answer must not delay Ctrl-C.
 """
 
 from __future__ import annotations

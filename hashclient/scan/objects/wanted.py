@@ -1,4 +1,4 @@
-"""The work on one object, and its result: values that the sorter and the readers exchange."""
+"""What a reader must do with one object (`Wanted`), and the result of the reader (`Checked`)."""
 
 from __future__ import annotations
 

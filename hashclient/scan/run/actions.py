@@ -75,7 +75,8 @@ class Responder:
         self._settings = settings
         self._rules = Policy(rules)
         self._policy = Policy(rules, quarantine_all=quarantine_all)
-        #: Decides, when matches of this scan are recorded, which matches wait for a person.
+        #: The brake, which decides for each match, when it is recorded, whether it waits for a
+        #: person.
         self.decision = Brake(settings.config.brake, self._policy, only_tell=only_tell)
         self._takes_containers = settings.config.quarantine.isolate_containers
         self._only_tell = only_tell
@@ -296,7 +297,7 @@ class Responder:
         return f"{record.state} already" if is_reported else "in a report already"
 
     def end(self) -> Iterator[Report]:
-        """Prepare the reports that are wanted, including those of runs that were killed.
+        """Prepare the reports that are wanted, including the reports that killed runs wanted.
 
         Raises:
             HashclientError: a report cannot be prepared, and is still wanted; the other reports

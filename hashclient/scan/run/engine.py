@@ -60,7 +60,7 @@ class Progress(msgspec.Struct):
             self.reading[news.path] = self.reading.get(news.path, 0) + news.bytes_ahead
 
     def count(self, result: Result) -> None:
-        """Add the counts of a result; its bytes are then counted in the summary only."""
+        """Add the counts of a result to the summary; end the separate progress of its file."""
         # a result without a path belongs to no file in `reading`
         if result.reported.path is not None:
             self.reading.pop(result.reported.path, None)
@@ -132,7 +132,7 @@ def scan(
 
     - `executor` runs the checking; by default, files are checked on this machine.
     - `again`: after all listed files are checked, these trees return the files that were moved
-      meanwhile, and this process checks these files.
+      during the scan, and this process checks these files.
     - `stream` is checked before all other inputs, in this process.
     - `objects` are checked after all other inputs, in this process.
     - `containers`: if given, members of containers are checked with these options.

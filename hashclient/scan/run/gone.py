@@ -93,22 +93,22 @@ class _Way:
         if directory != self._directory:
             self.close()
             self._directory = directory
-            self._end = self._go(directory)  # conditions 1 and 2
+            self._end = self._go(directory)  # conditions 1 and 2 of the module
         end = self._end
         if end is None:
             return False
         if not end.rest:
-            if self._coverage.excludes(end.named, os.fsdecode(name)):  # condition 2
+            if self._coverage.excludes(end.named, os.fsdecode(name)):  # condition 2 of the module
                 return False
             try:
-                if not _is_away(name, end.fd):  # condition 4
+                if not _is_away(name, end.fd):  # condition 4 of the module
                     return False
             except OSError:
                 return False
         if self._standing is None:
             standing = grounds.standing_of(end.fd, end.rest) if shows_all_names(end.fd) else None
             self._standing = Place(self._real, standing)
-        return self._standing.is_at(one.standing)  # condition 3
+        return self._standing.is_at(one.standing)  # condition 3 of the module
 
     def _go(self, directory: bytes) -> _End | None:
         """Open the existing directories of a way; return None if the scan did not cover the way."""

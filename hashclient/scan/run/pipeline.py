@@ -1,4 +1,4 @@
-"""One run: every outcome is recorded, then acted upon, and only then yielded.
+"""One run: every outcome is recorded first, acted upon second, and yielded last.
 
 The command line, or a program that uses the library, iterates over a `Run`. The caller gets an
 outcome after its match was recorded, logged, and handled by the policy. All outcomes up to the end
@@ -226,7 +226,7 @@ class Run(Iterator[Handled]):
         ending = (KeyboardInterrupt, GeneratorExit, HashclientError, *self._stops)
         try:
             yield from self._gather()
-            # Signals are ignored from here, because the run is ending anyway.
+            # After this line, signals are ignored, because the run is ending anyway.
             with self._guard.last():
                 yield from self._flush()
                 self._settle()

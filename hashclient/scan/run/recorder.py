@@ -207,7 +207,8 @@ class RunRecord:
         """Log and record that the matches that `find` yields are gone.
 
         `find` is called with the record of matches and the time when the run began. If the process
-        is killed between the log and the record, the next scan notes the match again.
+        is killed after the log and before the record is written, the next scan notes the match
+        again.
         """
         path = self._session.settings.layout.matches
         if self._matches_failed or self._audit_failed or not is_there(path):

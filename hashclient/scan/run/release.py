@@ -102,7 +102,7 @@ def _release(
 
 
 def _outcome(match: Match, matches: Matches) -> Outcome:
-    """Return the outcome with which a scan found a match."""
+    """Return the outcome of the scan that found a match, made from the record of the match."""
     members = members_of(matches.story(match.id))
     return Outcome(
         Kind.MATCH,

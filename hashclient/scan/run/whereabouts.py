@@ -51,7 +51,7 @@ class _Directory(NamedTuple):
 def places_of(outcomes: Sequence[Outcome], mounts: Mounts) -> list[Place]:
     """Return the places of outcomes, in the same order.
 
-    The place of a stream or an object, for which no file was read, is its path.
+    The place of a stream or an object is its path, because no file was read.
     """
     known: dict[str, _Directory | None] = {}
     return [

@@ -78,7 +78,7 @@ class Walker(Protocol):
     """The walk of a tree, which can continue at the end of the scan."""
 
     def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
-        """Walk the entries of a directory that must still be read, and note the directory again."""
+        """Walk the entries of a directory that are not read yet, and note the directory again."""
 
 
 class Again:
@@ -87,7 +87,8 @@ class Again:
     def __init__(self) -> None:
         """Start without notes."""
         self._walkers: list[Walker] = []
-        #: The inodes of listed files for which another file was read.
+        #: The inodes of listed files that were not found, so that other files were read in their
+        #: place.
         self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES

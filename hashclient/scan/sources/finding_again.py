@@ -302,9 +302,9 @@ def inode_of(fd: int, name: str) -> int | None:
 
     Some file systems have different inode numbers for entries of directories and for files: FAT,
     some FUSE file systems and some overlays. `inode_of` returns None if the directory has changed
-    meanwhile, because two names may have been exchanged. `inode_of` also returns None if something
-    is mounted on the name, because the inode of only this name differs. The function waits for
-    `TICK_S`.
+    during the call, because two names may have been exchanged. `inode_of` also returns None if
+    something is mounted on the name, because the inode of only this name differs. The function
+    waits for `TICK_S`.
 
     Raises:
         OSError: the directory cannot be read.

@@ -171,7 +171,7 @@ class Frame(msgspec.Struct):
             self.ahead[self.later.popleft()] = listing
 
     def listing_of(self, name: str, lister: Lister) -> Listing | None:
-        """Return the listing of a subdirectory if a thread has it; let threads begin others."""
+        """Return a thread's listing of a subdirectory, if any; let threads begin more listings."""
         listing = self.ahead.pop(name, None)
         if self.later:
             if self.later[0] == name:

@@ -3,9 +3,9 @@
 A walk reads one directory after the other, which is fast if the kernel has the directories in
 memory. If each request takes milliseconds, threads open and read the next directories of the walk
 ahead. Threads also read the types of entries if a directory does not contain the types. If a thread
-cannot open or read a directory, the walk tries again itself, so that the walk reports errors in its
-own order. The number of directories that are open ahead is limited, and so is the number of names
-that are read ahead from each directory.
+cannot open or read a directory, the walk tries again itself, so that errors are reported in the
+order in which the walk reaches directories. The number of directories that are open ahead is
+limited, and so is the number of names that are read ahead from each directory.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OS
 def given_out(
     kept: Sequence[Chunk], failures: Sequence[OSError], rest: Iterator[Chunk]
 ) -> Iterator[Chunk]:
-    """Yield the entries that were read ahead; then raise their error, or yield the rest."""
+    """Yield the entries that were read ahead; afterwards raise their error, or yield the rest."""
     yield from kept
     for failure in failures:
         raise failure

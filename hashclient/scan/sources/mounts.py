@@ -142,7 +142,7 @@ class Mounts:
         return None
 
     def save(self) -> None:
-        """Write the directories of this scan to the file, if a directory has changed."""
+        """Write the directories that this scan met to the file, if a directory has changed."""
         changed = {
             path: record
             for path, record in self._seen.items()
@@ -182,8 +182,8 @@ class Mounts:
             OSError: the status of the file system cannot be read.
         """
         if mount.source.startswith(b"/dev/"):
-            # Another disk may get the name of the device later, and with most types of file systems
-            # also the number.
+            # Another disk may get the name of this device later. With most types of file systems,
+            # the other disk may also get the number.
             number = os.fstatvfs(fd).f_fsid if mount.kind in _NUMBERED_BY_UUID else 0
             uuids = self._uuids_at(mount.source) or told_uuids(fd)
             yield from (b"uuid " + uuid for uuid in uuids)
@@ -248,7 +248,7 @@ class Mounts:
 
 
 def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
-    """Return why a directory is not that of the last scan, by the rules of the module."""
+    """Return why a directory is not the directory of the last scan, by the rules of the module."""
     if _is_same(before, now):  # rule 1 of the module
         return None
     # rule 2 of the module; no file system can be missing at the root directory `/`
@@ -289,7 +289,7 @@ def _hash(kind: str, value: bytes) -> str:
 
 
 def real_path(fd: int) -> str | None:
-    """Return the real path of an open directory; None if it was removed, or is unknown."""
+    """Return the path of an open directory without symbolic links; None if it is unknown."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - the path may be any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None

@@ -2,8 +2,8 @@
 
 A name is used byte for byte, and is relative to the current directory. A name in the list is
 treated like an argument of the user: a symbolic link is followed. This source does not open the
-files. A directory is unread and never walked, because `find` also lists the files in the directory,
-and each file would be checked once for each level.
+named files. A directory is unread and never walked, because `find` also lists the files in the
+directory, and each file would be checked once for each level.
 
 A line ends in LF; all other bytes belong to the name. So a list from another operating system may
 name files that do not exist, which are unread, but never names wrong files. A line with a NUL, or
@@ -143,7 +143,7 @@ class Names:
 
 
 def _identified(groups: list[Group]) -> Iterator[Group]:
-    """Yield groups with the inodes that the names have now, before names can be exchanged.
+    """Yield groups with the present inodes of their files, so that exchanged names are noticed.
 
     If other users may not write to a directory, only the identity of the directory is added.
     """

@@ -58,7 +58,7 @@ class Coverage:
             self.fail(item.path)
 
     def has_failed(self, directory: str) -> bool:
-        """Return whether a directory, by its path in the walk, may not have been listed."""
+        """Return whether a directory (by its path in the walk) may be missing in the listing."""
         return len(self._failed) >= MAX_COVERED or directory in self._failed
 
     def excludes(self, directory: str, name: str) -> bool:
@@ -149,7 +149,7 @@ class Trees:
                 yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note the inodes of listed files for which another file was read; see `again`."""
+        """Note the inodes of listed files that other files have replaced; see `again`."""
         self._again.lost.update(inodes)
 
     def again(self) -> Iterator[Task | Outcome]:

@@ -117,7 +117,7 @@ class Walk:
     def walk_listed(self, path: str, inode: int, above: int) -> Iterator[Item]:
         """Yield items as `walk` does, for a directory that was listed before.
 
-        `inode` is that of the directory, and `above` that of its parent directory.
+        `inode` is the inode of the directory, and `above` is the inode of its parent directory.
 
         An inode of 0 is unknown.
         """
@@ -141,7 +141,7 @@ class Walk:
         yield from self._go_on()
 
     def _go_on(self, first: Outcome | Start | None = None) -> Iterator[Item]:
-        """Yield `first`, if given; then walk the directories on the stack."""
+        """Yield `first`, if given, and the items of the walk of the directories on the stack."""
         try:
             if first is not None:
                 yield first
@@ -297,7 +297,7 @@ class Walk:
           directory of a tree.
         - `inode`: the inode that the directory had in `frame`; 0 if unknown.
         - `target`: for a symbolic link, the identity of the directory to which the link led.
-        - `listing`: the directory as a thread has opened it ahead, if so.
+        - `listing`: the open directory and its entries, if a thread has read the directory ahead.
 
         If another directory has replaced the listed directory, the other directory is entered, and
         the outcome says so.
@@ -388,8 +388,8 @@ class Walk:
     def _is_listed(self, fd: int, status: os.stat_result, frame: Frame, inode: int) -> bool:
         """Return whether an open directory may be the directory that `frame` lists with an inode.
 
-        If something is mounted on the directory, `inode` is that of the directory that the mount
-        hides.
+        If something is mounted on the directory, `inode` is the inode of the directory that the
+        mount hides.
         """
         device = status.st_dev
         return (

@@ -28,7 +28,7 @@ NO_INODES = array("Q")
 #: inode.
 Identity = tuple[int | None, int]
 
-#: The reasons why hashclient itself does not read an input.
+#: The reasons, in words of hashclient, why an input was not read.
 CHANGED = "changed while being read"
 MOVED = "was moved, and names kept changing while it was looked for"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
@@ -157,7 +157,8 @@ class Result(Counts, kw_only=True):
     - `learned`: new records for the inventory, with the number of their file system.
     - `seen`: the blocks of the inventory in which the scan has found files.
     - `containers`: the members that were found inside files.
-    - `lost`: the inodes of listed files and directories for which other files were checked.
+    - `lost`: the inodes of listed files and directories that were not found under their names, so
+      that other files were checked.
     - `reported`: the sum of the `Advance` messages of the task.
     - `taken_s`: the seconds that another process took for the task.
     """
