@@ -1,4 +1,4 @@
-"""The brake: matches of one entry above the limit are held until a person releases them."""
+"""The brake: if too many files match one entry, the rest is held until a person releases it."""
 
 from __future__ import annotations
 

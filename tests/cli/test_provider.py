@@ -178,7 +178,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(simulator: Simulator) -> None
 
 @contextlib.contextmanager
 def serve(repository: Repository, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], bytes]]:
-    """Run `serve` as a process, and yield the process and the line with its address."""
+    """Run `provider serve`, and yield the process and the printed line with its address."""
     command = [sys.executable, "-m", "hashclient", "provider", "serve"]
     with subprocess.Popen(
         [*command, str(repository.directory), *options],

@@ -245,8 +245,8 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     trusting(state, bucket.uri)
     result = scan("--no-members", bucket.uri)
     summary = result.summary
-    # A listed object is read before it is called a match. As a check of ETags, the first of the
-    # other objects is read, and then one in a thousand.
+    # A listed object is read before it is called a match. To check the ETags of a store, the first
+    # object that is not listed is read, and then one in a thousand.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
     were_read = set(bucket.reads())
     assert were_read >= {"n0", "one"}

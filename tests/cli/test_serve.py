@@ -217,7 +217,7 @@ def test_descriptors(daemon: Daemon, tree: Path) -> None:
             os.lseek(fd, 3, os.SEEK_SET)
             said = daemon.ask_descriptor(fd, form)
             assert said[:-1].endswith(answer)
-            # The daemon does not move the client's position.
+            # The daemon does not change the position in the client's open file.
             assert os.lseek(fd, 0, os.SEEK_CUR) == 3
             os.close(fd)
 
@@ -374,7 +374,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                     daemon.process.pid,
                 )
                 assert daemon.ask(instream(b"new")) == b"stream: Hashclient.base.e-2 FOUND\0"
-                # A request that started with the former generation ends with it.
+                # A stream that began before the fetch is judged with the former generation.
                 slow.sendall(b"ew" + bytes(4) + b"zEND\0")
                 assert everything(slow) == b"1: stream: OK\0"
 

@@ -266,7 +266,7 @@ def items_in(state: Path) -> int:
 
 @pytest.mark.slow
 def test_a_file_that_its_owner_makes_again_and_again_is_one_item(ground: Path) -> None:
-    """The file is found at each request, but isolated only once an hour, whatever its path."""
+    """Each request finds the file, but the same content is isolated only once an hour."""
     state = isolating(ground, {"e-1": LISTED})
     tree = give_tree(ground / "tree", {})
     with serving(state, ground / "run", "--socket-mode", "666", "--jobs", 1) as daemon:

@@ -113,7 +113,7 @@ def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) ->
 def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     world: Withdrawals, entry: int, list_name: str
 ) -> None:
-    """No scan can find the file in quarantine, and a restoration would put listed content back."""
+    """If the content of a quarantined file is listed again, its match is no longer withdrawn."""
     ids = world.quarantine("f1", "f4")
     world.provider.withdraw("e-1", "e-4")
     world.affected()

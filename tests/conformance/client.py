@@ -1,4 +1,4 @@
-"""The client for TUF's public conformance suite: the real `fetch`, one process a request.
+"""The client for TUF's public conformance suite: each request starts a process with `fetch`.
 
 `README.md` says how to run the suite. The suite's repositories sign any file by any role, so two
 parts of `fetch` are replaced, both of which run after the metadata were verified. The first part

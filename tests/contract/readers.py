@@ -434,7 +434,7 @@ def read_sarif(text: str) -> Report:
         return Report(files)
     assert invocation["exitCode"] == run["properties"]["exit_code"]
     about = run_in_fields(run["properties"])
-    # A program that shows only notifications also shows this notification.
+    # The notifications alone must also say whether the run is complete.
     said = {n["descriptor"]["id"] for n in invocation["toolExecutionNotifications"]}
     assert ("stopped" in said) == (about.interrupted_by is not None)
     assert ("failed" in said) == (about.failure is not None)

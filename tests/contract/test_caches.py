@@ -101,7 +101,7 @@ def same(one: Records, other: Records) -> bool:
 
 
 class KnownPlace:
-    """The place of a cache that exists as long as the process."""
+    """Gives tests the cache that lives in the memory of this process."""
 
     def __init__(self, _: Path) -> None:
         self._cache: Known | None = None

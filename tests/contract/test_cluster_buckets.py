@@ -28,8 +28,8 @@ from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED
 from tests.kit import ROOT, Run, csv_of, environment, make_state
 from tests.kit.cluster import LISTED, SharedCluster
 
-#: A script that runs the command with such small ranges and batches that a few keys fill many of
-#: them.
+#: A script that runs the command with very small ranges and batches, so that a few keys fill
+#: several.
 SMALL = """
 import sys
 from hashclient.objects.pages import SCHEMA, page_of

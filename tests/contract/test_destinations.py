@@ -48,7 +48,7 @@ class OtherSide:
         raise NotImplementedError
 
     def unfinished(self) -> int:
-        """Return the number of unfinished reports whose ids the client knows."""
+        """Return how many reports are unfinished, among those whose ids the client has received."""
         raise NotImplementedError
 
     def is_out_of_order(self) -> None:

@@ -98,7 +98,7 @@ ACTED = (
 
 @dataclass(frozen=True)
 class Format:
-    """A format: the function that reads it, and the facts that it leaves out."""
+    """An output format: the function that reads its text, and the facts that it leaves out."""
 
     read: Callable[[str], Report]
     #: Fields of a file, or of its hits, that the format leaves out.

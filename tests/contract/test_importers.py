@@ -104,7 +104,7 @@ def packed_with(codec: str, data: bytes) -> bytes:
     return gzip.compress(data) if codec == "gzip" else pa.compress(data, codec, asbytes=True)
 
 
-#: By the name of a format: its importer, and a function that makes a file.
+#: For the name of each import format: its importer, and a function that makes a file.
 SAMPLES: dict[str, tuple[Importer, Make]] = {
     "bare": (Sums(), bare),
     "sums": (Sums(), sums),
@@ -123,7 +123,7 @@ SAMPLES: dict[str, tuple[Importer, Make]] = {
     "nsrl": (Nsrl(), nsrl),
     "parquet": (Parquet(), exported(exports.parquet)),
 }
-#: Formats with one row a line, formats in one document, and formats that are no text.
+#: Formats with one row on each line, formats with one document, and binary formats.
 TEXTS = list(SAMPLES)[: list(SAMPLES).index("vics")]
 DOCUMENTS = list(SAMPLES)[len(TEXTS) : list(SAMPLES).index("nsrl")]
 SIZED = {"hashdeep", "csv", "clamav", "tsv", "nsrl-text", "jsonl", "parquet", *DOCUMENTS} - {

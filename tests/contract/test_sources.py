@@ -65,7 +65,7 @@ def _names(paths: list[str], *, null: bool) -> Source:
 
 
 class Waiting(Lister):
-    """Counts each step as a wait, and uses threads from the beginning."""
+    """A lister that treats each step as slow, and uses threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
@@ -98,7 +98,7 @@ class Bucket:
     """A bucket whose keys are paths. Another process lists it, because obstore starts threads."""
 
     arguments = ()
-    #: The most objects of a batch, plus one.
+    #: One more than the number of objects that fit into a batch.
     MOST = PAGE_OBJECTS * TOGETHER + 1
 
     def __init__(self, site: Site, scheme: str, paths: list[str]) -> None:
@@ -201,7 +201,7 @@ def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
 def test_each_input_is_named_once_in_batches_of_a_useful_size(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
 ) -> None:
-    # The walk takes less time even on a busy machine.
+    # With this limit, no batch ends early by its time, even on a busy machine.
     monkeypatch.setattr(interface, "TASK_S", 600.0)
     names = [f"{n % 7}/{n}" for n in range(3 * TASK_NAMES)] + ["a b", "ü", "\udcff", "x\\y"]
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))

@@ -33,7 +33,7 @@ _BLOCK = re.compile(
 
 
 def text_of(document: Path | Iterable[Path]) -> str:
-    """Return the text of one or several documents, because a text may be in any of them."""
+    """Return the joined text of documents, for tests that accept a text in any of them."""
     pages = [document] if isinstance(document, Path) else document
     return "\n".join(page.read_text() for page in pages)
 

@@ -424,7 +424,7 @@ def test_a_job_with_a_wrong_token(site: Site, tmp_path: Path, host: str) -> None
 
 @pytest.mark.slow
 def test_a_scan_that_cannot_begin_uploads_nothing(site: Site, tmp_path: Path) -> None:
-    """The job has the scan's exit code, and uploads no report: a failed scan would close alerts."""
+    """The job uploads no report of a failed scan, because the host would then close its alerts."""
     runner = Runner(tmp_path, site, site.token, CLEAN)
     runner.environ["HASHCLIENT_SCAN_JOBS"] = "none"
     assert runner.github() == 2

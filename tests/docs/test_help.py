@@ -72,7 +72,8 @@ def examples() -> list[tuple[tuple[str, ...], str]]:
     for path, command in ALL.items():
         text = (command.help or "").replace("\\\n", " ")
         for line in re.findall(r"^ +(?:.*\| )?(hashclient .+)$", text, re.MULTILINE):
-            # An explanation follows two or more blanks, and another command follows a bar.
+            # Cut off the explanation, which follows two or more blanks, and the command behind a
+            # bar.
             shown = re.split(r" {2,}| \| ", re.sub(r" {6,}(?=-)", " ", line))[0]
             found.append((path, shown))
     return found

@@ -56,7 +56,7 @@ def test_rows_of_one_scenario_are_renewed_and_others_stay_as_they_were_measured(
         in text
     )
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    # A commit without a remaining row is removed, and so is a scenario that no longer exists.
+    # The page drops a commit that no row names, and a scenario that no longer exists.
     renew(page, monkeypatch, "ccccccc", 1, "lookup")
     assert "aaaaaaa" not in page.read_text()
     document.write_figures(page, 1, {}, ORDER[:2])

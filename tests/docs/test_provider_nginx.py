@@ -218,8 +218,8 @@ def rendered(repository: Repository, now: datetime) -> str:
     )
     assert made.code == 0, made.err
     begin = made.out.index("server {")
-    # The configuration is as of `now`, so nginx itself has to refuse tokens that expire after
-    # `now`.
+    # The configuration has the tokens that are valid at `now`. Later, nginx itself has to refuse
+    # the tokens that expire.
     return nginx_clients(all_clients(repository), now) + made.out[begin:]
 
 

@@ -130,7 +130,7 @@ def test_hooks_before_a_commit_run_what_make_check_runs() -> None:
     for hook in load(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]:
         command = hook["entry"].replace(".venv/bin/", "$(BIN)/")
         program, _, module = command.partition(" tests/")
-        if module:  # `make check` runs each test with the pytest mark `docs`
+        if module:  # `make check` runs all tests that have the mark `docs`
             assert program in recipe
             assert "\npytestmark = pytest.mark.docs\n" in (ROOT / "tests" / module).read_text()
         else:

@@ -367,7 +367,7 @@ def test_list_that_never_adds_up(client: Client, world: Generations) -> None:
 
 
 def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: Simulator) -> None:
-    """The valid segments were sealed already, and are removed after the bad segment is found."""
+    """The bad segment comes after valid segments, which were sealed already and are removed."""
     out = io.BytesIO()
     pq.write_table(pa.table({"entry_id": ["e-4"]}), out)
     simulator.replace_target("g3-a", parquet(row()))
@@ -380,7 +380,7 @@ def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: S
 
 
 def test_delta_that_does_not_add_up_is_built_again(client: Client, simulator: Simulator) -> None:
-    """The provider has changed a generation that the client has, so the sums do not agree."""
+    """The provider has changed an old generation, so the checksum of the updated list is wrong."""
     table = pq.read_table(io.BytesIO(simulator.files[simulator.target_path(G2)]))
     kept = table.slice(0, 4).cast(add_schema())
     simulator.replace_target("other", encode_segment(kept))

@@ -98,7 +98,7 @@ def test_damage_lets_no_older_generation_in(
 
 @pytest.mark.slow
 def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> None:
-    """A thief of the online keys uses up the numbers; new keys repair this (docs/provider.md)."""
+    """A thief signs very high version numbers; new keys repair this (docs/provider.md)."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(5)))
     client = Client(tmp_path / "state", simulator, simulator.root)
@@ -117,7 +117,7 @@ def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> No
     second = index_document(simulator)
     assert client.numbers(ALL) == {0, 1, 3, 4}
     assert client.leftovers() == set()
-    # From now on, generation numbers rise again, and older generations are refused.
+    # After the repair, the client again refuses generations that are older than its own.
     simulator.publish(csv(range(5, 7)))
     assert client.fetch()[0].generation == 3
     simulator.edit_index(lambda document: document.update(second))
@@ -289,7 +289,7 @@ TWICE = {
 def test_a_key_that_stands_twice_in_metadata(
     client: Client, simulator: Simulator, role: str, what: str
 ) -> None:
-    """Any server can insert a repeated key, because the signature covers only the last value."""
+    """The signature covers only the last value of a repeated key, so any server can insert one."""
     simulator.edit(role, text=twice(*TWICE[what]))
     refused(client, ExitCode.UNVERIFIED, f"provider main: .*{role}.json: .*the same key twice")
 

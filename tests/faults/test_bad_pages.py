@@ -194,7 +194,8 @@ class RottenDisk:
             for start in range(offset, len(content), 4096):
                 block = content[start : start + 4096]
                 if len(set(block)) > 32:  # the block is random enough to be found in the image
-                    # The next block of the file nearly always follows the one before.
+                    # Blocks of a file nearly always follow each other in the image. Search only if
+                    # this block does not.
                     if image[next_place : next_place + len(block)] != block:
                         next_place = image.find(block)
                     image[next_place : next_place + 8] = bytes(byte ^ 0xFF for byte in block[:8])

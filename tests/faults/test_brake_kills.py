@@ -69,7 +69,7 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
     assert {name for name in world.left() if name.startswith("right")} == set()
     assert all(path.read_bytes() == WRONG for path in world.tree.iterdir())
     assert world.call("audit", "verify").code == 0
-    # Files that were being removed at the kill: `quarantine verify` says how to finish the action.
+    # Finish the actions that a kill has interrupted: `quarantine verify` lists their items.
     for item in json.loads(world.call("quarantine", "verify", "--format", "json").out)["items"]:
         if item["attention"]:
             assert world.call("quarantine", "add", item["id"]).code == 0

@@ -84,7 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> Crashi
 
 @dataclass
 class Step:
-    """A step from one generation to another."""
+    """An update of a client from generation `old` to generation `new`, in copies of its state."""
 
     world: Crashing
     old: int
@@ -180,8 +180,8 @@ def test_killed_before_each_change(step: Step) -> None:
         if status == 0:
             break
         assert number < MOST
-    # Two builds may differ by one write, so only the results of the first and last kill are
-    # certain.
+    # The number of writes may differ by one from run to run, so only the first and the last result
+    # are certain.
     assert (seen[0], seen[-1], set(seen)) == (step.old, step.new, {step.old, step.new})
     assert number > 40
 

@@ -93,7 +93,7 @@ def test_only_the_file_that_was_read_is_taken(
     put: str,
     seam: tuple[object, str],
 ) -> None:
-    """The exchange happens after the read, before the record, before the action, or during it."""
+    """Names are exchanged before the match is recorded, before the action, or during it."""
     scene = Scene(ground, tmp_path)
     victim, step = exchanged(scene, put)
     where, name = seam

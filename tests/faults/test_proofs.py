@@ -169,7 +169,7 @@ def test_a_file_that_is_open_for_writing_is_not_remembered(
 def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease has ended before the record is made, so the next scan finds another time."""
+    """A write ends the lease before the record is made, so the next scan finds another mtime."""
     maps: list[Map] = []
 
     read = os.readv
@@ -348,7 +348,7 @@ def as_nobody(work: Callable[[], object]) -> object:
 def test_another_s_file_without_the_capability_is_believed(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
-    """The file belongs to root; an account can only prove files of its own."""
+    """The kernel grants an account a lease only for its own files, so others are believed."""
     with tempfile.TemporaryDirectory() as name, disk(tmp_path, "ext4") as tree:
         Path(name).chmod(0o755)
         theirs = Path(shutil.copytree(state, Path(name, "state")))
@@ -454,7 +454,7 @@ def test_a_disk_that_is_built_in_is_known_when_it_is_mounted_again(
     one, other = found[True]
     assert one is not None and other is not None and one.number == other.number
     assert (one.proves, one.is_local) == (kind != "xfs", True)
-    # On a loop device, each mount gets another identity.
+    # Without built-in disks, each mount of the loop device gets a new identity.
     loops = found[False]
     assert None not in loops and len({one, *loops}) == 3
 

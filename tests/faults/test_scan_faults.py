@@ -174,7 +174,7 @@ def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     tree = write_tree(tmp_path / "t", {f"d/{n}": b"clean" for n in range(TASK_NAMES)})
     (tree / "d" / "0").write_bytes(LISTED)
     holes = [sparse(tree / name, size) for name, size in (("a", 1 << 40), ("b/c", 2**30 + 1))]
-    # The file has some data: less than one part in a hundred.
+    # Less than one per cent of the file is data; the rest is a hole.
     with holes[0].open("r+b") as stream:
         stream.write(LISTED)
     result = scan(state, "--jobs", jobs, tree)

@@ -26,7 +26,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
-    """Ask for each entry separately; note the entries that were found, and count them."""
+    """Ask about the content of each entry; add found entries to `answered`, and count them."""
     before = len(answered)
     for name in names:
         with contextlib.suppress(OSError):

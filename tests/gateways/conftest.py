@@ -1,4 +1,4 @@
-"""Gateways take long to start and are not on every machine, so all these tests are `deep`."""
+"""Tests of gateways have the mark `deep`: gateways start slowly, and are often not installed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.gateways.door import Door, door
 
 @pytest.fixture(scope="module")
 def gate() -> Iterator[Door]:
-    """Return one door that all tests of a program use."""
+    """Return the `Door` (a socket path for gateways) that all tests of a program share."""
     with door() as made:
         yield made

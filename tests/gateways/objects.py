@@ -16,10 +16,10 @@ LISTED = b"a benign dummy that the list names " * 20
 #: The listed bytes behind the magic bytes of a film or a picture.
 FILM = b"\0\0\0\x18ftypmp42" + LISTED
 PICTURE = b"RIFF\xd0\x02\0\0WEBPVP8 " + LISTED
-#: An archive that is listed itself, while its member is not.
+#: An archive whose own content is listed, and whose member is not listed.
 LISTED_ARCHIVE = zip_of({"a": b"benign"})
 ENTRIES = {"e-1": LISTED, "e-zip": LISTED_ARCHIVE, "e-film": FILM, "e-picture": PICTURE}
-#: A limit that the input `over` exceeds.
+#: A limit in bytes that the input `over` exceeds.
 CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
 OPTIONS = ("--max-stream-mib", 1)
 

@@ -1,4 +1,4 @@
-"""amavis asks about the directory into which it has unpacked a mail."""
+"""amavis unpacks a mail into a directory, and asks the daemon about this directory."""
 
 from __future__ import annotations
 

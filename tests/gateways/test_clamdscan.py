@@ -1,4 +1,4 @@
-"""clamdscan asks about files, in each of its modes."""
+"""clamdscan asks the daemon about files, in each mode: by stream, by path, by open file."""
 
 from __future__ import annotations
 

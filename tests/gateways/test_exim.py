@@ -1,4 +1,4 @@
-"""Exim asks about the file in which it stores a mail, before it accepts the mail."""
+"""Exim stores a mail in a file, and asks the daemon about this file before it accepts the mail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clamscan` of Node.js asks about paths and streams."""
+"""The package `clamscan` of Node.js asks the daemon about paths and streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rspamd asks with its antivirus module, and tells a mail server what to do with a mail."""
+"""The antivirus module of rspamd asks the daemon, and rspamd tells a mail server its verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samba asks when a file of a share is opened."""
+"""Samba asks the daemon when a client opens a file of a share."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ The program runs as `python -I -S`. It imports everything before it gives up its
 afterwards it may not be able to read Python's own files. Its only argument is a JSON object with
 `uid`, `steps` and `most_pause_us`. It prints a line after its first round. On SIGTERM it ends its
 round, undoes nothing, and prints the number of its rounds and of its successful steps. It also ends
-together with the process that started it.
+if the process that started it has ended.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def attacking(*steps: Step, uid: int = ATTACKER, most_pause_us: int = 0) -> Iter
 
 
 def attack_once(*steps: Step, uid: int = ATTACKER) -> None:
-    """Do `steps` once as another user, for tests that choose the two calls between which to act.
+    """Do `steps` once as another user, for tests that attack between two chosen calls.
 
     Raises:
         AssertionError: a step failed.

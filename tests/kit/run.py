@@ -50,7 +50,7 @@ class Run:
 
     @property
     def outcomes(self) -> dict[str, str]:
-        """Return the kind of each line by its path, without the summary; no path occurs twice."""
+        """Return the kind of each outcome by its path; fail if two lines have the same path."""
         found: dict[str, str] = {}
         for line in self.lines[:-1]:
             assert line["path"] not in found
@@ -239,7 +239,7 @@ def open_files() -> int:
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Leave this process so many free descriptors within the block."""
+    """Within the block, let this process open only `count` further files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = [os.open("/", os.O_PATH) for _ in range(count)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, limits[1]))

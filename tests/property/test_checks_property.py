@@ -89,7 +89,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
                 assert changed_at is not None
                 return
             assert manifest.oldest_verified is not None
-            # At the end of a round, or at the first fetch after it, all pieces have been compared.
+            # The first fetch after the end of a round at the latest has compared every piece.
             assert now - manifest.oldest_verified < ROUND + timedelta(minutes=30, seconds=1)
             assert changed_at is None or now - changed_at < ROUND + timedelta(minutes=30, seconds=1)
             if later and number % 2:

@@ -89,7 +89,8 @@ edits = st.one_of(
     st.tuples(st.just("delete"), names, st.none(), st.booleans()),
     st.tuples(st.just("link"), names, names, st.booleans()),
 )
-#: One step: entries that are added to list `a` or `b`, the number of withdrawn entries, and edits.
+#: A step of the test: the list to change, the added entries, the number of withdrawn entries, and
+#: edits of the tree.
 steps = st.tuples(
     st.sampled_from("ab"),
     st.lists(entries(), min_size=1, max_size=4),
@@ -297,9 +298,9 @@ def test_no_shortcut_changes_a_verdict(
             plain = world.scan(inventory=False)
             agree(plain, expected)
             let_time_pass(world.probe)
-            # The first scan uses the inventory of earlier steps, and the second uses that of the
-            # first. The inventory may have more digests of a matching file, and so show more
-            # entries that agree in part.
+            # The first of two scans uses the inventory of earlier steps, and adds the records that
+            # the second scan uses. The inventory may have more digests of a matching file, and so
+            # show more entries that agree in part.
             for _ in range(2):
                 remembered = world.scan(inventory=True)
                 agree(remembered, expected)

@@ -141,7 +141,7 @@ def test_a_file_that_is_full_is_closed(tmp_path: Path) -> None:
     verify(book.directory)
     sizes = [(book.directory / n).stat().st_size for n in book.files()]
     assert max(sizes) < 4_000
-    # However small `max_bytes` is, each file has at least one record besides its first record.
+    # Even with the smallest `max_bytes`, each file has a further record after its first record.
     book.max_bytes = 1
     before = len(book.files())
     book.add(30, 31, 32)
@@ -200,7 +200,7 @@ def test_the_first_files_may_be_archived(book: Logbook, tmp_path: Path, count: i
     assert book.numbers() == EXPECTED[3 * count :]
     book.add(30)
     verify(book.directory)
-    # The archive without the other files is a valid log, which ends at the record that the log
+    # The archived files alone are a valid log. It ends at the record that the first remaining file
     # names.
     name = [FIRST, SECOND][count - 1]
     (archive / name).rename(archive / LAST)

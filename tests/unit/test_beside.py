@@ -57,7 +57,7 @@ def test_it_runs_soon_after_a_change_and_not_at_each(clock: Clock) -> None:
     clock.state = 1
     assert [clock.runs(command, after_s=s) for s in (1, 28, 1, 100)] == [0, 0, 1, 1]
     clock.state = 2
-    assert clock.runs(command, after_s=0) == 2  # the last run is long enough ago for a run at once
+    assert clock.runs(command, after_s=0) == 2  # the last run was long ago
     clock.state = 3
     assert [clock.runs(command, after_s=s) for s in (0, 29, 1)] == [2, 2, 3]
 

@@ -21,7 +21,7 @@ from tests.unit.test_cache import KEY, find, known, masks, status
 
 
 class Place(InventoryPlace):
-    """An inventory that raises the failures that a test has set, and notes the calls."""
+    """The place of an inventory; it notes the calls, and raises the errors in `failures`."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, KEY)

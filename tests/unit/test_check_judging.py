@@ -90,7 +90,7 @@ def test_a_file_is_remembered_unless_somebody_may_write_to_it(
     read_day: int | None,
     what: str,
 ) -> None:
-    """A file that nobody may write to is recorded as proven if a lease proves it, else believed."""
+    """`unwritable` says whether a lease has proven that no process may write to the file."""
     of = status(9, device=DEVICE, mtime=1, ctime=1)
     if what == "files":
         records, result = learned(lists, read(lists, unwritable=unwritable), identity=identity)

@@ -69,7 +69,7 @@ def kinds(result: Result) -> dict[str, tuple[Kind, str | None]]:
 
 @pytest.fixture
 def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ...]]:
-    """The algorithms of every reading of a file, in order."""
+    """A list to which each computation of digests appends its algorithms."""
     calls: list[tuple[Algorithm, ...]] = []
     original = core_digests.digests_of
 
@@ -125,7 +125,7 @@ def test_files_are_judged_and_counted(tmp_path: Path) -> None:
 def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files are read for their other digests, and each directory is looked at only once."""
+    """Matching files are read again for further digests, and each directory is examined once."""
     contents = {f"{folder}/{n}": f"{folder}{n}".encode() for folder in "ab" for n in range(3)}
     entries = {f"e-{name[0]}{name[-1]}": content for name, content in contents.items()}
     lists = lists_of(tmp_path, base=csv_of(entries), more=csv_of({"e-1": contents["a/1"]}))
@@ -161,7 +161,7 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
 def test_after_a_task_that_matched_no_file_is_read_twice(
     tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
 ) -> None:
-    """Once files match, the next files are likely to match, so one reading computes all digests."""
+    """After a match, all digests of the next files are computed at once: they may match, too."""
     contents = {name: b"content of " + name.encode() for name in ("a", "b", "c", "d")}
     listed = {f"e-{name}": data for name, data in contents.items() if name != "d"}
     lists = lists_of(tmp_path, base=csv_of(listed))
@@ -568,7 +568,7 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
     assert next(ticks) == 100
 
 
-# The evidence of an answer: how many files were read, and how many were known.
+# Counts of a result: how many files were read, and how many were known from records.
 
 
 def zipped(*contents: bytes) -> bytes:
@@ -886,7 +886,7 @@ def test_containers_are_opened_as_they_are_configured() -> None:
 def test_known_members_are_clean_if_nothing_that_a_list_asks_for_is_missing(
     tmp_path: Path, verify_sizes: bool
 ) -> None:
-    """The size that a container claims rules a member out only if the claim cannot be wrong."""
+    """The size that a container claims for a member counts only if the size was verified."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     opens = Members(lists.judge(), Options(verify_sizes=verify_sizes))
     sha1 = mask_of([Algorithm.SHA1])

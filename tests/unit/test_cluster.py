@@ -259,7 +259,7 @@ class TestErrand:
         verified = [Start(point.encode(), verified=True)]
         listed = self.listed(tree, verified, points=frozenset({point}))
         assert list(paths_of(listed.groups)) == [f"{point}/in"]
-        # The worker compares devices, too, and so finds a mount point even at the first directory
+        # The worker also compares device numbers, so it finds a mount point at the first directory
         # of a batch.
         if Path("/proc").stat().st_dev != Path("/").stat().st_dev:
             rest = self.listed(tree, [Start(b"/proc")]).rest
@@ -349,7 +349,7 @@ class TestErrand:
         wanted = {f"{tree}/{name}" for name in ("b/one", "a/two", "d/three")}
         assert set(paths_of(listed.groups)) == wanted
         assert not listed.outcomes
-        # A file in another directory with the same path does not count as the listed file.
+        # Another directory has taken the path, so the listed directory is unread.
         (tmp_path / "x").mkdir()
         tree.rename(tmp_path / "x" / "away")
         write_tree(tree, {"a/other": b""})
@@ -839,7 +839,8 @@ def test_a_worker_that_is_not_ready_ends_the_begin_and_later_only_itself() -> No
     crew = crew_of(connection, noticed)
     crew.muster()
     connection.prepared |= {OTHER_ONE: b"its lists are others\nfetch", DEAD: OSError()}
-    # A new worker is asked several times before it is reported.
+    # A new worker is asked several times to prepare, before the client reports that the worker is
+    # unusable.
     assert all(crew.look() for _ in range(3))
     assert (crew.slots, len(noticed)) == (2, 1)
     assert OTHER_ONE in noticed[0]
@@ -943,7 +944,7 @@ class _Dying:
 def test_a_batch_is_handed_out_again_until_three_workers_have_died_with_it(
     workers: int, times: int
 ) -> None:
-    """The scheduler does not count deaths: two workers may have died with the batch each time."""
+    """With several workers, each attempt counts as two deaths, because Dask counts none."""
     dying: Any = _Dying(workers)
     jobs = Jobs(dying, dying, "name")
     jobs.submit("batch", worker.check, b"")

@@ -101,7 +101,7 @@ def stream(**columns: list[Any]) -> bytes:
 
 
 class Room(Batches):
-    """Takes as many batches as its `room`."""
+    """The jobs of a cluster, with room for at most `room` batches."""
 
     def __init__(self, slots: int = 4, room: int = 999) -> None:
         super().__init__()
@@ -385,7 +385,7 @@ def test_when_the_cluster_has_gone_what_was_not_read_is_unread(is_listed: bool) 
         bucket.end_listing()
     for key, size in (("out", module.READ_BYTES), ("waiting", 1)):
         bucket.read(Wanted(key, size, None, None))
-    bucket.backlog += 1  # count the waiting batch that is lost
+    bucket.backlog += 1  # the lost batch counts as waiting
     found = [bucket.next(0) for _ in range(3)]
     bucket.read(Wanted("later", 1, None, None))
     found.append(bucket.next(0))

@@ -218,7 +218,7 @@ def result_of(**fields: Any) -> bytes:
 
 
 def group_of_other(**fields: Any) -> bytes:
-    """Return an answer that hands back a group of files with `fields` unlike the sent ones."""
+    """Return a worker's answer that hands back a group of files whose `fields` were changed."""
     group = names_of(Group("/d", ["a"], follow=True))
     answer = pack_result(Result(clean=1))
     return encode(
@@ -361,7 +361,7 @@ def test_lost_batches_are_unread_and_others_go_on(monkeypatch: pytest.MonkeyPatc
 def test_when_the_cluster_has_gone_everything_left_is_unread(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Unread are sent batches, waiting batches, files that were not read, and directories."""
+    """When the cluster is gone, all files that have no outcome yet are unread."""
     tree = write_tree(tmp_path / "t", {"x": b""})
     house = House(monkeypatch, tree)
     house.jobs.open = [(ToCheck((names_of(*task("1")),)), cast(Any, None), b"")]

@@ -27,7 +27,7 @@ from hashclient.system.layout import INVENTORY_NAME
 from tests.unit.test_cache import KEY, MD5, SHA256, set_day, status
 
 DISK, SHARE = 7, 8
-#: A mask without tags: such a record counts for no file.
+#: The mask of a record without tags. The client does not send such a record.
 EMPTY = 0
 
 
@@ -104,7 +104,7 @@ def test_records_are_sent_if_an_inventory_is_there(
 def test_each_file_system_has_the_records_of_its_files_in_their_order(
     place: InventoryPlace,
 ) -> None:
-    """The records of files that no worker listed on a numbered file system are not looked up."""
+    """Records are looked up only for files on file systems that have a number."""
     keep(
         place,
         [(DISK, records((1, MD5), (2, SHA256), (2**40, MD5))), (SHARE, records((1, MD5)))],
@@ -125,7 +125,7 @@ def test_each_file_system_has_the_records_of_its_files_in_their_order(
 def test_members_are_sent_of_files_that_may_be_containers(
     place: InventoryPlace, mask: int, opens: bool
 ) -> None:
-    """A file that is not a container now gets no members, even if it once was a container."""
+    """If the record says that a file is no container, old records of its members are not sent."""
     keep(place, [(DISK, records((1, mask)))], container(DISK, 1, 3), container(SHARE, 1))
     with remembering(place, opens=opens) as remembered:
         found = remembered.of([asked(DISK, 1, 5)])
@@ -149,7 +149,7 @@ def test_members_are_sent_while_there_is_room_for_all_file_systems_together(
         found = remembered.of([asked(DISK, 1, 2), asked(SHARE, 3)])
         again = remembered.of([asked(DISK, 1, 2), asked(SHARE, 3)])
     assert [inode for one in found for inode in holders_of(one)] == sent
-    assert found == again  # each batch may use all of the room for records
+    assert found == again  # the limit of records applies to each batch, not to the run
 
 
 def test_rows_in_use_are_named_once(place: InventoryPlace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +226,7 @@ def group(directory: str, *names: str, follow: bool = False) -> Group:
         ([("/d", "c", "a")], [("/d", ["a", "c"], [1, 3])]),
         ([("/d", "a"), ("/d", "c")], [("/d", ["a", "c"], [1, 3])]),
         ([("/e", "x")], [("/e", ["x"], [1])]),
-        # The second batch asks for a name that the first batch lacks, because the file was renamed
-        # meanwhile.
+        # A worker hands back a name that was not sent, because the file was renamed.
         ([("/d", "b", "new")], [("/d", ["b"], [2]), ("/d", ["new"], [])]),
         ([("/d", "new"), ("/d", "new")], [("/d", ["new"], []), ("/d", ["new"], [])]),
         ([("/d", "a", "a")], [("/d", ["a"], [1]), ("/d", ["a"], [])]),

@@ -79,7 +79,7 @@ def test_a_task_of_listing_ends_with_its_time(
 
 
 class Numbered(Identities):
-    """Gives numbers to some file systems, and none to others."""
+    """Identities that have the same number for every file system, or None for every one."""
 
     def __init__(self, number: int | None) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class Checker:
 
 
 class Allowance:
-    """Stands for the time of a batch, which ends after a number of tasks."""
+    """Replaces the time limit of a batch: the time is over after a number of tasks."""
 
     spent_s = 1.5
 
@@ -182,7 +182,7 @@ def test_a_large_file_is_not_checked_beside_others(
     task = [Group(str(tmp_path), names, follow=False)]
     assert worker._is_large(task) is (names == ["large"])
     assert not worker._is_large(task * 2)
-    # A large file is checked if its batch has no other file.
+    # A batch of one task is checked, even if the task is a large file.
     paths, answer = checked(checker, batch(str(tmp_path), *names))
     assert (paths, answer.large) == ([f"{tmp_path}/{name}" for name in names], [])
     groups = [batch(str(tmp_path), name) for name in ("large", "small")]

@@ -89,7 +89,7 @@ def test_archives_follow_each_other_in_other_bytes(
 def test_two_kinds_may_begin_at_one_place() -> None:
     assert found(b"AA5BB7xx..AA3") == [b"AA5BB", b"AA5BB7xx.."[:10], b"AA3"]
     assert found(b"AAxBB5xx") == [b"AAxBB5xx"]
-    assert found(b"abBB5xx") == []  # the archive would begin before the file
+    assert found(b"abBB5xx") == []  # the archive would begin before the first byte
 
 
 def test_archives_and_false_marks_are_looked_at_up_to_limits(
@@ -165,7 +165,7 @@ def test_messages_are_divided_at_lines(data: bytes, messages: list[bytes]) -> No
 
 
 def halves(*messages: bytes, step: int = 1 << 20) -> list[bytes]:
-    """Return which messages of a mailbox are only halves; each is named by its number."""
+    """Return the numbers of the messages that are only a half of a mail."""
     found = Halves()
     for number, message in enumerate(messages):
         if number:

@@ -124,7 +124,7 @@ def test_a_reader_that_makes_no_progress_is_stopped(monkeypatch: pytest.MonkeyPa
             stall._look()
     stall._look()
     with stall.watching(lambda: 1):
-        stall._look()  # the lack of progress in the file before does not count for this file
+        stall._look()  # the count of looks without progress starts anew for each file
 
 
 class NoStall:

@@ -14,7 +14,7 @@ from tests.opened import Whole
 #: The sector in which records place a file; no test reads the bytes of the file.
 AT = 90
 FILE = AT * SECTOR, 5
-#: The place that a tree reports instead of a file whose parts do not follow each other.
+#: The place that stands for a file whose parts do not lie directly behind each other.
 APART = -1, 0
 
 
@@ -31,7 +31,7 @@ def folder(sector: int, size: int = SECTOR) -> bytes:
 
 
 def file(size: int = 5, sector: int = AT, *, goes_on: bool = False, before: int = 0) -> bytes:
-    """Return the record of a file; `before` its bytes are as many sectors of attributes."""
+    """Return the directory record of a file that has `before` sectors of attributes."""
     made = bytearray(record(b"f", sector, size))
     made[1], made[25] = before, 0x80 * goes_on
     return bytes(made)
@@ -57,8 +57,8 @@ def until(left: int) -> bytes:
         ({0: file(0)}, set()),
         ({0: file(1)}, {(FILE[0], 1)}),
         ({0: file(before=3)}, {(FILE[0] + 3 * SECTOR, 5)}),
-        # Parts of one file, of which the last part is marked. Files whose parts lie apart are not
-        # compared.
+        # Files in several parts; the record of the last part has no flag. Files whose parts lie
+        # apart are not compared.
         ({0: file(goes_on=True)}, {FILE}),
         ({0: file(SECTOR, goes_on=True) + file(7, AT + 1)}, {(FILE[0], SECTOR + 7)}),
         ({0: file(SECTOR, goes_on=True) + file(7, AT + 2)}, {(FILE[0], SECTOR + 7), APART}),
@@ -123,7 +123,7 @@ def test_there_may_be_as_many_directories_as_the_limit(monkeypatch: pytest.Monke
 
 
 def test_a_directory_beyond_the_limit_is_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a file at the directory's end would be missed, and two trees would seem equal."""
+    """A directory that was read in part could hide a file in which two trees differ."""
     whole = image({1: file()})
     monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", 2 * SECTOR)
     assert iso._files(whole, folder(0, 2 * SECTOR)) == {FILE}

@@ -221,8 +221,7 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
     "tar": [
         (put((0, b"a"), (257, b"ustar"), size=512), True),
         (put((0, b"a"), (257, b"ustar"), size=511), False),
-        # A tar header without magic bytes counts if its checksum is right; the kind of the member
-        # follows the sum.
+        # A tar header without magic bytes is recognised by its checksum.
         (summed(b"%08o", b"x"), True),
         (summed(b"%06o\0 ", b"x"), True),
         (summed(b"%08o", b"x", total=1), False),

@@ -176,7 +176,7 @@ PLAIN = (b"a", b"content")
         (Entry(size=6), [PLAIN]),
         (Entry(size=0, blocks=()), [(b"a", b"")]),
         (Entry(blocks=(b"con", b"", b"tent")), [PLAIN]),
-        # An entry that is no regular file may have bytes.
+        # Entries that are no regular files; some of them have content.
         (Entry(kind=DIRECTORY, size=9), []),
         (Entry(kind=PIPE), []),
         (Entry(kind=PIPE, size=0), []),

@@ -166,7 +166,7 @@ def test_a_field_that_matters_counts_with_another_character_than_a_colon(mark: s
     ],
 )
 def test_base64_counts_whatever_the_header_says(header: str) -> None:
-    """Some client finds the encoding in a field that others ignore, or starts decoding later."""
+    """Base64 is decoded although the header is odd, because some mail clients decode it."""
     body = base64_part("a", A).partition("\n\n")[2]
     gap = "\n" if header.endswith("\t") else "\n\n"
     out = look(multipart(TEXT, f"X: y\n{header}{gap}{body}"))
@@ -537,7 +537,8 @@ def test_a_line_that_resembles_a_boundary_counts_in_both_ways() -> None:
         data = multipart(TEXT, base64_part("a", A), boundary=named)
         data = data.replace(f"--{named}\n".encode(), f"--{used}\n".encode())
         assert A in look(data).contents and not look(data).unread
-    # This base64 decodes to the whole text for one program, and is two parts for another program.
+    # The boundary occurs within the base64. One program decodes all of the base64, and another
+    # program sees two parts.
     encoded = binascii.b2a_base64(A).decode().strip()
     data = multipart(
         "Content-Transfer-Encoding: base64\n\n" + encoded[:400] + "\n--" + encoded[400:],

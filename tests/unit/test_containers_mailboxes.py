@@ -79,7 +79,7 @@ HALF = b"From x@example.org Fri May  1 12:00:00 2026\nX-A: b\n\n"
 def test_parts_behind_a_line_that_seems_to_begin_a_message_are_not_lost(
     end: bytes, fill: int
 ) -> None:
-    """If two parts were split there, the second part would be read as the text of a message."""
+    """A line like the start of a new message cuts a mail in two, so its first half is damaged."""
     mail = multipart(f"\n\nbenign {'x ' * fill}", base64_part("a", A))
     head, middle, tail = mail.partition(b"\n--=-=-=\nContent")
     split = FROM_LINE + head + b"\n\n" + HALF + middle + tail

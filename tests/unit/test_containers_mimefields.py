@@ -155,7 +155,7 @@ N = [(b"n", ONE)]
         (BEGIN + BEGIN + uu(ONE) + END, N),
         (BEGIN + uu(ONE).replace(b"\n", b"\n\n") + END, N),
         ((BEGIN + uu(ONE) + END).replace(b"\n", b"\r\n"), N),
-        # One more line follows the line without bytes, or a foreign line.
+        # A further line of data follows the empty line of uuencode, or follows a line of text.
         (BEGIN + uu(ONE) + b"`\n" + uu(b"x") + b"end\n", [(b"n", ONE + b"x"), *N]),
         (BEGIN + uu(ONE) + b"a text\n" + uu(b"x") + b"end\n", [*N, (b"n", ONE + b"x")]),
         # Names and modes in the first line of uuencode.
@@ -353,6 +353,6 @@ def test_boundaries_are_looked_for_up_to_a_limit() -> None:
         collector = Collector()
         for number in range(count):
             collector.add(b" ;a=b\n" if number else b"Content-Type: multipart/a; boundary=x\n")
-            # A second call of `boundaries` without a change is not counted.
+            # The limit of searches does not count a second call of `boundaries` without a change.
             assert collector.boundaries() == collector.boundaries() == {b"x"}
         assert collector.fields().is_disputed is is_disputed

@@ -114,7 +114,7 @@ def test_a_boundary_ends_a_header_without_an_empty_line() -> None:
         (b"odd\n", True, True),
         (b"\n\nodd\n\n", True, True),
         (b"o" * (HEAD_BYTES - 1) + b"\n", True, True),
-        (b"o" * HEAD_BYTES + b"\n", True, False),  # a line that is no field precedes fields
+        (b"o" * HEAD_BYTES + b"\n", True, False),  # a long line before the header
         (b"odd\n" * (HEAD_BYTES // 4), True, True),
         (b"\n" * HEAD_BYTES, True, False),
         (b"\n" * (HEAD_BYTES + 1), False, False),

@@ -117,7 +117,7 @@ def test_an_ordinary_document_has_nothing_unread() -> None:
 
 
 def link_at(data: bytes | bytearray, number: int) -> int:
-    """Return the offset of the table's number of the sector behind a stream's first sector."""
+    """Return the offset of the table entry that names the second sector of a stream."""
     (start,) = struct.unpack_from("<L", data, entry_at(data, number) + 116)
     (table,) = struct.unpack_from("<L", data, 76)
     return int((table + 1) * 512 + 4 * start)

@@ -300,7 +300,7 @@ def test_a_directory_with_another_number_of_entries_is_unread() -> None:
 
 
 def test_directories_without_end_are_unread() -> None:
-    """Each directory names all entries but the first few: together far more than the file has."""
+    """The directories overlap: together they have far more entries than the file has."""
     names = {"flags": 0, "method": 8, "crc": 0, "packed": 0, "size": 0}
     entries = [archives.entry(b"%03d" % n, **names, offset=n) for n in range(3 * MAX_DIRECTORIES)]
     data = b"".join(entries)
@@ -589,7 +589,7 @@ def test_a_member_whose_headers_disagree_is_read_up_to_the_end_of_the_file(metho
     for cut, contents, listed in ((0, [A], 2), (1, [], 1)):
         out = look(data[: len(data) - cut])
         assert out.contents == contents and out.reasons == {Why.DAMAGED}
-        # The search for members that no directory names also finds this member.
+        # If no directory names the member, the search for headers lists it nevertheless.
         assert [member.name for member in out.listed] == [b"a"] * listed
 
 

@@ -249,7 +249,7 @@ def test_an_old_command_is_whole_when_nothing_has_come_for_a_while(
         now[0] = 50.25
         ours.sendall(b"NG")
         made.readable()
-        assert len(later) == 1  # one look at slow connections is due already
+        assert len(later) == 1  # the next search for slow connections is scheduled
         for at, answers in ((50.3, False), (50.34, False), (50.35, True)):
             now[0] = at
             later.pop(0)[1]()

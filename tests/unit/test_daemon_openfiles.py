@@ -61,7 +61,7 @@ def read(
 def test_a_file_is_read_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int, pieces: int
 ) -> None:
-    """Other files are read between two pieces. The last piece is the read that finds the end."""
+    """Each yielded piece lets the daemon read other files. The last read only finds the end."""
     assert openfiles.PIECE_CHUNKS * CHUNK_BYTES == 32 << 20
     monkeypatch.setattr(openfiles, "PIECE_CHUNKS", 2)
     monkeypatch.setattr(openfiles, "CHUNK_BYTES", 10)
@@ -121,6 +121,6 @@ def test_only_usual_files_are_read(
     if what == "named pipe":
         path = tmp_path / "pipe"
         os.mkfifo(path)
-        # Open for writing as well, because nobody else writes.
+        # Open the pipe for writing as well, because opening would otherwise wait for a writer.
         monkeypatch.setattr(os, "O_RDONLY", os.O_RDWR)
     assert read(path, monkeypatch, update=lambda _: None) == [what]

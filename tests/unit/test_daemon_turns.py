@@ -12,7 +12,7 @@ from hashclient.daemon.users import Peer
 
 
 class Owner:
-    """A client with work, with the attributes that `turns` uses."""
+    """Replaces a connection: the owner of a job, with the attributes that `turns` uses."""
 
     def __init__(self, user: str = "") -> None:
         self.peer = Peer("", user, True)
@@ -39,7 +39,7 @@ def job(
     at_told: Callable[[], None] = lambda: None,
     before: Callable[[], None] = lambda: None,
 ) -> Job:
-    """Return a job of some pieces that notes when a piece runs; a job without pieces fails."""
+    """Return a job that notes `name` when one of its pieces runs; without pieces, it fails."""
     try:
         yield None
         for left in range(pieces - 1, -1, -1):

@@ -119,7 +119,7 @@ def test_a_file_is_closed_once(tmp_path: Path) -> None:
     assert (one.fd, one.is_file, one.whole) == (None, True, None)
     one.let_go()
     other = content(fd=fd)
-    other.let_go()  # the descriptor is closed already
+    other.let_go()  # does not close the descriptor a second time
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_client_may_have_one_file_beyond_the_share_of_its_user() -> None:
     assert (share.of(EVE.user), first.is_beyond, second.is_beyond) == (2, False, False)
     first.begin()
     assert (share.of(EVE.user), first.is_beyond, second.is_beyond) == (2, True, False)
-    first.end()  # only one of the two files has been answered, so the other file still counts
+    first.end()  # the other file is unanswered and counts
     assert (share.of(EVE.user), first.is_beyond) == (2, False)
     first.end()
     assert (share.of(EVE.user), first.is_beyond) == (1, False)

@@ -37,7 +37,7 @@ from tests.kit import open_files, wait_until, write_tree
 
 
 class Waiting(Lister):
-    """Counts each step as a wait, and uses threads from the beginning."""
+    """A lister that treats each step as slow, and uses threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
