@@ -218,7 +218,7 @@ def _line(book: Book, name: str) -> str:
     known = book.receiver(name)
     if known.problem is not None:
         fails = f"{name}  FAILS: {printable(known.problem)}"
-        # None means that at least one other address of the receiver works.
+        # `next_attempt` is None if at least one other address of the receiver works.
         if known.next_attempt is None:
             return fails
         tries = counted(known.attempts, "failed attempt")

@@ -1,7 +1,7 @@
 """Turns an error that ends the program into a message on stderr and an exit code.
 
-The message about a wrong command line says which option, variable or table has the wrong value, and
-which values are allowed; it replaces click's message. A message never repeats a secret key. A
+For a wrong command line, click's message is replaced by a message that says which option, variable
+or table has the wrong value, and which values are allowed. A message never repeats a secret key. A
 message also never repeats an argument that is very long or has several lines, because such an
 argument may be the content of a file that was given by mistake.
 """

@@ -200,7 +200,7 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
         return
     # The configuration or `init --token-env` may name any variable as the place of a secret.
     mentioned = set(words) | {word.partition("=")[2] for word in words}
-    # a broken configuration raises its error later, when the command needs the settings
+    # the command reports a broken configuration later, when the command needs the settings
     with contextlib.suppress(HashclientError):
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
@@ -381,8 +381,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except OutputError as error:
-        # Stdout cannot be written, for example because its reader has ended. The run ends
-        # with the exit code of this error, unless another exit code than 0 is set already.
+        # Stdout cannot be written, for example because its reader has ended. The run ends with the
+        # exit code of the OutputError, unless another exit code than 0 is set already.
         code = code or error.exit_code
     end_now(code)
 
@@ -401,8 +401,8 @@ def _run(
     process = _Process(output, before_command)
     code: int = ExitCode.BUG
     try:
-        # Before this call, a signal ends the process at once. After this call, a signal raises an
-        # exception.
+        # Until `handle_signals` is called, a signal ends the process at once. Afterwards, a signal
+        # raises an exception.
         handle_signals()
         result = cli.main(
             args=argv,

@@ -72,7 +72,7 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
     journal = _journal(app)
     kept = journal.all()
     if provider is not None and not any(standing.provider == provider for standing in kept):
-        app.settings.provider(provider)  # raises an error if no provider has this name
+        app.settings.provider(provider)  # fails if no provider has this name
     found = [s for s in kept if provider in {None, s.provider} and (show_all or s.stands)]
     unnoted = _note_shown(journal, found, "headline")
     failure = journal.failure or unnoted

@@ -256,7 +256,7 @@ TIME = _Time()
 def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[Decorated], Any]:
     """Return a decorator that adds `options` and passes their values as one argument.
 
-    The argument `name` of the command gets the values as a `kind`, which is a named tuple with a
+    The command receives one argument `name`: an instance of the named tuple `kind`, which has a
     field for each option.
     """
 
@@ -295,8 +295,8 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     return click.option(f"--{flag}", multiple=default == (), **attributes)
 
 
-#: The cached types of all fields of a class. Evaluating them again for each option would take 0.3
-#: ms an option.
+#: The cached types of all fields of a class. Evaluating the types again for each option would take
+#: 0.3 ms an option.
 _hints_of = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 

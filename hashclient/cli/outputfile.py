@@ -437,8 +437,8 @@ def _may_be_of_a_run(status: os.stat_result) -> bool:
 def _real_uid(pid: str) -> int | None:
     """Return the real user id of a process; None if the process has ended."""
     try:
-        # The owner of this file is not used, because root owns the file if the memory of the
-        # process is private.
+        # The user id is read from the file and is not the owner of the file, because root owns the
+        # file if the memory of the process is private.
         status = Path(f"/proc/{int(pid)}/status")
         with status.open(encoding="utf-8", errors="replace") as lines:
             found = [line.split()[1] for line in lines if line.startswith("Uid:")]

@@ -245,7 +245,8 @@ def command(
 def _fetch(app: App) -> ExitCode | None:
     """Fetch the lists, and return the exit code of the worst failure.
 
-    Only a scan with `--fetch` needs `hashclient.cli.fetch`, so the function imports this module.
+    `hashclient.cli.fetch` is imported inside the function, because only a scan with `--fetch` needs
+    `hashclient.cli.fetch`.
     """
     from hashclient.cli.fetch import fetch_and_show
 

@@ -259,7 +259,7 @@ def _shares(status: ListStatus, entries: int) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share in percent, rounded down, with enough digits to differ from 0 and 100."""
+    """Return a share in percent, rounded down; decimals are added if it would look like 0 or 100."""
     if part in {0, whole}:
         return "100 %" if part else "0 %"
     digits = 0
@@ -271,8 +271,8 @@ def percent(part: int, whole: int) -> str:
 
 def _age(age: timedelta) -> str:
     """Return an age as text, in the largest unit in which the number is at least 2."""
-    # The function imports `staleness`, because the build of the man pages imports this module
-    # without msgspec, which `staleness` needs.
+    # `staleness` is imported inside the function, because `staleness` needs msgspec, and the build
+    # of the man pages imports this module without msgspec.
     from hashclient.core.staleness import CLOCK_TOLERANCE
 
     if age < -CLOCK_TOLERANCE:

@@ -48,8 +48,8 @@ from hashclient.trust.provenance import Provenance
 
 #: The largest number of withdrawn ids that a record of the log names.
 MAX_LOGGED_IDS = 100
-#: The largest number of bytes that are read of a line. This is more than an id with white space
-#: around it needs, so a line that is too long for an id is noticed.
+#: The largest number of bytes that are read of a line. An id with white space around it is shorter,
+#: so a line that is too long for an id is noticed.
 _LINE_BYTES = 4 * MAX_ENTRY_ID_BYTES
 _BOM = b"\xef\xbb\xbf"
 
@@ -93,7 +93,7 @@ def addition(
     again: bool = True,
     may_be_empty: bool = False,
 ) -> tuple[Published, Change | None]:
-    """Compute the change that adds entries; with `replace`, they become the whole list.
+    """Compute the change that adds entries, or that makes them the whole list (`replace`).
 
     Return None for the change if `replace` would change nothing, or if `again` is false and all
     entries are on the list already. A replacement without entries is refused, unless `may_be_empty`

@@ -221,7 +221,7 @@ class RepositoryDirectory:
             try:
                 published = self.load().key_files()
             except StateError:
-                return  # all keys are kept, because it is unknown which keys are published
+                return  # keep all keys, because nobody knows which keys are published
         self._keys.discard(self._keys.made - published)
 
     def announce(self, roles: Roles, event: str, **data: Any) -> None:
@@ -267,7 +267,7 @@ MAX_FILE_BYTES = 64 << 20
 
 
 class ChangeLog:
-    """The log of one repository; a caller that records must have locked the repository."""
+    """The log of one repository. A caller must lock the repository before recording an event."""
 
     def __init__(
         self, directory: Path, clock: Callable[[], datetime], operator: str | None

@@ -306,10 +306,11 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return the roles, among snapshot and timestamp, that are published from the draft.
 
-    If this machine has the keys of snapshot or timestamp, it signs a new version of these roles.
-    The new versions of snapshot and timestamp name the published files by their hashes. They are
-    signed only when the draft is published, so the draft stays valid if another change is published
-    before the draft. The roles `kept` are always taken from the draft, because they get other keys.
+    If the keys of the snapshot or the timestamp are on this machine, this machine signs a new
+    version of the role. The new versions of snapshot and timestamp name the published files by
+    their hashes. They are signed only when the draft is published, so the draft stays valid if
+    another change is published before the draft. The roles `kept` are always taken from the draft,
+    because they get other keys.
 
     Raises:
         StateError: a role is not in the draft, and its keys are not on this machine.
@@ -367,7 +368,7 @@ def _require_signed(draft: Draft, name: str, now: Mapping[str, Metadata[Any]]) -
 
 
 def _copy(path: Path, target: Path, public: Path) -> None:
-    """Copy a new file of a draft, whose name contains its verified digest.
+    """Copy a new file of a draft; the file's name contains the verified digest of the file.
 
     Raises:
         VerificationError: the file has changed since it was verified.

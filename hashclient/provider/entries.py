@@ -55,7 +55,7 @@ class NewSegment(msgspec.Struct, frozen=True):
 def new_segment(
     generation: int, kind: Literal["add", "withdraw"], number: int, table: pa.Table
 ) -> NewSegment:
-    """Encode `table` as the segment of a generation that has this kind and `number`."""
+    """Encode `table` as the segment with this kind and `number` of a generation."""
     name = f"g{generation:06d}-{kind}-{number:03d}.parquet"
     segment = Segment(name, kind, table.num_rows, generation, generation)
     return NewSegment(segment, encode_segment(table))

@@ -1,4 +1,4 @@
-"""Verifies the feedback of clients, stores it by client, and adds it up by entry.
+"""Verifies the feedback of clients, stores it for each client, and adds it up for each entry.
 
 A file of feedback replaces all earlier files of the same client. A file is accepted if a recorded
 key of a client has signed the file for this repository, and if the file was made after the client's

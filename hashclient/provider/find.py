@@ -54,7 +54,7 @@ class Questions:
         self._digests: dict[Algorithm, dict[bytes, list[int]]] = {a: {} for a in Algorithm}
         self._keys: dict[Algorithm, Uint64] = {}
         self._rows: dict[int, tuple[dict[Algorithm, bytes], int | None]] = {}
-        #: The entries that were found, each after the number of the question that it answers.
+        #: Pairs of the number of a question and an entry that answers the question.
         self._hits: list[tuple[int, Entry]] = []
         #: For each id: the indices in `_hits` of entries of the list that is being read. A
         #: withdrawal applies to the latest of these entries.

@@ -46,7 +46,7 @@ _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
 class Passphrases:
-    """The passphrases of one command; each is asked for once and tried for all later keys."""
+    """The passphrases of one command; a passphrase is asked for once and tried for later keys."""
 
     def __init__(self, ask: Callable[[str], bytes | None] = lambda _: None) -> None:
         """Store `ask`, which gets the name of a key file and returns a passphrase or None."""
@@ -54,7 +54,7 @@ class Passphrases:
         self._known: list[bytes] = []
 
     def remember(self, passphrase: bytes) -> None:
-        """Try this passphrase for later keys, too."""
+        """Store a passphrase, so that `open` also tries the passphrase for later keys."""
         self._known.append(passphrase)
 
     def open(self, path: Path, data: bytes) -> tuple[Ed25519PrivateKey, bytes]:
@@ -168,7 +168,7 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
 def change_passphrase(
     path: Path, passphrases: Passphrases, wanted: Callable[[], bytes | None]
 ) -> None:
-    """Encrypt the key in `path` with the passphrase that `wanted` returns; decrypt it if None.
+    """Encrypt the key in `path` with the passphrase that `wanted` returns; None decrypts it.
 
     Raises:
         StateError: the key cannot be read, decrypted or written; the file is unchanged.

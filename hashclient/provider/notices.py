@@ -166,8 +166,8 @@ class NoticeBoard:
         require_ready(roles, draft, "targets" if is_new else NOTICES)
         known = [standing.notice for standing in self._standing(roles, now)]
         sent = now.replace(microsecond=0)
-        # The time of the new notice has to be after the times of the notices that it refers to,
-        # even if these were published on a machine whose clock was ahead.
+        # The time of the new notice has to be after the time of each notice that the new notice
+        # refers to, even if the clock of the machine that published the earlier notice was ahead.
         sent = max([sent, *(notice.sent + timedelta(seconds=1) for notice in old)])
         if "sender" not in values:
             if not known:

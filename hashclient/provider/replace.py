@@ -87,8 +87,8 @@ class Listed:
     def has_all(self, batches: Iterable[AddBatch], generation: int) -> bool:
         """Return whether the list already has all entries of the new `generation`.
 
-        An entry is compared by its id and its contents, or only by its contents if its id was made
-        for it.
+        An entry with an id from the source is compared by id and contents; an entry whose id was
+        made by this program is compared by contents only.
         """
         _, hashes, contents = self._columns()
         pairs = _pairs(hashes, contents)

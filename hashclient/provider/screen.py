@@ -3,7 +3,7 @@
 Clients refuse a list with a digest of the empty file, and a match of a known good file is a false
 alarm. Rows with digests of the empty file or of known good files are skipped and counted like rows
 that cannot be used; if more rows are skipped than `Reading.max_bad` allows, nothing is published.
-Lists of known good files may be very long, because they are read once, batch by batch.
+Lists of known good files may be very long, because the lists are read once, batch by batch.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from hashclient.trust.additions import NOTICES
 
 #: The number of rows that always fit into nginx's `map` tables of default size.
 MANY = 100
-#: Apache compares the expiry of tokens with the local time, which may be this much behind UTC. So
-#: the configuration sets an earlier expiry: Apache refuses a token up to a day before its expiry,
-#: but never accepts a token after its expiry.
+#: Apache compares the expiry of tokens with the local time, which may be behind UTC by this time.
+#: So the configuration sets an earlier expiry: Apache refuses a token up to a day before its
+#: expiry, but never accepts a token after its expiry.
 _BEHIND = timedelta(hours=12)
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 #: The paths that every client may fetch. Slashes may be doubled, because a server may be configured

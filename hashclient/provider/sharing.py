@@ -12,7 +12,7 @@ A republished list LIST has these files in the directory REPO/sources/LIST/:
    agree with the index of the list.
 3. Entries that people withdrew from the list in this repository are left out, although the other
    provider still lists these entries, until people add the entries again in this repository.
-4. The rest of the entries, if `where` chooses them, replace the entries of the list (`replace`).
+4. All other entries that `where` chooses replace the entries of the list (`replace`).
 
 So an entry that the other provider withdraws is also withdrawn in this repository. The metadata of
 the list contain the origin and the terms of the entries (`trust.provenance`).
