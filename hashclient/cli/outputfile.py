@@ -257,7 +257,7 @@ class OutputFile:
         self._path, self._inputs, self._is_begun = path, inputs, False
 
     def _write_failure(self, text: str) -> None:
-        """Replace the content of FILE by `text`, unless FILE is a pipe that got text already."""
+        """Replace the content of FILE by `text`, unless text was already written into a pipe."""
         stream = self._stream
         assert stream is not None
         if self._is_begun:

@@ -259,7 +259,7 @@ def _shares(status: ListStatus, entries: int) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share in percent, rounded down; decimals are added if it would look like 0 or 100."""
+    """Return a share in percent, rounded down, with decimals if it would look like 0 or 100."""
     if part in {0, whole}:
         return "100 %" if part else "0 %"
     digits = 0

@@ -268,7 +268,7 @@ class Taken(msgspec.Struct, frozen=True):
 def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Taken:
     """Verify a draft against the published state, and copy its files to the published files.
 
-    1. The draft is complete, by the rules of `load_draft`.
+    1. The draft passes the checks of `load_draft`.
     2. Snapshot and timestamp are taken from the draft if their keys are not on this machine.
     3. Each role of the draft is the next version of the published role. If an earlier publication
        of the draft was killed after all roles except the root, only the root is published.
@@ -386,7 +386,7 @@ def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
     """Check that public keys of people are given only for a new role, and with a draft.
 
     Raises:
-        UsageError: the options contradict each other or the state of the role.
+        UsageError: the options contradict each other, or do not fit the state of the role.
     """
     if keys.public and not is_new:
         raise UsageError(

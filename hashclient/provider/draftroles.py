@@ -304,7 +304,7 @@ def longest(root: Metadata[Any]) -> timedelta | None:
 
 
 def ended_by(targets: Metadata[Any]) -> frozenset[str]:
-    """Return the names of the lists that `targets` name as ended."""
+    """Return the names of the lists that have ended, as the role `targets` says."""
     try:
         return ended_lists(targets.signed)
     except RepositoryError as error:

@@ -117,7 +117,7 @@ class Listed:
 def _of_source(
     batches: Sequence[DigestBatch], category: str
 ) -> tuple[npt.NDArray[np.bool_], Uint64, Uint64]:
-    """Return three arrays: rows with an id, hashes of contents, hashes of id and contents."""
+    """Return per row whether it has an id, a hash of its contents, a hash of id and contents."""
     texts: list[str] = []
     contents = [np.zeros(0, np.uint64)]
     for batch in batches:

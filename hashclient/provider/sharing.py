@@ -10,8 +10,9 @@ A republished list LIST has these files in the directory REPO/sources/LIST/:
    of the list must not be older than the last republished generation.
 2. All segments are verified and parsed. The number and the checksum of the listed entries have to
    agree with the index of the list.
-3. Entries that people withdrew from the list in this repository are left out, although the other
-   provider still lists these entries, until people add the entries again in this repository.
+3. If people have withdrawn an entry from the list in this repository, the entry is left out, even
+   if the other provider still lists it. If people add the entry again in this repository, the entry
+   is no longer left out.
 4. All other entries that `where` chooses replace the entries of the list (`replace`).
 
 So an entry that the other provider withdraws is also withdrawn in this repository. The metadata of
