@@ -35,7 +35,7 @@ class Count(enum.IntEnum):
     TOO_LONG = 11  # streams beyond the limit of bytes or time
     FAILURES = 12  # matches that could not be recorded, and failed actions
     RELOADS = 13
-    STARTED = 14  # starts of the process of the row
+    STARTED = 14  # starts of the process that this row belongs to
     SLOW = 15  # connections closed for a new client because they sent very slowly
     CROWDED = 16  # connections closed for a new client because their user had the most connections
     EXCEPTED = 17  # matches that a person has excepted

@@ -39,7 +39,7 @@ _log = Log("daemon")
 #: The shortest time in seconds between two starts of a process that was killed by a signal.
 RESTART_S = 0.2
 #: A process that exits within `EARLY_S` seconds has ended early. More than `MAX_EARLY_DEATHS` early
-#: ends in a row stop the daemon.
+#: ends, one after the other, stop the daemon.
 EARLY_S = 2.0
 MAX_EARLY_DEATHS = 16
 #: The shortest time in seconds between two requested reloads of the lists.

@@ -224,7 +224,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
             has_excepted = has_excepted or len(found) < len(recorded)
             is_clean = is_clean and not (found or others)
             every = command is Command.ALLMATCHSCAN
-            # Matches are answered first, because a client may read only the first lines.
+            # Answers with matches are sent first, because a client may read only the first lines.
             lines = [
                 f"{named.as_given(at)}: {text}"
                 for at, text in _said(found + others, lists.doubt, rule, every=every)

@@ -1,9 +1,10 @@
 """Runs long jobs in threads, in pieces and in turn, so that no job delays the others.
 
-A job is divided into pieces, because a disk may be slow and a tree may be a whole disk. After each
-piece, a client of the next user has a turn. One user can use only a part of the threads. Only one
-job of each client runs at a time, and none while many answers to the client are unsent. The pieces
-run in other threads; all other code of this module runs in the thread of the event loop.
+A job is divided into pieces, because a disk may be slow, and a client may ask about all files of a
+disk. After each piece, a client of the next user has a turn. One user can use only a part of the
+threads. Only one job of each client runs at a time, and none while many answers to the client are
+unsent. The pieces run in other threads; all other code of this module runs in the thread of the
+event loop.
 
 Limit: a system call that never returns blocks its thread for ever.
 """

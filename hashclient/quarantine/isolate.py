@@ -263,7 +263,7 @@ def _taken_as_another(act: _Act) -> Taken | None:
 
 
 def _seen_before(match: Match, item: Item | None) -> Seen | None:
-    """Return the file that was read, from the record of matches or from the item.
+    """Return which file the scan has read, according to the record of matches or the item.
 
     Raises:
         UsageError: neither the record nor the item contains the file that was read.

@@ -98,10 +98,10 @@ def restore(
        without a name or with an unused name.
     4. The SHA-256 of the sealed copy and the size of the plain content are checked. The tags of the
        plain content are checked if the seal key has not changed.
-    5. The file gets its attributes, is synced, and is read back from the disk. The file gets set-id
-       bits and capabilities only in the directory from which it was taken, or if no other user may
-       change the path to the directory. Reading the file back does not change its times, so the
-       times need not be set again.
+    5. The file gets its attributes, is made durable, and is read back from the disk. The file gets
+       set-id bits and capabilities only in the directory from which it was taken, or if no other
+       user may change the path to the directory. Reading the file back does not change its times,
+       so the times need not be set again.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
        After the rename, the name must belong to the restored file.
     7. The restoration is written to the audit log, then to `restored.json`, then to the record of

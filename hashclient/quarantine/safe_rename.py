@@ -100,7 +100,7 @@ class Place(msgspec.Struct, frozen=True):
         """Make changes of names in the directory durable.
 
         Raises:
-            OSError: the directory cannot be synced.
+            OSError: fsync fails.
         """
         sync_directory(self.fd)
 
@@ -213,8 +213,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
        two directories that both contain the file.
 
     If the process is killed meanwhile, the file keeps the private name until the next operation on
-    the match. The caller must sync the directory, because a power loss before the sync can undo the
-    removal.
+    the match. The caller must make the directory durable, because a power loss can undo a removal
+    that is not durable.
 
     Raises:
         OSError: the file cannot be renamed or unlinked; the file gets its old name again, if

@@ -69,7 +69,7 @@ def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Diges
 def sha256_on_disk(
     fd: int, on_bytes: Callable[[int], None] = lambda _count: None
 ) -> tuple[str, int]:
-    """Read a synced file from the disk; return its SHA-256, hexadecimal, and its length.
+    """Read a durable file from the disk; return its SHA-256, hexadecimal, and its length.
 
     Raises:
         OSError: the file cannot be read.
@@ -82,7 +82,7 @@ def sync_to_read(fd: int) -> None:
     """Make a file durable, and begin to read it from the disk into the page cache.
 
     Raises:
-        OSError: the file cannot be synced.
+        OSError: the file cannot be made durable.
     """
     os.fsync(fd)
     _forget(fd)
@@ -188,7 +188,7 @@ class Copy:
         """Make the copy durable, and begin to read it from the disk; any thread may call `sync`.
 
         Raises:
-            StateError: the copy cannot be synced.
+            StateError: the copy cannot be made durable.
         """
         with self._room.errors("cannot write", self._path):
             sync_to_read(self._fd)
@@ -239,7 +239,7 @@ def seal(
 def write_sealed(
     room: Room, source: Callable[[int], bytes], path: Path, recipients: Sequence[Any]
 ) -> Written:
-    """Seal the bytes of `source` into the new file `path`, sync the file, and read it back.
+    """Seal the bytes of `source` into the new file `path`, make it durable, and read it back.
 
     Raises:
         StateError: the file cannot be written, or the bytes that were read back differ.

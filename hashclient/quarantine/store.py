@@ -91,9 +91,10 @@ class Wait(msgspec.Struct, frozen=True):
 
     Each function in `syncs` makes a file durable; these functions are called at the same time.
     `is_named` says whether a folder has got its final name, so that the directory of the quarantine
-    must be synced. `names` are changed names in another directory, which is synced once for all
-    operations. `change` is called with the recorded match, without its hits; it returns the change
-    to the state `QUARANTINED`, or None, or raises an exception to end the operation.
+    must be made durable. `names` are changed names in another directory, which is made durable by
+    one call of fsync for all operations. `change` is called with the recorded match, without its
+    hits; it returns the change to the state `QUARANTINED`, or None, or raises an exception to end
+    the operation.
     """
 
     event: Event | None = None

@@ -240,7 +240,7 @@ class Quarantine:
         until: datetime | None = None,
         by: str | None = None,
     ) -> Item:
-        """Forbid destroying or restoring an item, for good or `until` a time; return the item.
+        """Forbid destroying or restoring an item, for ever or `until` a time; return the item.
 
         `by` is the person or authority that requests the hold; the default is the operator.
 

@@ -44,8 +44,8 @@ from hashclient.system.text import path_fields, printable
 #: bytes.
 LIMIT_S = 10.0
 MAX_BYTES = 1 << 16
-#: After `MOST_FAILURES` failures in a row, the command in `[report.facts]` is not run again by the
-#: same process.
+#: After `MOST_FAILURES` failures without a success, the command in `[report.facts]` is not run
+#: again by the same process.
 MOST_FAILURES = 5
 #: The name of the event in the audit log after facts were added; the event does not contain the
 #: facts.
@@ -94,7 +94,10 @@ class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Asked(msgspec.Struct):
-    """The answers of the command in `[report.facts]`, by match id, and its failures in a row."""
+    """The answers of the command in `[report.facts]`, by match id, and its latest failures.
+
+    `failures` is the number of failures since the last success.
+    """
 
     answers: dict[str, Facts] = {}
     failures: int = 0

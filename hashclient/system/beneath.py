@@ -207,7 +207,7 @@ class Directory:
         """Make changes of names in this directory durable.
 
         Raises:
-            OSError: the directory cannot be synced.
+            OSError: fsync fails.
         """
         sync_directory(self.fd)
 
@@ -216,7 +216,7 @@ def sync_directory(directory: int) -> None:
     """Make changes of names in an open directory durable.
 
     Raises:
-        OSError: the directory cannot be synced.
+        OSError: fsync fails.
     """
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)

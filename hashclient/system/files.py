@@ -1,9 +1,9 @@
 """Writes files so that they are complete after a crash, and locks files.
 
-`write_atomic` writes a temporary file, syncs it, renames it, and syncs its directory. If the
-process is killed at any time, the path leads to the old or to the new file. The names of temporary
-files begin with `TEMP_PREFIX`; the next writer removes temporary files that a killed process has
-left.
+`write_atomic` writes a temporary file, calls fsync for it, renames it, and calls fsync for its
+directory. If the process is killed at any time, the path leads to the old or to the new file. The
+names of temporary files begin with `TEMP_PREFIX`; the next writer removes temporary files that a
+killed process has left.
 
 Locks on files exclude other processes; the kernel releases the locks of a process when the process
 ends for any reason.
@@ -47,7 +47,7 @@ def fsync(path: Path, flags: int = 0) -> None:
     """Make the content of a file, or the names in a directory, durable.
 
     Raises:
-        OSError: the file or directory cannot be synced.
+        OSError: fsync fails.
     """
     fd = os.open(path, os.O_RDONLY | flags)
     try:
@@ -59,10 +59,10 @@ def fsync(path: Path, flags: int = 0) -> None:
 def make_durable(paths: Iterable[Path], *directories: Path) -> None:
     """Make files durable, then their names and all names in `directories`.
 
-    All files are synced at the same time, which takes little longer than syncing one file.
+    fsync is called for all files at the same time, which takes little longer than one call.
 
     Raises:
-        StateError: at least one file or directory cannot be synced.
+        StateError: at least one file or directory cannot be made durable.
     """
     from hashclient.system.background import together  # rarely needed
 
@@ -80,7 +80,7 @@ def _sync(path: Path) -> None:
 def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a new file that replaces `path` when the block ends without an error.
 
-    Without `durable`, the caller must sync the file and its directory.
+    Without `durable`, the caller must call fsync for the file and its directory.
 
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
@@ -225,8 +225,9 @@ def open_at_once(path: Path) -> IO[bytes]:
 def make_private_dir(path: Path, *, durable: bool = True) -> Path:
     """Make the directory `path` and missing parents with mode 0700; return `path`.
 
-    The parents of new directories are synced, because a power loss could otherwise remove a new
-    directory with synced files in it. Without `durable`, the caller must sync the parents.
+    The parents of new directories are made durable, because a power loss could otherwise remove a
+    new directory with durable files in it. Without `durable`, the caller must call fsync for the
+    parents.
 
     Raises:
         StateError: the directory cannot be made.

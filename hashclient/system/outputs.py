@@ -291,7 +291,7 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
 
 
 def give_name(directory: Directory, temporary: str, name: str, held: int) -> None:
-    """Rename the file open as `held` from `temporary` to `name`, and sync the directory.
+    """Rename the file open as `held` from `temporary` to `name`, durably.
 
     Raises:
         FileExistsError: a file `name` exists.

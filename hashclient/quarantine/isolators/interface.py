@@ -138,7 +138,7 @@ class Spot(Protocol):
         ...
 
     def names(self) -> Names | None:
-        """Return the `Names` that the caller of `remove` must sync, or None."""
+        """Return the `Names` that the caller of `remove` must make durable, or None."""
         ...
 
 

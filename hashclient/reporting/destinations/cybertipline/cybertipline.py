@@ -126,7 +126,7 @@ class CyberTipline:
     def _wait_for_identity(self, report: Report, count: int) -> Sent:
         if report.remote.report_id is not None:
             # If an earlier attempt that had a secret key has left the report open at the service,
-            # the report is retracted at the service while it waits for a secret key.
+            # the report is retracted at the service, because it must wait for a secret key.
             report = self._retract_there(report)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"

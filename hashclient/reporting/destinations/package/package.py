@@ -168,7 +168,7 @@ class Packager:
            `gather`.
         2. A signed record is written to the audit log. The signed record contains the hashes of the
            files, the reporter and the destination, and the providers of the lists.
-        3. All files are written and synced; the evidence is compared with its hashes again.
+        3. All files are written durably; the evidence is compared with its hashes again.
         4. The caller's block runs and saves the name of the package in the record of the report.
         5. The package gets its final name, unless another file has this name.
 
