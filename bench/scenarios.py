@@ -1,6 +1,6 @@
 """The scenarios: each is a function from a `Bench` to rows, whose docstring is its question.
 
-Targets are ratios of two figures of the same run, so that they are valid on any machine.
+Goals are ratios of two measurements of the same run, so goals are valid on any machine.
 """
 
 from __future__ import annotations

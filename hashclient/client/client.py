@@ -131,11 +131,11 @@ class Client:
     ) -> Scan:
         """Check files and trees; return the run, which works while the caller iterates over it.
 
-        `paths` are files and trees, and URIs of objects in buckets. The inputs of `sources` come
-        after the files, then the objects; `objects` may list objects in other ways; `stream` is
-        read once, before all other inputs. `options`: how files are checked, and how matches are
-        acted upon. `lists`: the lists to compare with, by default all lists that should be on this
-        machine.
+        `paths` are files and trees, and URIs of objects in buckets. Files are checked first, then
+        the inputs of `sources`, then the objects; `objects` may list objects in other ways;
+        `stream` is read once, before all other inputs. `options`: how files are checked, and how
+        matches are acted upon. `lists`: the lists to compare with, by default all lists that should
+        be on this machine.
 
         Raises:
             UsageError: nothing is given to check, or options contradict each other.

@@ -214,7 +214,7 @@ def _cheapest_cover(masks: int) -> int:
 
 
 def _every(masks: int) -> int:
-    """Return the mask of all algorithms that are in an entry mask of the set `masks`."""
+    """Return the mask of all algorithms that occur in any of the entry masks in the set `masks`."""
     every = 0
     for mask in range(1, 8):
         if masks >> (mask - 1) & 1:

@@ -230,7 +230,7 @@ def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
 
 
 def _last_request(story: Sequence[Step]) -> tuple[Step | None, Mapping[str, Any]]:
-    """Return the last request to keep or destroy the sealed file, and its step."""
+    """Return the step with the last request to keep or destroy the sealed file, and the request."""
     for step in reversed(story):
         if step.event == ANSWERED:
             for asked in reversed(step.detail.get("requests", ())):

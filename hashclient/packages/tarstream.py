@@ -35,7 +35,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 def write_tar(folder: str, members: Iterable[Member]) -> Iterator[bytes]:
-    """Yield the archive of `members` in `folder`.
+    """Yield the bytes of an archive that contains `members` in `folder`.
 
     The content of each member must have its stated size.
     """

@@ -1,6 +1,6 @@
 """The status of a state directory as metrics in Prometheus' text format.
 
-A textfile collector can read the metrics.
+The textfile collector of Prometheus' node exporter can read the metrics.
 
 The functions of this module are pure: they turn a status into text. Dashboards and alerts rely on
 names and labels of metrics (`docs/operations/prometheus.md` has a table of them), so metrics may be

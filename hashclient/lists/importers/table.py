@@ -185,7 +185,7 @@ class _Table:
         return result
 
     def _categories(self) -> list[str | None] | None:
-        """Convert the names of categories to the form that lists need, each different name once."""
+        """Convert the names of categories to the form that lists need, equal names only once."""
         column = self._cells.get("category")
         if column is None:
             return None

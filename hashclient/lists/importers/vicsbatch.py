@@ -252,7 +252,7 @@ class Many:
     """Decodes many media together, if their text is of the usual form."""
 
     def __init__(self, scanner: Scanner, media: Media) -> None:
-        """Decode from `scanner`; the next value of `scanner` is a medium."""
+        """Store `scanner`, which is about to read the first medium of an array."""
         self._scanner, self._media = scanner, media
         self._border: str | None = None
         #: The number of characters that are decoded together: it is halved at an unusual text, and
@@ -274,7 +274,7 @@ class Many:
             self._border = found[0] if found else None
 
     def take(self) -> bool:
-        """Add all media in the text except the last.
+        """Add all media in the buffered text, except the last medium.
 
         Return False if the next medium must be decoded on its own.
         """
