@@ -79,7 +79,7 @@ class Kept:
     def finish(self, content: bytearray | memoryview | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if the stream is no container.
 
-        Only the end is known of a stream that was not kept. If the last bytes of such a stream are
+        If a stream was not kept, only its end is known. If the last bytes of such a stream are
         those of an archive, `content` supplies the whole stream; if `content` is missing, `failure`
         is set.
         """

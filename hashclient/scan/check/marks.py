@@ -1,4 +1,4 @@
-"""Whether a file that is read may be a container, by its first bytes and its last bytes.
+"""Decides by the first and the last bytes of a file whether the file may be a container.
 
 For most files the first bytes are enough, because a short file has no other bytes. The end of a
 file is examined, too, if the file is longer, or if its first bytes are those of a program or

@@ -340,7 +340,7 @@ class Members:
         return self._cage
 
     def _count(self, found: Found, path: str, opened: Opened, waiting: list[Found]) -> None:
-        """Count a member that was not read, or add a member that was read to `waiting`."""
+        """Count a member that was not read; add a member that was read to `waiting`."""
         row = found.row
         if row.not_opened:
             members = _names(path, found.chain, is_whole=True)

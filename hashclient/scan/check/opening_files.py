@@ -113,8 +113,8 @@ def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
 def _staying(group: Group) -> Sequence[int]:
     """Return the inodes of a group that should still be in its directory, under any name.
 
-    A name that is listed twice was moved to another file while the directory was listed: one of the
-    two files has the name later, but the other file may be in another directory.
+    If a name is listed twice, two files had the name during the listing. Only one of the two files
+    has the name now, and the other file may be in another directory.
     """
     names, inodes = group.names, group.inodes
     if len(set(names)) == len(names) or not inodes:

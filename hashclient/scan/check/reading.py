@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 #: The number of times that a file is read if it changes during the read.
 ATTEMPTS = 3
 #: A file of more than `SPARSE_BYTES` is refused if less than one byte in `SPARSE_SHARE` is on the
-#: disk, because such a file is created in no time, and takes hours to read. A file of at most
-#: `SPARSE_BYTES` takes a second or two.
+#: disk, because anybody can create such a file in a moment, but reading it takes hours. A file of
+#: at most `SPARSE_BYTES` takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
 #: Limits for a file whose size cannot be relied on. A file without a reliable size is read up to

@@ -99,7 +99,7 @@ def hits_of(
     length: int,
     more: Callable[[Plan], dict[Algorithm, bytes]],
 ) -> tuple[tuple[Hit, ...], dict[Algorithm, bytes]]:
-    """Return the hits of content whose `digests` were found at `places`, and the tags of a hit.
+    """Return the hits and the tags of content whose `digests` are in lists, at `places`.
 
     The other digests of the entries at `places` are computed by `more`, and added to `digests`.
     """

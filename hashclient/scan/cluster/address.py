@@ -1,4 +1,4 @@
-"""Where a scan checks files, as `--executor` names it: processes or a cluster.
+"""Where a scan checks files: in processes of this machine or on a cluster (`--executor`).
 
 The forms of `--executor` are `processes`, `local-cluster:N` and `dask://HOST:PORT`. This module
 does not import Dask, so that a wrong address is refused before any process starts.

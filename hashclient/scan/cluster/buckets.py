@@ -105,7 +105,7 @@ class ClusterBucket(Work):
         self._ranges.clear()
 
     def read(self, wanted: Wanted) -> None:
-        """Let an object be read; its result will be returned by `next`."""
+        """Queue an object to be read; `next` returns its result later."""
         self.backlog += 1
         if self._is_gone:
             self._lose([wanted], CLUSTER_GONE)

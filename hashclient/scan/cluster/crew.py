@@ -181,7 +181,7 @@ class Crew:
 
 
 def _problems(answer: Any, count: int) -> list[str | None]:
-    """Return the problem of a worker with each of `count` directories, or None if it has none."""
+    """Return for each of `count` directories the problem that a worker has with it, or None."""
     try:
         problems = decode(answer, type=list[str | None] | None)
     # the answer is an exception, for example because the worker was stopped

@@ -156,7 +156,7 @@ class Received(Cache):
 
 
 def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
-    """Return groups that a worker returns unchecked, in the form that they had in their batch.
+    """Restore groups that a worker did not check to the form that they had in their batch.
 
     A file that has a new name, which is not in the batch, is returned with its new name.
     """

@@ -138,7 +138,7 @@ class Sign(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, array_like=True):
-    """What every worker must find in a directory: a file with a token, or else certain signs."""
+    """The file, or if there is no file the signs, that every worker must find in a directory."""
 
     directory: bytes
     name: bytes = b""

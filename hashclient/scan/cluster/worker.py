@@ -211,7 +211,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
 
 async def look_at(run: str, payload: bytes) -> bytes:
-    """Compare the probes of the client; return the problem with each, or None if it is found."""
+    """Look for the probes of the client; return for each its problem, or None if it is found."""
     work = _runs.get(run)
     if work is None:
         return encode(None)
@@ -315,7 +315,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
 
 
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
-    """Return the answer of `do`, which is called with the `Work` of a scan, or the error."""
+    """Call `do` with the `Work` of a scan; return its result, or the error, as an answer."""
     work = _runs.get(run)
     if work is None:  # this process has not opened the scan
         return encode(Lost(WORKER_FAILED))
@@ -324,7 +324,7 @@ def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
 
 
 def caught(do: Callable[[], T]) -> T | Failed | Lost:
-    """Return the result of `do`, or the error as an answer."""
+    """Call `do`; return its result, or its error, as an answer."""
     try:
         return do()
     except StateError as error:  # an index is damaged

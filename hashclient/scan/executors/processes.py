@@ -76,7 +76,7 @@ class Pool:
         #: Large files, and tasks whose message is too long for a busy worker; an idle worker gets
         #: them.
         self._waiting: deque[Task] = deque()
-        #: The rest of a task that was divided.
+        #: The part of a divided task that was not sent yet.
         self._rest: Task = []
         self._walking = True
 

@@ -119,7 +119,7 @@ def decode_message(message: bytes) -> Result | StateError | int:
 
 
 def names_of(group: Group) -> Names:
-    """Return a group in the form in which it is sent."""
+    """Return a group as a message contains it."""
     return Names(
         os.fsencode(group.directory),
         os.fsencode("\0".join(group.names)),
@@ -144,7 +144,7 @@ def group_of(names: Names) -> Group:
 
 
 def pack_outcomes(outcomes: Sequence[Outcome], *, digests: bool = True) -> list[WireOutcome]:
-    """Return outcomes in the form in which they are sent, with or without their `digests`."""
+    """Return outcomes as a message contains them, with or without their `digests`."""
     return [
         WireOutcome(
             os.fsencode(one.path),
@@ -164,7 +164,7 @@ def unpack_outcomes(wire: Sequence[WireOutcome]) -> list[Outcome]:
 
 
 def pack_result(result: Result, *, digests: bool = True) -> Checked:
-    """Return a result in the form in which it is sent.
+    """Return a result as a message contains it.
 
     Between machines, outcomes are sent with tags, and without `digests`.
     """

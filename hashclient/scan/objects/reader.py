@@ -58,8 +58,8 @@ class StoppedError(Exception):
 class Opener:
     """Opens objects that may be containers, for several threads.
 
-    A separate process opens each container, and may take much memory. So only as many containers
-    are open at a time as there are values in `members`.
+    A separate process opens each container, and may take much memory. So at most one container is
+    open at a time for each value in `members`.
     """
 
     def __init__(self, members: Sequence[Members], spool: Spool) -> None:
@@ -250,8 +250,9 @@ class ObjectReader:
         front = head[:FRONT_BYTES] if is_front(found) else b""
         may_be_one = has_behind(front, size, read_at)
         kind = not_opened(found) or kind_by_end(end)
-        # A front, which is a file that may have an archive behind it, is not opened; the archive
-        # is opened. The process that opens the archive counts the front and the archive.
+        # A front is a file, such as a program, that an archive may follow. The front is not opened,
+        # but the archive is opened. The process that opens the archive counts the front and the
+        # archive.
         may_be_one = may_be_one and (not kind or is_front(found))
         return may_be_one, "" if may_be_one else kind
 

@@ -1,4 +1,4 @@
-"""Decide about each object of a page of a listing, in columns as far as possible.
+"""Decide about each object of a page of a listing, by whole columns as far as possible.
 
 1. An object that the listing marks as unreadable is unread.
 2. An object is clean if no entry has its size. An empty object is clean, too.
@@ -58,7 +58,7 @@ EVIDENCE = {"s3": "etag", "gs": "md5Hash"}
 
 
 def _all_alike(etags: Any) -> Uint8 | None:
-    """Return (n, 32) characters of n ETags if all have this length, and all or none have quotes."""
+    """Return n ETags as (n, 32) characters, if all are this long, and all or none have quotes."""
     count = len(etags)
     if not count or etags.null_count:
         return None

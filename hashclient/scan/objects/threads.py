@@ -67,7 +67,7 @@ class Work(ABC):
 
     @abstractmethod
     def read(self, wanted: Wanted) -> None:
-        """Let an object be read; its result will be returned by `next`."""
+        """Queue an object to be read; `next` returns its result later."""
 
     @abstractmethod
     def next(self, seconds: float) -> Page | Checked | None:
@@ -120,7 +120,7 @@ class Threads(Work):
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def read(self, wanted: Wanted) -> None:
-        """Let an object be read; its result will be returned by `next`.
+        """Queue an object to be read; `next` returns its result later.
 
         Raises:
             StateError: the system cannot start a thread.

@@ -51,7 +51,7 @@ class Inputs(msgspec.Struct, frozen=True):
     objects: Objects | None = None
 
     def arguments(self, source: Source) -> list[str]:
-        """Return the arguments for the log of a run that reads paths from `source`."""
+        """Return the arguments of a run that reads paths from `source`, as the log shows them."""
         of_stream = [] if self.stream is None else ["-"]
         of_objects = [] if self.objects is None else self.objects.arguments
         return [*of_stream, *source.arguments, *of_objects]

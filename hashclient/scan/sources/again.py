@@ -5,8 +5,8 @@ move a file from a directory that is not listed yet to a directory that was list
 each directory that other users may write to, the walk notes the time of the directory's last
 change, and its entries. After all files are checked, the status of each noted directory is read
 again. A changed directory is listed again, at one instant. New entries that are older than the scan
-are walked and checked. `lost` entries, which were listed, but were missing when they should be
-read, are walked and checked, too. After a change, the pass over the directories begins again. If no
+are walked and checked. Entries that were listed, but were missing when they were opened (`lost`),
+are walked and checked, too. After a change, the pass over the directories begins again. If no
 directory has changed since it was listed, all listings together show one instant, and no file was
 missed. A directory that changes in each pass is unread.
 
@@ -51,8 +51,8 @@ from hashclient.scan.values.work import Identity, Item, reason_of
 LOOKS, ROUNDS = 3, 12
 #: The bytes of notes that are kept in memory; more notes are written to a file without a name.
 MOST_BYTES = 1 << 24
-#: Directories whose notes have at most this many bytes are few: a pass over some hundred
-#: directories takes milliseconds.
+#: If the notes of all directories have at most this many bytes, the directories count as few,
+#: because a pass over some hundred directories takes milliseconds.
 FEW_BYTES = 1 << 16
 
 #: The beginning of a note:

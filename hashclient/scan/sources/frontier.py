@@ -66,7 +66,7 @@ class Frontier:
         """Use the options; a directory that differs from its record in `mounts` is unread."""
         self._one_file_system = options.one_file_system
         self._mounts = mounts
-        #: The paths that need a decision when the walk meets them: present and former mount points.
+        #: The present and former mount points, at which the walk needs a decision.
         self.points: frozenset[str] = frozenset()
         #: The device of the top directory of the tree; -1 before this directory is open.
         self._device = -1

@@ -19,10 +19,11 @@ a directory whose identity has changed:
 A file system is missing until it is mounted again, or until a user runs `inventory forget`.
 
 A file system is identified by its UUID, by the number that statfs(2) returns, or by the source of
-the mount. File systems with one equal identifier are treated as the same, because the names of
-disks may change when a machine starts. Only hashes of the identifiers are stored, because the
-source of a mount can contain a password. Limits: a missing mount is not noticed if a symbolic link
-leads to its mount point, or if its mount point is a file.
+the mount. Two file systems that have one identifier in common are treated as the same file system,
+because other identifiers, such as the names of disks, may change when a machine starts. Only hashes
+of the identifiers are stored, because the source of a mount can contain a password. Limits: a
+missing mount is not noticed if a symbolic link leads to its mount point, or if its mount point is a
+file.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ named files. A directory is unread and never walked, because `find` also lists t
 directory, and each file would be checked once for each level.
 
 A line ends in LF; all other bytes belong to the name. So a list from another operating system may
-name files that do not exist, which are unread, but never names wrong files. A line with a NUL, or
-with a CR at its end, is unread as well, because the CR may belong to the name or to the end of the
-line. Empty names are ignored.
+name files that do not exist, which are unread, but the list never names wrong files. A line with a
+NUL, or with a CR at its end, is unread as well, because the CR may belong to the name or to the end
+of the line. Empty names are ignored.
 """
 
 from __future__ import annotations
