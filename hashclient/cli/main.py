@@ -140,8 +140,8 @@ class _LazyGroup(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError:
-            # The output file is prepared before the error is shown, because the text about the
-            # failure in the file names the command.
+            # The output file is prepared before the error is shown, so that the text about the
+            # failure can be written into the output file.
             for number, word in enumerate(given):
                 if (command := self.get_command(ctx, word)) is not None:
                     process = ctx.ensure_object(_Process)

@@ -322,8 +322,8 @@ def outcome_options(
 ) -> Callable[[Decorated], Any]:
     """Return a decorator that adds the options of `OutcomeOptions`, and the options `more`.
 
-    `digests` says in the help which digests an outcome has. A command gets the values of all these
-    options as the argument `written`.
+    `digests` is a part of the help text: it describes the digests that an outcome contains. A
+    command gets the values of all these options as the argument `written`.
     """
     return gathered(
         "written",

@@ -251,7 +251,7 @@ class Signals:
             signal.signal(number, signal.SIG_IGN if self._is_over else handler)
 
     def _callable(self) -> dict[signal.Signals, _Handler]:
-        """Return the former handlers that are functions; a signal without one is left unchanged."""
+        """Return the former handlers of signals, without handlers that are not functions."""
         return {number: handler for number, handler in self._before.items() if callable(handler)}
 
     @contextlib.contextmanager

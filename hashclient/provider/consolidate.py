@@ -65,7 +65,7 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
 def left_of(
     segments: Iterable[Segment], read: Callable[[Segment], bytes]
 ) -> tuple[pa.Table, list[str]]:
-    """Return the entries that `segments` add and do not withdraw, and the older ids they withdraw.
+    """Return the added entries that remain after `segments`, and the older ids that are withdrawn.
 
     `read` returns a segment's bytes.
     """

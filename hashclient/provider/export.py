@@ -1,9 +1,9 @@
 """Writes a bundle: one file with all published files, for clients without a network.
 
 A bundle contains the current metadata, every root, and files of the lists: all files, or only the
-files that a client at a given generation lacks. A client verifies a bundle as strictly as the
-answers of a web server, so the client has to import the bundle before the timestamp expires.
-`hashclient.lists.bundle` describes the format.
+files that a client at a given generation lacks. A client makes the same checks for a bundle and for
+the files of a web server, so the client has to import the bundle before the timestamp in the bundle
+expires. `hashclient.lists.bundle` describes the format.
 """
 
 from __future__ import annotations

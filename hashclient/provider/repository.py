@@ -223,7 +223,7 @@ class Repository(RepositoryDirectory):
         generation: int | None = None,
         draft: Path | None = None,
     ) -> Published:
-        """Withdraw entries of a list in a new generation; with `draft`, write a draft.
+        """Withdraw entries of a list in a new generation; with `draft`, only write a draft.
 
         If `generation` is given, all entries that this generation added are withdrawn, and
         `entry_ids` is empty.
@@ -240,7 +240,7 @@ class Repository(RepositoryDirectory):
             return done
 
     def revert(self, list_name: str, generation: int, *, draft: Path | None = None) -> Published:
-        """Undo a generation of a list in a new generation; with `draft`, write a draft.
+        """Undo a generation of a list in a new generation; with `draft`, only write a draft.
 
         Entries that the generation added are withdrawn if they are still listed. Entries that the
         generation withdrew are added again.
@@ -258,7 +258,9 @@ class Repository(RepositoryDirectory):
             return done
 
     def end_list(self, list_name: str, *, draft: Path | None = None) -> None:
-        """End a list: clients remove it, and withdraw its matches. With `draft`, write a draft.
+        """End a list: clients remove the list, and withdraw its matches.
+
+        If `draft` is given, the change is only written as a draft.
 
         The role `targets` says that the list has ended. The name of the list cannot be used again,
         the files of the list are kept, and the keys of the list are removed.
