@@ -212,7 +212,7 @@ class Daemon:
             _log.info("process %d has ended: %d", process.pid, code)
             try:
                 self._start(row)
-            except StateError as error:  # a later attempt may succeed
+            except StateError as error:  # a later attempt to start the process may succeed
                 _log.info("%s", error.message)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -257,7 +257,7 @@ def _work(
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forget_exit_codes()
-    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # left by a former process
+    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # a former process may have left it above 0
     try:
         worker = Worker(session, listeners, options, counts, parent)
     except HashclientError as error:

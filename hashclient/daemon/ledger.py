@@ -266,7 +266,7 @@ class Records:
 
     def _record(self, found: list[Upload]) -> None:
         self._add(found)
-        with contextlib.suppress(RuntimeError):  # the event loop may be closed
+        with contextlib.suppress(RuntimeError):  # raised if the event loop is closed
             self._loop.call_soon_threadsafe(self._recorded, found)
 
     def _recorded(self, found: list[Upload]) -> None:

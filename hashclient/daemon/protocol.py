@@ -223,7 +223,7 @@ class Parser:
         delimiter = _DELIMITERS.get(line[0], b"\n")
         if line[0] in _DELIMITERS:
             place = line.find(delimiter, len(self._held))
-        else:  # whichever delimiter comes first
+        else:  # a newline or a null byte ends the command
             found = _BARE_END.search(line, len(self._held))
             place = -1 if found is None else found.start()
         if place < 0:

@@ -118,7 +118,7 @@ def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -
 
 
 def _remove(directory: Directory, name: str, identity: Identity) -> None:
-    with contextlib.suppress(OSError):  # the directory may be removed
+    with contextlib.suppress(OSError):  # the directory may have been removed already
         directory.unlink_if(name, identity)
 
 

@@ -127,7 +127,7 @@ class Turns:
             return False
         client = clients.popleft()
         del self._ring[user]
-        if clients:  # the other clients of the user get the last turn
+        if clients:  # move the user, with its other clients, to the end of the queue
             self._ring[user] = clients
         self._pool.submit(self._piece, client, self._jobs[client][0])
         return True
@@ -138,7 +138,7 @@ class Turns:
         except BaseException as error:  # noqa: BLE001 - only this client is closed
             _log.info("request failed: %s", getattr(error, "message", type(error).__name__))
             step = client.close
-        with contextlib.suppress(RuntimeError):  # the event loop may be closed
+        with contextlib.suppress(RuntimeError):  # raised if the event loop is closed
             self._loop.call_soon_threadsafe(self._piece_ended, client, job, step)
 
     def _piece_ended(self, client: Client, job: Job, step: Step | None) -> None:

@@ -161,7 +161,7 @@ class Worker:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:  # for example, no descriptor is free
+            except OSError as error:  # for example, this process has no free descriptor
                 _log.info("cannot accept: %s", error.strerror)
                 self._loop.remove_reader(listener)
                 self._loop.call_later(SWEEP_S, self._accept_again, listener, name)
@@ -192,8 +192,8 @@ class Worker:
             self._loop.stop()
 
 
-#: A connection that was silent for this time in seconds can be closed for a new client; and seconds
-#: between two searches for a connection to close for the same user.
+#: A connection that was silent for `SILENT_S` seconds can be closed for a new client. For each
+#: user, this process searches for a connection to close at most once in `SEARCH_S` seconds.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
@@ -251,7 +251,7 @@ class Connections:
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:
         """Return the connection to close for a new connection of `peer`, or None."""
         clients = [c for c in self._clients if c.waits_for_client]
-        if self._share.left:  # the user has reached the limit of one user
+        if self._share.left:  # only the limit of this user is reached
             clients = [c for c in clients if c.peer.user == peer.user]
         for client in clients:
             if now > client.last + SILENT_S:

@@ -195,7 +195,7 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     try:
         yield fd, os.fstat(fd)
     finally:
-        with contextlib.suppress(OSError):  # some file systems report an error
+        with contextlib.suppress(OSError):  # some file systems report an error at close
             os.close(fd)
 
 
@@ -248,7 +248,7 @@ def put_back(hidden: Place, name: str) -> bool:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    hidden.try_sync()  # a failure leaves the private name, which does no harm
+    hidden.try_sync()  # after a power loss, the file may have its private name
     return True
 
 

@@ -158,11 +158,11 @@ class Room:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
                     leftover = [n for n in names if n.startswith(files.TEMP_PREFIX)]
-                    if leftover:  # an exchange of folders may not be durable
+                    if leftover:  # an exchange of two folders may not be durable yet
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
-                    with contextlib.suppress(OSError):  # a document with its temporary name
+                    with contextlib.suppress(OSError):  # a file, not a folder
                         os.unlink(self.directory / name)  # noqa: PTH108 - beside a folder
                 self._swept = True
             yield

@@ -76,7 +76,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     """
     try:
         notes = load_notes(room.directory)
-    except StateError as error:  # the items are checked without the notes
+    except StateError as error:  # without notes, all other checks are still made
         notes = {}
         yield Finding(RESTORED_NAME, ok=False, detail=error.message)
     ids = item_ids(room.directory)

@@ -152,7 +152,7 @@ def bind(
     before = b"".join(line + b"\n" for line in collect(audit_dir, ids, copied))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
     archived = parse_head(next(read(audit_dir)), "line 1").before
-    if archived is not None:  # archived records are not in the chain
+    if archived is not None:  # the chain does not contain the archived records
         bound["archived_seq"] = archived.seq
     session.audit.append([Event(PACKAGED, bound)], durable=True)
     for record in read(audit_dir, event=PACKAGED, limit=1):

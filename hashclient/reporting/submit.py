@@ -329,7 +329,7 @@ class Sender:
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
-        with contextlib.suppress(StateError):  # only the first error is reported
+        with contextlib.suppress(StateError):  # only `error` is reported, not a second error
             changed = self._outbox.save(changed)
         with contextlib.suppress(AuditError):
             requests = [r.id for r in report.remote.requests[-3:]]

@@ -446,7 +446,7 @@ def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOR
     Raises:
         OSError: renameat2(2) failed; EINVAL or ENOSYS if the call or the flags are not supported.
     """
-    function = getattr(_libc(), "renameat2", None)  # glibc 2.28, musl 1.2.6
+    function = getattr(_libc(), "renameat2", None)  # needs glibc 2.28 or musl 1.2.6
     if function is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     names = os.fsencode(source), os.fsencode(target)

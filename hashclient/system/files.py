@@ -64,7 +64,7 @@ def make_durable(paths: Iterable[Path], *directories: Path) -> None:
     Raises:
         StateError: at least one file or directory cannot be made durable.
     """
-    from hashclient.system.background import together  # rarely needed
+    from hashclient.system.background import together  # imported here: rarely needed
 
     files = list(paths)
     for group in (files, list({*directories, *(path.parent for path in files)})):
@@ -85,7 +85,7 @@ def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Itera
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
     """
-    from hashclient.system.beneath import Directory  # rarely needed
+    from hashclient.system.beneath import Directory  # imported here: rarely needed
 
     with state_errors("cannot write", path):
         directory = Directory.given(path.parent)

@@ -107,7 +107,7 @@ def first_of(words: Sequence[str], count: int = 10) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the word in `known` that is most similar to the misspelt `word`, or None."""
-    import difflib  # rarely needed
+    import difflib  # imported here because it is rarely needed
 
     found = difflib.get_close_matches(word[:MAX_EXCERPT_CHARS], list(known), 1, 0.7)
     return found[0] if found else None

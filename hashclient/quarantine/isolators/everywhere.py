@@ -30,7 +30,7 @@ class Everywhere:
         if not is_object_uri(locator):
             return self._files
         if self._objects is None:
-            from hashclient.quarantine.isolators.objects import Objects  # imports obstore
+            from hashclient.quarantine.isolators.objects import Objects  # slow: it imports obstore
 
             self._objects = Objects(self._configured)
         return self._objects

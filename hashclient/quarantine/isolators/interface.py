@@ -70,7 +70,7 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """A directory with changed names; `sync` makes the names durable, or raises StateError."""
+    """A directory with changed file names; `sync` makes the names durable, or raises StateError."""
 
     directory: Identity
     sync: Callable[[], None]
