@@ -21,8 +21,8 @@ from hashclient.core.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
-#: An argument of at least this many characters may be a line of a secret key in PEM, and is not
-#: shown in messages. Shorter arguments are shown.
+#: If a shell has split a secret key into words, messages hide the words of at least this many
+#: characters, and show shorter words.
 _SHORTEST_PART = 4
 #: Click's message for a value that is not a number, or is out of range.
 _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\."
