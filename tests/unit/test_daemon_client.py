@@ -1,4 +1,4 @@
-"""Answers to a client: sent as far as the socket has room, dropped once the client closes."""
+"""Answers to a client: sent when the socket can take bytes, dropped if the client closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.test_daemon_shares import EVE
 
 
 class Loop:
-    """An event loop that only keeps the requests that it got."""
+    """An event loop that notes its calls in lists and runs nothing."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], None]] = []

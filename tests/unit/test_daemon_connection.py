@@ -55,7 +55,7 @@ def talk_with(served: Served, talk: Callable[[], None]) -> None:
 
 
 def ask(path: Path, data: bytes, *descriptors: int, end: bool = False, more: bytes = b"") -> bytes:
-    """Return all that the daemon answers; with `end`, the client closes its side for writing."""
+    """Send bytes and open files, and return the answers; `end` closes the client's sending side."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
         sock.connect(str(path))
@@ -124,7 +124,7 @@ def test_each_client_gets_its_answer_and_is_counted(served: Served, tmp_path: Pa
     row = served.counts.row(0)
     assert row.of(Count.CONNECTIONS) == len(talks)
     assert row.of(Count.OPEN) == 0
-    # Three requests that end too soon, and a command without an end.
+    # Three requests ended too soon, and one command had no terminator.
     assert row.of(Count.BROKEN) == 4
     assert row.of(Count.TOO_LONG) == 1
     assert row.of(Count.MATCH) == 103

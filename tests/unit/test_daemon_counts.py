@@ -1,4 +1,4 @@
-"""The counters of a daemon: each counter has its own place, and a total is the sum of all rows."""
+"""The counters of a daemon: each counter is separate, and totals are sums over processes."""
 
 from __future__ import annotations
 

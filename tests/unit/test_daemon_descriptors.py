@@ -1,4 +1,4 @@
-"""The descriptors of a daemon: connections leave enough descriptors for its threads."""
+"""File descriptors of a daemon: connections leave enough free descriptors for its threads."""
 
 from __future__ import annotations
 

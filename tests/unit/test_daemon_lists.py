@@ -1,4 +1,4 @@
-"""The lists of a daemon: when they become stale, and what counts when they cannot be opened."""
+"""The lists of a daemon: when they become stale, and which stay in use if opening fails."""
 
 from __future__ import annotations
 

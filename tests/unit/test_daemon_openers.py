@@ -26,7 +26,7 @@ NOW = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)
 
 
 class Fake:
-    """An opener without a process."""
+    """Replaces an opener of containers, and starts no process."""
 
     def __init__(self, judge: object, options: object, *, starting: Any) -> None:
         self.judge, self.options, self.starting = judge, options, starting

@@ -27,7 +27,7 @@ each_form = pytest.mark.parametrize(("prefix", "end"), FORMS, ids=["z", "n", "ba
 
 
 TOO_LONG = Broken("INSTREAM size limit exceeded.")
-#: Stands for the end of a stream.
+#: In expected events: the end of a stream.
 END = "end"
 
 
@@ -37,7 +37,7 @@ def instream(*chunks: bytes, prefix: bytes = b"z", end: bytes = b"\0") -> bytes:
 
 
 def plain(events: Iterable[object]) -> Iterator[object]:
-    """Yield events that do not depend on how the bytes were cut; empty chunks are left out."""
+    """Yield events in one form, however the bytes were divided; leave out empty chunks."""
     for event in events:
         if isinstance(event, Whole):
             yield (Command.INSTREAM, b"", event.delimiter)
@@ -203,7 +203,7 @@ def test_a_stream_has_a_greatest_length_however_it_is_cut() -> None:
         *_, last = Parser(10).feed(memoryview(instream(*chunks)))
         assert last == TOO_LONG
     assert parse(instream(b"x" * 10), parser=Parser(10))
-    # The length of the former stream does not count for the next stream.
+    # The limit applies to each stream by itself: two streams together may exceed the limit.
     assert parse(instream(b"x" * 6) + instream(b"x" * 6), parser=Parser(10))
 
 

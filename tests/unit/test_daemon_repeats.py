@@ -53,7 +53,7 @@ def test_of_mails_the_last_ids_are_written_with_the_count() -> None:
     for number in range(1, 31):
         assert not send(known, mailed(number))
     assert not send(known, outcome())  # the mail of this match has no id
-    ((_, count, ids),) = known.due()  # the tenth message id made the count due
+    ((_, count, ids),) = known.due()  # ten message ids make the count due
     assert (count, ids) == (31, [f"{n}@example.org" for n in range(21, 31)])
     assert not send(known, mailed(99))
     assert [(count, ids) for _, count, ids in known.due(everything=True)] == [

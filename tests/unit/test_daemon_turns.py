@@ -1,4 +1,4 @@
-"""Turns: each does one piece of work, of one request of a client, and only if room is free."""
+"""Turns: threads do one piece of work at a time, for one client after the other."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Served:
 
 
 class Talk:
-    """The bytes that a client sends and receives."""
+    """The client's side of a connection: sends bytes and returns answers."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop, self._sock = loop, sock
@@ -76,7 +76,7 @@ class Talk:
         await self._loop.sock_sendall(self._sock, data)
 
     async def answer(self) -> bytes:
-        """Return the next answer, or at the end of the connection the unterminated bytes."""
+        """Return the next answer. If the connection has ended, return the bytes that remain."""
         while b"\0" not in self._got and (more := await self._loop.sock_recv(self._sock, 999)):
             self._got += more
         answer, _, self._got = self._got.partition(b"\0")

@@ -221,7 +221,7 @@ def test_other_content_at_the_path_has_no_review(tmp_path: Path) -> None:
     assert desk.find("a", A).id == match.id
     assert desk.story(match) == ["found", "confirmed"]
     with desk.record() as record:
-        # The outcome is changed as if the container had another member with the same entry.
+        # Two different outcomes of one container are recorded, so a new review is needed.
         outcome = match.handled().outcome
         record.record([outcome], "another key", desk.now())
         record.record([outcome], "another key", desk.now())

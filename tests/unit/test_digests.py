@@ -55,7 +55,7 @@ def test_another_length_than_the_size_gives_no_digests(tmp_path: Path, size: int
             with path.open("rb") as stream, pytest.raises(LengthError) as caught:
                 digest_fd(stream.fileno(), ALL, expected, capped=capped)
             assert caught.value.strerror == (SHORTER if size < expected else LONGER)
-            # The reader stops as soon as it notices the wrong length.
+            # At most one chunk is read beyond the expected length.
             assert caught.value.length <= min(size, expected + CHUNK_BYTES)
 
 

@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Parent:
-    """The parent's end of the channel: it has tasks, and takes messages until it is closed."""
+    """Replaces the connection to the parent: it hands out tasks, and collects the messages."""
 
     def __init__(self, *tasks: Task) -> None:
         self.tasks = [encode_task(task) for task in tasks]
@@ -54,7 +54,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     ) -> list[Any]:
         class Checker:
             def __init__(self, on_bytes: Any) -> None:
-                # The descriptors of the parent are closed before a file is opened.
+                # The worker closes the parent's descriptors before it makes a checker.
                 assert children.pop() == ["not ours"]
                 self.on_bytes = on_bytes
 
@@ -99,7 +99,7 @@ def test_each_task_has_its_result_with_the_time_that_it_took(
 def test_progress_in_a_large_file_is_told_after_so_many_bytes(
     served: Callable[..., list[Any]], chunks: list[int], told: list[int]
 ) -> None:
-    """Each result resets the count, so the next file begins at zero."""
+    """Each result resets the count of reported bytes to zero."""
     assert PROGRESS_BYTES == 32 * MIB
 
     def read(given: Task, on_bytes: Callable[[int], None]) -> Result:

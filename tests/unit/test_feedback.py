@@ -46,7 +46,7 @@ LINE, SIGNED, _ = GOOD.split(b"\n")
 
 
 def signed(line: bytes) -> bytes:
-    """Return a file with any first line and a right signature."""
+    """Sign any first line, and return the file of feedback."""
     found = {
         "public_key": KEY.public_key().public_bytes_raw().hex(),
         "signature": KEY.sign(b"hashclient feedback v1\n" + line).hex(),

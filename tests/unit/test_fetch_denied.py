@@ -150,7 +150,7 @@ def test_another_failure_of_a_role_is_said_once(simulator: Simulator, tmp_path: 
 def test_a_failure_of_its_role_leaves_a_list_not_offered(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """If one bad answer made the list expected, each later 403 would be an error."""
+    """A 503 for a list that was denied before does not make the list expected."""
     deny(simulator, "b")
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
@@ -238,7 +238,7 @@ def test_a_list_that_each_address_refuses_is_not_offered(two: TwoPlaces) -> None
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_an_address_that_is_down_does_not_count_as_a_refusal(two: TwoPlaces, first: int) -> None:
-    """The unreachable address may have the list: only if all addresses refuse it, it is refused."""
+    """An unreachable address may offer the list, so only refusals by all addresses count."""
     refusing, down = two.places[first], two.places[1 - first]
     deny(refusing, "b")
     down.faults = {"*": status(503)}

@@ -191,7 +191,7 @@ def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world
 
 
 def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> None:
-    """A 404 ends the search for a root, so only signatures of the new keys show the fault."""
+    """The mirror answers 404 for the new root, so its other metadata fails verification."""
     world.fetch(world.mirror())
     world.provider.rotate("timestamp")
     world.provider.renew()
@@ -202,7 +202,7 @@ def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> N
 
 
 def test_the_metadata_of_one_mirror_and_the_files_of_another(world: Mirrors) -> None:
-    """The first mirror serves only newer metadata, so the second must have files that fit it."""
+    """Mirror 1 has new metadata without files, mirror 2 only old files, mirror 3 all new files."""
     new = world.mirror(parquet=status(404))
     old = world.mirror()
     old.files = dict(world.old)

@@ -380,7 +380,7 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
 def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
     client: Client, simulator: Simulator, lost: int
 ) -> None:
-    """If the lost run were ignored, all files that only this run lists would be clean."""
+    """A manifest that lacks a run must be refused: entries of the run would match no file."""
     client.fetch()
     simulator.publish(csv(range(30, 33)))
     client.fetch()
@@ -398,7 +398,7 @@ def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
 
 
 def test_rot_is_not_merged_into_a_new_run(client: Client, simulator: Simulator) -> None:
-    """Damage that `status --verify` would find must not get a correct digest by a merge."""
+    """A damaged run is not merged, because the merged run would get a valid digest."""
     client.fetch()
     (run,) = folder(client).glob("run-*")
     data = bytearray(run.read_bytes())
@@ -533,7 +533,7 @@ def rot_tags(run: Path) -> None:
 def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
-    """If damaged entries were built on, their files would be clean under a correct digest."""
+    """A resumed build must notice damaged runs, because files of their entries would be clean."""
     break_off(client, simulator)
     rot_tags(min(folder(client).glob("run-*")))
     client.fetch()
@@ -548,7 +548,7 @@ def test_a_build_does_not_continue_from_damaged_bytes(
 def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A build that continues from a note uses the noted digests of the earlier runs."""
+    """A resumed build keeps the noted digests, so it finds the damage of an earlier run."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     (run,) = folder(client).glob("run-*")
@@ -570,7 +570,7 @@ def test_damage_before_an_interrupted_update_is_still_found(
 def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
 ) -> None:
-    """A build that continues from a note would not see poisoned entries that precede the note."""
+    """No progress is noted after a poisoned entry, because a resumed build would skip the entry."""
     good = tmp_path / "good"
     good.write_text(f"{digests_of(4)[Algorithm.MD5].hex()}  benign\n")
     configured(client, known_good=(str(good),), max_set_aside=0)

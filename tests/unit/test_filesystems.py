@@ -151,7 +151,7 @@ def test_file_systems_that_are_not_here(kind: int, major: int, expected: SizeTru
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
 def test_the_file_of_another_device_has_no_effect() -> None:
-    """The file system of a trusted file that replaced the scanned file must not be trusted."""
+    """A file on another device than the scanned file has no effect on the trust in its size."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, opened(name) as fd:
         Path(name, "f").touch()
         device = os.fstat(fd).st_dev

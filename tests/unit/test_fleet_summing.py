@@ -1,4 +1,4 @@
-"""Summaries of many logs, added up: each figure is the sum or the maximum over all logs."""
+"""Audit summaries of several machines are added up: each figure is a sum or a maximum."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MISSING = (MissingList("other", "main", "never fetched"), MissingList(None, "sec
 
 
 def match(path: str, *places: str) -> Handled:
-    """Return a match of entries; each place is a list and a category."""
+    """Return a match with one hit for each of `places`, which have the form `list/category`."""
     named = (place.split("/") for place in places or ("baseline/synthetic",))
     hits = (Hit(where, "e-1", name, 3, (Algorithm.MD5,), complete=True) for where, name in named)
     return handled(Kind.MATCH, path, 5, hits=tuple(hits))

@@ -21,9 +21,9 @@ NAME = "d/e/f"
 
 
 class Grounds(Mounts):
-    """Gives one place to all directories, like the parts of a file system that is mounted twice.
+    """Identifies all directories with one file system, as if one were mounted several times.
 
-    Directories whose name ends in `unmounted` get another place.
+    A directory whose name ends in `unmounted` belongs to another file system.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ def test_a_match_is_gone_if_the_way_to_it_ends_without_its_name(
 def test_what_a_scan_has_left_out_on_the_way_keeps_a_match(
     desk: Desk, failed: str | None, exclude: str, kept_by: list[Callable[[Path], None]]
 ) -> None:
-    """The match is gone if its path ends above the directory that the scan left out."""
+    """The match stays if the scan skipped the directory or name at which the path breaks off."""
     for act in (remove, remove_directory, remove_two):
         (desk.files / NAME).parent.mkdir(parents=True, exist_ok=True)
         (desk.files / NAME).touch()
@@ -168,7 +168,7 @@ def test_a_match_is_not_gone_with_its_file_system(desk: Desk) -> None:
 
 
 def test_a_tree_is_followed_by_its_path_without_links(desk: Desk, tmp_path: Path) -> None:
-    """The tree is not searched if a link in its path was exchanged after the scan had begun."""
+    """The scan was given a symbolic link; the match is found under the path without links."""
     (desk.files / NAME).unlink()
     link = tmp_path / "link"
     link.symlink_to(desk.files)

@@ -260,7 +260,7 @@ def test_names_of_categories_are_normalised() -> None:
     content = f"md5,category\n{MD5},Category 1\n{MD5},  BAD\tthings \n{MD5},\n{MD5},1\n"
     (batch,) = read(content)
     assert batch.categories == ["category-1", "bad-things", None, "1"]
-    # The import keeps this name, and the provider refuses it when the list is published.
+    # `publish` later refuses this name, but the import keeps it.
     assert category_name("Catégorie +") == "catégorie-+"
 
 

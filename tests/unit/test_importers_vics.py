@@ -222,7 +222,7 @@ def test_a_key_that_stands_twice_is_seen_wherever_it_stands(doubled: str, where:
         json.dumps({"MD5": f"{n:032x}", "Category": 1}, separators=(",", ":")) for n in range(1000)
     ]
     media[where] = doubled.replace("@", MD5).replace("#", "00" * 16)
-    # Blanks before a colon in another medium must not hide a key that occurs twice.
+    # A repeated key is also found if another medium has blanks before a colon.
     media[700] = media[700].replace('"MD5":', '"MD5" :')
     with pytest.raises(UsageError, match="the same key twice"):
         read(raw(",".join(media)))
@@ -246,8 +246,8 @@ def test_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         write(out, exports.entries(5000, seed=3))
         slow.clear()
         assert len(rows(read(out.getvalue(), Reading(all_rows=True)))) == 5000
-        # Read slowly are the first and the last medium of each array, and media at the end of a
-        # block.
+        # Only the first and the last medium of an array or block are decoded one by one, which is
+        # slow.
         assert len(slow) < 100
 
 
@@ -310,8 +310,8 @@ def test_many_at_once_mean_the_same_as_one_by_one(
         assert outcome(content, make()) == one_by_one(content, make)
 
 
-#: The cases of `ODD` except those with a repeated key in an unread part, which a reader of single
-#: media refuses.
+#: The cases of `ODD` without a repeated key. A decoder of single media refuses repeated keys even
+#: in fields that are not used.
 READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 
 
@@ -319,7 +319,7 @@ READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 def test_an_odd_medium_among_usual_ones_means_the_same(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The decoder reuses the fields of earlier media; the odd medium has others, or one twice."""
+    """The decoder expects the fields of earlier media, but one medium has other fields."""
     monkeypatch.setattr(vicsbatch, "_PIECE_CHARS", 20_000)
     out = io.BytesIO()
     exports.vics(out, exports.entries(300, seed=1))

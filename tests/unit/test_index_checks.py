@@ -171,7 +171,7 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
 def test_the_number_of_due_pieces_depends_on_the_time_that_has_passed(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], passed: timedelta, count: int
 ) -> None:
-    """If the last time is in the future, all pieces are due, and nothing is divided by zero."""
+    """If the time of the last comparison is in the future, all pieces are due."""
     made = List(tmp_path, clock, 168 * PIECE)
     clock.now = NOW + passed
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checks.json")}

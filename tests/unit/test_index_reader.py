@@ -102,7 +102,7 @@ def test_a_switch_between_manifest_and_run_is_followed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The reader reads the old manifest, and a fetch removes the run before the reader opens it."""
+    """A fetch removes a run after the reader has read the manifest that names the run."""
     old = msgspec.structs.replace(index.manifest, runs=(RunRef("run-00000000", 1, 1),))
     write_manifest(tmp_path, old, sealer)
     (tmp_path / the_run(directory).name).write_bytes(the_run(directory).read_bytes())
@@ -246,7 +246,7 @@ def test_the_key_of_an_index_is_checked(directory: Path) -> None:
 
 
 def test_sizes_that_no_entry_can_have(index: Index) -> None:
-    """All sizes of the run fit into four bytes; a larger size must not be truncated to four."""
+    """The run stores sizes in four bytes. A larger size must not be truncated to four bytes."""
     size = len(content(2))
     sized = index.masks_of_size(size)
     unsized = index.masks_of_size(size + 1000)

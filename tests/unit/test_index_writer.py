@@ -185,8 +185,8 @@ def test_no_digest_is_in_a_run(writer: IndexWriter, tmp_path: Path) -> None:
     writer.flush()
     (run,) = tmp_path.glob("run-*")
     data = run.read_bytes()
-    # The id is in the file once and unsealed, but its MD5, which begins with the same bytes, is
-    # not.
+    # The id is in the file once, in plain text. The MD5 begins with the same bytes and is not in
+    # the file.
     assert data.count(b"a-digest-of-sixt") == 1
     assert run.stat().st_mode & 0o777 == 0o600
 
@@ -209,7 +209,7 @@ def garble_rows(path: Path, section: str) -> None:
 def test_a_run_that_cannot_be_merged_is_damage_and_not_left_out(
     writer: IndexWriter, tmp_path: Path, section: str
 ) -> None:
-    """A run without a digest changes on the disk after it was written; its rows are no entries."""
+    """A written run is damaged on the disk so that its row numbers point to no entry."""
     writer.add(batch(*(f"a{n}" for n in range(9))))
     writer.flush()
     writer.add(batch(*(f"b{n}" for n in range(9))))
@@ -223,7 +223,7 @@ def test_runs_that_lack_an_entry_that_was_written_are_damage(writer: IndexWriter
     writer.add(batch("a", "b"))
     writer.flush()
     writer.add(batch("c"))
-    writer.entries += 1  # count an entry whose run is lost
+    writer.entries += 1  # pretend that a further entry was written
     with pytest.raises(DamagedError, match="index has 3 entries where 4 were written"):
         writer.finish()
 

@@ -1,4 +1,4 @@
-"""Members of containers in the inventory: rows belong to one container, place and any inode."""
+"""Members of containers in the inventory: each row belongs to one container in one place."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_a_stream_of_known_length_waits_for_its_room(
         looks.append(True)
         return len(looks) > 2
 
-    # More than the whole spool: the caller must not wait for ever.
+    # A reservation that exceeds the whole spool is granted, because waiting would never end.
     with spool.reserved(99, is_stopped):
         assert (spool._reserved, looks) == (30, [])
         with spool.reserved(1, is_stopped):

@@ -1,4 +1,4 @@
-"""The closed sets: their names and numbers are stored in files and records, and never change."""
+"""Enumerations whose names and numbers are stored in files: no name or number may change."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_reading_that_fails_keeps_what_came_before(
 def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the directory were closed, the thread could read on in another one with its descriptor."""
+    """A directory stays open while a thread reads it: its descriptor number could be reused."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
     other = (tree / "b").stat().st_ino
     opened, scandir, close = listing.open_in, os.scandir, os.close
@@ -299,7 +299,7 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
 def test_threads_and_the_walk_share_one_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a thread and the walk each made a queue, both would wait for ever."""
+    """Only the walk may make the queue: with two queues, a thread and the walk would hang."""
     makers: list[str] = []
 
     class Queue(queue.SimpleQueue[object]):
@@ -315,7 +315,7 @@ def test_threads_and_the_walk_share_one_queue(
 
 
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
-    """The caller forks its workers after two tasks, and must not fork beside a thread."""
+    """After two tasks the caller forks its workers. A process with threads must not fork."""
     clock = iter(range(1_000_000))
     lister = Lister(lambda: float(next(clock)))  # each step of the listing takes a second
     fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)
@@ -384,7 +384,7 @@ def test_a_task_is_full_after_some_time() -> None:
     now = TASK_S
     assert tasks.add(three) == [one, two, three]
     assert tasks.full == 1
-    # The next task counts its time from its own first directory.
+    # The time of the next task starts at the first directory of that task.
     now = 10.0
     assert tasks.add(one) is None
 

@@ -1,4 +1,4 @@
-"""Whether a file may be a container is decided by the bytes that the program looks at."""
+"""Whether a file may be a container: decided by some of its first and last bytes."""
 
 from __future__ import annotations
 

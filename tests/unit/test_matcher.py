@@ -54,7 +54,7 @@ def digests(data: bytes, *algorithms: Algorithm) -> dict[Algorithm, bytes]:
 
 
 def hits(asked: Judge, given: Mapping[Algorithm, bytes], size: int | None) -> list[tuple[str, ...]]:
-    """Return the hits as list, entry, agreeing algorithms, and `all` if no digest disagrees."""
+    """Return each hit as texts: list, entry, agreeing algorithms, and `all` or an empty text."""
     found = asked.hits(asked.seal(given), size)
     return [
         (h.list_name, h.entry, "+".join(a.label for a in h.algorithms), "all" if h.complete else "")
@@ -181,7 +181,7 @@ def test_one_complete_hit_makes_a_match(complete: tuple[bool, ...], kind: Kind) 
 
 @pytest.mark.slow
 def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
-    """The inputs may share contents, digests of some kinds, sizes, or nothing."""
+    """Inputs that are judged together get the outcomes that each input gets by itself."""
     contents = [b"a", b"b", b"c", b"d"]
     rows = [
         row(f"e-{n}", contents[n % 3], *kinds, size=size, wrong=wrong)

@@ -173,7 +173,8 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     # Tags under another key prove nothing.
     (other_key,) = record.record([match("/a", hit("e-8"), md5=b"m" * 16)], "other", LATER)
     assert other_key.id not in known
-    # If the key has changed, the common entry shows the same file, and the old tags are dropped.
+    # After a change of the seal key, a common entry shows that the file is the same. Old tags are
+    # dropped.
     (renewed,) = record.record([match("/a", hit("e-1"), md5=b"k" * 16)], "other", LATER)
     assert renewed.id == made.id
     found = record.get(renewed.id)
@@ -236,7 +237,7 @@ def test_a_note_leaves_the_state(record: Matches) -> None:
 
 
 def test_a_held_match_is_held_again_when_its_report_is_taken_back(record: Matches) -> None:
-    """The match was held when it was found, and its row says so until another state is written."""
+    """The match is held when it is found. A retraction of its report restores the state `held`."""
     (made,) = record.record(
         [match("/a", hit("e-1"))], KEY, NOW, hold=lambda cases, _: {cases[0].id: True}
     )
@@ -612,7 +613,7 @@ def members(
 def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     record: Matches,
 ) -> None:
-    """Two members hit the same entry, and a decision excepts one of the two files with this MD5."""
+    """Two members hit the same entry, but an exception covers only one of them."""
 
     def batch(kind: Kind, now: datetime, since: datetime) -> MatchRef:
         (outcome,) = members("/a.zip", "e-1")

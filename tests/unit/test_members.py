@@ -297,7 +297,7 @@ def test_members_are_counted_once_by_what_their_answer_rests_on(
 def test_members_that_lack_a_digest_are_read_again_with_all(
     lists: OpenLists, tmp_path: Path
 ) -> None:
-    """A listed member needs all digests; a member of another size needs none."""
+    """A member that matches one digest is opened again for all digests, other members are not."""
     for found, jobs, forced in (
         (found_of(LISTED, mask=2), 2, True),
         (found_of(b"LISTED", mask=2), 1, False),
@@ -360,7 +360,7 @@ def test_a_file_that_changes_while_it_is_opened_is_unread(
 
 
 class Failing(Cage):
-    """A process that finds the members and then fails."""
+    """A container process that reports members and then raises `error`."""
 
     def __init__(self, error: Exception, *found: Found) -> None:
         super().__init__(*found)
@@ -418,7 +418,7 @@ def test_opening_is_ended_by_another_thread_at_any_time(lists: OpenLists, tmp_pa
         members.stop()  # no process has been started yet
         failed = [members.has_failed]
         opened_by(members, cage, fd)
-        assert cage.done == ["stop"]  # the process that was started meanwhile is stopped
+        assert cage.done == ["stop"]  # the new process is stopped
         members.stop()
         assert cage.done == ["stop"] * 2
         cage.has_failed = True

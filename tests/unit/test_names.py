@@ -1,4 +1,4 @@
-"""Names from another program: each byte of the list, at the edges of blocks and of lengths."""
+"""Lists of file names from another program: separators, limits of length, and block ends."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_name_that_no_file_can_be_meant_by_is_unread(
 def test_a_name_may_have_so_many_bytes(
     monkeypatch: pytest.MonkeyPatch, length: int, end: bytes, chunk: int
 ) -> None:
-    """Of a longer name only the beginning is shown, and the names behind it are still read."""
+    """A name that is too long is unread and shown cut; the next names are read."""
     assert (module.MAX_NAME_BYTES, module._SHOWN_BYTES) == (1 << 16, 256)
     monkeypatch.setattr(module, "MAX_NAME_BYTES", 20)
     monkeypatch.setattr(module, "_SHOWN_BYTES", 5)

@@ -278,7 +278,7 @@ def test_an_answer_that_is_refused_holds_no_connection(server: HostileServer) ->
         for _ in range(3):
             with pytest.raises(VerificationError):
                 transport.get(f"{server.origin}/x", 1000)
-        # The sockets of the server belong to this process, too.
+        # The server runs in this process, so up to three of the open sockets are its sockets.
         assert open_files() - files <= 3
 
 

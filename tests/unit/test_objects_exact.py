@@ -1,4 +1,4 @@
-"""Exact listings: Google's and Azure's keys of digits, at an address that only this test uses."""
+"""Listings by HTTP requests for keys of digits, at servers like Google's and Azure's."""
 
 from __future__ import annotations
 

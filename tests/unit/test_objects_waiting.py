@@ -147,7 +147,7 @@ def test_three_pages_are_listed_before_one_is_taken() -> None:
 def test_no_page_is_listed_while_too_many_objects_wait(
     monkeypatch: pytest.MonkeyPatch, started: list[Callable[[], None]], backlog: int
 ) -> None:
-    """When few enough objects wait again, further pages may be listed."""
+    """Listing pauses while many objects wait, and continues when their number falls."""
     monkeypatch.setattr(threads_module, "BACKLOG", 2)
     threads, room = threads_of(iter(())), Room()
     threads._room = room  # type: ignore[assignment]
@@ -224,7 +224,7 @@ def test_a_system_without_room_for_any_thread_is_an_error(
 def test_threads_that_do_not_stop_are_left_after_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All threads together get as much time to stop as one thread."""
+    """The time limit for stopping applies to all threads together, not to each thread."""
     now, waited = [100.0], []
 
     class Stuck:

@@ -103,7 +103,7 @@ def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
-    """A sentence on stderr has no context, but in a summary the list's name is beside it."""
+    """A sentence on stderr names its list; in a summary, a separate field has the name."""
     folder = client.settings.layout.lists / "a"
     (folder / "manifest.json").write_bytes(b"{")
     targets.unlink()

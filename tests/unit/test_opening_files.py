@@ -115,7 +115,7 @@ def test_whether_a_thread_waits_is_said_by_the_kernel(monkeypatch: pytest.Monkey
         (100, 0, 50, True),
         (0, 0, 0, True),  # no file was read, so nothing shows whether reading waits
         (10, 0, 500, False),
-        # The process that opened an archive has waited, but the reading has not.
+        # Nearly all of the waiting happened while an archive was opened, and does not count.
         (100, 98, 50, False),
     ):
         waits.begin()

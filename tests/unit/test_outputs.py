@@ -224,7 +224,7 @@ def test_a_report_is_written_again_below_a_directory_of_a_group_of_the_system(
 
 @needs_root
 def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path) -> None:
-    """Others may have replaced the closed directory by another directory of root."""
+    """Root replaces no file below another user's directory, even in a subdirectory of root."""
     theirs = give_tree(ground / "theirs", {"x": b""})
     victim = Victim(theirs / "closed" / "file", b"root's")
     with pytest.raises(UsageError, match=r"is there already, on a way that user nobody may change"):

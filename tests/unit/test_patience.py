@@ -24,7 +24,7 @@ TICK = timedelta(microseconds=1)
     ("after", "due"),
     [
         *((None, True), (-TICK, True), (timedelta(), True), (TICK, False)),
-        *((LAST, False), (LAST + TICK, True)),  # no pause is so long, so the clock was wrong
+        *((LAST, False), (LAST + TICK, True)),  # longer than any pause: the clock was wrong
     ],
 )
 def test_an_attempt_is_due_from_its_time_on(after: timedelta | None, due: bool) -> None:

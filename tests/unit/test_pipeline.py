@@ -43,7 +43,7 @@ def match(path: str) -> Outcome:
 
 
 class Watching(Observer):
-    """Notes the arguments of its calls."""
+    """An observer that notes the calls and failures that a run reports."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -219,7 +219,7 @@ def test_a_stop_that_was_named_ends_the_run_regularly(world: Recorded) -> None:
 
 
 def test_an_interruption_of_the_caller_can_be_handed_on(world: Recorded) -> None:
-    """The remaining results are returned, and no result is returned twice."""
+    """After `interrupt`, the run returns the outcomes that are already recorded, and then ends."""
     stops = {KeyboardInterrupt: ExitCode.INTERRUPTED}
     run = world.run([match("/a"), match("/b"), None, match("/c")], stops=stops)
     assert next(run).outcome.path == "/a"

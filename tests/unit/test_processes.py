@@ -223,7 +223,7 @@ def test_progress_in_large_files_is_reported_and_time_passes(tmp_path: Path) -> 
 
 
 def test_time_passes_while_nothing_comes_from_any_worker(tmp_path: Path) -> None:
-    """Empty results appear regularly, so that progress can be shown and the run can be ended."""
+    """While workers are silent, the pool yields `Advance`, so that the caller gets control."""
     ticked = tmp_path / "ticked"
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
@@ -258,7 +258,7 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
 
 
 def test_beside_a_thread_this_process_forks_nothing_in_place_of_a_dead_worker() -> None:
-    """A fork would copy the locks and descriptors that the other thread uses at this moment."""
+    """A process with a second thread must not fork, because the child would copy held locks."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         if "d/5" in paths(items):
@@ -384,7 +384,7 @@ def test_an_index_that_is_damaged_ends_the_run_with_its_error() -> None:
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_long_tasks_with_long_results_do_not_wait_for_each_other(jobs: int) -> None:
-    """If messages exceed the buffers of the sockets, parent and worker must not both be writing."""
+    """Parent and worker must not both block on writing when messages exceed socket buffers."""
     long = "x" * 4000
     tasks: list[Task] = [
         [Group(f"{long}/{n}/{m}", ["f"], follow=False) for m in range(200)] for n in range(12)

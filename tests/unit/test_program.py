@@ -239,7 +239,7 @@ def test_a_stream_that_breaks_off_raises_and_leaves_nothing(
 
 
 def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: ContentChecker) -> None:
-    """All bytes of the content are in memory; of a stream, only a part is kept."""
+    """`check` searches all bytes of a `bytes` object, but only a kept part of a long stream."""
     data = bytes(3 << 20) + zip_of(LISTED)
     assert checker.check(data, name="bytes").kind is Kind.MATCH
     assert checker.check(io.BytesIO(data), name="stream").kind is Kind.UNREAD

@@ -461,7 +461,7 @@ def test_rotations_cure_a_list_that_was_pushed_ahead(
     simulator.publish(CSV)
     simulator.edit("baseline", lambda signed: setattr(signed, "version", 1_000_000))
     assert client.generation() == 1
-    # The first new version equals the version in the attack's timestamp, so no client fetches it.
+    # Clients do not fetch the next version, because the attack's timestamp names the same version.
     for _ in range(2):
         simulator.publish(f"{MD5}\n".encode())
     with pytest.raises(RepositoryError):

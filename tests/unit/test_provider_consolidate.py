@@ -50,7 +50,7 @@ def test_small_ranges_between_large_ones_keep_nothing_apart() -> None:
 
 
 class Days:
-    """A list that only counts its entries, and is published and consolidated day by day.
+    """A simulated list without entries: only their numbers change, day by day.
 
     Only old entries are withdrawn, so no withdrawal is ever dropped. This is the worst case.
     """
@@ -89,7 +89,7 @@ class Days:
 
     @property
     def old(self) -> list[int]:
-        """Return the number of entries of each range that may be joined."""
+        """Return the number of entries in each range of old generations."""
         weights: dict[int, int] = {}
         for segment in self.segments:
             if segment.last <= self.generation - self.keep_newest:
@@ -97,7 +97,7 @@ class Days:
         return list(weights.values())
 
 
-#: The limit of rewrites: an entry is written again only after its range has grown by a quarter.
+#: Return how often an entry may be rewritten: only after its range has grown by a quarter.
 def most_rewrites(published: int) -> float:
     return math.log(published, 1 + 1 / RATIO)
 
@@ -110,8 +110,8 @@ def test_five_years_of_many_new_entries_and_few_withdrawals_a_day(every: int) ->
         if day % every == 0:
             days.consolidate()
     days.consolidate()
-    # The segments are: the newest generations, those since the last joining, and a logarithm of the
-    # rest.
+    # There are segments for the newest generations and for the generations since the last
+    # consolidation. The number of other segments grows with the logarithm of the list.
     ranges = math.log(days.published, RATIO + 1) + 1
     assert days.most <= KEEP_NEWEST + 2 * every + 2 * ranges < MAX_SEGMENTS / 10
     assert days.rewritten <= days.published * most_rewrites(days.published) / 4

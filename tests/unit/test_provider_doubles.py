@@ -1,4 +1,4 @@
-"""Doubles: all digests of an entry are already listed, or are in earlier rows of the files."""
+"""Doubles: rows whose digests are all listed already, or all in earlier rows of the files."""
 
 from __future__ import annotations
 

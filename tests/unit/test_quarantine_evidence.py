@@ -222,7 +222,7 @@ def test_a_file_comes_from_its_place_or_from_quarantine(ward: Ward, file: Path) 
     assert item is not None and item.id == match.id
     evidence_path = str(ward.evidence(match))
     assert content_of(ward.get(match), ward) == (evidence_path, CONTENT)
-    # The record is older than the item, or the file has returned: both copies exist.
+    # The old record says that the file is in its place. The sealed copy is read nevertheless.
     assert content_of(match, ward) == (evidence_path, CONTENT)
     with pytest.raises(StateError, match=f"cannot read {file}: not there any more"):
         content_of(match, ward, key=False)
@@ -247,7 +247,7 @@ def test_a_copy_is_proven_by_the_tags_of_its_match(ward: Ward, file: Path) -> No
     assert refused.value.message == f"sealed copy is damaged: {ward.evidence(match)}"
     with pytest.raises(StateError, match="there is no digest to prove the file by"):
         content_of(msgspec.structs.replace(match, tags={}), ward)
-    # With another seal key the tags prove nothing, but the copy was proven when it was made.
+    # Tags under another seal key are not compared, because the copy was proven when it was sealed.
     assert content_of(wrong, ward, sealer=Sealer(bytes(32)))[1] == CONTENT
     assert content_of(msgspec.structs.replace(wrong, key_id="other"), ward)[1] == CONTENT
 

@@ -195,7 +195,7 @@ def test_without_an_exchange_in_one_step_the_item_stays(
 def test_an_exchange_that_may_not_be_durable_keeps_both_folders(
     room: Room, item: Item, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a loss of power, either folder may have the name."""
+    """The rename is not synced: after a power loss, the temporary name may be back."""
 
     def fail(path: Path) -> None:
         if path == room.directory:

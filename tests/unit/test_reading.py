@@ -241,7 +241,7 @@ def test_a_file_that_claims_to_be_longer_is_read_further(size: int, bound: int) 
 
 @needs_fuse
 def test_the_bound_holds_for_every_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound applies to the first reading, one after a change, and one for more digests."""
+    """The limit of bytes applies to each reading: first, repeated, or for further digests."""
     monkeypatch.setattr(reading, "UNSIZED_BYTES", 1 << 20)
     with mounted(tmp_path, {"f": File(b"x", endless=True)}, user_id=STRANGER):
         path = tmp_path / "f"
@@ -384,7 +384,7 @@ def test_a_file_system_that_cannot_be_examined_has_no_trust(
 def test_a_file_system_is_asked_once_a_task(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One question for each file would cost system calls."""
+    """The kernel is asked once for each file system, because a question takes system calls."""
     asked: list[int] = []
 
     def counted(fd: int, device: int) -> SizeTrust:
@@ -403,7 +403,7 @@ def test_a_file_system_is_asked_once_a_task(
 def test_a_file_system_stays_until_the_task_ends(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that is mounted later gets neither the number nor the trust of the first."""
+    """A file system that is mounted during the task is not trusted like the one before it."""
     devices: list[int] = []
 
     def exchange(_number: int) -> None:
@@ -430,7 +430,7 @@ def test_a_file_system_stays_until_the_task_ends(
 def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program may have written during earlier attempts and ended: only the last lease counts."""
+    """Each attempt to read takes a new lease, because a program may have written before."""
     path, told = tmp_path / "f", []
     path.write_bytes(b"benign")
 

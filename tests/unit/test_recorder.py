@@ -332,7 +332,7 @@ def test_held_matches_are_counted_and_their_entries_named(tmp_path: Path, holds:
 def test_more_entries_are_asked_for_than_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The summary can then say that further entries have held matches."""
+    """The run asks for one entry more than it shows, to know whether there are further entries."""
     asked: list[int] = []
 
     def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:
@@ -424,7 +424,7 @@ def test_matches_that_are_gone_are_logged_and_counted(
 def test_arguments_are_logged_as_far_as_there_is_room(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], kept: int, cut: bool
 ) -> None:
-    """Each argument needs its length and one character more, and a long argument is cut."""
+    """An argument uses its length plus one of the 100 characters; a long argument is cut."""
     monkeypatch.setattr(recorder, "MAX_LOGGED_ARGUMENTS_CHARS", 100)
     monkeypatch.setattr(
         recorder, "MAX_LOGGED_PATH_CHARS", 50 if cut or lengths == [50, 48] else 999

@@ -1,4 +1,4 @@
-"""Files that need not be read: ruled out by size or by record, also as members of a container."""
+"""Files that need not be read, because their size or a record rules out a match."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_a_container_is_not_opened_if_its_members_are_known_and_not_listed(
 def test_a_file_that_was_listed_with_another_inode_is_looked_for(
     lists: OpenLists, tmp_path: Path, of: str
 ) -> None:
-    """The name belongs to another file now, whose size does not rule out the listed file."""
+    """If another file has taken the name, its size says nothing about the file in the listing."""
 
     def inodes(path: Path) -> list[int]:
         inode = path.stat().st_ino

@@ -35,7 +35,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
 
 
 class Source:
-    """A source without inputs that notes when it is closed; it also replaces trees."""
+    """Replaces the source of a scan: it has no inputs, and notes the calls."""
 
     def __init__(self) -> None:
         self.done: list[object] = []
@@ -55,7 +55,7 @@ class Source:
 
 
 class Parts:
-    """Replaces an executor, a stream or the objects of a scan: yields results, notes its end."""
+    """Replaces the part of a scan that checks inputs: it yields given results."""
 
     def __init__(self, *results: Result | Outcome | Advance) -> None:
         self.results = results
@@ -108,7 +108,7 @@ def test_the_parts_of_a_scan_come_one_after_the_other(lists: OpenLists) -> None:
 
 
 def test_each_input_is_counted_once(lists: OpenLists) -> None:
-    """A clean file is counted in its result, and not again when its name is shown."""
+    """A clean file is counted once, although its result and its outcome both mention it."""
     result = Result(clean=2, outcomes=[CLEAN, MATCH], files_read=3, bytes_read=7, lost=[8])
     source: Any = Source()
     outcomes, summary, _ = found(lists, result, SKIPPED, CLEAN, source=source, again=source)

@@ -161,7 +161,7 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: Ope
 def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
     tmp_path: Path, lists: OpenLists, is_new: bool
 ) -> None:
-    """The newer file may be in the former directory of the older file, which the scan has left."""
+    """If the file at the name is newer than the scan, the listed file counts as replaced."""
     tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
     if born(tree / "a" / "f") is None:
         pytest.skip("this file system does not say when a file was made")
@@ -180,7 +180,7 @@ def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
 def test_of_two_files_listed_under_one_name_the_one_that_is_elsewhere_now_is_unread(
     tmp_path: Path, lists: OpenLists, first: bytes
 ) -> None:
-    """The files were exchanged while the directory was listed, and once more since then."""
+    """The listing has one name with two inodes, because files were exchanged meanwhile."""
     tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
     if born(tree / "a" / "f") is None:
         pytest.skip("this file system does not say when a file was made")
@@ -343,7 +343,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
         (tree / "d").unlink()
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
     else:
-        # The directory is not beside its old name, and other directories are not searched.
+        # The moved directory has another parent now, and is searched only in its old parent.
         assert told(checker.check(task)) == {"f": (Kind.UNREAD, MOVED)}
         exchange(tree / "d", tree / "e")
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
@@ -390,7 +390,7 @@ def test_a_directory_that_is_replaced_is_listed_again(
 def test_a_directory_that_another_machine_has_listed_is_not_listed_again(
     tmp_path: Path, lists: OpenLists
 ) -> None:
-    """The machine that checks may have a mount there, so its files are not the listed files."""
+    """On another machine, a directory with another inode may be a mount: its files are unread."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/gone": LISTED})
     task = task_of(tree)
     (tree / "d").rename(tmp_path / "away")
@@ -404,7 +404,7 @@ def test_a_directory_that_another_machine_has_listed_is_not_listed_again(
 def test_each_named_file_has_an_outcome_also_if_its_directory_is_replaced(
     tmp_path: Path, lists: OpenLists, mode: int
 ) -> None:
-    """A file that was only in the listing has no outcome."""
+    """Only named files get an outcome. Nobody has named the listed file `new`."""
     tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER, "d/saved": OTHER})
     (tree / "d").chmod(mode)
     names = tmp_path / "names"

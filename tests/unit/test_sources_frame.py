@@ -143,7 +143,7 @@ def test_a_directory_is_listed_again_if_names_may_have_been_missed(
     changes: dict[str, Any],
     is_listed_again: bool,
 ) -> None:
-    """Not listed again are directories that are closed, listed whole, short, or unchanged."""
+    """Only a changed directory that is open, long and not yet complete is listed again."""
     now.append(("new", FILE, 4))
     made = frame(tmp_path, **{"fd": open_fd, **changes})
     made.listed, made.count = [array("Q", [1, 2, 3])], changes.get("count", 3)
@@ -240,7 +240,7 @@ def test_a_directory_that_was_begun_is_taken_and_the_next_is_begun(tmp_path: Pat
     lister.room = 2
     found: list[Any] = [made.listing_of("a", lister)]
     assert (lister.begun, [*made.later]) == (["a", "b"], ["c", "d"])
-    # A directory whose turn comes before a thread began it is read by the walk.
+    # The walk itself reads a directory that no thread has begun to read.
     lister.room = 3
     made.ahead.clear()
     assert made.listing_of("c", lister) is None

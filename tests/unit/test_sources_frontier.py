@@ -20,7 +20,7 @@ from hashclient.scan.values.options import ScanOptions
 
 
 class Mounts:
-    """Objects to directories of some descriptors, and watches one mount point."""
+    """Replaces the record of mounts: it objects to some descriptors, and watches one path."""
 
     def __init__(self, **reasons: str) -> None:
         self.reasons = {int(fd[1:]): reason for fd, reason in reasons.items()}

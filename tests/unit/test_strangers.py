@@ -1,4 +1,4 @@
-"""Who else may change where a path leads: owners, groups, everybody; links, sticky bits."""
+"""Which other users may change where a path leads: by owner, group, mode or link."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_way_leads_through_links_that_others_may_change_or_through_none(base: 
     (base / "links/ours").symlink_to("../theirs")
     (base / "theirs/link").symlink_to(base / "safe")
     os.chown(base / "theirs", NOBODY, NOBODY)
-    # Directories behind the last link are not checked, because a directory leads to no other place.
+    # Behind the last symbolic link, directories of other users are accepted.
     assert way_of(base / "links/ours/d") == (str(base / "theirs/d"), None)
     assert way_of(base / "theirs/d") == (str(base / "theirs/d"), None)
     real, stranger = way_of(base / "links/ours/link")

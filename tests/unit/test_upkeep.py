@@ -258,7 +258,7 @@ def test_they_are_looked_for_once_a_week(desk: Keeper, shelf: Shelf) -> None:
     assert upkeep.prune_inventory(desk.session) == 0  # nothing is pruned before a week has passed
     shelf.day += 6
     assert upkeep.prune_inventory(desk.session) == 5
-    # Even records of a clock that was ahead are removed at some time.
+    # Records that were written with a clock ahead are removed in the end.
     shelf.day -= 50
     shelf.remember(0, 5)
     shelf.day += 45

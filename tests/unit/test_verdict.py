@@ -1,4 +1,4 @@
-"""The verdict: the order of results, and that no unknown input is clean."""
+"""The exit code of a run: which result decides, and that no unknown input is clean."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_every_input_is_counted_once() -> None:
 
 def test_counts_of_parts_add_up() -> None:
     names = [name for name in Counts.__struct_fields__ if name != "not_opened"]
-    # The sums have carries, so a bitwise "or" of the counts would give another result.
+    # These numbers distinguish a sum from a bitwise "or".
     one = Counts(**{name: 3 + place for place, name in enumerate(names)}, not_opened={"pdf": 3})
     total = Counts(not_opened={"chm": 1})
     for _ in range(3):

@@ -100,7 +100,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
 def test_between_checks_of_changed_files_is_a_rest(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A check costs as much as reading a thousand files, so many files share one check."""
+    """Starting a check is slow, so changed files are collected and checked together."""
     tree = write_tree(tmp_path / "t", {})
     checked: list[float] = []
     told: list[Handled] = []
@@ -408,7 +408,7 @@ class _Entry:
 
 @contextlib.contextmanager
 def _strange(directory: int, number: int) -> Iterator[Iterator[_Entry]]:
-    """List entries without their types; the listing fails at its end unless `number` is 0."""
+    """List entries without types; at the end, raise the error `number` unless it is 0."""
 
     def entries() -> Iterator[_Entry]:
         yield from listed
@@ -560,7 +560,7 @@ def test_no_link_leads_a_watch_out_of_its_tree_by_a_directory_that_could_not_be_
 def test_files_that_a_look_around_has_found_are_checked(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is found without an event is checked, even if the kernel reports no more."""
+    """A file that only a listing has found is checked, although the kernel reports no event."""
     monkeypatch.setattr(watch_module, "LOOK_S", 0.1)
     tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
     found: list[str] = []

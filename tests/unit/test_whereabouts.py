@@ -20,7 +20,7 @@ MANY = 16
 
 
 class Grounds(Mounts):
-    """Gives the same place to all directories."""
+    """Identifies all directories with one file system, called `here`."""
 
     def __init__(self) -> None:
         pass
@@ -146,8 +146,8 @@ def test_a_link_that_was_put_in_the_place_of_a_file_leads_to_none(
     (outcome,) = found([str(file)], through_links=through_links)
     file.rename(tmp_path / "tree/moved")
     file.symlink_to(tmp_path / "outside/f")
-    # A file that was opened in its own directory has this place, although another file is there
-    # now.
+    # The file was opened by its directory and not through links, so its place is known although a
+    # link has its name now.
     standing = None if through_links else "here"
     assert places_of([outcome], Grounds()) == [Place(str(file), standing)]
 
