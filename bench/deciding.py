@@ -21,7 +21,7 @@ from hashclient.decisions.rulings import MOST, USUAL, Entry, Ruling, write_book
 
 
 def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
-    """Compare lookups with as many exceptions as are allowed to lookups with at most one."""
+    """Compare lookups with the largest number of exceptions with lookups with at most one."""
     with site(work, "ruled", entries=2 * MOST, algorithms=("sha256",)) as here:
         listed = [line.split(",")[:2] for line in here.csv.read_text().splitlines()[1:]]
         states = {number: here.state.with_name(f"ruled-{number}") for number in (0, 1, MOST)}
@@ -112,7 +112,7 @@ def _except(state: Path, entries: list[str]) -> None:
 
 
 def _fill(where: Path, files: int) -> None:
-    """Create the missing files of `files` equal files, a thousand in a folder."""
+    """Create `files` files with equal content, a thousand in a folder; keep existing files."""
     for number in range(files):
         path = where / f"{number // 1000:04d}" / f"{number:07d}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Floors: the least possible work of each scenario on this machine, each in its own process.
+"""Floors: programs that do the least possible work of each scenario, for comparison.
 
 python -m bench.floors read DIR JOBS           open, read and close every file
 python -m bench.floors digest ALGORITHM BYTES  digest BYTES bytes with OpenSSL, on one core

@@ -136,17 +136,17 @@ def _known(work: Path, tree_dir: Path, entries: int, digests: Sequence[str]) -> 
 
 
 def scan_sha256(bench: Bench) -> Iterator[Row]:
-    """How close is a full scan with a SHA-256 list to the floor, and to hashdeep?"""
+    """How close is a full scan with a SHA-256 list to the least possible time, and to hashdeep?"""
     yield from _scan(bench, "sha256", hashdeep=True)
 
 
 def scan_md5(bench: Bench) -> Iterator[Row]:
-    """How close is a full scan with an MD5 list to the floor, and to hashdeep?"""
+    """How close is a full scan with an MD5 list to the least possible time, and to hashdeep?"""
     yield from _scan(bench, "md5", hashdeep=False)
 
 
 def matches(bench: Bench) -> Iterator[Row]:
-    """How long does it take to record and report that every file matches, beside the floor?"""
+    """How long do recording and reporting matches take, beside the least possible time?"""
     files = bench.count(100_000)
     where = tree(bench.work, files=files, total_bytes=files * 4000)
     with site(

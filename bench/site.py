@@ -1,4 +1,4 @@
-"""The parts of a benchmark: trees, lists, a provider on loopback and a client of the provider.
+"""Makes what benchmarks need: trees, lists, a provider on loopback, a client of the provider.
 
 All files are synthetic and made by `fixtures.generate`. If the working directory of a benchmark is
 kept, the next run uses its files again.

@@ -41,7 +41,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 #: The shortest time between two examinations of the whole state, which take longer than reading the
 #: log.
 LOOK = timedelta(hours=1)
-#: A function that returns the problems of the whole state.
+#: A function that returns the problems of the whole state directory.
 Look = Callable[[], Iterable[Noticed]]
 #: The largest length of a machine's name, because the names come from other machines.
 _NAME_CHARS = 100

@@ -109,7 +109,8 @@ __all__ = [
 
 #: The largest length in bytes of a record that closes a file, including its newline.
 _CLOSING_BYTES = 1024
-#: The length in characters from which the record of a body gets its own signature.
+#: If the body of a record (its event and data) has at least this many characters, the record gets
+#: its own signature.
 _LONG_BODY_CHARS = MAX_LINE_BYTES // 2
 
 

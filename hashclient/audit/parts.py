@@ -13,8 +13,8 @@ from typing import Any
 
 from hashclient.audit.record import MAX_LINE_BYTES, Encoded, Event, encode_body
 
-#: The longest body in characters that fits into a line together with number, time, hashes and
-#: signature.
+#: The largest length in characters of a body (an event and its data). A longer body does not fit
+#: into a line together with number, time, hashes and signature.
 MAX_BODY_CHARS = MAX_LINE_BYTES - 1024
 #: The length of a part in characters: less than a line, so that a copy of a part also fits into a
 #: line.

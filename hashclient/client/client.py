@@ -313,9 +313,9 @@ class Client:
 
         If [alerts] is not configured, nothing is done.
 
-        `exit_code`: the exit code of the run before; after 8 and 9, the state is checked for damage
-        immediately. `at_once`: send all waiting alerts, even if they are not due. `patient`: give
-        receivers more time than at the end of a run.
+        `exit_code`: the exit code of the previous run; if it is 8 or 9, the state directory is
+        checked for damage immediately. `at_once`: send all waiting alerts, even if they are not
+        due. `patient`: give receivers more time than at the end of a run.
 
         Raises:
             StateError: the outbox cannot be read or written, or another command has locked it.

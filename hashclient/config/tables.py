@@ -169,7 +169,7 @@ class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackageDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
 ):
-    """An organisation that receives packages: the directory for them, and the age public keys.
+    """An organisation that receives packages: the directory for packages, and its age public keys.
 
     `key`: the organisation's Ed25519 public key, which verifies its answers. `deadline_hours`: a
     report that was prepared more than this many hours ago and was not handed over is overdue.
@@ -187,7 +187,7 @@ class ServiceDestination(
     """A reporting service with an API like the CyberTipline's.
 
     `evidence`: what is uploaded: the `file` itself, its `sealed` form, or `none`. `deadline_hours`:
-    as for a `PackageDestination`.
+    the same as in `PackageDestination`.
     """
 
     url: str

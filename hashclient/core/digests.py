@@ -63,8 +63,7 @@ def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
 
 def digests_of(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
     """Return the digests of the bytes in `data`, in the order of `algorithms`."""
-    # one algorithm is the usual case, in which a comprehension would take half as long as the
-    # digest
+    # usually there is one algorithm, and a comprehension would add half of the time of its digest
     if len(algorithms) == 1:
         return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()]
     return [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
@@ -169,9 +168,9 @@ def digest_fd(
     the kernel never reads beyond `size`, so a read that returns `size` bytes has reached the end.
     Without `capped`, only an empty read shows the end: a network file system or FUSE may return
     fewer bytes than requested, and a disk returns fewer bytes before an unreadable block.
-    `on_bytes` is called with the length of each chunk of a long read. `on_first` is called with the
-    object behind `buffer`, and the number of bytes of the file in it. The content of `buffer` is
-    overwritten.
+    `on_bytes` is called with the length of each chunk of a long read. After the first read,
+    `on_first` is called with the object behind `buffer`, and the number of bytes that were read
+    into it. The content of `buffer` is overwritten.
 
     Raises:
         LengthError: the file has more or fewer bytes than `size`; reading ends at this point.

@@ -146,7 +146,8 @@ class Build(msgspec.Struct, frozen=True):
         """Build the list from its first segment or, with `resume`, continue a killed build.
 
         Raises:
-            VerificationError: the result differs from the signed list, or would poison the list.
+            VerificationError: the result differs from the signed list, or the guard refuses its
+                entries.
             DamagedError: the disk returns other bytes than were written to it.
         """
         staging = self._load_staging() if resume else None

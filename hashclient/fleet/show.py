@@ -13,8 +13,9 @@
    keeps this finding, whatever it publishes, until its key is pinned again.
 6. The document must have been made within the interval that the machine promised, and not in the
    future.
-7. The machine must say that it has no problem and that no match waits. No other machine may have a
-   newer generation of one of its lists that was published longer ago than the machine's interval.
+7. The machine must say that it has no problem and that no match waits. The machine must not lack a
+   generation of a list that another machine has and that was published longer ago than the
+   machine's interval.
 
 A machine without a finding is well. Only a document that fulfils rules 1 to 5 is stored as the last
 document of a machine.

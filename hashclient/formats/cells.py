@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from hashclient.system.text import printable
 
-#: The characters with which a formula begins for a spreadsheet (OWASP, "CSV Injection"), also in
-#: full width. Tabs and line ends cannot occur in a cell, because `printable` has escaped them.
+#: The characters that begin a formula in a spreadsheet (OWASP, "CSV Injection"), and their
+#: full-width forms. Tabs and line ends cannot occur in a cell, because `printable` has escaped
+#: them.
 _TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
 #: A pattern for a semicolon before a formula: in countries with a decimal comma, spreadsheets split

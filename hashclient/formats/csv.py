@@ -108,7 +108,7 @@ class CsvFormatter:
         yield {"kind": "summary", "reason": "; ".join(parts)}
 
     def _file_cells(self, handled: Handled) -> tuple[list[str], list[str]]:
-        """Return the cells of a row before the cells of the hit, and the cells after them."""
+        """Return the cells of a row that come before the cells of the hit, and those after."""
         outcome, record = handled.outcome, handled.record
         place = outcome.place if outcome.members else outcome.path
         path = text_cell(printable(place))

@@ -341,7 +341,7 @@ def inside_text(summary: Summary) -> str | None:
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
-        # Only scans of objects have the option `--no-read`, with which no object is read.
+        # The option `--no-read`, which forbids reading objects, exists only for scans of objects.
         may_not_read = summary.asks_stores and not summary.files_read
         why = "--no-members or --no-read" if may_not_read else "--no-members"
         return f"archives and mail were not opened: {why}"

@@ -62,8 +62,8 @@ class JsonlFormatter:
             or not is_unicode(outcome.path)
         ):
             return json.dumps(self._document(handled))
-        # There may be very many outcomes of this usual form, so the same output is made without
-        # `json`.
+        # There may be very many outcomes of this usual form, so they are written without the slower
+        # module `json`.
         hit = outcome.hits[0]
         size = "null" if outcome.size is None else outcome.size
         before, after = self._hits.of(hit)

@@ -23,7 +23,7 @@ quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
 #: character.
 _ENTRY = "\0"
 #: The largest number of rendered hits that are kept. A list usually has some dozen categories, but
-#: could have as many as entries.
+#: each of its entries could have a category of its own.
 _KEPT = 1 << 12
 
 T = TypeVar("T")

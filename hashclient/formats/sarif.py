@@ -313,7 +313,7 @@ def uri_of(path: str) -> str:
     """Return the URI of a path; a relative path becomes a relative URI, which code hosts require.
 
     Empty components and dots are removed, as in every normal URI; `..` is kept, because the
-    component before it may be a link.
+    component before it may be a symbolic link.
     """
     raw = fsencode(path)
     kept = [part for part in raw.split(b"/") if part not in (b"", b".")]

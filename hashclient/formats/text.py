@@ -118,7 +118,7 @@ class TextFormatter:
 
     def _attention(self, summary: Summary) -> Iterator[str]:
         for remark in remarks(summary):
-            if remark.subject != "stale":  # the line about each list already shows its expiry
+            if remark.subject != "stale":  # the lines about lists show it
                 yield ("failed: " if remark.subject == "failed" else "") + words(remark.text)
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"

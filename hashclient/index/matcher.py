@@ -235,7 +235,7 @@ class Judge:
         return chosen, asked, first
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
-        """Return every entry that any tag of an input hits, complete hits first.
+        """Return every hit of an input's tags; hits whose digests all agree come first.
 
         `tags` has two words for each algorithm for which a digest of the input is known.
         """

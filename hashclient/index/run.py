@@ -109,8 +109,8 @@ class Run:
         Raises:
             FileNotFoundError: the run is gone (a writer has replaced it since the manifest was
                 read).
-            StateError: the file is not a run, or is another run than the one with `length` and
-                or `run_id`, if they are not None.
+            StateError: the file is not a run, or does not have the length `length` or the id
+                `run_id`, which are not checked if they are None.
         """
         self.name = path.name
         try:

@@ -48,7 +48,7 @@ from hashclient.system.files import atomic_file
 
 #: The number of rows that are renumbered at a time.
 _AT_A_TIME = 1 << 18
-#: The new row number of a row that a merge drops.
+#: The value in an array of new row numbers which means that the merge drops the row.
 _GONE = np.uint32(2**32 - 1)
 
 _T = TypeVar("_T")

@@ -62,7 +62,7 @@ def write_bundle(stream: IO[bytes], mark: Mark, members: Iterable[tuple[str, byt
 
 
 def _write_member(stream: IO[bytes], name: str, data: bytes) -> None:
-    # `TarInfo` has no times, owners and other fields that could differ between two exports
+    # a new `TarInfo` has no time, no owner and no other field that could differ between two exports
     info = tarfile.TarInfo(name)
     info.size = len(data)
     stream.write(info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))

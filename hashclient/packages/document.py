@@ -23,7 +23,8 @@ from hashclient.system.versions import is_newer
 
 FORMAT: Literal["hashclient-report/2"] = "hashclient-report/2"
 
-#: The memory in bytes that reading a document may take, about ten times the longest document.
+#: The largest memory in bytes for reading a document, about ten times the size of the longest
+#: document.
 MAX_PARSING_BYTES = 3 << 30
 
 #: The patterns of the schema; a value that is used as a file name must match its pattern. The

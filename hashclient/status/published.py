@@ -1,7 +1,7 @@
 """Stores how often and when this machine has published its status, and failures since then.
 
-This module also reads and writes other small files of our state. Each small file contains one
-struct.
+This module also reads and writes other small files of the state directory. Each small file contains
+one struct.
 """
 
 from __future__ import annotations

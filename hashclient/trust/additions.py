@@ -97,7 +97,8 @@ def delegator_of(targets: Targets) -> Targets | None:
     if role is None or len(roles) != 1 or role.paths != PATHS or not role.terminating:
         raise RepositoryError(f"{FIELD} is not for the role {NOTICES} and its files alone")
     if targets.delegations is not None and NOTICES in (targets.delegations.roles or {}):
-        # The metadata of a list with the name of the role would have the same file name.
+        # A list must not have the name of the role, because the metadata of both would have the
+        # same file name.
         raise RepositoryError(f"there is a list called {NOTICES} and a role of notices as well")
     return delegator
 

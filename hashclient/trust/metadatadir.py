@@ -78,7 +78,7 @@ class MetadataDir:
         write_atomic(self.path / f"{role}.json", data)
 
     def make_durable(self) -> None:
-        """Make the metadata survive a power loss, as python-tuf renames files without syncing.
+        """Sync the metadata to the disk (fsync), because python-tuf renames files without syncing.
 
         A file that was synced before, and was not replaced since, is not synced again.
 

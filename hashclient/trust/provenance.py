@@ -2,8 +2,8 @@
 
 A provider may publish live entries of another provider's list again, with `provider publish
 --from-bundle`. The note is `custom` of the target `index.json` in the metadata of the list's role,
-so the keys of the list sign the note. Programs that do not know the members of the note ignore
-them.
+so the keys of the list sign the note. Programs that do not know the JSON fields of the note ignore
+these fields.
 """
 
 from __future__ import annotations

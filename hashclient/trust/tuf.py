@@ -70,7 +70,7 @@ class Source(Protocol):
     """The source of bytes: `hashclient.net.client.Transport`, or a simulator in tests."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the body at `url`, of at most `max_bytes`.
+        """Return the content of the file at `url`, which has at most `max_bytes`.
 
         Failures are raised as errors of the project.
         """
@@ -79,14 +79,14 @@ class Source(Protocol):
 class TufFetcher(FetcherInterface):
     """Connects python-tuf with our transport.
 
-    Bodies are kept in memory and not in a temporary folder.
+    The content of files is kept in memory and not in a temporary folder.
     """
 
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body that was received and the name of its file; an error message takes the date
-        #: of expired metadata from them.
+        #: The content and the name of the file that was received last. The message about expired
+        #: metadata needs them.
         self.last_body = b""
         self.last_name = "root.json"
 
@@ -117,7 +117,7 @@ class TufFetcher(FetcherInterface):
 
     @contextlib.contextmanager
     def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
-        """Yield the body at `url` as a file object in memory."""
+        """Yield the content of the file at `url` as a file object in memory."""
         yield io.BytesIO(self._body(url, max_length))
 
     def _body(self, url: str, max_length: int) -> bytes:

@@ -36,8 +36,8 @@ MAX_TEXT_CHARS = 64 << 10
 #: The longest tag, attribute or comment that the parser may have to keep in memory.
 MAX_TOKEN_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
-#: The number of entries in a batch, which is small because entries need much memory while they are
-#: texts.
+#: The number of entries in a batch. The number is small because entries need much memory before
+#: their texts are decoded.
 _ROWS = 4096
 #: The largest number of bytes of hashes of ids in memory; more hashes are written to a temporary
 #: file.

@@ -230,7 +230,7 @@ def _decoded(values: pa.Array, algorithm: Algorithm) -> Uint8:
 
 
 def _uncastable(column: pa.Array, to: pa.DataType, start: int = 0) -> Iterator[int]:
-    """Yield the numbers of the rows that cannot be cast, ascending.
+    """Yield the numbers of the rows whose text cannot be converted to the type, ascending.
 
     `start` is the number of the first row.
     """
