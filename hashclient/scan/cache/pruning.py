@@ -26,8 +26,8 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
     See `Inventory.prune_in_turn`.
 
     Raises:
-        sqlite3.Error: the database cannot be written; with `SQLITE_BUSY`, another process is
-        writing.
+        sqlite3.Error: the database cannot be written; with the code `SQLITE_BUSY`, another process
+        is writing.
     """
     ends = time.monotonic() + seconds
     db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")

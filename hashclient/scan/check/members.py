@@ -207,7 +207,7 @@ class Members:
         return self._options.limits.memory_mib << 20
 
     def open_kept(self, kept: Kept, name: str, content: bytearray | None = None) -> Opened:
-        """Open a stream that was kept, with the name `name` in outcomes.
+        """Open a stream that was kept; outcomes call the stream `name`.
 
         `content` has the same meaning as in `Kept.finish`.
         """
@@ -222,7 +222,7 @@ class Members:
         return opened
 
     def left(self, kind: str, name: str) -> Opened:
-        """Return the result for a file of a kind that is not opened, with the name `name`."""
+        """Return the result for the file `name`, which is of a kind that is not opened."""
         opened = Opened()
         opened.leave(kind, name, ("",), refuses=self._options.refuses_unopened)
         return opened

@@ -84,7 +84,7 @@ class Directory(msgspec.Struct):
     missed: list[tuple[str, int, OSError]] = []
 
     def only(self, names: list[str], inodes: list[int]) -> Directory:
-        """Return the same directory, with only some files to be opened."""
+        """Return a copy of this open directory with only some of the files to be opened."""
         group = self.group.only(names, inodes)
         return Directory(self.fd, group, self.status, names, inodes, self.listed, self.shares)
 

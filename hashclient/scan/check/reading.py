@@ -262,8 +262,8 @@ class Reader:
 
         If size and times of the file can be relied on, the length is the size. A file whose size
         cannot be relied on is read up to `bound_of`. For a short file, the digests of the plan may
-        be followed by the digests of `spare` that are not in the plan. A file whose size no entry
-        has is only examined for marks.
+        be followed by the digests of `spare` that are not in the plan. If no entry has the size of
+        a file, the file is only examined for marks of containers.
 
         Raises:
             OtherFile: the file has another inode.
@@ -339,7 +339,7 @@ class Reader:
         return plan, digests, length, after, size is not None, unwritable
 
     def _look_only(self, fd: int, size: int) -> None:
-        """Look for marks in a file whose size no entry has."""
+        """Look for marks of containers in a file, if no entry has the size of the file."""
         if self._sniffs:
             self.marks.look(fd, size)
             if not self.marks.is_sure and os.fstat(fd).st_size != size:

@@ -1,10 +1,10 @@
 """Decides about files without reading them, by their size or their record in the cache.
 
-A file whose size no entry has is clean. A file is also clean if its record in the cache shows that
-the file is unchanged, and no entry has its tags. Files are judged by their size or by the cache
-only if their size and times are reliable. The cache is asked about the files of several directories
-at once. All files that neither the size nor the cache shows to be clean must be read, or opened if
-they may be containers.
+If no entry has the size of a file, the file is clean. A file is also clean if its record in the
+cache shows that the file is unchanged, and no entry has its tags. Files are judged by their size or
+by the cache only if their size and times are reliable. The cache is asked about the files of
+several directories at once. All files that neither the size nor the cache shows to be clean must be
+read, or opened if they may be containers.
 """
 
 from __future__ import annotations

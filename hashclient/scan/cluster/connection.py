@@ -276,7 +276,7 @@ def _client_class(distributed: Any) -> Any:
 def _started(
     distributed: Any, where: LocalCluster, environment: Mapping[str, str]
 ) -> Iterator[Any]:
-    """Start workers on this machine; end the workers after the block."""
+    """Start workers on this machine; end the workers after the `with` block."""
     try:
         cluster = distributed.LocalCluster(
             n_workers=where.workers,

@@ -251,7 +251,7 @@ class _Run:
         yield from outcomes
 
     def _hand_out(self, work: Iterator[Task | Outcome]) -> None:
-        """Send batches until as many are unanswered as the limit allows."""
+        """Send batches until the number of unanswered batches reaches the limit."""
         while self._jobs.has_room:
             batch = self._next_batch(work)
             if batch is None:

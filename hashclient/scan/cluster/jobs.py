@@ -74,7 +74,7 @@ class Jobs:
 
     @property
     def futures(self) -> list[Any]:
-        """The Dask futures of `batches`."""
+        """The Dask futures of the batches in `batches`."""
         return [job.future for job in self._jobs.values()]
 
     def submit(self, batch: Any, function: Function, payload: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Directories on a cluster: a worker lists as many as it has time for, and returns the rest.
+"""Directories on a cluster: each worker lists directories for a short time, and returns the rest.
 
 A worker walks the given directories and the directories below them. A worker stops when it has
 `LIST_NAMES` names, or after `LIST_S` seconds; any free worker gets the remaining directories. A

@@ -126,8 +126,8 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
 def _stream(work: Work, pages: list[Any]) -> bytes:
     """Return the pages with rows as one Arrow stream; no bytes if all pages are empty.
 
-    If no container is opened, an object whose size no entry has is clean, so the ETag of such an
-    object is omitted.
+    If no container is opened, an object is clean if no entry has its size. The ETags of such
+    objects are omitted.
     """
     pages = [page.select(PAGE_COLUMNS) for page in pages if page.num_rows]
     if not pages:

@@ -35,7 +35,7 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLL
 
 @contextlib.contextmanager
 def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
-    """Write a probe into each directory, and remove the probes after the block.
+    """Write a probe into each directory, and remove the probes after the `with` block.
 
     A directory that the client cannot open gets no probe; the listing reports the error.
     """
@@ -49,7 +49,7 @@ def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
         for probe in probes:
             if probe.name:
                 with contextlib.suppress(OSError):
-                    os.unlink(probe.directory + b"/" + probe.name)  # noqa: PTH108 - raw bytes
+                    os.unlink(probe.directory + b"/" + probe.name)  # noqa: PTH108 - any bytes
 
 
 def _leave(directory: str) -> Probe:

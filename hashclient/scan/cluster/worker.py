@@ -6,8 +6,8 @@ key and its paths are the same as the client's. Afterwards the worker reports to
 it has the resource of this scan. A failure is returned as an answer, because Dask would log an
 exception with its arguments.
 
-One process serves several scans, and Dask only calls functions. So this module keeps the open
-lists, by the name of the scan. Each thread has its own checker.
+One process serves several scans, and Dask only calls functions. So this module keeps the open lists
+of each scan under the name of the scan. Each thread has its own checker.
 """
 
 from __future__ import annotations
@@ -277,7 +277,8 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     for old in dropped:
         old.close()
     # The present objects live long, so the garbage collector need not search them again. Garbage is
-    # collected before the objects are frozen, because frozen garbage is never freed.
+    # collected before the objects are frozen, because garbage that is frozen (`gc.freeze`) is never
+    # freed.
     gc.collect()
     gc.freeze()
     collect_rarely()
@@ -398,7 +399,7 @@ def _is_large(task: Task) -> bool:
     if len(task) != 1 or len(task[0].names) != 1:
         return False
     try:
-        status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - raw bytes
+        status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
         return status.st_size >= LARGE_BYTES
     except OSError:
         return False  # the checker reports the error

@@ -24,7 +24,7 @@ class Inline(Executor):
     """Runs batches one after the other, in this process.
 
     An exception of a checker ends the run. The handlers of signals run between the reads of a file,
-    as they do in workers.
+    as in workers.
     """
 
     def __init__(self, *, hand_back: bool = False) -> None:

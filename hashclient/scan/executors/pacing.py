@@ -179,8 +179,8 @@ class Pacing:
         if enough > self.wanted * MORE and self.wanted < self.most:
             # A worker that seems to wait for storage may wait for a processor, or for a process
             # that computes for the worker. The scheduler counts a wait for a processor only when
-            # the wait has ended. A wait that has not ended is estimated to be as long as the
-            # average wait.
+            # the wait has ended. For a wait that has not ended, the length of an average wait is
+            # assumed.
             queued_s += sum(
                 rest_s / max(1, slices)
                 for pid, (rest_s, slices) in busy.items()

@@ -79,7 +79,7 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed"):
-    """The error that a worker cannot read an index: no other worker could read it; the run ends."""
+    """A worker cannot read an index; the run ends, because no other worker could read it."""
 
     message: str
     hint: str | None

@@ -1,11 +1,11 @@
 """The records of objects in the inventory, where a bucket takes the place of a file system.
 
-The record of an object has a hash of the object's key, version and ETag in place of an inode and
-times. So an object with a new ETag or length is not known, and the record reveals nothing of the
-content of a bucket. The inventory contains only tags of content that was read, never digests that a
-store reports. The record of an object with a version is proven, because a version cannot change.
-The record of an object without a version is believed until the record is due, if the ETag is the
-same.
+The record of an object contains a hash of the object's key, version and ETag in place of an inode
+and times. So an object with a new ETag or length is not known, and the record reveals nothing of
+the content of a bucket. The inventory contains only tags of content that was read, never digests
+that a store reports. The record of an object with a version is proven, because a version cannot
+change. The record of an object without a version is believed until the record is due, if the ETag
+is the same.
 """
 
 from __future__ import annotations

@@ -358,7 +358,7 @@ class _OpenPage(msgspec.Struct):
 
 
 def _ended(uri: ObjectUri, why: str, after: str | None) -> Outcome:
-    """Return the outcome of a listing that ended early; its reason has the token to continue."""
+    """Return the outcome of a listing that ended early; the reason contains the token."""
     reason = ENDED.format(why)
     if after is not None and uri.version is None:
         reason += f"; --resume {make_token(uri, after)} goes on"

@@ -2,7 +2,7 @@
 
 1. Each request for a range has the condition that the object still has the listed ETag, and also
    the same version once a version is known.
-2. If the content is not as long as the listing says, the object is unread.
+2. If the length of the content differs from the listed length, the object is unread.
 3. If a digest hits, the other digests of the entry are computed in a second read.
 4. An object that may be a container is kept on the disk while it is read, as soon as space is free,
    and is opened after the read.

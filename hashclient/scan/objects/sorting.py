@@ -1,4 +1,4 @@
-"""Decide about each object of a page of a listing, by whole columns as far as possible.
+"""Decide about each object on a page of a listing, by whole columns where possible.
 
 1. An object that the listing marks as unreadable is unread.
 2. An object is clean if no entry has its size. An empty object is clean, too.

@@ -3,8 +3,8 @@
 The module `policy` decides which actions are wanted. This module acts on one match after the other,
 before the match is shown. A match of a list that has expired does not isolate a file, because the
 provider may have withdrawn the entry: a person decides about the match. A report is only prepared
-and not sent, because a scan uses no network. The wish for a report is first written to the record
-of matches, so that a killed process loses no report.
+and not sent, because a scan uses no network. Before a report is prepared, the record of matches
+notes that the report is wanted, so that a killed process loses no report.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from hashclient.scan.values.work import Advance, Result
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
 
-#: The pause after the caller has shown the progress is at least this many times as long as the
-#: showing took. So showing the progress takes at most a twentieth of the time.
+#: After the caller has shown the progress in t seconds, the progress is not shown for at least this
+#: factor times t seconds. So showing the progress takes at most a twentieth of the time.
 TICK_SHARE = 20
 
 

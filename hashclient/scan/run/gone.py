@@ -144,7 +144,7 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Return whether no regular file (or directory) has a name, and no link to an existing target.
+    """Return whether a name belongs to no regular file (or directory), and no unbroken symlink.
 
     Raises:
         OSError: the status of the name cannot be read.

@@ -1,9 +1,9 @@
 """Looking up digests that another program has computed: judge digests, yield outcomes.
 
-A row of digests is judged as a file is. If a row has several digests, all of them must agree with
-one entry. If a row has a size, entries of another size do not match the row. A row that agrees with
-no entry is clean only if its digests suffice for every entry. `Gaps` finds the rows whose digests
-do not suffice.
+A row of digests is judged in the same way as a file. If a row has several digests, all of them must
+agree with one entry. If a row has a size, entries of another size do not match the row. A row that
+agrees with no entry is clean only if its digests suffice for every entry. `Gaps` finds the rows
+whose digests do not suffice.
 """
 
 from __future__ import annotations

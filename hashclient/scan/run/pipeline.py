@@ -45,10 +45,10 @@ class Guard(Protocol):
     """Delays signals during work that must not be interrupted."""
 
     def held(self) -> AbstractContextManager[None]:
-        """Delay one signal until the end of the block; a second signal interrupts the block."""
+        """Delay one signal until the `with` block ends; a second signal interrupts the block."""
 
     def barred(self) -> AbstractContextManager[None]:
-        """Delay all signals until the end of the block, which must be short and end by itself."""
+        """Delay all signals until the `with` block ends, which must be short and end by itself."""
 
     def last(self) -> AbstractContextManager[None]:
         """Ignore all signals after the first signal in the block: the run is ending anyway."""

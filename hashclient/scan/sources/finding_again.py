@@ -234,8 +234,8 @@ def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
 def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | None:
     """Return the present name of a listed inode, and the inode.
 
-    If no entry has the inode, return `name` and the inode that `name` has now. Return None if
-    `name` does not exist either.
+    If no entry has the inode, return `name` and the inode that `name` has now. If `name` does not
+    exist either, return None.
     """
     elsewhere = replaced = None
     for found, _, number in now:

@@ -163,7 +163,7 @@ class Frame(msgspec.Struct):
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
     def look_ahead(self, lister: Lister) -> None:
-        """Let threads begin to read the next subdirectories, as many as the limits allow."""
+        """Let threads begin to read the next subdirectories, up to the limits."""
         while self.later and self.fd is not None and len(self.ahead) < OF_ONE:
             listing = lister.ahead(self.fd, self.later[0])
             if listing is None:

@@ -159,7 +159,7 @@ class Result(Counts, kw_only=True):
     - `containers`: the members that were found inside files.
     - `lost`: the inodes of listed files and directories that were not found under their names, so
       that other files were checked.
-    - `reported`: the sum of the `Advance` messages of the task.
+    - `reported`: the number of bytes that the `Advance` messages of the task have reported.
     - `taken_s`: the seconds that another process took for the task.
     """
 
