@@ -84,7 +84,8 @@ class Ledger:
         #: of the run. `_summary` has the counts of the run.
         self._recorder: RunRecord | None = None
         self._summary = Summary(lists=())
-        #: The lock is held while a thread records, because several threads may call the methods.
+        #: The lock is held while a thread records matches, because several threads may call the
+        #: methods.
         self._lock = threading.RLock()
 
     def use(self, lists: InUse) -> RunRecord:

@@ -84,8 +84,8 @@ class _Act(msgspec.Struct, frozen=True):
     hold: Hold | None = None
 
 
-#: The steps of an operation: a generator that yields changes that must be durable before the next
-#: step.
+#: The steps of an operation: a generator. It yields changes, and the caller must make these changes
+#: durable before the next step.
 _Steps = Generator[Wait, None, Taken]
 
 

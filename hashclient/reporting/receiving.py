@@ -106,7 +106,7 @@ def _report_of(outbox: Outbox, answer: Answer) -> Report:
 
 
 def _keep(outbox: Outbox, record: Matches, answer: Answer) -> None:
-    """Put the items on hold that an answer requests to keep."""
+    """Put items on hold if an answer requests to keep them."""
     quarantine = Quarantine(outbox.session)
     for request in answer.requests:
         for match_id in request.matches if request.request == "keep" else ():

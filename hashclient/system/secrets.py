@@ -16,9 +16,10 @@ from hashclient.system.text import printable
 #: The environment variable in which systemd passes the directory of a unit's credentials.
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 #: A regular expression for a secret key of age, or for a private key in PEM up to its last line.
-#: Line breaks may be escaped, and the key may be cut or mistyped. A key of age matches only with a
-#: part in Bech32. A key in PEM matches only with the beginning or the end of its first line.
-#: Therefore the name of a file, for example `age-secret-key-2026.txt`, does not match.
+#: Line breaks may be escaped, and the key may be cut or mistyped. A key of age matches only if it
+#: contains a part in Bech32. A key in PEM matches only if it contains the beginning or the end of
+#: the first line of PEM. Therefore the name of a file, for example `age-secret-key-2026.txt`, does
+#: not match.
 _SHAPES = (
     r"AGE-SECRET-KEY-(?:PQ-)?1(?=[0-9]*[A-Z])(?:[02-9AC-HJ-NP-Z]{6}|[0-9A-Z]{40})[0-9A-Z]*"
     r"|(?:-----BEGIN [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----"

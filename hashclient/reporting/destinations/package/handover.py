@@ -235,7 +235,7 @@ class HandOver:
         return Sent(report, f"retracted: hand over the signed note: {printable(path)}")
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return whether the note about the retraction exists, or the report had no package.
+        """Return whether the note about a retraction exists, or is not needed without a package.
 
         The note about the retraction is also needed if the package is not in the directory any
         more, because the recipient may have taken the package.
