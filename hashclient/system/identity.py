@@ -370,7 +370,7 @@ def _statx() -> Callable[[int, array[int]], int] | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the text in a file of /proc or /sys without space at its ends; None after an error."""
+    """Return the bytes of a file without white space at both ends; None after an error."""
     try:
         return path.read_bytes().strip()
     except OSError:
