@@ -1,1 +1,1 @@
-"""Opens archives and mail, without trusting any claim that the bytes of a file make."""
+"""Opens archives and mail; sizes, names and checksums in a file may be false."""

@@ -1,10 +1,10 @@
 """Finds archives behind other bytes: in self-extractors, and behind pictures and documents.
 
 `sniffing` decides for which files a search for archives behind other bytes is needed. This module
-searches all bytes of the file for the marks (`Kind.in_programs`) that show archives behind other
-bytes. The expander of a kind decides whether an archive begins at a mark, and how long the archive
-is. An archive of a kind that is not opened is reported as not opened. This module does not search
-for zip, because the zip expander itself finds a zip behind other bytes.
+searches all bytes of the file for marks: byte sequences (`Kind.in_programs`) that occur near the
+beginning of an archive. The expander of a kind decides whether an archive begins at a mark, and how
+long the archive is. If a kind is not opened, its archives are reported as not opened. This module
+does not search for zip, because the zip expander itself finds a zip behind other bytes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hashclient.containers.interface import (
 from hashclient.containers.kind import Kind
 
 _WINDOW_BYTES = 1 << 20
-#: `_MAX_ARCHIVES`: the most archives that are opened in one file; `MAX_MARKS`: the most marks that
-#: are tried and are no archive. The rest of a file with more archives or marks is unread, because
-#: so many marks do not occur by chance.
+#: `_MAX_ARCHIVES`: the most archives that are opened in one file; `MAX_MARKS`: the most marks at
+#: which the expanders find no archive. If a file has more archives or marks, its rest is reported
+#: as unread, because more than `MAX_MARKS` marks do not occur by chance.
 _MAX_ARCHIVES, MAX_MARKS = 64, 10_000
 
 
 class Begun(Expander, Protocol):
-    """An expander of a kind that may be behind other bytes."""
+    """An expander of a kind whose archives may be behind other bytes."""
 
     def length(self, data: Data) -> int:
         """Return the length of the archive at the beginning of `data`.
@@ -51,7 +51,7 @@ class Behind:
     seeks = True
 
     def __init__(self, kinds: Sequence[tuple[Kind, Begun | None]]) -> None:
-        """`kinds` are the kinds with a mark `in_programs`, each with its expander.
+        """`kinds`: all kinds that have `in_programs`, each with its expander.
 
         The expander is None for a kind that is not opened.
         """
@@ -72,14 +72,14 @@ class Behind:
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
         """Yield each archive with its kind and expander, except archives inside another archive.
 
-        If no field shows where an archive ends, archives of other kinds are still searched behind
-        its beginning, because most programs search for one kind and pass over other kinds.
+        If no field of an archive states its end, the bytes after its first byte are still searched
+        for archives of other kinds, because most programs search for archives of one kind only.
         """
         kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
         marks = MAX_MARKS
         window = b""
-        places: dict[str, int] = {}  # by kind: where the next mark is in the window
-        ends: dict[str, int] = {}  # by kind: where the last archive of the kind ends
+        places: dict[str, int] = {}  # by kind: the offset in the file of the next mark
+        ends: dict[str, int] = {}  # by kind: the offset where its last archive ends
         while start < data.size:
             if start >= begin + _WINDOW_BYTES:
                 begin, window = start, data.read_at(start, _WINDOW_BYTES + self._longest)
@@ -97,8 +97,8 @@ class Behind:
                 start = beyond
                 continue
             part, lengths = part_of(data, at), []
-            # Marks of several kinds may be at one offset, so a mark that is no archive must not
-            # hide another mark.
+            # Marks of several kinds may be at one offset, so every kind with a mark at this offset
+            # is tried.
             for kind, expander in [one for one in kinds if places[one[0].name] == at]:
                 if expander is None:
                     kinds.remove((kind, None))  # an unopened kind is reported only once

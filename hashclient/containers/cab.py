@@ -1,12 +1,13 @@
-"""Reads cabinets as cabextract does: with short blocks, and with several cabinets in one file.
+"""Reads cabinets as the program cabextract does, even several cabinets in one file.
 
-libarchive treats a cabinet with short blocks as damaged, so this module reads the folders of such a
-cabinet itself if they are stored or compressed by MSZIP. libarchive reads all other cabinets, but
-only the first cabinet of a file.
+libarchive treats a cabinet as damaged if a block has less than the full length before the last
+block of its folder. This module reads the folders of such a cabinet itself, if they are stored or
+compressed by MSZIP. libarchive reads all other cabinets. Because libarchive reads only the first
+cabinet of a file, this module passes each further cabinet to libarchive as a separate file.
 
-Limits: a cabinet within an archive is a stream, of which libarchive reads only the first cabinet,
-    so later cabinets in this stream are unread. A member whose data begins in another cabinet is
-    unread, because libarchive does not read it.
+Limits: if a file within an archive has several cabinets, only the first cabinet is read, because
+    libarchive reads the file as a stream. A member whose data begins in another cabinet is unread,
+    because libarchive does not read it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from hashclient.containers.libarchive import Libarchive
 
 _MARK = b"MSCF"
 _BEGIN = _MARK + bytes(4)
-#: `_MAX_CABINETS`: the most cabinets of one file that are read; `_MAX_MARKS`: the most marks that
-#: are tried and are no cabinet.
+#: `_MAX_CABINETS`: the most cabinets of one file that are read; `_MAX_MARKS`: the most occurrences
+#: of `MSCF` (the first bytes of a cabinet) that are tried and begin no cabinet.
 _MAX_CABINETS, _MAX_MARKS = 64, 10_000
 #: the header: offset of the first file entry; numbers of folders and files; flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
@@ -52,10 +53,10 @@ class _Folder(msgspec.Struct, frozen=True):
 
 
 class _Marks(Forward):
-    """A position in bytes, from which the marks of cabinets can be searched."""
+    """A position in a file, from which `MSCF`, the first bytes of a cabinet, can be searched."""
 
     def find(self) -> bool:
-        """Move to the next mark of a cabinet; return False if no mark follows."""
+        """Move to the next occurrence of `MSCF`; return False if there is none."""
         while (found := self._buffer.find(_MARK, self._at)) < 0:
             self._at = max(len(self._buffer) - len(_MARK) + 1, self._at)
             if not self._more():
@@ -65,7 +66,7 @@ class _Marks(Forward):
 
 
 class _Passing:
-    """A stream that passes its bytes on, and notes the position of the last mark of a cabinet."""
+    """A stream that passes its bytes on, and notes where it has last read `MSCF`."""
 
     def __init__(self, stream: Forward) -> None:
         self._stream = stream
@@ -87,10 +88,10 @@ class Cab(Libarchive):
     """The expander of cabinets."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """See `Expander`. After a cabinet, cabextract searches for the mark of another cabinet.
+        """See `Expander`. cabextract searches for `MSCF` (the first bytes of a cabinet) repeatedly.
 
-        If a cabinet's header gives an impossible end, or if a member's name is too long, cabextract
-        searches all bytes after the mark of this cabinet.
+        If a cabinet's header states an impossible length, or if a member's name is too long,
+        cabextract continues the search directly after the first bytes of this cabinet.
         """
         if not hasattr(data, "read_at"):
             yield from self._in_stream(data)
@@ -142,9 +143,9 @@ class Cab(Libarchive):
 def _length(data: Data) -> int:
     """Return the length of a cabinet.
 
-    Return 0 if its header does not lead to a possible first folder.
+    Return 0 if the header does not lead to a valid first folder.
 
-    Programs ignore the version in the header, and a length that is impossible.
+    The version in the header and an impossible length are ignored, because programs ignore them.
     """
     head = data.read_at(0, _HEADER.size)
     if len(head) < _HEADER.size:
@@ -163,12 +164,12 @@ def _is_refused(found: list[Member] | Unlisted) -> bool:
 
 
 def _says(head: bytes) -> int:
-    """Return the length of a cabinet, in bytes, that its header states."""
+    """Return the length that the header of a cabinet states, in bytes."""
     return int.from_bytes(head[8:12], "little")
 
 
 def _short(data: Data) -> list[_Folder]:
-    """Return the folders of a cabinet if a block before the last block of a folder is short."""
+    """Return a cabinet's folders if one of them has a short block before its last block."""
     folders = _folders(data)
     is_short = False
     for folder in folders:
@@ -188,7 +189,7 @@ def _folders(data: Data) -> list[_Folder]:
 
 
 def _table(data: Data, most: int = 1 << 16) -> list[_Folder]:
-    """Return at most `most` folders of a cabinet; the header must be complete."""
+    """Return at most `most` folders of a cabinet, whose header must be complete."""
     head = data.read_at(0, 40)
     _, count, _, flags = _HEADER.unpack_from(head)
     at, of_folder, of_block = _HEADER.size, 0, 0
@@ -235,7 +236,7 @@ def _members(data: Data, folders: list[_Folder]) -> Iterator[list[Member] | Unli
 
 
 def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[bytes]:
-    """Yield the bytes of a member, which begins at `place` in its unpacked folder.
+    """Yield the bytes of a member that begins at the offset `place` of its unpacked folder.
 
     Raises:
         NotReadError: the bytes are damaged.
@@ -259,7 +260,7 @@ def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[byte
 
 
 def _inflated(packed: bytes, before: bytes, length: int) -> bytes:
-    """Return the unpacked bytes of an MSZIP block, which may repeat bytes of the previous block."""
+    """Return the unpacked bytes of an MSZIP block, which may refer to the previous block."""
     if not packed.startswith(b"CK"):
         raise NotReadError(Why.DAMAGED, "cab: a block that is not compressed")
     try:

@@ -1,10 +1,10 @@
-"""The worker's side of the container process: starts, asks and replaces this process.
+"""The worker's side of the container process: starts this process, sends jobs, and replaces it.
 
 The container process is started as a new program, and not forked, so that it does not inherit keys
 and lists in the worker's memory. The container process inherits one end of a socket pair and no
-other open file. If the container process dies, the file that it was opening is unread, and the
-worker continues with a new process. The worker uses the messages of the container process only for
-the file that it has sent, and only if the values in the messages are possible.
+other open file. If the container process dies while it opens a file, this file is reported as
+unread, and the worker continues with a new process. The worker checks all values in the messages of
+the container process, and uses the messages only for the file that the worker has sent.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from hashclient.system.process import is_debugged
 
 _log = Log("containers")
 
-#: Seconds within which a new process must be sandboxed; a machine without free memory takes long.
+#: Seconds within which a new process must be sandboxed; a machine that lacks memory is slow.
 START_S = 60.0
-#: After this many processes in a row that ended before they had opened a file, no process is
-#: started.
+#: The most processes in a row that may end before they have opened a file; afterwards, no process
+#: is started.
 MAX_VAIN_STARTS = 4
 #: The names of nested containers, the outermost container first.
 Chain = tuple[bytes, ...]
 
-#: Calls a function that starts the process, in a suitable thread: the kernel kills the process when
-#: the thread that started the process ends.
+#: Calls a function that starts the process, in a thread that lives as long as the process is
+#: needed, because the kernel kills the process when the thread that started it ends.
 Starting = Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]]
 
 _DIED = "the process that opened it has died"
@@ -128,13 +128,13 @@ class Cage:
     ) -> int:
         """Open the file `fd` of `size` bytes; `on_found` is called with its members as they arrive.
 
-        Return the number of decoded bytes.
+        Return how many bytes were decoded.
 
         Raises:
             NotReadError: the file was not read to its end, because the process died or took too
                 long; members that were already found are valid.
-            OSError: the system lacks memory or descriptors for the process at the moment; no member
-                was found yet.
+            OSError: the process cannot be started now, because the system lacks memory or
+                descriptors; no member was found.
         """
         deadline = time.monotonic() + self.options.limits.time_s
         channel = self._channel or self._start()
@@ -152,8 +152,8 @@ class Cage:
             why = self._how_it_ended(str(error))
             raise NotReadError(Why.FAILED, why) from error
         finally:
-            # If `done` is None, the job may have been interrupted, and its later messages would be
-            # taken for messages of the next job.
+            # The process is killed if the job was interrupted (`done` is None), because late
+            # messages of this job would otherwise be taken for messages of the next job.
             if done is None or done.is_tired:
                 self.close()
 
@@ -169,7 +169,7 @@ class Cage:
             channel.set_timeout(max(0.001, deadline - time.monotonic()))
             message = decode_to_worker(channel.receive())
             if isinstance(message, Rows):
-                # A member may have a second row, which says that some of its contents are
+                # A member may have two rows: the second row says that some of its contents are
                 # unreadable.
                 rows += len(message.rows)
                 if rows > 4 * most:
@@ -185,7 +185,8 @@ class Cage:
                     chains[number] = (*self._chain(chains, parent), name)
                     if len(chains[number]) > self.options.limits.depth + 1:
                         raise BrokenError("it makes no sense")
-                    # The outermost mail is kept, because a mail server knows this mail.
+                    # For a mail within a mail, the outermost mail is kept, because it is the mail
+                    # in the logs of the mail server.
                     if (outermost := mails.get(parent) or mail) is not None:
                         mails[number] = outermost
                 on_found([self._found(chains, mails, row) for row in message.rows])
@@ -198,7 +199,7 @@ class Cage:
                 raise BrokenError("it makes no sense")
 
     def _found(self, chains: dict[int, Chain], mails: dict[int, Mail], row: Row) -> Found:
-        """Check a row; return its member with the names of its containers."""
+        """Check a row; return the member in the row, with the names of the member's containers."""
         if not 0 <= row.mask <= 7 or len(row.digests) != _DIGEST_BYTES[row.mask]:
             raise BrokenError("it makes no sense")
         if not 0 <= (row.size or 0) < 2**63 or (row.mask and row.size is None):
@@ -264,8 +265,8 @@ class Cage:
         except (OSError, BrokenError, msgspec.MsgspecError) as error:
             self.close()
             if isinstance(error, OSError) and error.errno in NO_ROOM:
-                # The failure was not caused by a container, so the next container tries to start a
-                # process again.
+                # This failure does not count as a vain start, because the system and not a
+                # container has caused the failure; the next container starts a process again.
                 self._vain_starts -= 1
                 raise
             raise self._not_started(error) from error
@@ -292,8 +293,8 @@ def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
     """Start the process with one end of a socket pair, and no other open file of the worker."""
     if not sys.executable:
         raise FileNotFoundError(2, "no python to run")
-    # The process imports modules from the directories in `sys.path` of the worker; environment
-    # variables are ignored.
+    # Python ignores environment variables in the new process, so the directories in `sys.path` of
+    # the worker are passed as arguments.
     paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - keeps links
     for module, depth in ((__file__, 2), (str(msgspec.__file__), 1)):
         home = str(Path(module).absolute().parents[depth])

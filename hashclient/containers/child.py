@@ -1,9 +1,9 @@
-"""The process that opens containers: it is started for one worker, and receives file by file.
+"""The process that opens containers: it serves one worker, which sends one file at a time.
 
-The process has no key, no list and no index in memory, because it is started and not forked. The
-process cannot open files in its sandbox, so all modules are imported before the sandbox takes
-effect. A hostile file may take over the process at any time, so the worker uses the answers of the
-process only for the file that it has sent.
+The process has no key, no list and no index in memory, because it is started as a new program, and
+not as a copy (fork) of the worker. The process cannot open files in its sandbox, so all modules are
+imported before the sandbox takes effect. A hostile file may take over the process at any time, so
+the worker uses the answers of the process only for the file that it has sent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _CODECS = (
 
 
 class Stall:
-    """Stops a reader that uses processor time, but reads no byte and finds no member.
+    """Stops the code that reads a container if it uses processor time without any progress.
 
     Hostile bytes may send a reader into an endless loop. The time limit for a file is an hour,
     because files may be large, and without this class an endless loop would occupy a processor for
@@ -65,7 +65,7 @@ class Stall:
     """
 
     def __init__(self, interval_s: float = STALL_S) -> None:
-        """Check the progress every `interval_s` seconds of processor time, from now on."""
+        """Set a timer: check the progress after each `interval_s` seconds of processor time."""
         self._steps: Callable[[], int] | None = None
         self._last = -1
         signal.signal(signal.SIGPROF, self._look)
@@ -73,7 +73,7 @@ class Stall:
 
     @contextlib.contextmanager
     def watching(self, steps: Callable[[], int]) -> Iterator[None]:
-        """Check one file; `steps` returns a number that grows while the reader makes progress."""
+        """Check the progress while a `with` block opens a file; `steps()` counts it."""
         self._steps, self._last = steps, -1
         try:
             yield
@@ -185,8 +185,8 @@ def serve(channel: Channel, setup: Setup, registry: Registry, stall: Stall) -> N
             out.flush()
         finally:
             os.close(fd)
-        # The kernel limits the processor time of the whole process, so a process that has used much
-        # time is replaced before the next file.
+        # The kernel ends the process when it has used a certain processor time in all. Therefore a
+        # process that has used much of this time is replaced before the next file.
         is_tired = time.process_time() > setup.limits.time_s
         channel.send(Done(driver.bytes_out, is_tired))
 
@@ -203,14 +203,15 @@ def main(fd: int) -> None:
             return
         die_with_parent(setup.parent)
         with contextlib.suppress(locale.Error):
-            # Names in archives are passed on unchanged; in another locale, libarchive would lose
-            # some names.
+            # The locale is set because libarchive would lose some names of members in another
+            # locale.
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         registry = Registry(setup.passwords)
         load_charsets()
         for codec in _CODECS:
             "".encode(codec)
-        # Python would import modules to print a traceback, and the sandbox does not permit imports.
+        # The traceback is not printed, because Python would import modules to print it, which the
+        # sandbox forbids.
         sys.tracebacklimit = 0
         stall = Stall()
         locks = lock(setup.limits.memory_mib * MIB, 2 * setup.limits.time_s)

@@ -1,10 +1,10 @@
-"""Expanders of compressed files: gzip, bzip2, xz, legacy lzma, and zstd if Python supports zstd.
+"""Expanders of compressed files: gzip, bzip2, xz, legacy lzma, and zstd (if Python has it).
 
-Each compressed file is a container with one member, which is the decoded content of all its
-streams, one after the other, as the usual programs decode them. Bytes after the last stream are
-ignored, as the usual programs do; but a following stream of another kind, which some programs
-decode as well, is read too or is reported as unread. The member has no claimed size, because the
-size in a gzip file is modulo four gigabytes and only counts the last stream.
+Each compressed file is a container with one member: the decoded content of all its streams, one
+after the other. Bytes after the last stream are ignored, as usual programs do. But some programs
+also decode a stream of another kind (for example xz after gzip), so such a stream is read or is
+reported as unread. The member has no claimed size, because the size field of a gzip file only
+counts the last stream, modulo four gigabytes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from hashclient.containers.interface import (
 )
 from hashclient.containers.kinds import is_lzma_header
 
-#: The size of the first read of each stream, in bytes; later reads are larger. With larger first
-#: reads, a file of many small streams would copy a whole block for each stream.
+#: The size of the first read of each stream, in bytes; later reads are larger. The first read is
+#: small so that a file of many small streams is not copied again for each stream.
 _FIRST_BYTES = 2 << 10
 
 #: `_GZIP_HEADER_BYTES`: the length of a gzip header without optional fields;
@@ -42,34 +42,35 @@ _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # a byte from 0x50 to 0x5f precedes these bytes
-#: Matches the beginnings of streams that `zstd`, or Python's module `lzma`, decodes after a stream
-#: of another kind.
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # preceded by a byte from 0x50 to 0x5f
+#: Matches the first bytes of a stream that the program `zstd`, or Python's module `lzma`, also
+#: decodes after a stream of another kind.
 _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
     rb"\x02\x21\x4c\x18|LZIP"
 )
-#: The beginnings of streams that only gzip decodes after a gzip stream: `.Z`, pack and lzh.
+#: The first bytes of streams (`.Z`, pack and lzh) that the program gzip, but no other program,
+#: decodes after a gzip stream.
 _JOINED_BY_GZIP = (b"\x1f\x9d", b"\x1f\x1e", b"\x1f\xa0")
-#: The kinds that Python's module `lzma` decodes one after the other; the module ignores streams of
-#: other kinds behind them.
+#: The kinds of streams that Python's module `lzma` decodes one after the other. After such streams,
+#: the module ignores streams of other kinds.
 _JOINED_BY_PYTHON = frozenset({"xz", "lzma"})
 _FOLLOWS = "a stream of another kind follows that of {}"
 #: The length field of an .lzma file that does not state its decoded length, which is the usual
 #: case.
 _NO_LENGTH = b"\xff" * 8
-#: `_TOLD_BYTES`: the decoded bytes in which the kind of a member shows; `_TOLD_WINDOW`: a window
-#: that is large enough to decode them.
+#: `_TOLD_BYTES`: how many bytes are decoded to see whether a file is an .lzma file; `_TOLD_WINDOW`:
+#: the window size with which these bytes are decoded.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
 
 class _Input:
-    """The compressed bytes, in pieces; the end of the last piece can be given back."""
+    """The compressed bytes, which are read in pieces; the end of the last piece can be unread."""
 
     def __init__(self, data: Data | Stream) -> None:
         self._bytes = Forward(data)
         self._step = _FIRST_BYTES
-        #: Whether all streams of this kind were read.
+        #: Whether all streams of the first stream's kind were read.
         self.is_behind = False
 
     def piece(self) -> bytes:
@@ -79,7 +80,7 @@ class _Input:
         return piece
 
     def give_back(self, count: int) -> None:
-        """Give back the last `count` bytes of the last piece; the next pieces are small again."""
+        """Unread the last `count` bytes of the last piece; the next pieces are small again."""
         self._bytes.back(count)
         self._step = _FIRST_BYTES
 
@@ -99,25 +100,25 @@ class _Input:
         return count
 
     def peek(self, count: int) -> bytes:
-        """Return the next `count` bytes without taking them; fewer bytes only at the end."""
+        """Return the next `count` bytes, but keep the position; return fewer bytes at the end."""
         return self._bytes.peek(count)
 
 
 class _Compressed:
-    """The base class of all compressed kinds: one member, which is made of streams."""
+    """The base class for compressed files, which have one member that consists of streams."""
 
     name = ""
     #: The bytes with which each stream begins.
     mark = b""
     seeks = False
-    #: Whether some program decodes a stream of another kind after a stream of this kind.
+    #: Whether any known program decodes a stream of another kind after a stream of this kind.
     is_joined = True
-    #: The beginnings of streams that only the program of this kind decodes after a stream of this
-    #: kind.
+    #: The first bytes of streams of other kinds that only the usual program for this kind decodes
+    #: after a stream of this kind.
     joins: tuple[bytes, ...] = ()
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the only member; yield it again if it continues with streams of another kind."""
+        """Yield the member; yield a second reading if streams of another kind follow."""
         source = _Input(data)
         name = self._name_of(source)
         yield [Member(name, None, is_exact=False, chunks=lambda: self.streams(source))]
@@ -180,7 +181,7 @@ class _Compressed:
 
 
 def is_joined(rest: bytes) -> bool:
-    """Return whether some program decodes `rest` after a stream of another kind."""
+    """Return whether any known program decodes `rest` after a stream of another kind."""
     return _JOINED.match(rest) is not None or Lzma().sniff(rest[:HEAD_BYTES])
 
 
@@ -285,7 +286,7 @@ class Xz(_Compressed):
 
 
 def _tells(head: bytes) -> bool:
-    """Return whether the beginning of an .lzma file can be decoded."""
+    """Return whether the first bytes of an .lzma file can be decoded."""
     decoder, told = decoding.lzma_alone(), 0
     pieces = iter((head,))
     try:
@@ -310,18 +311,18 @@ class Lzma(_Compressed):
     def sniff(self, head: bytes) -> bool:
         """Recognise .lzma by the rules of `xz` for its fields, and by decoding the first bytes.
 
-        The rules alone do not suffice: EMF pictures have valid fields, and a window of 2 GiB, but
-        cannot be decoded.
+        The first bytes are decoded because the fields of other files may be valid by chance, for
+        example the fields of EMF pictures.
         """
         if not is_lzma_header(head):
             return False
         if head[5:13] == _NO_LENGTH and head[1:5] != _NO_LENGTH[:4]:
-            # Twelve fixed bytes are as sure as a mark; the rest may be damaged, because busybox
-            # returns the bytes before the damage.
+            # These twelve bytes have fixed values, so they show the kind without a test of the
+            # rest. The rest may be damaged, because busybox returns the bytes before the damage.
             return True
         window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
-        # The bytes are also decoded without the stated length, because busybox returns the bytes
-        # before the end even if the stated length is too small.
+        # A second attempt ignores the stated length, because busybox also decodes a file whose
+        # stated length is too small.
         return any(
             _tells(head[:1] + window.to_bytes(4, "little") + size + head[13:])
             for size in {head[5:13], _NO_LENGTH}
@@ -347,10 +348,10 @@ class Zstd(_Compressed):
         return mark == _ZSTD or (mark[1:] == _ZSTD_SKIPPED and mark[0] & 0xF0 == 0x50)
 
 
-#: The kinds of streams that are decoded after a stream of another kind.
+#: The kinds of streams that this module decodes after a stream of another kind.
 _JOINED_HERE = (Gzip(), Xz(), Lzma())
 
 
 def _following(rest: bytes) -> _Compressed | None:
-    """Return the kind of `_JOINED_HERE` whose streams begin like `rest`; None if no kind fits."""
+    """Return the kind in `_JOINED_HERE` of the stream at the beginning of `rest`, or None."""
     return next((kind for kind in _JOINED_HERE if kind.begins(rest)), None)

@@ -1,8 +1,8 @@
 """Decodes compressed bytes, in pieces of limited size.
 
-All compression methods of the standard library are used through one protocol, `Decoder`, and by one
-loop, `decoded`. The decoding needs memory for two pieces and for the window that the compressed
-data declares, up to `MAX_WINDOW_BYTES`.
+The decoders of the standard library are used through the protocol `Decoder` by the function
+`decoded`. Decoding needs memory for two pieces, and for the window size that the compressed data
+states, up to `MAX_WINDOW_BYTES`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import NotReadError, Why
 
-#: The size of the first piece, in bytes: enough to recognise the kind of a member, and decoded
-#: within microseconds.
+#: The size of the first decoded piece, in bytes. The piece is large enough to recognise the kind of
+#: a member, and is decoded within microseconds.
 FIRST_PIECE_BYTES = 1 << 10
-#: The largest permitted window: `xz -9` needs 65 MiB, and a stream that declares a window of more
-#: than `MAX_WINDOW_BYTES` is not read.
+#: The largest permitted window, in bytes: a stream that declares a larger window is not read. `xz
+#: -9` declares a window of 65 MiB.
 MAX_WINDOW_BYTES = 192 << 20
 MAX_WINDOW_LOG = 27
 
@@ -39,7 +39,7 @@ _zstd: Any = _optional("compression.zstd")  # since Python 3.14
 HAS_ZSTD = _zstd is not None
 crc32: Callable[[bytes, int], int] = _zlib.crc32
 
-#: The exceptions of all decoders; `not_read` translates them.
+#: The exceptions of all decoders; `not_read` converts them to `NotReadError`.
 ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
@@ -83,13 +83,13 @@ def inflater(wbits: int) -> Any:
 def brief_inflater(wbits: int) -> Any:
     """Return a decompression object for few bytes.
 
-    `isal` is faster for many bytes, but slower to start.
+    The object is zlib's, because `isal` is slower to start, although faster for many bytes.
     """
     return zlib.decompressobj(wbits)
 
 
 class Inflater:
-    """A `Decoder` of deflate: of bare deflate, or of zlib's other formats that `wbits` selects."""
+    """A `Decoder` of deflate data; `wbits` selects zlib's format, for example bare deflate."""
 
     def __init__(self, wbits: int = -15) -> None:
         """Create a decoder that has read nothing yet."""
@@ -113,7 +113,8 @@ class Inflater:
         rest = self._rest
         out: bytes = inflater.decompress(rest + data if rest else data, max_length)
         self._rest = rest = inflater.unconsumed_tail
-        # If `out` has the full length, zlib may have further decoded bytes.
+        # If `out` has `max_length` bytes, zlib may have decoded more bytes that it has not returned
+        # yet.
         self.needs_input = not rest and len(out) < max_length
         return out
 

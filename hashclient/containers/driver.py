@@ -1,10 +1,11 @@
-"""Reads a container: computes digests of its members, and opens the containers among the members.
+"""Reads a container: computes digests of its members, and opens members that are containers.
 
-The driver runs in the sandboxed process. The driver enforces the limits, asks once per directory
-which members need digests, reads each member once, and passes the results on. The driver has no
-list and does not decide about matches. A member that cannot be read gets a row with the reason, and
-the driver continues with the next member. The digest of the bytes before an error is reported as
-well, because many programs extract these bytes, and some programs do not show an error.
+The driver runs in the sandboxed process. The driver enforces the limits, asks the worker once per
+directory of an archive which members need digests, reads each member once, and sends the results to
+the worker. The driver has no list, so the worker decides which members match. A member that cannot
+be read gets a row with the reason, and the driver continues with the next member. If an error
+occurs within a member, the digest of the bytes before the error is reported as well, because many
+programs extract these bytes, and some of them show no error.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ ASK_AT_ONCE = 100_000
 
 
 class Registry(Protocol):
-    """Knows which expander reads which kind; the module `registry` has the only implementation."""
+    """Returns the expanders of kinds; the class `registry.Registry` implements this protocol."""
 
     def named(self, kind: str) -> list[Expander]:
         """Return the expander of a kind in a list.
@@ -108,10 +109,10 @@ class Spool(Anywhere):
 
 
 class Tee(Buffered):
-    """A member that is read once, and examined, digested, kept and expanded during this read.
+    """A member that is read only once: this read also computes the digests and finds its members.
 
-    Each byte is added to the digests when it is read, whichever reader reads it. If an error
-    occurs, readers see the end of the bytes, and the error is kept in `error`.
+    Each byte is added to the digests when the driver or an expander reads the byte. If an error
+    occurs, the reader gets no more bytes, and the error is kept in `error`.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class Tee(Buffered):
         self._watching: InProgram | None = None
         self.length = 0
         self.error: NotReadError | None = None
-        #: The last bytes that were read, at least `END_MARK_BYTES` if so many were read.
+        #: The last bytes that were read: at least `END_MARK_BYTES`, or all bytes of a shorter
+        #: member.
         self.end = b""
 
     def read(self, count: int) -> bytes:
@@ -137,7 +139,7 @@ class Tee(Buffered):
     def keep(self) -> None:
         """Keep all bytes in memory, up to `spool_bytes`.
 
-        Before a call of `keep`, bytes may have been peeked at, but not read.
+        `keep` must be called before any byte is read; a call of `peek` before is permitted.
         """
         self._spool = bytearray(self._buffer)
         self._watching = InProgram(self._buffer)
@@ -163,7 +165,7 @@ class Tee(Buffered):
 
     @property
     def tail(self) -> bytes:
-        """The last kept bytes or, if the limit is exceeded, the last bytes that were read."""
+        """The last bytes of the member, as far as they were kept."""
         if self._spool is not None:
             return bytes(self._spool[-TAIL_BYTES:])
         return self._tail
@@ -211,7 +213,7 @@ class Driver:
         self._verify_sizes = verify_sizes
         self._budget = Budget(limits, job.size)
         #: `_opened`: digests of the alternative readings that were opened; `_open_readings`: how
-        #: many alternative readings are being read now.
+        #: many alternative readings, nested in each other, are being read now.
         self._opened: set[bytes] = set()
         self._open_readings = 0
 
@@ -288,7 +290,7 @@ class Driver:
         self._guarded(container, b"", work)
 
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
-        """Return whether the first bytes show that a member neither is nor hides a container.
+        """Return whether the first bytes show that a member has no container in or behind it.
 
         If the first bytes cannot be read, or the size of the member is not known, return False, and
         the member is read completely.
@@ -302,7 +304,7 @@ class Driver:
                 head = head_of(ISO_HEAD_BYTES)
         except LimitError:
             raise
-        except Exception:  # noqa: BLE001 - the full read reports the error
+        except Exception:  # noqa: BLE001 - the complete read will report the error
             return False
         self._budget.take(len(head))
         return not look(head)
@@ -336,8 +338,8 @@ class Driver:
             mask = job.any_mask if job.one_mask is None or job.forced else job.one_mask
             return bytes([mask]) * len(members)
         if len(members) == 1 and not expander.seeks:
-            # An expander of a stream yields members one by one, and a request for each member would
-            # cost more than computing all digests.
+            # If the expander reads a stream, all digests of the member are computed without asking
+            # the worker, because one request for each member would cost more than the digests.
             return bytes([job.any_mask])
         sizes = [
             NO_CLAIM if m.size is None or (self._verify_sizes and not m.is_exact) else m.size
@@ -360,11 +362,10 @@ class Driver:
     ) -> None:
         """Read one member as far as necessary, and open it if it is a container.
 
-        `once` is true within an alternative reading: bytes that were already opened as an
-        alternative reading are not opened again. A mailbox is also read as a single mail. If the
-        text of a mailbox that is read as a single mail is the rest of the mailbox, the text is
-        opened only as a mailbox, because otherwise each message would be read again for each
-        message before it.
+        `once`: the member is within an alternative reading, and its bytes are not opened if the
+        same bytes were already opened. A mailbox is also read as a single mail, whose text may be
+        the rest of the mailbox. Such a text is opened only as a mailbox, because each message would
+        otherwise be read again for each message before it.
         """
         once |= member.is_again
         name = _name(member)
@@ -419,7 +420,7 @@ class Driver:
         tee.keep()
         tee.drain()
         if not found or is_front(look(head)):
-            # If the member exceeds the memory limit, only its last bytes were kept.
+            # The member exceeds the memory limit, so only its last bytes were kept.
             whole = tee.spooled()
             read_at = _nothing_at if whole is None else whole.read_at
             picked = self._registry.pick(head, tee.tail, tee.length, read_at)
@@ -441,7 +442,7 @@ class Driver:
             self._open_readings -= once
 
     def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
-        """Note which expanders open a member.
+        """Record the digest of a member and the expanders that open the member.
 
         Return False if the same expanders have already opened the same bytes.
         """
@@ -474,7 +475,7 @@ class Driver:
 
 
 def _nothing_at(_offset: int, _count: int) -> bytes:
-    """Return no bytes, because the bytes of the member were not kept."""
+    """Return no bytes: used for a member whose bytes were not kept in memory."""
     return b""
 
 

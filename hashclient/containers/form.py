@@ -1,8 +1,9 @@
 """A form that a browser has sent (`multipart/form-data`): each part of the form is a member.
 
-The body of the request is enough, because its first line is the boundary; for example, a proxy
-passes on the body without its header. Servers treat `Content-Transfer-Encoding`, and multiparts
-within a part, in different ways, so such parts are listed in both readings.
+The header of the HTTP request is not needed, because the first line of the body is the boundary; a
+proxy, for example, may pass on the body without the header. Some servers decode a part that has a
+`Content-Transfer-Encoding`, or split a part that is a multipart, and some servers do not. Such a
+part is listed in both readings.
 """
 
 from __future__ import annotations

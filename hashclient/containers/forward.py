@@ -1,9 +1,9 @@
-"""Reads bytes forwards: exact counts for headers, and large pieces for the bytes between headers.
+"""Reads a container from beginning to end: headers exactly, and other bytes in large pieces.
 
 Bytes that are not needed are skipped without a read if the source can be read at any offset. The
-first block after a skip is small, and further blocks grow while all bytes are read. Therefore a
-container of which only the headers are needed costs little more than a read of its headers. At most
-two blocks are in memory.
+first block after skipped bytes is small; further blocks grow as long as no bytes are skipped.
+Therefore, if only the headers of a container are needed, little more than the headers is read. At
+most two blocks are in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hashclient.containers.interface import Data, Stream
 
 FIRST_BYTES = 4 << 10
 PIECE_BYTES = 256 << 10
-#: The most bytes of a stream that are kept for a second read.
+#: The most bytes that `ahead` copies from a stream, so that they can be read again.
 MAX_AHEAD_BYTES = 16 << 20
 
 
@@ -29,7 +29,8 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 class Buffered:
     """A source that is read in blocks.
 
-    The bytes that were read ahead are in `_buffer` from `_at` on.
+    `_buffer` contains, from the index `_at` on, the bytes that were read from the source and not
+    yet taken.
 
     A subclass implements `_block`, and may search the buffer.
     """
@@ -45,9 +46,9 @@ class Buffered:
         raise NotImplementedError
 
     def _more(self) -> bool:
-        """Append further blocks to the bytes that are left in the buffer; return False at the end.
+        """Append further blocks to the rest of the buffer; return False at the end of the source.
 
-        Several small blocks are read together, because each call copies the bytes that are left.
+        Several small blocks are read in one call, because each call copies the rest of the buffer.
         """
         if self._is_over:
             return False
@@ -72,7 +73,7 @@ class Buffered:
             pass
 
     def peek(self, count: int) -> bytes:
-        """Return the next `count` (few) bytes without taking them; fewer bytes only at the end."""
+        """Return the next `count` bytes, but keep the position; `count` should be small."""
         if self._at + count > len(self._buffer):
             self._fill(count)
         return self._buffer[self._at : self._at + count]
@@ -80,7 +81,7 @@ class Buffered:
     def has_more_than(self, count: int) -> bool:
         """Return whether more than `count` bytes follow.
 
-        The bytes are only read ahead into the buffer.
+        The position does not change; the bytes are read into the buffer.
         """
         self._fill(count + 1)
         return len(self._buffer) - self._at > count
@@ -118,7 +119,7 @@ class Forward(Buffered):
         super().__init__()
         self._stream = data
         self._data = cast(Data, data) if hasattr(data, "read_at") else None
-        self._next = 0  # the offset behind the bytes in the buffer
+        self._next = 0  # the offset after the last byte in the buffer
         self._step = FIRST_BYTES
 
     @property
@@ -136,7 +137,7 @@ class Forward(Buffered):
         return block
 
     def ahead(self, count: int) -> Callable[[], Iterator[bytes]] | None:
-        """Return a function that iterates over the next `count` bytes.
+        """Return a function that returns an iterator over the next `count` bytes.
 
         The position stays unchanged.
 

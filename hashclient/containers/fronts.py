@@ -1,14 +1,14 @@
-"""The kinds of files that may have an archive behind them, and where archives begin in programs.
+"""Kinds of files that may have an archive appended, and the places of archives in programs.
 
 Pictures, films, documents and programs are files by themselves, and archive programs still open an
 archive that is appended to such a file. A search of all bytes would cost as much as a digest, so
-only three places are searched: the end of the file, where a zip has its directory and rar and 7z
-have their last header; the bytes after the last section of a program; and the resources of a
-program for Windows.
+only three places are searched. The first place is the end of the file, where a zip has its
+directory, and where rar and 7z have their last header. The second place is after the last section
+of a program. The third place is the resources of a program for Windows.
 
 Limits: behind bytes of an unknown kind, only a zip near the end of the file is found
-(`sniffing.tail_bytes`). A rar or 7z that is followed by other bytes, and a cab, are only found in
-programs. `behind` checks whether the places that this module yields contain archives.
+(`sniffing.tail_bytes`). An appended cab, and an appended rar or 7z with other bytes after it, are
+only found in programs. `behind` checks whether the places that this module yields contain archives.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from struct import Struct
 
 from hashclient.containers.kind import Kind, Mark
 
-#: The first bytes of programs: for Windows and DOS, and for Linux.
+#: The first bytes of programs: `MZ` for Windows and DOS, and `ELF` for Linux.
 PROGRAMS = b"MZ", b"\x7fELF"
 #: How many bytes at the beginning of a program are read to find out where the program ends.
 FRONT_BYTES = 1 << 12
-#: How many bytes after a program, and how many bytes of its resources, are searched. 7-Zip searches
-#: 8 MiB for the beginning of an archive, and ends earlier only in programs without an archive.
+#: How many bytes after a program, and how many bytes of its resources, are searched for an archive.
+#: 7-Zip also searches 8 MiB.
 SEARCHED_BYTES = 8 << 20
-#: Marks in the last bytes of a 7z: a packed header ends with its method and checksum, and another
-#: header ends with the attributes of all members.
+#: Byte sequences near the end of a 7z: a packed header ends with its method and checksum, and a
+#: header that is not packed ends with the attributes of all members.
 _ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
 _END_OF_7Z = re.compile(
     rb"(?s:.*(?:\x07\x0b\x01\x00.{2,80}\x0c.{1,9}\x0a\x01.{4}"
@@ -48,7 +48,8 @@ _ELF_SEGMENT = {1: "4xL8xL", 2: "8xQ16xQ"}
 
 def ends_as_7z(last: bytes) -> bool:
     """Return whether `last`, the last KiB of a file, ends like a 7z."""
-    # Programs and images also end in zeros, but most of them contain neither of the two marks.
+    # The two byte sequences are searched first, because programs and images also end with zeros,
+    # but most of them contain neither sequence.
     return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _END_OF_7Z.match(last) is not None
 
 
@@ -86,8 +87,8 @@ KINDS = (
         *(b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"SQLite f"),
         *(b"<!DOC", b"<!doc", b"<html", b"<HTML", b"<svg", b"<?xml"),
     ),
-    # Files that resemble a container without being a container, and an extension of Chrome, which
-    # is a zip after a signature.
+    # Files that look like a container but are none, and extensions of Chrome, which are a zip after
+    # a cryptographic signature.
     Kind(
         "nearly an archive",
         (
@@ -121,7 +122,7 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
         else:
             end = _elf(head)
     except (struct.error, OverflowError):
-        end = 0  # the program is cut off, or its tables are invalid
+        end = 0  # the program file is truncated, or its tables are invalid
     if not 0 <= end <= size:
         # If the stated end is impossible, the whole program is searched, as archive programs do.
         end = 0
@@ -130,7 +131,7 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
-    """Return where a program for Windows or DOS ends, and its resources' offset and length."""
+    """Return the offset where a program for Windows or DOS ends, and the place of its resources."""
     (at,) = _PE_AT.unpack_from(head)
     if head[at : at + 4] != b"PE\0\0":
         last, pages = _DOS.unpack_from(head)
@@ -147,7 +148,7 @@ def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
 
 
 def _elf(head: bytes) -> int:
-    """Return where a program for Linux ends: after its last section or its last segment."""
+    """Return the offset where a program for Linux ends, after its last section or segment."""
     width, order = head[4:5], head[5:6]
     order_sign = ">" if order == b"\2" else "<"
     kind = 1 if width == b"\1" else 2

@@ -1,8 +1,8 @@
-"""The interface of expanders: they read containers without trusting any claim in the bytes.
+"""The interface of expanders, which read containers whose bytes may be hostile.
 
 Each expander reads one kind of container. An expander lists members and returns their bytes; an
-expander computes no digests, decides nothing about matches, and opens no path. The driver computes
-digests, enforces limits, and calls expanders again for nested containers.
+expander does not compute digests, does not decide about matches, and does not open paths. The
+driver computes digests, enforces limits, and calls expanders again for nested containers.
 `tests/contract/test_expanders.py` tests the contract of each expander. An expander lists each
 member that a usual program would extract. If a member cannot be read to its end, its `chunks` raise
 `NotReadError` after the readable bytes, and the expander still lists other members if possible. The
@@ -21,20 +21,20 @@ from typing import Protocol
 
 import msgspec
 
-#: `HEAD_BYTES`: the bytes at the beginning of each file by which its kind is recognised;
-#: `ISO_HEAD_BYTES`: the bytes that are needed for iso9660, whose mark is at 32 KiB.
+#: `HEAD_BYTES`: how many first bytes of each file are read to recognise its kind; `ISO_HEAD_BYTES`:
+#: how many first bytes are read to recognise iso9660, whose magic bytes are at 32 KiB.
 HEAD_BYTES = 512
 ISO_HEAD_BYTES = 33 << 10
-#: The bytes at the end of a file in which the end of a zip is searched, if the file begins with a
-#: program, a script or a picture: enough for the comment of the zip, and for as many bytes after
-#: the comment. unzip searches for the end of a zip in at least the last 66,000 bytes.
+#: If a file begins with a program, a script or a picture, the end record of a zip is searched in
+#: this number of last bytes of the file. A comment of up to 64 KiB may follow the end record, and
+#: other bytes may follow the comment. The program unzip searches at least the last 66,000 bytes.
 TAIL_BYTES = (128 << 10) + 22
 
 
 class Why(enum.StrEnum):
     """Why something inside a container was not read.
 
-    The values are the words of `[scan] accept`.
+    The values are the strings that the option `accept` in [scan] may contain.
     """
 
     ENCRYPTED = "encrypted"
@@ -84,7 +84,7 @@ class Data(Stream, Protocol):
         ...
 
 
-#: The name of no kind: no expander opens a member of this kind.
+#: A value for `Member.kind` that is no kind: no expander opens such a member.
 NEVER = "never"
 
 
@@ -94,16 +94,16 @@ class Member(msgspec.Struct, frozen=True):
     `name` is the name in the container and may be any bytes; `offset` distinguishes members with
     the same name, and is shown for members that are in no directory of the container. `size` is the
     length in bytes that the container claims; None means no claim. `is_exact` means that extraction
-    always returns `size` bytes, so that a size that no entry has rules the member out with
-    certainty, and not only by a claim. `chunks` returns the bytes of the member and can be called
-    only once; in a stream, `chunks` must be used before the next member is taken. `kind` names the
-    expander that opens the member if the container declares the kind (for example, a message in a
-    message). `kind` is `NEVER` for an alternative reading of bytes that are already opened. If
-    `kind` is empty, the first bytes of the member show its kind. `head` returns the requested
-    number of first bytes, or all bytes if the member is shorter; it is None if these bytes would
-    cost as much as `chunks`. `is_again` means that the member is an alternative reading of an
-    earlier member's bytes: of several equal alternative readings, only one is opened, because each
-    may lead to further readings.
+    always returns exactly `size` bytes. Therefore the member cannot match if no entry has this
+    size. `chunks` returns the bytes of the member and can be called only once; if the container is
+    a stream, `chunks` must be read before the next member is requested. `kind` names the expander
+    that opens the member if the container declares the kind (for example, a message in a message).
+    `kind` is `NEVER` for an alternative reading of bytes that are already opened. If `kind` is
+    empty, the first bytes of the member show its kind. `head` returns the requested number of first
+    bytes, or all bytes if the member is shorter; `head` is None if reading the first bytes would
+    cost as much as reading all bytes. `is_again` means that the member is an alternative reading of
+    an earlier member's bytes: of several alternative readings with equal bytes, only one is opened,
+    because each reading may contain members with further readings.
     """
 
     name: bytes
@@ -117,7 +117,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """An unreadable part of a container that may have members: its name, and why it is unreadable.
+    """An unreadable part of a container, which may contain members: its name and the reason.
 
     If `why` is `NOT_OPENED`, `detail` is the name of a kind.
     """
@@ -132,8 +132,8 @@ class Expander(Protocol):
 
     `seeks` says that the expander needs `Data`, because a `Stream` is not enough.
 
-    If the marks of a kind are not certain (see `kind.Sure`), its expander also has a method
-    `sniff`.
+    If the magic bytes of a kind also occur in files of other kinds (see `kind.Sure`), its expander
+    also has a method `sniff`, which examines the first bytes.
     """
 
     @property
@@ -143,11 +143,11 @@ class Expander(Protocol):
 
     @property
     def seeks(self) -> bool:
-        """Whether the expander must read at any offset, so that it needs `Data`."""
+        """Whether the expander needs `Data`, because it reads at arbitrary offsets."""
         ...
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members: in batches if a directory lists them, one by one in a stream.
+        """Yield the members: in batches if the container has a directory, one by one in a stream.
 
         Raises:
             NotReadError: the rest of the container cannot be read.

@@ -1,14 +1,14 @@
 """The expander of optical disk images.
 
-An image may have several trees, of which each system shows one.
+An image may have several directory trees; each operating system shows one of these trees.
 
 libarchive reads the tree of Rock Ridge or, if there is no Rock Ridge, the tree of Joliet or ISO
-9660. This module compares the places of files in the trees, and also reads a tree that has other
-files; `udf` reads trees of UDF. A tree of HFS is not read, and is reported as unread. An image that
-states another block length than 2,048 bytes is read with blocks of 2,048 bytes, because most
-programs ignore the stated length, and is also reported as unread. An image with several trees of
-the same kind is reported as unread, too. Limit: if a file has different names in several trees,
-only one of these names is reported.
+9660. This module compares the offsets of files in the trees, and also reads another tree if it has
+files at other offsets. The module `udf` reads trees of UDF. A tree of HFS is not read, and is
+reported as unread. An image that states another block length than 2,048 bytes is read with blocks
+of 2,048 bytes, because most programs ignore the stated length, and is also reported as unread. An
+image with several trees of the same kind is reported as unread, too. Limit: if a file has different
+names in several trees, only one of these names is reported.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
 #: The longest directory, in bytes: enough for a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
-#: All directories together may have at most this many times the size of the image; in a valid
-#: image, no two directories share bytes.
+#: All directories together may be longer than the image by at most this factor; in a valid image,
+#: no two directories share bytes.
 _READ_AGAIN = 4
-#: `_HFS_AT`, `_HFS_MARKS`: where HFS and HFS+ have their marks; `_MAP_AT`, `_MAP_MARK`: where a
-#: partition map begins.
+#: `_HFS_AT`, `_HFS_MARKS`: the offset and the magic bytes of HFS and HFS+; `_MAP_AT`, `_MAP_MARK`:
+#: the offset and the magic bytes of a partition map.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
 _MAP_AT, _MAP_MARK, _MAX_PARTITIONS = 512, b"PM", 64
 _HFS_PARTITION = b"Apple_HFS"
@@ -61,7 +61,7 @@ class DiskImage(Libarchive):
                 text = "an image of a disk: blocks of another length"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
             if len({(kind, _place(root)) for kind, root in _roots(data)}) > len(roots):
-                # Systems differ about which of the trees they show.
+                # Operating systems differ about which of two trees of the same kind they show.
                 text = "an image of a disk: several trees of one kind"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
@@ -79,7 +79,7 @@ class DiskImage(Libarchive):
     def _usual(self, data: Data) -> Iterator[list[Member] | Unlisted]:
         """Yield the members of the usual tree.
 
-        If libarchive refuses the image, read it with new descriptors.
+        If libarchive refuses the image, read the image with new volume descriptors.
         """
         is_begun = False
         try:
@@ -99,7 +99,8 @@ def _with_tidied(data: Data) -> Data:
         escape = b"%/E" if kind == _SUPPLEMENTARY else b""
         fields = bytes([kind]) + b"CD001\1" + bytes(73) + _both(data.size // _SECTOR, 4) + escape
         fields = fields.ljust(120, b"\0") + _both(1, 2) * 2 + _both(_SECTOR, 2)
-        # The new descriptor must refer to path tables, but libarchive does not read these tables.
+        # The offsets of the path tables are copied because libarchive requires them, although it
+        # does not read the tables.
         fields += bytes(8) + root[2:6] + bytes(4) + root[2:6][::-1] + bytes(4)
         fields += bytes([_RECORD_BYTES, 0]) + root[2:32] + b"\1\0"
         head += (fields.ljust(881, b"\0") + b"\1").ljust(_SECTOR, b"\0")
@@ -142,7 +143,7 @@ def _place(record: bytes) -> Place:
 
 
 def _files(data: Data, root: bytes) -> set[Place]:
-    """Return the places of all files in the tree below `root`.
+    """Return the offset and length of each file in the tree below `root`.
 
     Raises:
         NotReadError: the tree has too many directories, a directory has too many bytes, or many
@@ -168,10 +169,10 @@ def _files(data: Data, root: bytes) -> set[Place]:
                     seen.add(place)
                     left.append(place)
                 continue
-            if before is not None:  # the record is the next part of the file in the record before
+            if before is not None:  # the file of the previous record continues in this record
                 if place[1] and place[0] != before[0] + before[1]:
-                    # The parts are not adjacent, so an impossible place is added, which makes the
-                    # trees differ.
+                    # If the parts are not adjacent, the file has no single place. An impossible
+                    # place is added, so that the trees count as different.
                     files.add((-1 - _place(root)[0], 0))
                 place = before[0], before[1] + place[1]
             before = place if record[25] & _GOES_ON else None
@@ -197,7 +198,7 @@ def _records(data: Data, start: int, size: int) -> Iterator[bytes]:
 
 
 def _has_rock_ridge(data: Data, root: bytes | None) -> bool:
-    """Return whether the first record of the root directory announces Rock Ridge names."""
+    """Return whether the first record of the root directory states that Rock Ridge is used."""
     return root is not None and b"SP\7\1\xbe\xef" in data.read_at(_place(root)[0], 256)
 
 

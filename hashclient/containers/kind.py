@@ -1,10 +1,11 @@
 """The classes with which `kinds`, `unopened` and `fronts` declare kinds of containers.
 
-Each row declares one kind in three parts: the marks by which files of the kind are recognised, and
-how certain the marks are; the expander that opens the files; and how an archive of the kind is
-found behind other bytes. `sniffing` compiles the rows to a quick test, `registry` creates the
-expanders, and `meaning` decides which earlier records of a scan are still valid after a change of a
-row. Therefore a new kind only needs a row, and a module with an expander if the kind is opened.
+Each row declares one kind in three parts. The first part is the marks (magic bytes) by which files
+of the kind are recognised, and how certain the marks are. The second part is the expander that
+opens the files. The third part says how an archive of the kind is found behind other bytes.
+`sniffing` compiles the rows to a quick test, and `registry` creates the expanders. After a change
+of a row, `meaning` decides which results of earlier scans are still valid. Therefore a new kind
+only needs a row and, if the kind is opened, a module with an expander.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from collections.abc import Callable
 
 import msgspec
 
-#: A value of `Mark.at`, which means that the mark may be anywhere in the first bytes.
+#: A value of `Mark.at` for a mark that may be at any offset within the first bytes.
 ANYWHERE = -1 << 20
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Bytes by which a kind is recognised.
+    """Magic bytes, by which a kind of files is recognised.
 
-    `at` is the offset of the mark: from the beginning, or from the end if it is negative, or
-    `ANYWHERE`. One of `literals` must be at the offset `at`. A mark at `ANYWHERE` has `may_be`
-    instead of literals: a quick test, which gets a buffer and its used length. If the literals also
-    occur in many files of other kinds, `pattern` is a regular expression that the beginning must
-    match; `is_one` must check the literals as well. `differs` is the text of a Python expression
-    for a quick test: it is true for most `data` that begin with the first two bytes of a literal
-    and are not of the kind. `is_one` checks further conditions in the first KiB, or, if `reaches`
-    is set, in the first `interface.ISO_HEAD_BYTES`; if the bytes are too short, `is_one` may raise
-    `struct.error` or `IndexError`.
+    `at` is the offset of the mark in the file: from the beginning, or from the end if it is
+    negative, or `ANYWHERE`. One of `literals` must be at the offset `at`. A mark at `ANYWHERE` has
+    no literals, but `may_be`: a quick test, which is called with a buffer and the length of the
+    file in the buffer. If the literals also occur in many files of other kinds, `pattern` is a
+    regular expression that the beginning of the file must match; then `is_one` must check the
+    literals as well. `differs` is the text of a Python expression, which must be false for files of
+    the kind, and should be true for most other files that have the first two bytes of a literal.
+    `is_one` checks further conditions in the first KiB, or, if `reaches` is set, in the first
+    `interface.ISO_HEAD_BYTES`; if the bytes are too short, `is_one` may raise `struct.error` or
+    `IndexError`.
     """
 
     at: int
@@ -49,7 +51,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 class Sure(enum.Enum):
-    """How certainly the marks of an opened kind show the kind."""
+    """How reliably the marks of an opened kind identify the kind."""
 
     MARK = "its marks make sure"
     VERIFIED = "the method `sniff` of its expander makes sure, where containers are opened"
@@ -57,7 +59,7 @@ class Sure(enum.Enum):
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
-    """A kind of container, or a kind of other files that matters for opening containers.
+    """A kind of container, or of other files that may have an archive behind them.
 
     `expander` names the code that opens the kind, for example `tar:Tar`: a module of the package
     `containers`, and in this module a class, or a function that takes the kind's name and the
@@ -66,19 +68,20 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
 
     `version` must be increased when the rule of `is_one` or `sniff` changes: a scan then examines
     again the files that it remembers as no containers. `reads` must be increased when the expander
-    reads other contents than before: a scan then opens containers of the kind again. Other changes
-    of a row are noticed without a change of `version` or `reads`.
+    reads other contents than before: a scan then opens containers of the kind again. For other
+    changes of a row, `version` and `reads` stay unchanged.
 
-    An archive may end with the bytes of its last member, so the end of the file shows nothing about
-    the archive. Therefore the end of a file is not examined if its beginning shows a kind with
-    `hides_end`, or a text.
+    The last bytes of an archive may be the last bytes of its last member, so they do not show the
+    kind of the archive. Therefore the end of a file is not examined if the beginning of the file
+    shows a kind with `hides_end`, or a text.
 
-    `whole` returns whether a complete file with a mark of the kind can be of the kind. `in_tail` is
-    searched for near the end of each file, and in more bytes if the file begins with a front; the
-    method `ends` of the expander then decides. `ends` are compared with the last bytes of a file.
-    `in_programs` is searched for after and in programs; an archive begins `in_programs_at` bytes
-    before these bytes. The method `length` of the expander decides whether an archive begins at a
-    mark, and returns the length of the archive.
+    `whole` is called with the content of a complete file that has a mark of the kind; it returns
+    False if the file cannot be of the kind. `in_tail`: bytes that are searched near the end of each
+    file, and in more last bytes of a front. If the bytes are found, the method `ends` of the
+    expander decides. `ends` are compared with the last bytes of a file. `in_programs`: bytes that
+    are searched in and after programs; an archive begins `in_programs_at` bytes before them. The
+    method `length` of the expander decides whether an archive begins at a mark, and returns the
+    length of the archive.
 
     At most `most_members` members are taken from one container, even if the configuration allows
     more. With `has_readings`, members of the container are read in several ways, and no member is

@@ -28,16 +28,18 @@ from hashclient.containers.tarheader import (
 )
 
 _LZMA_BYTES = 18
-#: The values that each byte of a window size may have: sizes are 2^n, 3·2^n, or have all bits set.
-#: The expression `_LZMA` also requires a possible length.
+#: The values that each byte of a window size in an .lzma header may have: window sizes are 2^n,
+#: 3·2^n, or have all bits set. The regular expression `_LZMA` also requires a possible length of
+#: the file.
 _LZMA_WINDOW = bytes({0, 255, *(1 << n for n in range(8)), *(3 << n for n in range(7))})
 _LZMA = rb"(?:[^\xe1-\xff][%b]{4}|\x5d\x00.{3})(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(
     _LZMA_WINDOW
 )
 _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-#: The binary form of cpio begins with a two-byte number, in either byte order; the file type of the
-#: first member and the length of its name are also two-byte numbers.
+#: A binary cpio begins with a fixed two-byte number, in either byte order. `_CPIO_TYPES` and
+#: `_CPIO_LENGTHS` are the possible upper bytes of two other two-byte numbers: the file type of the
+#: first member, and the length of its name.
 _CPIO_TYPES, _CPIO_LENGTHS = range(0x10, 0xD0), range(0x10)
 
 
@@ -55,12 +57,12 @@ _STORE_VERSIONS = b"\x0e\x0f\x15\x17\x24"
 
 
 def _is_ole(head: bytes) -> bool:
-    """Return whether the stated sector size is possible."""
+    """Return whether the sector size in the header of a compound file is possible."""
     return len(head) >= 512 and 7 <= head[30] <= 20 and not head[31]
 
 
 def _is_store(head: bytes) -> bool:
-    """Return whether the stated type or version of the store is known.
+    """Return whether the type or the version in the header of an Outlook store is known.
 
     The program readpst only checks the version.
     """
@@ -68,7 +70,7 @@ def _is_store(head: bytes) -> bool:
 
 
 def _is_form(head: bytes) -> bool:
-    """Return whether the bytes begin with a line of dashes that a header of a form part follows."""
+    """Return whether the bytes begin with a boundary and the header of a part of an HTTP form."""
     if head[:2] != b"--" or head[2:3] in b"\r\n":
         return False
     header = head.replace(b"\r", b"").partition(b"\n\n")[0].lower()
@@ -96,15 +98,15 @@ def _is_warc(head: bytes) -> bool:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Return whether a bzip2 mark is followed by a level and by a block, or by an empty end."""
+    """Return whether a level and a block, or the end of an empty file, follow the mark of bzip2."""
     return head[3] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
 
 
 def _is_compress(head: bytes) -> bool:
-    """Return whether the longest code length is possible, and the first codes are defined.
+    """Return whether a `.Z` file states a possible code length, and its first codes are valid.
 
-    Each byte value has a code, and each code that is read defines one new code. The code 256 may
-    mean that all new codes are dropped. The first codes have nine bits each.
+    Each byte value has a code, and each code that is read defines one new code. If a flag is set,
+    the code 256 removes all codes that were defined. The first codes have nine bits each.
     """
     if head[2] & 0x1F > 16:
         return False
@@ -119,11 +121,12 @@ def _is_compress(head: bytes) -> bool:
 
 
 def is_lzma_header(begin: bytes) -> bool:
-    """Return whether the header fields of an .lzma file have valid values; .lzma has no mark.
+    """Return whether the fields of an .lzma header are valid; .lzma files have no magic bytes.
 
     Usual programs write a window size of 2^n or 3·2^n bytes. `xz` and 7-Zip open windows of 2^n or
     3·2^n bytes; zstd and Python also open a window of zero bytes, and zstd opens any window size
-    after the usual first bytes. The length is checked by the rules of `xz`.
+    after the usual first bytes. The field with the length of the file is checked by the rules of
+    `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False
@@ -205,11 +208,12 @@ OPENED = (
         reads=4,
         hides_end=False,
         has_readings=True,
-        # Longer lines are read in pieces, each of which may begin with a field, so long files
-        # always count.
+        # A line of more than `MAX_LINE_BYTES` is read in pieces, and each piece may begin with a
+        # header field. Therefore every file of this length or more can be a mail.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    # A file is of the kind `message` only if a mailbox or an outer message declares it.
+    # No file is recognised as a `message`; only a member of a mailbox or of another message has
+    # this kind.
     Kind("message", (), "mail:Message", version=3, has_readings=True),
     Kind(
         "form",
@@ -255,7 +259,7 @@ OPENED = (
         ends=(End(b"\0\0", ends_as_7z),),
         in_programs=b"7z\xbc\xaf\x27\x1c",
     ),
-    # The last headers of rar 4 and rar 5 are constant bytes.
+    # `ends`: the last header of a rar file consists of constant bytes.
     Kind(
         "rar5",
         (Mark(0, (b"Rar!\x1a\7\1\0",)),),
@@ -270,8 +274,8 @@ OPENED = (
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
-    # Programs ignore the version and the reserved fields of a cabinet, and some also ignore where
-    # its files begin. A zero byte in the header distinguishes a cabinet from a text.
+    # Programs ignore most fields of a cabinet's header, so these fields are not checked. A zero
+    # byte in the header distinguishes a cabinet from a text.
     Kind(
         "cab",
         (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
@@ -297,7 +301,8 @@ OPENED = (
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
-    # Self-extracting lha programs are packed by lh5; a shorter mark would occur in many programs.
+    # `in_programs` only names the method lh5, because self-extracting lha programs use lh5, and
+    # shorter bytes would occur in many other programs.
     Kind(
         "lha",
         (Mark(2, tuple(b"-%b-" % one for one in _LHA)),),
@@ -321,7 +326,7 @@ OPENED = (
     ),
     Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
-    # lzma has no mark and is recognised by decoding.
+    # lzma has no magic bytes, so the expander recognises lzma by decoding the first bytes.
     Kind(
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),

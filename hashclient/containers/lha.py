@@ -1,8 +1,8 @@
 """The expander of lha archives, whose headers it rewrites to a form that libarchive reads.
 
-libarchive requires the usual file attributes, which only DOS writes, and does not know lh4, which
-is lh5 with a smaller window. libarchive also stops at a name that is invalid in the current
-character set.
+libarchive requires file attributes that only programs for DOS write. libarchive does not support
+the method lh4, which is lh5 with a smaller window. libarchive also stops at a name that is invalid
+in the current character set.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _ANY_NAME = b"hdrcharset=ISO-8859-1"
 class _UsualHeaders:
     """The bytes of an lha, with headers that are rewritten for libarchive.
 
-    A checksum that was right is adjusted to the rewritten header; a checksum that was wrong stays
-    wrong.
+    If the checksum of a header was right, it is computed again after the rewriting; otherwise it
+    stays wrong.
     """
 
     def __init__(self, data: Stream) -> None:
@@ -88,7 +88,7 @@ def _sum(header: bytes | bytearray, at: int) -> bytes:
 
 @functools.cache
 def _steps() -> list[int]:
-    """Return the table of CRC-16/ARC: for each byte value, how it changes a checksum."""
+    """Return the table of CRC-16/ARC, which has a number for each byte value."""
     steps = list(range(256))
     for _ in range(8):
         steps = [crc >> 1 ^ _SUM_BITS * (crc & 1) for crc in steps]
@@ -101,7 +101,8 @@ class Lha(Libarchive):
     def length(self, data: Data) -> int:
         """See `behind.Begun`.
 
-        The checksum of the first header shows an lha, but no field states its end.
+        The checksum of the first header shows whether an lha archive begins, but no field states
+        the end of the archive.
         """
         head = data.read_at(0, _LEAST)
         if len(head) < _LEAST:
@@ -125,7 +126,7 @@ class Lha(Libarchive):
 
 
 def _as_it_stands(name: bytes) -> bytes:
-    """Return a name with the bytes that it has in the archive."""
+    """Return the unchanged bytes that a name has in the archive."""
     try:
         return name.decode().encode("latin-1")
     except UnicodeError:

@@ -1,12 +1,12 @@
 """Expanders that use libarchive: for rar, rpm, iso images, zstd and other formats.
 
-The system's C library libarchive is called through ctypes, in the sandboxed process. Formats are
-selected by name, because libarchive's own detection takes ordinary text for one of its formats.
-Only the built-in filters of libarchive are used, and never external programs. libarchive is loaded
-with this module, before the sandbox takes effect, because no file can be opened in the sandbox. If
-libarchive is not installed, containers that need libarchive are reported as unread for this reason.
-The memory that libarchive uses is not managed by Python, but the memory limit of the process
-includes it.
+The system's C library libarchive is called through ctypes, in the sandboxed process. This module
+tells libarchive the format of each file, because libarchive's own detection mistakes ordinary text
+for an archive. Only the built-in filters of libarchive are used, and never external programs.
+libarchive is loaded with this module, before the sandbox takes effect, because no file can be
+opened in the sandbox. If libarchive is not installed, containers that need libarchive are reported
+as unread, with this reason. The memory that libarchive uses is not managed by Python, but the
+memory limit of the process includes it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
 _EOF, _OK, _WARN, _FAILED, _FATAL = 1, 0, -20, -25, -30
 _REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
-#: The longest path, in bytes: if the target of a link is longer, 7-Zip writes the target to a file.
+#: The longest path, in bytes. If the target of a symbolic link is longer, 7-Zip writes the target
+#: as the content of a file.
 _MAX_PATH_BYTES = 4095
 _BLOCK_BYTES = 1 << 18
-#: The most entries in a row that may fail without any byte being read; after more such entries, the
-#: rest of the archive is unread.
+#: The most entries in a row that may fail although libarchive has read no byte in between; after
+#: more failures, the rest of the archive is reported as unread.
 _MOST_FAILURES = 1_000
 
 _Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))
@@ -103,9 +104,9 @@ def is_here() -> bool:
     return _LIBRARY is not None
 
 
-#: Character sets of names in lha archives that the C library can only convert with converters from
-#: files. An archive may name any character set; `_CHARSETS` has the sets of Japan, China and Korea,
-#: and the sets of DOS and Windows in other countries.
+#: Character sets of names in lha archives for which the C library must load a converter from a
+#: file. An archive may name any character set. `_CHARSETS` contains the sets of Japan, China and
+#: Korea, and the sets of DOS and Windows in other countries.
 _CHARSETS = (
     *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
     *("ISO-8859-1", "CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
@@ -124,7 +125,7 @@ def load_charsets() -> None:
             iconv_open(*pair)  # the converters are never closed, because closing would unload them
 
 
-#: The open inputs, by the key that libarchive passes to the callbacks.
+#: The archives that are being read, by the number that libarchive passes to the callbacks.
 _OPEN: dict[int, _Input] = {}
 
 
@@ -153,7 +154,7 @@ class _Input:
         return len(self._block)
 
     def rest(self, consumed: int) -> bytes:
-        """Return the bytes after the first `consumed` bytes, if the last block contains them."""
+        """Return the bytes of the last block that are after the first `consumed` bytes of input."""
         left = self._position - consumed
         return self._last[-left:] if 0 < left <= len(self._last) else b""
 
@@ -224,8 +225,8 @@ class _Archive:
                     if function is None:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
                     function.argtypes = (c_void_p,)
-                    # The library warns if it would need an external program, which this process
-                    # must not start.
+                    # libarchive returns a warning if it needs an external program for the filter;
+                    # this process must not start programs.
                     if function(archive) != _OK:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
             self._check(library.archive_read_set_options(archive, options))
@@ -254,15 +255,16 @@ class _Archive:
             if self._input.error is not None:
                 raise self._input.error
             return None
-        # In the selected formats, no entry needs a retry, so any other status is an error.
+        # Every other status is an error, even the status that asks for a retry, because the
+        # selected formats never need a retry.
         if status not in (_OK, _WARN) and (status != _FAILED or not entry.value):
             raise self.error()
         return entry.value or 0, status
 
     def chunks(self, size: int | None) -> Iterator[bytes]:
-        # libarchive returns blocks with offsets, because files may have holes. The offsets are
-        # ignored, because files in the selected formats have no holes, and because the offsets in
-        # xar continue from member to member.
+        # libarchive returns an offset with each block, because files may have holes. The offsets
+        # are ignored for two reasons: files in the selected formats have no holes, and the offsets
+        # of a member of a xar do not begin with zero.
         block, count, offset = c_void_p(), c_size_t(), c_int64()
         length = 0
         while True:
@@ -288,10 +290,9 @@ class _Archive:
         return int(self._library.archive_filter_bytes(self._archive, -1))
 
     def rest(self) -> bytes:
-        """Return the first bytes behind the compressed data that was read.
+        """Return the first bytes of the input that follow the compressed data.
 
-        The first four of the returned bytes may belong to the compressed data, because libarchive
-        sometimes consumes the next mark.
+        libarchive sometimes also consumes the first four bytes that follow the compressed data.
         """
         return self._input.rest(self.consumed - 4)
 
@@ -300,13 +301,13 @@ class _Archive:
             raise self.error()
 
     def error(self) -> NotReadError | MemoryError:
-        """Return the last error as an exception; its text is the text of libarchive."""
+        """Return libarchive's last error as an exception with libarchive's text."""
         if self._input.error is not None:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
         text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
-        # If the format was not recognised, a call of `archive_read_has_encrypted_entries` would
-        # make libarchive end the process.
+        # `archive_read_has_encrypted_entries` must not be called if the format was not recognised,
+        # because libarchive would end the process.
         is_encrypted = self._is_open and (
             self._library.archive_read_has_encrypted_entries(self._archive) > 0
         )
@@ -342,7 +343,7 @@ class Libarchive:
         self._passwords = passwords
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
-        """Return whether an entry that is not marked as a regular file has bytes like a file."""
+        """Return whether an entry with another type than a regular file has content like a file."""
         return size != 0 if kind == 0 else bool(size) and kind not in (_DIRECTORY, LINK)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -380,8 +381,8 @@ class Libarchive:
                 name = (library.archive_entry_pathname_utf8(entry) or b"") if raw is None else raw
                 if status == _FAILED:
                     error = archive.error()
-                    # Some entries fail again and again without an end, because libarchive does not
-                    # read any further.
+                    # The number of failures is limited, because libarchive may return the same
+                    # failure for ever without reading further.
                     failures = failures + 1 if archive.consumed == failed_at else 0
                     failed_at = archive.consumed
                     if isinstance(error, MemoryError) or failures > _MOST_FAILURES:

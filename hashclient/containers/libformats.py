@@ -1,4 +1,4 @@
-"""The expanders of all formats that libarchive reads, with checks for damage that libarchive hides.
+"""Expanders that use libarchive, and checks for damage that libarchive does not report.
 
 libarchive lists no member of a rar that began in another volume, and does not report a damaged
 header of a cpio.
@@ -53,7 +53,8 @@ class Rar(Libarchive):
     def length(self, data: Data) -> int:
         """See `behind.Begun`.
 
-        The first header after the mark has a checksum, but no field states the end.
+        The checksum of the first header shows whether a rar begins, but no field states the end of
+        the rar.
         """
         begins = _begins_5 if self.name == "rar5" else _begins_4
         return data.size if begins(data) else 0
@@ -110,12 +111,12 @@ def _split_in_5(data: Data) -> Iterator[bytes]:
         packed, place = _seven_bits(block, place) if flags & 2 else (0, place)
         at += packed
         if kind == _RAR5_FILE and flags & _RAR5_IS_SPLIT:
-            # The name, with its length in front, is directly before the extra area.
+            # The length of the name and the name are directly before the extra area.
             yield _last_name(block[place : len(block) - extra])
 
 
 def _last_name(fields: bytes) -> bytes:
-    """Return the name of a member from the fields of its header before the extra area."""
+    """Return the name of a member; `fields` are the fields of its header before the extra area."""
     flags, place = _seven_bits(fields, 0)
     for _ in range(2):  # skip the size and the attributes
         _, place = _seven_bits(fields, place)
@@ -127,7 +128,7 @@ def _last_name(fields: bytes) -> bytes:
 
 
 def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of variable length at `at`, and the offset of its end."""
+    """Return the number at the offset `at`, which has seven bits in each byte, and its end."""
     value = shift = 0
     for byte in data[at : at + 10]:
         at += 1
@@ -139,7 +140,7 @@ def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Cleared:
-    """The bytes of a `.Z` file, without two flags that libarchive refuses and others ignore."""
+    """The bytes of a `.Z` file, without two flags that only libarchive refuses."""
 
     def __init__(self, data: Stream) -> None:
         self._data = data
@@ -194,7 +195,7 @@ class _Headers:
         return piece
 
     def _next(self) -> None:
-        """Skip a header, its name and its member; note if the header is damaged or the last."""
+        """Skip a header, its name and its member; note a damaged or last header."""
         found = _CPIO.match(self._ahead, self._at)
         if found is None:
             self._is_over = True
@@ -243,7 +244,7 @@ _DECRYPTS = frozenset({"7zip", "rar5", "rar"})
 
 
 def reader(name: str, passwords: tuple[bytes, ...]) -> Libarchive | Filtered:
-    """Return the expander of a kind; without libarchive, it reports that libarchive is missing."""
+    """Return the expander of a kind; if libarchive is missing, the expander reports this."""
     if name in _DECRYPTS:
         return _READERS[name](name, passwords=passwords)
     return _READERS.get(name, Filtered)(name)

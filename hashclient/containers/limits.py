@@ -1,7 +1,7 @@
-"""Limits for opening containers, and the counters that enforce them.
+"""Limits for opening containers, and counters that enforce the limits.
 
-No legitimate archive reaches the limits; if a limit is exceeded, the rest is reported as unread
-with the limit as the reason, and is not left out silently.
+No legitimate archive reaches the limits; if a limit is exceeded, the rest of the container is
+reported as unread, with the limit as the reason.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 
-#: How many bytes may be decoded before the ratio is checked, so that a small archive of zeros does
-#: not count as a bomb.
+#: How many bytes may be decoded before the ratio of decoded to packed bytes is checked, so that a
+#: small archive of zeros is not refused as a decompression bomb.
 RATIO_FREE_BYTES = 1 << 30
-#: How many more bytes may be decoded for each member before the ratio is checked, because a few
-#: packed bytes can contain many short members, for example a tar of small files.
+#: For each member, this number of bytes is added to `RATIO_FREE_BYTES`, because a few packed bytes
+#: can contain many short members, for example in a compressed tar of small files.
 RATIO_FREE_OF_MEMBER_BYTES = 8 << 10
 MIB = 1 << 20
 #: The most containers in one file, because the worker keeps the path to each container in memory.
@@ -47,8 +47,8 @@ class Options(msgspec.Struct, frozen=True):
 
     With `requires_sandbox`, containers are not opened if the kernel lacks a part of the sandbox.
 
-    With `verify_sizes`, a claimed size only rules out a member if the claim cannot be false. With
-    `refuses_unopened`, a file of a kind that is not opened is reported as unread.
+    With `verify_sizes`, a member is only skipped because of its claimed size if the claim cannot be
+    false. With `refuses_unopened`, a file of a kind that is not opened is reported as unread.
     """
 
     limits: Limits = Limits()

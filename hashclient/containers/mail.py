@@ -1,11 +1,11 @@
-"""The expander of mail: its members are all parts, decoded, and files that are encoded in a text.
+"""The expander of mail: members are the decoded parts, and files that are encoded in a text.
 
-The mail is read once, forwards, in blocks. If mail clients read a part in different ways, its bytes
-are kept, up to a limit, and decoded again in each other way; each reading is a member. Broken MIME
-is read as mail clients read it; a part that cannot be decided is reported as unread. A text is
-listed with its own line ends and with the line ends of other systems, because a mail client writes
-the line ends of the system on which it runs. A message within a message, and a `winmail.dat`, are
-containers themselves.
+The mail is read once, forwards, in blocks. If mail clients decode a part in different ways, the
+bytes of the part are kept, up to a limit, and are decoded in each way; each result is a member.
+Invalid MIME is read as mail clients read it. If it is unclear how mail clients read a part, the
+part is reported as unread. A text is listed with its own line ends and with the line ends of other
+systems, because a mail client writes the line ends of the system on which it runs. A message within
+a message, and a `winmail.dat`, are containers themselves.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ from hashclient.containers.mimedecode import UuFile
 from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, QUOTED, Fields
 from hashclient.containers.mimelines import Boundaries, Hit, Lines
 
-#: The kind of a member that is a message because its container says so, whatever its first bytes
-#: are.
+#: The kind of a member that the container declares as a message; the first bytes of such a member
+#: are not examined.
 MESSAGE = "message"
 #: How deeply multiparts may be nested; a message within a message counts as a nested container
 #: instead.
 MAX_DEPTH = 100
-#: How many bytes of a text are searched for a field of mail before the text counts as no mail.
+#: If no header field of mail is in this number of first bytes, the text is not read as a mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 
 #: Names of encodings with which a part may contain an encoded file.
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
 )
-#: Kinds of `message/` that contain no message; some mail clients take all other kinds for messages.
+#: Media types `message/…` that contain no message; some mail clients take all other types
+#: `message/…` for messages.
 _NO_MESSAGES = frozenset(
     (
         b"message/delivery-status",
@@ -97,7 +98,7 @@ class _Level:
 
 
 class _Walk:
-    """The state of reading one mail, or of reading a part of a mail again."""
+    """Reads one mail, or reads a part of a mail again."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -121,9 +122,9 @@ class _Walk:
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         collector = lines.header(self._stack, most)
         while most is not None and not collector.is_mail:
-            # Some programs also search for a header behind other text. If the line continues after
-            # `HEAD_BYTES`, the next header ends before this line, and the search stops because it
-            # makes no progress.
+            # Some programs also find a header that follows other text, so the search continues
+            # behind each text that is no header. The search ends after `HEAD_BYTES`, or if a very
+            # long line prevents any progress.
             begin = lines.position
             if begin > HEAD_BYTES or not lines.peek(1):
                 return
@@ -133,9 +134,9 @@ class _Walk:
         yield from self._entity(collector.fields())
         yield from self.parts()
         if 0 < len(whole) <= MAX_TEXT_BYTES:
-            # For some programs, an empty first line ends an empty header, and all other lines are
-            # the text of the mail. The text after the empty line is not opened as a mail again,
-            # because its members would otherwise double with each nesting.
+            # If the first line of a mail is empty, some programs take all other lines for the text
+            # of the mail. Therefore this text is listed as well. The text is not opened as a mail
+            # again, because the number of members would double with each nested mail.
             name, text = self._next_name(b""), whole.removeprefix(b"\r").removeprefix(b"\n")
             yield from ([_held(name, each, NEVER)] for each in (text, *other_texts([text])))
 
@@ -151,7 +152,8 @@ class _Walk:
                 yield from self._before(level, is_part=not hit.is_last)
             level.is_met, level.text = True, Kept()
             if hit.is_last:
-                # A mail client may read on after the last boundary, so the boundary still counts.
+                # The boundary is kept in the stack, because a mail client may still look for it
+                # after the last boundary line.
                 yield from self._aside(level)
                 continue
             fields = lines.header(self._stack).fields().within(level.fields)
@@ -173,12 +175,11 @@ class _Walk:
             yield from self._before(level, is_part=False)
 
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield other readings of the text before the first boundary.
+        """Yield the text before the first boundary in the ways in which some mail clients read it.
 
         Some mail clients find parts in the text before the first boundary.
 
-        If no part follows the first boundary, the text before this boundary is all text of the
-        multipart.
+        If no part follows the first boundary, the multipart consists only of this text.
         """
         if not is_part:
             yield from self._as_one(level)
@@ -188,7 +189,7 @@ class _Walk:
             yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Yield a multipart as a single text; some mail clients find no parts in it."""
+        """Yield a multipart as a single text, because some mail clients find no parts in it."""
         name = self._next_name(level.fields.name)
         is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
         if level.text.is_too_much or is_lost:
@@ -235,7 +236,7 @@ class _Walk:
             yield from self.multipart(fields)
 
     def _is_near_end(self) -> bool:
-        """Return whether the rest of the mail is short enough to be kept for a second read."""
+        """Return whether the rest of the mail is short enough to be kept and read again."""
         return not self._lines.has_more_than(MAX_AGAIN_BYTES)
 
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
@@ -285,15 +286,17 @@ class _Walk:
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
-        # The last line of a message within another message lacks its line end, because this line
-        # end belongs to the boundary of the outer message. Some programs keep the line end before a
-        # boundary in an attachment.
+        # `is_cut`: whether the part may have lost the line end of its last line. A message within
+        # another message has lost it, because the line end counts as a part of the outer message's
+        # boundary. Some programs keep the line end before a boundary if the part is an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
-        # If a multipart has no end, a boundary may be missing. In a mailbox, the last empty line of
+        # `is_open`: whether the last line end may belong to no part of the mail. If a multipart has
+        # no end, a boundary may be missing after the line end; in a mailbox, the last empty line of
         # a message belongs to the mailbox.
         is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
-        # If a field begins the next part, a boundary may be missing as well.
+        # If the next part begins at a field and not at a boundary, the boundary may be missing as
+        # well.
         ends_at_field = lines.hit is not None and lines.hit.is_field
         is_open |= ends_at_field
         is_both = any(messages) and not all(messages)
@@ -326,8 +329,8 @@ class _Walk:
         if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
             bodies.append(behind)
         if ends_at_field:
-            # Mail clients that recognise a boundary by a part of its line drop the line of the
-            # boundary.
+            # Some mail clients compare only the beginning of a boundary line, and drop a line that
+            # begins like a boundary.
             bodies.append(kept.without_last_line())
         for body in bodies:
             for encoding in fields.ways:
@@ -347,7 +350,7 @@ class _Walk:
             yield from read_again(again.parts())
 
     def _again(self, kept: Kept) -> _Walk:
-        """Return a walk through a kept part; each line that resembles a boundary ends a part."""
+        """Return a `_Walk` that reads a kept part and ends a part at each line like a boundary."""
         made = _Walk(Lines(Stored(kept), is_loose=True, is_old=self._lines.is_old))
         made._lines.hit = Hit(0, is_last=False, is_field=self._lines.is_at_field)
         made._stack = [boundaries.copy() for boundaries in self._stack] or [Boundaries()]
@@ -363,7 +366,7 @@ def _read(
     encoding: bytes,
     texts: Callable[[Iterable[bytes]], list[bytes]] = other_texts,
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield a part decoded by an encoding, the files encoded in it, and its other `texts`."""
+    """Yield a decoded part, the files that are encoded in the part, and its variants (`texts`)."""
     ways = [first_way(encoding), *other_ways(encoding)]
     for way in ways:
         yield [_read_by(name, way, kept)]
@@ -397,7 +400,7 @@ def _held(name: bytes, content: bytes, kind: str = "") -> Member:
 def read_again(
     found: Iterator[list[Member] | Unlisted],
 ) -> Iterator[list[Member] | Unlisted]:
-    """Mark members as alternative readings of bytes that were read before."""
+    """Yield members again, flagged as alternative readings of bytes that were read before."""
     for one in found:
         if isinstance(one, Unlisted):
             yield one

@@ -1,9 +1,9 @@
-"""Facts about the mail that a listed file was in: its id, sender and recipients by its header.
+"""Reads the id, the sender and the recipients in the header of a mail with a matching file.
 
-The record of a match contains the facts about its mail, so that a person can find the mail in the
-logs of a mail server. Anybody can write false values into the header of a mail. Only an id and a
-few addresses are recorded, without blanks, quotes and control characters, so that no other part of
-a header gets into a record.
+The record of a match in a mail contains these facts, so that a person can find the mail in the logs
+of a mail server. The facts may be false, because anybody can write any header. Only an id and a few
+addresses are recorded, without blanks, quotes and control characters, so that no other part of a
+header gets into a record.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _ID = re.compile(rb"<([^\x00-\x20<>\x7f]{1,250})>")
 _ADDRESS = re.compile(
     rb"""(?<![^\s<>(),;:"])[^\s<>(),;:"@\x00-\x20\x7f]{1,64}@[\w.:\[\]\x80-\xff-]{1,255}"""
 )
-#: The most characters of a recorded address: one byte may be shown as four characters.
+#: The most characters of a recorded address, in which one byte may be shown as four characters.
 _MOST_CHARS = 4 * (64 + 1 + 255)
 _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 
 
 def mail_facts(head: bytes) -> Mail | None:
-    """Return the facts in the header at the beginning of `head`; None if `head` begins no mail.
+    """Return the id, sender and recipients of the mail that begins with `head`; None if no mail.
 
     The function also returns None for a mailbox, because the first header in a mailbox belongs to
     only one of its messages.
@@ -57,7 +57,7 @@ def mail_facts(head: bytes) -> Mail | None:
 
 
 def is_plain(mail: Mail) -> bool:
-    """Return whether facts from an untrusted process have a form that `mail_facts` could return."""
+    """Return whether `mail_facts` could have returned the facts that an untrusted process sent."""
     texts = (mail.message_id or "-", mail.sender or "-", *mail.recipients)
     return len(mail.recipients) <= MOST_RECIPIENTS and all(
         0 < len(text) <= _MOST_CHARS and text.isprintable() and not set(text) & set(" <>")
@@ -66,7 +66,7 @@ def is_plain(mail: Mail) -> bool:
 
 
 def _all(pattern: re.Pattern[bytes], fields: dict[bytes, list[bytes]], *names: bytes) -> list[str]:
-    """Return all matches of a pattern in the fields `names`, each once, in the order of `names`."""
+    """Return what a pattern matches in the fields `names`, in their order, without repetition."""
     texts = b"\n".join(value for name in names for value in fields.get(name, ()))
     found = (match[match.lastindex or 0] for match in pattern.finditer(texts))
     return list(dict.fromkeys(printable(one.decode(errors="replace")) for one in found))

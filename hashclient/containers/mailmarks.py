@@ -26,7 +26,7 @@ _IN_NAME = frozenset(range(ord("!"), ord("~") + 1)) - frozenset(b"():")
 _BEGINS = _IN_NAME | frozenset(b"\xef\r\n")
 #: Bytes that may precede the first colon.
 _BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
-#: The length in bytes from which a line cannot be a header field, and may be split.
+#: A line of this length in bytes, or of more, is no header field, and may be read in pieces.
 MAX_LINE_BYTES = 64 << 10
 
 #: A header with at least one of the fields `_STRONG` is the header of a mail. A single field
@@ -59,9 +59,10 @@ _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
 #: At most every fourth line of a header may be no field.
 _ODD_SHARE = 4
 _COLON = ord(":")
-#: The first colon of a mail is within this many bytes.
+#: The first colon of a mail is at a lower offset than this number.
 _BEGIN_BYTES = 1 << 10
-#: A zero byte after this many bytes shows that the file is no text.
+#: The first bytes of a file that are examined for a zero byte, which shows that the file is no
+#: text.
 _ODD_BYTES = 16
 
 
@@ -86,9 +87,10 @@ class MailMarks:
 
 
 def begins_as_mail(head: bytes) -> bool:
-    """Recognise a mail by fields of mail in `head`, or by lines that are all fields up to its end.
+    """Return whether `head` begins a mail: it has fields of mail, or all its lines are fields.
 
-    Odd lines and empty lines before the first field are ignored, as programs do.
+    Empty lines, and lines that are no fields, are ignored before the first field, because mail
+    programs ignore them.
     """
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None:
@@ -111,8 +113,8 @@ def _is_header(text: bytes) -> bool:
 def can_be_mail(content: bytes | memoryview) -> bool:
     """Return whether any line of a text begins with a header field of mail.
 
-    `mimeheaders` accepts fewer lines as fields than this function. Therefore a text of at most
-    `MAX_LINE_BYTES` in which this function finds no fields of mail need not be opened.
+    This function accepts every line as a field that `mimeheaders` accepts, and more. Therefore a
+    text of at most `MAX_LINE_BYTES` need not be opened if this function returns False.
     """
     text = bytes(content).removeprefix(BYTE_ORDER_MARK)
     if b"\r" in text:
@@ -132,7 +134,7 @@ def can_be_mail(content: bytes | memoryview) -> bool:
 
 
 def may_hold_mail(data: bytes | bytearray, length: int) -> bool:
-    """Return whether a file needs a closer look; the file is the first `length` bytes of `data`."""
+    """Return whether a file may be a mail, by a quick test of `length` bytes of `data`."""
     # `min` is not used, because it would take as long as the search.
     colon = data.find(_COLON, 0, length if length < _BEGIN_BYTES else _BEGIN_BYTES)  # noqa: FURB136
     if colon < 0:
@@ -158,7 +160,7 @@ def may_be_mail(head: bytes) -> bool:
 
 @functools.cache
 def _mark_expression() -> re.Pattern[bytes]:
-    """Return a pattern for fields of mail, compiled on demand because few files need it."""
+    """Return the pattern for fields of mail, which is compiled at the first call."""
     return re.compile(rb"(?im)^(?:" + b"|".join(sorted(_MARKS)) + rb")" + END_OF_NAME)
 
 
@@ -177,6 +179,7 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
         return False
     if can_be_mail(begin):
         return True
-    # After a long field, all further fields are after the end of `begin`.
+    # If a field is long, all further fields are after the end of `begin`, and cannot be checked
+    # here.
     first = _mark_expression().search(text) if len(begin) >= HEAD_BYTES else None
     return first is not None and _is_header(begin[first.start() :])

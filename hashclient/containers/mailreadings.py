@@ -1,8 +1,8 @@
-"""The different ways in which mail clients decode the body of one part.
+"""Decodes the body of one part in each of the ways in which different mail clients decode it.
 
-A part is read once in the most usual way. During the first read, the bytes of the part are kept, up
-to a limit. With the kept bytes, the part is decoded again in the other ways: by another encoding,
-by another rule for padding or blanks, or with other line ends.
+A part is first decoded in the most usual way. During this read, the bytes of the part are kept, up
+to a limit. Afterwards, the kept bytes are decoded in the other ways: by another encoding, by
+another rule for padding or blanks, or with other line ends.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_AGAIN_BYTES = 16 << 20
 #: How many bytes a text may have to be listed with other line ends.
 MAX_TEXT_BYTES = 8 << 20
 
-#: `_BASE64_LINE` matches a line of base64; `_LEAST_BASE64`: the least number of bytes in such
-#: lines, which other text almost never reaches.
+#: `_BASE64_LINE` matches a line of base64. `_LEAST_BASE64`: if lines at the end of a text look like
+#: base64 and have fewer bytes in all, they count as other text.
 _BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r{0,3}"), 32
 _EMPTY_LINE = re.compile(rb"\n\r{0,2}\n")
 
@@ -39,7 +39,7 @@ class Kept:
     """Keeps the bytes that are read, up to a limit."""
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
-        """Begin with the given pieces."""
+        """Begin with the given pieces of bytes."""
         self._pieces = list(pieces)
         self._left = MAX_AGAIN_BYTES
         #: Whether more bytes were read than the limit.
@@ -60,7 +60,7 @@ class Kept:
         return iter(self._pieces)
 
     def behind(self, front: bytes) -> Self:
-        """Return the kept bytes with `front` before them."""
+        """Return the concatenation of `front` and the kept bytes."""
         return type(self)([front, *self._pieces])
 
     def behind_empty_line(self) -> Self | None:
@@ -70,12 +70,12 @@ class Kept:
         return type(self)([text[empty.end() :]]) if empty else None
 
     def without_last_line(self) -> Self:
-        """Return all kept lines except the last line, even if this line has no end."""
+        """Return all kept lines except the last line, which may lack a line end."""
         text = b"".join(self._pieces).removesuffix(b"\n").removesuffix(b"\r")
         return type(self)([text[: max(text.rfind(b"\n"), text.rfind(b"\r")) + 1]])
 
     def base64_at_end(self, *, is_known: bool) -> Self | None:
-        """Return the lines of base64 at the end of the kept bytes; None if there are too few.
+        """Return the lines of base64 at the end of the kept bytes; None if they are too short.
 
         A mail client that reads the header in another way may decode the lines of base64 at the
         end. If the header names base64 (`is_known`), lines of base64 are only returned if other
@@ -108,7 +108,7 @@ class Stored:
     """The kept bytes of a part, as a stream."""
 
     def __init__(self, kept: Kept) -> None:
-        """Begin with the first kept byte."""
+        """Begin at the first kept byte."""
         self._pieces = iter(kept)
         self._rest = b""
 
@@ -120,10 +120,10 @@ class Stored:
 
 
 class Decoding:
-    """The most usual way to decode one part; `is_disputed` says whether other ways differ."""
+    """Decodes one part in the most usual way; `is_disputed`: whether other ways would differ."""
 
     def __init__(self, encoding: bytes) -> None:
-        """Begin before the first byte of the part; `encoding` is the encoding in its header."""
+        """Prepare to decode a part; `encoding` is the encoding in the header of the part."""
         self._decoder: Base64 | QuotedPrintable | _Same = _DECODERS.get(encoding, _Same)()
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -167,13 +167,13 @@ def other_ways(encoding: bytes) -> list[Way]:
 def other_texts(
     pieces: Iterable[bytes], *, is_cut: bool = False, is_open: bool = False
 ) -> list[bytes]:
-    """Return a text with other line ends.
+    """Return variants of a text, with the line ends of other systems.
 
     The list is empty if the text is too long or has no line ends.
 
-    With `is_cut`, the text is also returned with a line end after its last line, as some programs
-    add one; with `is_open`, it is also returned without its last line end, which some programs take
-    for a part of a boundary.
+    With `is_cut`, a variant has an additional line end after its last line, because some programs
+    add a line end. With `is_open`, a variant lacks its last line end, because some programs take
+    this line end for a part of a boundary.
     """
     found, left = [], MAX_TEXT_BYTES
     for piece in pieces:

@@ -1,9 +1,9 @@
-"""The expander of mailboxes: files with messages, each of which follows a line with `From `.
+"""The expander of mailboxes (mbox): files in which a line `From …` precedes each message.
 
-Programs disagree whether a line with `From ` within a text begins a message. In this module, a line
-with `From ` begins a message if a header field follows, and if an empty line precedes the line or
-the line contains a time, as programs write it. Some programs write `>` before a line with `From `
-in a text; this module does not remove the `>`.
+Programs disagree whether a line that begins with `From ` within a text begins a message. In this
+module, such a line begins a message under two conditions: a header field follows the line; and the
+line is after an empty line, or contains a time. If the text of a mail contains a line with `From `,
+some programs write `>` before it; this module does not remove the `>`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Mbox:
     seeks = False
 
     def sniff(self, head: bytes) -> bool:
-        """Recognise the first line of a message: it contains a time, or fields of mail follow."""
+        """Return whether the first line begins a message: it has a time, or fields follow."""
         text = head[:HEAD_BYTES].lstrip(b"\r\n")
         if begins(text, is_after_blank=False):
             return True
@@ -122,7 +122,8 @@ class _Box(Forward):
             if found >= 0:
                 before = self._buffer[max(found - 2, 0) : found]
                 self._fill(found - self._at + 1 + _LINES_BYTES)
-                # `_fill` may have moved the bytes in the buffer.
+                # The offset is computed after `_fill`, which may have moved the bytes in the
+                # buffer.
                 found = self._buffer.find(_NEXT, self._at)
                 text = self._buffer[found + 1 : found + 1 + _LINES_BYTES]
                 is_begin = begins(text, is_after_blank=before[-1:] == b"\n" or before == b"\n\r")

@@ -1,10 +1,10 @@
-"""Finds halves: messages in which a line looks like the beginning of the next message.
+"""Finds halves: messages of a mailbox that may have been cut by a line in their own text.
 
-A mail server that stores one mail as a mailbox does not escape a line with `From ` in the text, so
-a sender could use this line to hide parts of the mail. A message is reported as a half if it begins
-a multipart that does not end before the line, and if the boundary of the multipart occurs after the
-line, because its parts are then uncertain. If a message is merely cut off, as many messages are,
-its boundary does not occur after the line.
+A line that begins with `From ` begins the next message of a mailbox. If a mail server stores a mail
+as a mailbox and does not escape such a line in the text, the rest of the mail looks like another
+message. A sender could use this to hide parts of the mail. Therefore a message is reported as a
+half if its multipart does not end, and if the boundary of this multipart occurs in a later message.
+If a message is only truncated, its boundary does not occur in a later message.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from hashclient.containers.mimeheaders import Collector
 #: How many bytes of a header are kept; a header may be longer, but the fields that show its kind
 #: come first.
 MAX_HEADER_BYTES = 64 << 10
-#: The most boundaries that are searched at once; a message that exceeds `MAX_OPEN` counts as a
-#: half.
+#: The most boundaries that are searched at the same time; a message with which more boundaries
+#: would be searched counts as a half.
 MAX_OPEN = 256
 
 
 class Halves:
-    """Reads all bytes of all messages of a mailbox; `found` has the names of the halves."""
+    """Reads all messages of a mailbox; `found` contains the names of the halves."""
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
-        # The delimiters that are searched, each with the name of its message.
+        # By delimiter: the name of an earlier message whose multipart did not end.
         self._open: dict[bytes, bytes] = {}
         self._name = b""
         self._header: bytearray | None = None
         self._is_message = False
-        self._delimiters: dict[bytes, bool] = {}  # by delimiter: whether a part has begun
+        self._delimiters: dict[bytes, bool] = {}  # of the present message: whether a part has begun
         self._tail = b""
 
     def begin(self, name: bytes) -> None:
@@ -54,27 +54,27 @@ class Halves:
         for delimiter in [each for each in self._open if each in text]:
             self.found.append(self._open.pop(delimiter))
         for delimiter in list(self._delimiters):
-            # Of the bytes before `piece`, only as many are searched again as a delimiter that is
-            # cut can have in them.
+            # A delimiter may begin before `piece`, so the last bytes before `piece` are searched
+            # again.
             self._look(delimiter, text[max(len(self._tail) - len(delimiter) - 1, 0) :])
         self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
 
     def end(self) -> None:
-        """End the message, even if its header has no end."""
+        """End the message; if no empty line ends its header, all bytes count as the header."""
         if self._header is not None:
             header = bytes(self._header)
             self._end_header(header)
             self.watch(header)
 
     def leave(self) -> None:
-        """End the message before another message begins; note whether it may be a half."""
+        """End the message because another message begins; remember multiparts without an end."""
         if self._is_message or len(self._open) + len(self._delimiters) > MAX_OPEN:
             self.found.append(self._name)
             return
         self._open.update(dict.fromkeys(self._delimiters, self._name))
 
     def _look(self, delimiter: bytes, text: bytes) -> None:
-        """Note whether a part of the multipart begins in `text`, and whether the multipart ends."""
+        """Note whether a part of the multipart begins, or the multipart ends, in `text`."""
         at = text.find(delimiter)
         while at >= 0:
             end = at + len(delimiter)
@@ -98,11 +98,11 @@ class Halves:
         if fields.is_multipart:
             self._delimiters = {b"\n--" + boundary: False for boundary in fields.boundaries}
         for delimiter in self._delimiters:
-            # The parts of the present message are found in any case, so an earlier message with the
-            # same delimiter is no half.
+            # If an earlier message has the same delimiter, it is no half, because the parts with
+            # this delimiter belong to the present message.
             self._open.pop(delimiter, None)
-        # Multiparts of a message within a message are not tracked, so such a message always counts
-        # as a half.
+        # The multiparts of a message within this message are not examined, so this message always
+        # counts as a half if another message follows.
         self._is_message = fields.kind.startswith(b"message/")
 
 

@@ -1,8 +1,9 @@
-"""Tells which records "no container" of a scan are still valid after rows of `kinds` changed.
+"""Finds files that must be examined again after the rows in `kinds` have changed.
 
-The number of a kind is computed from its row (its marks and its version), so no table of another
-module must be edited when a row changes. If rows have changed, the rows show by the length and the
-first byte which files may be of the changed kinds; all other files are still no containers.
+A scan remembers files that are no containers. For each kind, it also stores a number that is
+computed from the row of the kind, so a changed row is noticed by its number. The changed row also
+shows the shortest length and the possible first bytes of files of this kind. Only remembered files
+with such a length and first byte must be examined again.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Touched(msgspec.Struct, frozen=True):
     begins: frozenset[int]
 
 
-# The results are cached because there are many rows, and each start needs the numbers twice.
+# The results are cached because each start of the program needs the number of each row twice.
 @functools.cache
 def number_of(kind: Kind) -> int:
-    """Return a number for a kind that changes when the rule of its row changes."""
+    """Return a checksum of the row of a kind."""
     marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
     ends = [end.last for end in kind.ends]
     rest = (kind.expander != "", kind.version, kind.sure.name, kind.hides_end, kind.is_front)
@@ -39,17 +40,17 @@ def number_of(kind: Kind) -> int:
     return zlib.crc32(text.encode())
 
 
-#: The number of each kind, by its name.
+#: The checksum of the row of each kind, by the name of the kind.
 NUMBERS = {kind.name: number_of(kind) for kind in KINDS}
-#: A number for all kinds together: if this number has changed since a record of members was
-#: written, the containers are opened again.
+#: A checksum of all rows. If this checksum has changed since the members of containers were
+#: recorded, the containers are opened again.
 READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
 
 
 def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | None:
     """Return which files may be of the kinds that changed since `before`; None if no kind changed.
 
-    A removed kind needs no new look at any file, because it makes no file a container.
+    Removed kinds are ignored, because the removal of a kind turns no file into a container.
     """
     changed = [kind for kind in kinds if before.get(kind.name) != number_of(kind)]
     if not changed:

@@ -1,8 +1,8 @@
 """Finds files that are encoded as yEnc or BinHex in a text; `mimedecode` finds uuencode.
 
-The decoded bytes of a file are kept in memory, up to a limit. If a file is divided over several
-parts of mails, each part is reported as unread. Lines mark where a file begins and ends; programs
-decode the file even if its checksum is wrong, so checksums are not compared.
+The decoded bytes of a file are kept in memory, up to a limit. If an encoded file is divided over
+several mails, each piece is reported as unread. Fixed lines show where a file begins and ends.
+Checksums are not compared, because programs decode a file even if its checksum is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hashclient.containers.mimedecode import MAX_UU_BYTES, UuFile, UuFinder
 
 _MAX_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
-#: How many bytes of a `=ypart` line are searched for the number of the part.
+#: How many bytes of a `=ypart` line are searched for the number of the piece.
 _MAX_PART_LINE_BYTES = 1 << 10
 
 _BEGIN, _PART, _END = b"=ybegin ", b"=ypart ", b"=yend"
@@ -32,12 +32,13 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _AS_BASE64 = bytes.maketrans(_LETTERS, _BASE64)
 _OTHERS = bytes(sorted(set(range(256)) - set(_LETTERS)))
 _REPEATS = b"\x90"
-#: the header of a BinHex file: version, type, creator, flags; the lengths of both forks; a checksum
+#: the header of a BinHex file: version, type, creator, flags; the lengths of the data fork and the
+#: resource fork; a checksum
 _FORKS, _CHECKSUM_BYTES = Struct(">11xLL2x"), 2
 
 
 class _LineFinder:
-    """Searches a text for encoded files while it is read, line by line from `_mark` on."""
+    """Searches a text for encoded files while the text is read, beginning at each `_mark`."""
 
     _mark = b""
 
@@ -59,9 +60,8 @@ class _LineFinder:
             *lines, rest = text.split(b"\n")
             for line in lines:
                 self._line(line.strip(b"\r"))
-            # Only the first `_MAX_LINE_BYTES` of a longer line are kept, which is enough to
-            # recognise the line. If the line belongs to a file, the file is reported as too long,
-            # because the cut bytes are missing.
+            # A longer line is cut after `_MAX_LINE_BYTES`, which are enough to recognise the line.
+            # If a cut line belongs to an encoded file, the file is reported as too long.
             self._rest = rest[:_MAX_LINE_BYTES]
             if len(rest) > _MAX_LINE_BYTES and not self._is_idle:
                 self._is_too_much = True
@@ -131,7 +131,7 @@ class YencFinder(_LineFinder):
 
 
 class BinhexFinder(_LineFinder):
-    """Finds files in BinHex 4, each of which has two forks."""
+    """Finds files in BinHex 4; each file has a data fork and a resource fork, as on a Macintosh."""
 
     _mark = _BINHEX
     _is_near = False
@@ -177,13 +177,13 @@ class BinhexFinder(_LineFinder):
 
 
 def _last(text: bytes) -> bytes:
-    """Return the incomplete last group of four characters of base64, with padding."""
+    """Return the last characters of base64, padded to four characters."""
     rest = text[len(text) & ~3 :]
     return rest + b"=" * (-len(rest) % 4) if len(rest) > 1 else b""
 
 
 def _unpacked(data: bytes) -> bytes | None:
-    """Expand runs: 0x90 and a number repeat the byte before them.
+    """Decompress bytes: 0x90 and a following number repeat the byte before 0x90.
 
     Return None if the expanded bytes are too long.
     """
@@ -202,7 +202,7 @@ class FileFinder:
     """Finds files in a text that are encoded as uuencode, yEnc or BinHex."""
 
     def __init__(self, *, is_old: bool = False) -> None:
-        """Begin before the text; with `is_old`, a single carriage return also ends a line."""
+        """Prepare to read a text; with `is_old`, a single carriage return also ends a line."""
         self._finders = (
             UuFinder(is_old=is_old),
             YencFinder(is_old=is_old),
@@ -211,7 +211,7 @@ class FileFinder:
 
     @property
     def files(self) -> list[UuFile]:
-        """All files that were found, in any of the encodings."""
+        """All files that were found, in all three encodings."""
         return [file for finder in self._finders for file in finder.files]
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:

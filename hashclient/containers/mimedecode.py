@@ -1,8 +1,8 @@
 """Decodes the encodings of mail, piece by piece: base64, quoted-printable, and uuencode in a text.
 
-The encodings are decoded as mail clients decode them. If programs differ, each reading has a
-function: programs differ about padding within base64, and about blanks at the ends of lines in
-quoted-printable.
+The encodings are decoded as mail clients decode them. Mail clients differ about padding within
+base64, and about blanks at the ends of lines in quoted-printable. Each way of decoding is a
+function or class of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 
-#: The most decoded bytes of the uuencoded files in one part, which are kept in memory until the end
-#: of the part.
+#: The most decoded bytes of all uuencoded files in one part; these bytes are in memory until the
+#: end of the part.
 MAX_UU_BYTES = 16 << 20
 _MAX_UU_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
@@ -36,7 +36,8 @@ begins_file = _BEGIN.match
 _BEGINS = re.compile(rb"\n(?=[Bb\r])\r?(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
 _LONGEST_BEGIN_BYTES = 4600
-#: `_BLANKS` matches blanks before a line end; `_DISPUTED` matches what clients decode differently.
+#: `_BLANKS` matches blanks before a line end; `_DISPUTED` matches sequences in quoted-printable
+#: that mail clients decode differently.
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
 _DISPUTED = re.compile(rb"[ \t](?:\r?\n|\Z)|=(?![0-9A-Fa-f]{2}|\r?\n)")
 _SOFT_BREAK = re.compile(rb"=\r?\n")
@@ -44,7 +45,7 @@ _ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
 
 
 class Base64:
-    """Decodes base64 up to its padding, as most clients do, and notes if more base64 follows."""
+    """Decodes base64 up to its padding, as most mail clients do; notes if more base64 follows."""
 
     def __init__(self) -> None:
         """Begin before the first byte."""
@@ -65,7 +66,7 @@ class Base64:
             parts = piece.split(b"=")
             for number, part in enumerate(parts):
                 if number:
-                    # Superfluous or incomplete padding is skipped.
+                    # Padding in a wrong place, or incomplete padding, is skipped.
                     pads += 1
                     if count % 4 >= 2 and count % 4 + pads >= 4:
                         is_ended = True
@@ -87,7 +88,7 @@ class Base64:
 
 
 def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the decoded bytes; padding only ends a piece of base64, which another piece may follow.
+    """Yield the decoded bytes; after padding, another piece of base64 may follow.
 
     An incomplete group of characters at the end, without padding, is dropped.
     """
@@ -103,7 +104,7 @@ def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def base64_to_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the decoded bytes; the first `=` ends base64, even if a second `=` is missing."""
+    """Yield the decoded bytes up to the first `=`, even if a second `=` is missing."""
 
     def before() -> Iterator[bytes]:
         for piece in pieces:
@@ -128,7 +129,7 @@ def _last(rest: bytes) -> Iterator[bytes]:
 
 
 class QuotedPrintable:
-    """Decodes quoted-printable as most clients do, and notes whether another reading differs."""
+    """Decodes quoted-printable as most mail clients do; notes if some clients differ."""
 
     def __init__(self) -> None:
         """Begin before the first byte."""
@@ -153,7 +154,7 @@ def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield whole lines; a line that is too long is divided, but not within an escape."""
+    """Yield whole lines; divide a line that is too long, but not within an escape."""
     rest = b""
     for piece in pieces:
         rest += piece
@@ -170,7 +171,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class UuFile(msgspec.Struct, frozen=True):
-    """A uuencoded file in a text; `error` is set if the file cannot be read to its end."""
+    """A uuencoded file in a text; `error` is the reason if the file cannot be read to its end."""
 
     name: bytes
     data: bytes
@@ -182,20 +183,21 @@ class UuFinder:
 
     Carriage returns around lines are ignored.
 
-    Programs differ about the end of a file: the file ends at the first foreign line, or at a line
-    without bytes, or only at `end`; programs of the last group also skip lines of a wrong length.
-    If programs decode different bytes, each result is listed as a file.
+    Three groups of programs differ about the end of a file. For the first group, the file ends at
+    the first line that is not uuencoded; for the second group, at a line that encodes no bytes; for
+    the third group, only at the line `end`. Programs of the third group also skip lines of a wrong
+    length. If the groups decode different bytes, each result is listed as a file.
     """
 
     def __init__(self, *, is_old: bool = False) -> None:
         """Begin before the text; with `is_old`, a single carriage return also ends a line."""
         self._is_old = is_old
         self.files: list[UuFile] = []
-        #: The text that was not searched yet begins at `_at` in `_buffer`, with a line end.
+        #: The rest of `_buffer` from the index `_at` on was not searched yet; it begins with a line
+        #: end.
         self._buffer, self._at = b"\n", 0
         self._name = b""
-        #: The decoded lines of the present file, as each of the three groups of programs reads
-        #: them.
+        #: The decoded lines of the present file, for each of the three groups of programs.
         self._lines: tuple[list[bytes], list[bytes], list[bytes]] | None = None
         self._is_over = self._is_at_zero = False
         self._is_base64 = False
@@ -231,7 +233,8 @@ class UuFinder:
                 self._name, self._is_base64 = (line[2] or b"").rstrip(), line[1] is not None
                 self._lines = ([], [], [])
                 self._is_over = self._is_at_zero = False
-                # The search for the next line needs the line end of this line.
+                # The line end of this line is kept, because the search for the next line begins
+                # with it.
                 self._at = line.end() - 1
                 return True
             if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
@@ -247,7 +250,7 @@ class UuFinder:
         at = self._at + 1  # skip the end of the previous line
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].strip(b"\r")):
-                # The line that ends a file may begin another file.
+                # The line that ends a file may also be the first line of another file.
                 self._at = at - 1
                 self._finish()
                 return True
@@ -284,7 +287,7 @@ class UuFinder:
         return True
 
     def _finish(self) -> None:
-        # If no data follow the first line, the line only resembles the beginning of a file.
+        # If no uuencoded line follows, the first line was ordinary text.
         found = [data for data in dict.fromkeys(map(b"".join, self._lines or ())) if data]
         error = None
         if any(self._lines or ()) and (
@@ -304,7 +307,7 @@ class UuFinder:
 def _uu(line: bytes) -> bytes:
     """Decode a line of uuencode.
 
-    Bytes beyond the length in the line, which some programs add, are ignored.
+    Some programs add bytes to a line; bytes after the length that the line states are ignored.
     """
     length = (line[0] - 32) & 63
     return binascii.a2b_uu(line[: 1 + (length * 4 + 2) // 3])

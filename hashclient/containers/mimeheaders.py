@@ -1,4 +1,4 @@
-"""Parses header fields of a mail or of a part as generously as the most generous mail client.
+"""Parses header fields of a mail or of a part; accepts every form that any mail client accepts.
 
 If mail clients disagree (for example about two boundaries, two encodings or two types), all
 readings are returned.
@@ -15,36 +15,37 @@ import msgspec
 
 from hashclient.containers.mailmarks import FIELD, MailMarks
 
-#: The most bytes of the fields that are kept for one header; legitimate fields are shorter.
+#: The most bytes of the kept fields of one header; fields of usual mails are shorter.
 MAX_FIELD_BYTES = 1 << 20
-#: How often the boundaries that the header has named so far are computed again, in one header.
+#: How often the boundaries may be computed again while one header is read.
 _MAX_LOOKS = 20
 MAX_BOUNDARIES = 256
 #: The longest line in a body that may be a boundary, in bytes.
 MAX_BOUNDARY_LINE_BYTES = 8 << 10
-#: The most fields of one name with different values.
+#: The most fields of the same name and with different values that are kept.
 MAX_REPEATED = 16
-#: The most bytes of a header that are kept because they may begin the body.
+#: The most bytes of a header that are kept because some mail clients read them as the body.
 MAX_REST_BYTES = 64 << 10
-#: The encodings that are decoded here; uuencode is found in the text of a part instead.
+#: The encodings of parts that are decoded; uuencoded files are found in the text of a part.
 BASE64, QUOTED = b"base64", b"quoted-printable"
 _MAX_NAME_BYTES = 1024
 
 _KEPT = frozenset((b"content-type", b"content-transfer-encoding", b"content-disposition"))
 
-#: Matches the value of a parameter after its name: the number of its piece, a star if it is
-#: encoded, and the quoted or bare text.
+#: Matches what follows the name of a parameter (RFC 2231): the number of the piece, a star if the
+#: value is encoded, and the value with or without quotes.
 _VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"""
 _BOUNDARY = re.compile(rb"boundary" + _VALUE, re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(rb"\b(?:file)?name" + _VALUE, re.IGNORECASE | re.DOTALL)
 _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
-#: Matches a multipart type whose parameters all mail clients parse alike. A semicolon after the
-#: last parameter does not match, because some clients count it as a part of the boundary.
+#: Matches a multipart type with parameters that all mail clients parse in the same way. A semicolon
+#: after the last parameter does not match, because some mail clients take it for a part of the
+#: boundary.
 _PLAIN_MULTIPART = re.compile(
     rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
 )
-#: Matches the name of a kept field that is followed by another character than a colon, because some
-#: programs compare only the name.
+#: Matches the name of a field in `_KEPT` without a colon after the name, because some programs
+#: compare only the name.
 _NO_COLON = re.compile(
     rb"(content-(?:type|transfer-encoding|disposition))[^a-z0-9-]", re.IGNORECASE
 )
@@ -58,13 +59,13 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """What a header says about the body that follows it.
+    """The fields of a header that describe the body after the header.
 
-    `kind` is the media type in lower case, or empty if the header has no type; `others` are further
-    types. `encodings` are all encodings that a client may use; at least one. Some clients begin the
-    body within the header; `rest` is the part of the header with which such clients begin the body.
-    If `has_end` is false, some clients begin the body after the next empty line. `is_disputed`
-    means that the header exceeds a limit, so that some of its fields were not kept.
+    `kind`: the media type in lower case, or empty if the header has no type. `others`: further
+    types, if mail clients may choose another one. `encodings`: the encodings that mail clients may
+    use; at least one. `rest`: the lines of the header that some mail clients take for the beginning
+    of the body. `has_end`: false if some mail clients begin the body only after the next empty
+    line. `is_disputed`: whether some fields were not kept because the header exceeds a limit.
     """
 
     kind: bytes
@@ -80,20 +81,20 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def kinds(self) -> tuple[bytes, ...]:
-        """All media types that the header may mean."""
+        """All media types that mail clients may read in the header."""
         return (self.kind, *self.others)
 
     @property
     def ways(self) -> tuple[bytes, ...]:
-        """The encodings that clients decode.
+        """The encodings in which mail clients may decode the body.
 
-        The empty encoding means that the bytes stay unchanged.
+        An empty encoding means that the bytes are not decoded.
         """
         known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
         return tuple(dict.fromkeys(known))
 
     def within(self, outer: Fields) -> Fields:
-        """Return the fields of a part of `outer`.
+        """Return the fields of a part that is within the multipart `outer`.
 
         If the part has no encoding, the encoding of `outer` may apply to the part.
         """
@@ -103,17 +104,17 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def is_text(self) -> bool:
-        """Whether a client may take the body for text, and write it with its own line ends."""
+        """Whether a mail client may take the body for text, and save it with other line ends."""
         return any(not kind or kind.startswith(b"text/") for kind in self.kinds)
 
     @property
     def no_multiparts(self) -> list[bytes]:
-        """The media types by which the body is a single part, if any."""
+        """The media types in the header that are no multipart."""
         return [kind for kind in self.kinds if not kind.startswith(b"multipart/")]
 
     @property
     def is_multipart(self) -> bool:
-        """Whether a client may search for parts; a boundary without a readable type suffices."""
+        """Whether a mail client may search for parts; a boundary without a type suffices."""
         return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
 
 
@@ -125,7 +126,7 @@ NO_FIELDS = Fields(
 class Collector:
     """Collects the lines of one header.
 
-    The collector keeps fields that describe the body, and counts fields of mail.
+    The collector keeps fields that describe the body, and counts fields that usual mails have.
     """
 
     def __init__(self, *, is_first: bool = True) -> None:
@@ -134,16 +135,16 @@ class Collector:
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._marks = MailMarks()
-        #: `_boundaries`: the boundaries named so far; `_is_changed`: whether they must be computed
-        #: again; `_looks`: how often they may be computed again.
+        #: `_boundaries`: the boundaries in the lines so far; `_is_changed`: whether they must be
+        #: computed again; `_looks`: how often they may still be computed again.
         self._boundaries = frozenset[bytes]()
         self._is_changed, self._looks = False, _MAX_LOOKS
         self._left = MAX_FIELD_BYTES
         #: Whether the header exceeds a limit.
         self._is_cut = False
         self._rest = bytearray()
-        #: Whether a line that is no field was skipped; the lines after this line are added to
-        #: `_rest`, too.
+        #: Whether a line was skipped because it is no field; all lines after such a line are also
+        #: added to `_rest`.
         self.has_passed = False
         #: Whether an empty line ends the header.
         self.has_end = True
@@ -174,7 +175,8 @@ class Collector:
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
             if len(kept) > MAX_REPEATED:
-                # Some clients use the first field of a name, and other clients the last.
+                # All values are kept, because some mail clients use the first field of a name, and
+                # others the last field.
                 kept[:] = list(map(bytearray, dict.fromkeys(map(bytes, kept))))
                 self._is_cut |= len(kept) > MAX_REPEATED
                 del kept[MAX_REPEATED:]
@@ -184,7 +186,8 @@ class Collector:
     def _has_room(self, line: bytes) -> bool:
         """Return whether a line can be kept.
 
-        If a limit excludes the line, clients may read the header differently.
+        If a line is not kept, the header is marked as disputed, because a mail client may use the
+        line.
         """
         self._left -= len(line)
         self._is_cut |= self._left < 0
@@ -194,7 +197,7 @@ class Collector:
     def passed(self, line: bytes) -> None:
         """Add a line that is no field.
 
-        Some clients begin the body at a line that is no field, and others ignore the line.
+        Some mail clients begin the body at such a line, and other mail clients ignore the line.
         """
         self.has_passed = True
         if len(self._rest) < MAX_REST_BYTES:
@@ -203,7 +206,7 @@ class Collector:
             self._is_cut = True
 
     def boundaries(self) -> frozenset[bytes]:
-        """Return the boundaries named so far, because a boundary also ends a header."""
+        """Return the boundaries in the lines so far; a boundary line also ends the header."""
         if self._is_changed and self._looks:
             self._boundaries = frozenset(_boundaries(self._values(b"content-type")))
             self._is_changed, self._looks = False, self._looks - 1
@@ -214,10 +217,10 @@ class Collector:
         return [bytes(value) for value in self._fields[name]]
 
     def fields(self) -> Fields:
-        """Return what the header says about the body."""
+        """Return the fields that describe the body."""
         types = self._values(b"content-type")
-        # Clients that use the first of two types find other parts than clients that use the last.
-        # If the body begins within the header, a client may miss the type.
+        # If the header has several types, some mail clients use the first type, and others the last
+        # type. If a mail client begins the body within the header, it may not see the type.
         more = [b""] if self._rest and types else []
         kinds = sorted(
             dict.fromkeys([*(kind for value in types for kind in _kinds(value)), *more]),
@@ -254,7 +257,7 @@ def is_kept(line: bytes) -> bool:
 
 
 def _kinds(value: bytes) -> list[bytes]:
-    """Return a field's media type, and the empty type if some clients find no parts by it."""
+    """Return a field's media type, and also an empty type if some mail clients ignore the field."""
     found = _TYPE.match(_without_comments(value))
     kind = b"" if found is None else found[1].lower() + b"/" + found[2].lower()
     is_plain = not kind.startswith(b"multipart/") or _PLAIN_MULTIPART.fullmatch(value)
@@ -270,18 +273,18 @@ def _without_comments(value: bytes) -> bytes:
 
 
 def _encodings(value: bytes) -> list[bytes]:
-    """Return the encodings that a client may find in a field's value; the first is usual."""
+    """Return the encodings that mail clients may read in a field; most read the first of them."""
     text = value.lower()
     found = _WORD.search(_without_comments(text))
     first = b"" if found is None else found[0]
     others = [known for known in (BASE64, QUOTED) if known != first and known in text]
-    # Some clients ignore an encoding if other text follows it.
+    # Some mail clients ignore an encoding if other text follows in the same field.
     is_plain = first not in (BASE64, QUOTED) or text.strip(b"\"'; \t\r\n") == first
     return [first, *others] if is_plain else [first, *others, b""]
 
 
 def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], bytes]:
-    """Return all values of a parameter, and the value that its numbered pieces have together."""
+    """Return all values of a parameter, and the concatenation of its numbered pieces."""
     whole: list[bytes] = []
     pieces: dict[int, bytes] = {}
     for found in pattern.finditer(value):
@@ -324,7 +327,7 @@ def _name(values: list[bytes]) -> bytes:
 def _decoded(name: bytes) -> bytes:
     """Return a name with its encoded words decoded.
 
-    Many programs use encoded words in parameters.
+    Many programs write encoded words (`=?…?=`) in parameters.
     """
     if b"=?" not in name:
         return name

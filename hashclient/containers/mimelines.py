@@ -1,8 +1,8 @@
 """Reads a mail forwards: the lines of headers, and bodies up to the line of a boundary.
 
 Bodies are read in blocks, not in lines: only lines that begin with two dashes are examined. At most
-a block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
-continues after such a line, and is marked as doubtful.
+a block and a line are in memory. Programs disagree about lines that only resemble a boundary. In
+this module, a part continues after such a line, and is flagged as doubtful.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from hashclient.containers.mimeheaders import (
     is_kept,
 )
 
-#: How many bytes after the line of a boundary are examined, so that a field can be recognised.
+#: How many bytes after a boundary line are examined for a header field.
 _NEXT_LINE_BYTES = 512
-#: `_PART_FIELDS`: the most fields of a possible part that are examined; `_PART_HEADER_BYTES`: the
-#: most bytes, because a field may be long.
+#: `_PART_FIELDS`: how many header fields are examined to decide whether they begin a part;
+#: `_PART_HEADER_BYTES`: how many bytes are examined at most, because a field may be long.
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
-#: Patterns for text outside of the parts, which also find fields that begin a part.
+#: Patterns for the text before, between and after the parts; they also find header fields that
+#: begin a part.
 _find_aside, _find_old_aside = (
     re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
 )
 _LONGEST_BYTES = len(b"\r\ncontent-")
-#: The beginnings of lines that mailboxes leave in a header.
+#: The first bytes of lines that mailbox programs write into a header, and that are no fields.
 _QUIET = (b"From ", b">From ")
 _LINE_END = re.compile(rb"\r{0,3}\n|\r")
 
 
 class Boundaries:
-    """The boundaries of one multipart: named in its header, or guessed."""
+    """The boundaries of one multipart, from its header or guessed from lines in its text."""
 
     def __init__(self, named: Iterable[bytes] = ()) -> None:
-        """Begin with the boundaries that a header names."""
+        """Begin with the boundaries in a header."""
         self.named = frozenset(named)
         self._all = set(self.named)
         self._begins: re.Pattern[bytes] | None = None
@@ -55,7 +56,7 @@ class Boundaries:
         return made
 
     def add(self, boundary: bytes) -> None:
-        """Add a boundary; from now on, lines with this boundary count as well."""
+        """Add a boundary, so that `is_line` is also true for lines with this boundary."""
         self._all.add(boundary)
 
     def is_line(self, text: bytes) -> bool:
@@ -63,7 +64,7 @@ class Boundaries:
         return text in self._all
 
     def begins(self, text: bytes) -> bool:
-        """Return whether a line begins with a named boundary, in upper or lower case."""
+        """Return whether a line begins with a boundary from the header, in upper or lower case."""
         if self._begins is None and self.named:
             self._begins = re.compile(b"|".join(map(re.escape, self.named)), re.IGNORECASE)
         return self._begins is not None and self._begins.match(text) is not None
@@ -78,7 +79,7 @@ class Hit(msgspec.Struct, frozen=True):
     `level` is the depth of the boundary's multipart, and `is_last` says whether the line ends this
     multipart.
 
-    If `is_field` is set, the line is a field that begins a part in text outside of the parts.
+    If `is_field` is true, the line is no boundary, but a header field that begins a part.
     """
 
     level: int
@@ -94,35 +95,37 @@ class Lines(Forward):
     ) -> None:
         """Begin at the beginning of `data`.
 
-        With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a single carriage
-        return ends a line of a body, as on an old Macintosh; in headers, a carriage return always
-        ends a line.
+        With `is_loose`, a line that only resembles a boundary also ends a part. With `is_old`, a
+        single carriage return ends a line of a body, as on an old Macintosh; in headers, a carriage
+        return always ends a line.
         """
         super().__init__(data)
         self._is_loose = is_loose
         self.is_old = is_old
         self._fields_until = 0
         self._is_first = True
-        #: `is_reversed`: whether a carriage return follows the line ends of a header, so that few
-        #: clients find its parts.
+        #: `is_reversed`: whether the lines of a header end with a line feed and a carriage return,
+        #: in this order; few mail clients find the parts of such a mail.
         self.is_reversed = False
-        #: `is_behind_text`: whether other lines precede the first header.
+        #: `is_behind_text`: whether lines that are no header fields precede the first header.
         self.is_behind_text = False
         #: `hit`: the boundary that ended the last part; None at the end of the mail.
         self.hit: Hit | None = None
-        #: `is_doubtful`: whether a line in the last part resembles a boundary.
+        #: `is_doubtful`: whether a line in the part that was read last resembles a boundary.
         self.is_doubtful = False
-        #: `is_at_field`: whether the last part began at a field, and not at a boundary.
+        #: `is_at_field`: whether the part that was read last began at a header field without a
+        #: boundary.
         self.is_at_field = False
-        #: `may_end_with_return`: whether a carriage return at the end of the last part was taken
-        #: for a part of its line end.
+        #: `may_end_with_return`: whether the part that was read last may end with a carriage
+        #: return, which was removed as a part of the last line end.
         self.may_end_with_return = False
 
     def line(self, most: int = MAX_LINE_BYTES) -> bytes:
         """Return the next line with its end, or a piece of a long line; no bytes mean the end."""
         seen = 0
         found = _LINE_END.search(self._buffer, self._at)
-        # A carriage return may be the first byte of a longer line end.
+        # After a carriage return, one more byte is needed, because the line may end with a carriage
+        # return and a line feed.
         while found is None or (found[0] == b"\r" and found.end() + 3 > len(self._buffer)):
             seen = max(len(self._buffer) - self._at - 4, 0)
             if seen >= most:
@@ -137,10 +140,10 @@ class Lines(Forward):
         return line
 
     def header(self, stack: Stack, most: int | None = None) -> Collector:
-        """Read a header up to its empty line, or up to a boundary that it or `stack` names.
+        """Read a header up to its empty line, or up to a boundary in the header or in `stack`.
 
-        With `most`, the text may be no mail: reading stops after `most` bytes without a field of
-        mail, and lines before the first field are ignored.
+        If `most` is given, the text may be no mail. Reading stops if the first `most` bytes have no
+        header field of mail, and lines before the first field are ignored.
         """
         collector = Collector(is_first=self._is_first)
         self._is_first = False
@@ -152,7 +155,7 @@ class Lines(Forward):
                 if is_front:
                     continue
                 if collector.has_passed:
-                    collector.passed(line)  # for some clients, the body has already begun
+                    collector.passed(line)  # some mail clients began the body before this line
                 break
             if line.startswith(b"--"):
                 if match([*stack, Boundaries(collector.boundaries())], line) is not None:
@@ -177,7 +180,7 @@ class Lines(Forward):
                 collector.passed(line)
                 self._at += len(line)
             while is_field and len(line) >= MAX_FIELD_BYTES and line[-1:] not in (b"\r", b"\n"):
-                line = self.line(MAX_FIELD_BYTES)  # programs read a field of any length
+                line = self.line(MAX_FIELD_BYTES)  # a long line may still be one field
             count += min(len(line), MAX_LINE_BYTES)
             if most is not None and count > most and not collector.is_mail:
                 break
@@ -213,24 +216,25 @@ class Lines(Forward):
         After the last byte, `hit` is the boundary that ended the body, or None at the end of the
         mail.
 
-        The line end before a boundary belongs to the boundary, and not to the body. No client shows
-        text outside of the parts (`is_aside`), so this text ends at each line that resembles a
-        boundary, and at a field of a part, unless `is_whole` is set. With `guesses`, a line that no
-        header names as a boundary also resembles a boundary if fields of a part follow it. If a
-        part began at a field in text outside of the parts, the part becomes doubtful at the next
-        field of a part.
+        The line end before a boundary belongs to the boundary, and not to the body.
+
+        `is_aside`: the body is text outside of the parts, which no mail client shows. Such text
+        ends at each line that resembles a boundary, and at a header field of a part, unless
+        `is_whole` is true. `guesses`: a line that begins with dashes also resembles a boundary if
+        header fields of a part follow the line. If a part began at a header field without a
+        boundary, the part becomes doubtful at the next header field of a part.
         """
         self.is_at_field = self.hit is not None and self.hit.is_field
         self.hit = None
         self.is_doubtful = self.may_end_with_return = False
-        held = b""  # a line end that belongs to a boundary if the next line is a boundary
+        held = b""  # the last line end; it is dropped if a boundary follows
         is_apart = is_aside and (self._is_loose or not is_whole)
         may_end_at_field = is_apart or self.is_at_field
         while True:
-            # The position is at the beginning of a line.
+            # Here, the position is at the beginning of a line.
             if may_end_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
-                # Some clients begin a part at a field in text outside of the parts, as if a
-                # boundary preceded the field.
+                # In text outside of the parts, some mail clients begin a part at a header field,
+                # even without a boundary.
                 if is_apart or self._is_loose:
                     self.hit = Hit(len(stack) - 1, is_last=False, is_field=True)
                     return
@@ -274,20 +278,20 @@ class Lines(Forward):
             self._at = found + 1
 
     def _find_begin(self, *, or_field: bool) -> int:
-        """Return the offset of the next line end before dashes or, with `or_field`, before a field.
+        """Return the offset of the next line end that dashes (with `or_field`, or a field) follow.
 
-        Return -1 if no line end before dashes or a field follows.
+        Return -1 if no such line end follows.
         """
         if not (self.is_old or or_field):
             return self._buffer.find(_DASHES, self._at)
-        # One pattern finds all marks, because separate searches would read the same bytes
-        # repeatedly.
+        # One pattern searches for dashes and fields together, because separate searches would read
+        # the same bytes repeatedly.
         by_end = (_find_aside, _find_old_aside) if or_field else (_find_old_dashes,) * 2
         found = by_end[self.is_old](self._buffer, self._at)
         return -1 if found is None else found.start()
 
     def _boundary_line(self) -> bytes:
-        """Return the line at the position if it begins with two dashes; no bytes otherwise."""
+        """Return the line at the position if it begins with two dashes, or else no bytes."""
         if self.peek(2) != b"--":
             return b""
         self.peek(MAX_BOUNDARY_LINE_BYTES + _NEXT_LINE_BYTES)
@@ -302,13 +306,14 @@ class Lines(Forward):
     def _resembling(
         self, stack: Stack, line: bytes, *, is_aside: bool, is_whole: bool, guesses: bool
     ) -> Hit | None:
-        """Return the boundary that a line resembles, if this line ends the body.
+        """Return the boundary that a line resembles; flag the part as doubtful if it continues.
 
-        If the line does not end the body, the part is marked as doubtful.
+        None means that the body continues after the line.
 
         A line resembles a boundary if it begins with a boundary, in upper or lower case, because
-        some clients compare no more than the beginning. A line also resembles a boundary if fields
-        of a part follow, because some clients treat it as a boundary although no header names it.
+        some mail clients compare only the beginning. A line also resembles a boundary if header
+        fields of a part follow the line, because some mail clients then treat the line as a
+        boundary.
         """
         text = line.rstrip()[2:]
         level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
@@ -329,7 +334,7 @@ class Lines(Forward):
         return Hit(level, is_last=False)
 
     def _begins_part(self, behind: int) -> bool:
-        """Return whether the first fields at the offset `behind` include one about the body."""
+        """Return whether a field that describes a body is among the first fields at `behind`."""
         ahead = self.peek(behind + _PART_HEADER_BYTES)[behind:]
         at = 0
         for _ in range(_PART_FIELDS):
@@ -344,7 +349,7 @@ class Lines(Forward):
 
 
 def match(stack: Stack, line: bytes) -> Hit | None:
-    """Return the innermost boundary that a line is; None if the line is no boundary."""
+    """Return the boundary in a line, of the innermost multipart; None if there is no boundary."""
     text = line.rstrip()[2:]
     bare = text.removesuffix(b"--")
     for level in range(len(stack) - 1, -1, -1):

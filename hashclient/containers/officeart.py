@@ -1,8 +1,9 @@
 """Finds members in the streams of old office documents: pictures, embedded files, and documents.
 
-Each member is in a record with a header of eight bytes. The references to members are in the text
-of a document, which is not parsed, so this module searches all streams that contain records. A
-workbook divides records with pictures into pieces. An encrypted document is reported as encrypted.
+Each member is in a record, which has a header of eight bytes. The text of a document refers to the
+members, but this module does not parse the text; instead, it searches all streams that contain
+records. In a workbook, records with pictures are divided into pieces. An encrypted document is
+reported as encrypted.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from hashclient.containers.runs import Runs
 
 #: The number of members in one batch.
 BATCH = 1000
-#: `_WITH_RECORDS`: streams that contain pictures in records; `_BOOKS`: streams of workbooks, which
-#: have records of another form.
+#: `_WITH_RECORDS`: the names of streams that contain pictures in records; `_BOOKS`: the names of
+#: streams of workbooks, which have records of another form.
 _WITH_RECORDS = frozenset(
     (b"Pictures", b"Data", b"WordDocument", b"0Table", b"1Table", b"PowerPoint Document")
 ) | frozenset((b"EscherStm", b"EscherDelayStm"))
@@ -29,9 +30,9 @@ _BOOKS = frozenset((b"Workbook", b"Book"))
 _NATIVE = b"\x01Ole10Native"
 _NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
 
-#: By the first four bytes of a record (its instance and its kind): how many bytes of the record
-#: precede the picture. A picture is preceded by one or two identifiers of 16 bytes and, except for
-#: a metafile, by one byte; a metafile is preceded by its header instead of this byte.
+#: The number of bytes in a record before the picture, by the first four bytes of the record. One or
+#: two identifiers of 16 bytes are before the picture. After the identifiers, a metafile (EMF, WMF
+#: or PICT) has its own header, and any other picture has one byte.
 _PICTURES = {
     instance.to_bytes(2, "little") + kind.to_bytes(2, "little"): before + more
     for kind, one, before in (
@@ -49,8 +50,9 @@ _PICTURES = {
     for instance, more in ((one, 0), (one + 0x10, 16))
 }
 _METAFILES = (0xF01A, 0xF01B, 0xF01C)
-#: The first four bytes of a record with a document in a presentation: the document is plain, or its
-#: length and the compressed document follow.
+#: The first four bytes of a record that contains a document in a presentation. `_DOCUMENT`: the
+#: document is not compressed. `_PACKED_DOCUMENT`: the length of the document, and the compressed
+#: document, follow.
 _DOCUMENT, _PACKED_DOCUMENT = b"\0\0\x11\x10", b"\x10\0\x11\x10"
 _BEFORE = {**_PICTURES, _DOCUMENT: 0, _PACKED_DOCUMENT: 4}
 _find = re.compile(b"|".join(map(re.escape, _BEFORE))).finditer
@@ -70,7 +72,7 @@ def has_more(name: bytes) -> bool:
 
 
 def inside(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
-    """Yield the members in a stream; its name shows its form."""
+    """Yield the members in a stream; the name of the stream shows the form of its records."""
     last = name.rpartition(b"/")[2]
     if _is_encrypted(last, stream):
         yield Unlisted(name, Why.ENCRYPTED, "ole: the document is encrypted")
@@ -126,7 +128,7 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 
     def chunks() -> Iterator[bytes]:
         pieces, decoder, count = plain(), decoding.Inflater(15), 0
-        # PowerPoint leaves out the end of compressed data.
+        # The end of the compressed data is not required, because PowerPoint leaves it out.
         needs_end = kind in _METAFILES
         for piece in decoding.decoded(decoder, lambda: next(pieces, b""), needs_end=needs_end):
             count += len(piece)
@@ -161,7 +163,7 @@ def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
 
 
 def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
-    """Yield an embedded file: in a package, names precede the file.
+    """Yield an embedded file from a stream: in a package, names precede the file.
 
     In an embedded object that is no package, only a length precedes the file.
     """
@@ -174,8 +176,8 @@ def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
         if is_package and len(head) == _NATIVE_HEAD_BYTES:
             yield Unlisted(name, Why.LIMIT, "ole: an embedded file with names of this length")
         return
-    # Some programs ignore the marks of a package, and the stated length of its path. If the marks
-    # are missing, a plausible length shows that the stream is a package.
+    # Some programs do not check the fixed bytes of a package and the length of its path. If the
+    # fixed bytes are missing, a plausible length shows that the stream is a package.
     is_sure = is_package and head[end + 1 : end + 5] == _IS_EMBEDDED
     by_length = end + 9 + int.from_bytes(head[end + 5 : end + 9], "little")
     for size_at in dict.fromkeys((by_length, head.find(b"\0", end + 9) + 1 or by_length)):

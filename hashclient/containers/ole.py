@@ -1,10 +1,10 @@
 """The expander of OLE2 files (doc, xls, ppt, msg, msi): streams are members; some contain members.
 
-A file consists of sectors; for each sector, a table contains the next sector of its chain. Short
-streams are joined in one stream, which is divided into short sectors and has a table of its own. A
-chain of sectors is followed only up to the size of the stream, so that no chain is endless, and a
-stream is read in pieces. Streams that no storage names are not listed, because programs do not show
-them.
+A file consists of sectors. The bytes of a stream are in a chain of sectors; a table contains, for
+each sector, the next sector of its chain. Short streams are joined in one stream, which is divided
+into short sectors and has a table of its own. A chain is followed only up to the size of the
+stream, so that no chain is endless. Streams that are in no storage (directory) are not listed,
+because programs do not show them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LISTED_AT, _HEADER_BYTES = 76, 512
 _ENTRY = Struct("<64sHBx3L36xLQ")
 _EMPTY, _STORAGE, _ROOT = 0, 1, 5
 _NONE = 0xFFFFFFFF
-#: The size up to which streams are short for programs that ignore the size in the header.
+#: Programs that ignore the limit for short streams in the header use this limit, in bytes.
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
@@ -42,7 +42,7 @@ _SEARCHED = 4
 
 
 def end_of(data: Data) -> int:
-    """Return the end of the used sectors; 0 if the bytes are no compound file."""
+    """Return the offset after the last used sector; 0 if the bytes are no compound file."""
     if data.read_at(0, len(OLE_MARK)) != OLE_MARK:
         return 0
     try:
@@ -104,7 +104,7 @@ class _File:
         if len(head) < _HEADER_BYTES or not 7 <= shift <= 20 or self._short > shift:
             raise NotReadError(Why.DAMAGED, "ole: an invalid header")
         self._bytes: int = 1 << shift
-        #: How many sectors the file can have; a valid chain is not longer.
+        #: The most sectors that the file can have, and that a valid chain can have.
         self._count = max(data.size - 1, 0) // self._bytes
         self._table = array("I")
         self._fill(head, listed)
@@ -130,7 +130,7 @@ class _File:
 
     @property
     def end(self) -> int:
-        """The offset after the last sector that the table does not mark as free."""
+        """The offset after the last sector that is not free according to the table."""
         used = len(self._table)
         while used and self._table[used - 1] == _NONE:
             used -= 1
@@ -148,8 +148,8 @@ class _File:
 
         The last part of the chain may be shorter than `most` bytes.
 
-        The chain is followed while parts are being read, because many streams may have the same
-        chain.
+        The chain is followed only as far as the parts are read, because many streams of a hostile
+        file may have the same long chain.
         """
         data: Data
         if is_short:
@@ -169,7 +169,7 @@ class _File:
         yield runs
 
     def entries(self) -> tuple[list[_Entry], bool]:
-        """Return all streams that storages name, and whether the directory is complete."""
+        """Return all streams that are in storages, and whether the directory is complete."""
         directory = self._chain(self._directory, self._count * self._bytes)
         if directory.size > _MAX_DIRECTORY_BYTES:
             raise NotReadError(Why.LIMIT, f"ole: a directory of {directory.size:,} bytes")
@@ -188,7 +188,8 @@ class _File:
             fields = _ENTRY.unpack_from(raw, number * _ENTRY.size)
             raw_name, length, kind, before, behind, child, start, size = fields
             if self._bytes <= 512:
-                # Some programs leave arbitrary bytes in the upper half of the size.
+                # The upper half of the size is ignored, because some programs leave arbitrary bytes
+                # in it.
                 size &= 0xFFFFFFFF
             if not number:
                 self._root = self._chain(start, size)
@@ -204,7 +205,7 @@ class _File:
         return found, is_whole
 
     def ways(self, entry: _Entry) -> list[bool]:
-        """Return whether a stream is short; both values if programs differ about this stream."""
+        """Return whether a stream is short; return both values if programs disagree."""
         return list(dict.fromkeys((entry.size < self._limit, entry.size < _SHORT_BYTES)))
 
     def stream(self, entry: _Entry, *, is_short: bool) -> Runs:

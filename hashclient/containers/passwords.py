@@ -1,4 +1,4 @@
-"""The expander of zip archives if the administrator has configured passwords.
+"""The expander of zip archives that is used if the administrator has configured passwords.
 
 `zip` lists the archive and reads the members that are not encrypted; libarchive decrypts the
 encrypted members. Encrypted members that libarchive does not support stay unread.

@@ -1,12 +1,13 @@
 """The expander of PDF files: embedded files, and pictures whose stream is a complete image file.
 
 pikepdf reads a PDF if the extra `documents` is installed; without this extra, PDF files are counted
-and not opened. A stream is an embedded file if a dictionary of files names it (`EF`, `RF`), or if
-it has the type of an embedded file. A picture in JPEG or JPEG 2000 is stored as the original file;
-further compressions of this file are decoded. All other streams are parts of pages, and are no
-members. If a PDF file has to be repaired, each of its streams is a member, because the name of the
-stream may be lost. A truncated PDF file is also reported as unread. A PDF file that cannot be
-repaired is reported as unread, unless it has no stream at all.
+and not opened. A stream is an embedded file if a dictionary of files (`EF`, `RF`) refers to it, or
+if it has the type of an embedded file. A picture in JPEG or JPEG 2000 is stored as the original
+file, which may be compressed again; this compression is decoded. All other streams are parts of
+pages, and are no members. If a PDF file is damaged and pikepdf repairs it, every stream is a
+member, because the reference that shows the purpose of a stream may be lost. A truncated PDF file
+is also reported as unread. A PDF file that cannot be repaired is reported as unread, unless it has
+no stream at all.
 """
 
 from __future__ import annotations
@@ -28,26 +29,27 @@ except ImportError:
     _pdf = None
 _PICTURES = frozenset((b"/DCTDecode", b"/DCT", b"/JPXDecode"))
 _NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
-#: `_FILES`: the keys of dictionaries that name embedded files, and files related to embedded files;
-#: `_MARKS`: the same keys as bytes.
+#: `_FILES`: the keys whose values are dictionaries of embedded files (`/EF`) and of related files
+#: (`/RF`); `_MARKS`: the same keys as bytes.
 _FILES = "/EF", "/RF"
 _MARKS = tuple(name.encode() for name in _FILES)
 _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
-#: Matches the beginning or the end of a stream, because the other of the two may be cut off.
+#: Matches the beginning or the end of a stream; a truncated file may contain only one of them.
 _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
-#: Words in warnings of pikepdf.
+#: Texts in warnings of pikepdf.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
-#: Words in warnings about a stream or an object without an end, which pikepdf treats as empty.
+#: Texts in warnings of pikepdf about a stream or an object without an end, which pikepdf treats as
+#: empty.
 _LOST = "unable to recover stream data", "EOF"
 _WINDOW_BYTES = 1 << 20
-#: How many times the size of the file may be read for members; in a valid file, no two streams
-#: share bytes.
+#: The factor by which all read members together may be longer than the file; in a valid file, no
+#: two streams share bytes.
 _GIVEN = 8
 
 
 class _Source(io.RawIOBase):
-    """The bytes of a file, which pikepdf reads; an error is kept, because pikepdf may ignore it."""
+    """The file from which pikepdf reads; an error is kept, because pikepdf may ignore it."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -86,7 +88,7 @@ class _Source(io.RawIOBase):
         return len(piece)
 
     def check(self) -> None:
-        """Raise the error of an earlier read that pikepdf has ignored."""
+        """Raise the error that occurred in an earlier read and that pikepdf has ignored."""
         if self.error is not None:
             raise self.error
 
@@ -162,8 +164,8 @@ class _File:
         is_repaired = _says(before, _REPAIRED)
         wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
         objects = [found for found in opened.objects if isinstance(found, wanted)]
-        # The warnings are fetched before a stream is read, because they would otherwise be taken
-        # for warnings about this stream.
+        # All earlier warnings of pikepdf are fetched here. Otherwise they would be taken for
+        # warnings about the stream that is read next.
         warnings = opened.get_warnings()
         self._is_odd = is_repaired or _says(before + warnings, _OTHER_LENGTH)
         streams: dict[tuple[int, int], bool] = {}
@@ -178,8 +180,8 @@ class _File:
                 continue
             kind = found.get("/Type")
             if kind == "/ObjStm":
-                # pikepdf leaves out the objects in a damaged object stream, with no more than a
-                # warning.
+                # If a stream that contains objects is damaged, pikepdf leaves out these objects,
+                # and only reports a warning.
                 _, error = self._content(found)
                 if error is None and warnings:
                     error = _damaged()
@@ -212,7 +214,7 @@ class _File:
     def _chunks(
         self, number: tuple[int, int], cut: Callable[[Any, bytes], bytes] | None = None
     ) -> Iterator[bytes]:
-        """Yield the bytes of a stream, or the part of these bytes that `cut` returns."""
+        """Yield the bytes of a stream or, if `cut` is given, what `cut` returns for them."""
         stream = self._opened.get_object(number)
         content, error = self._content(stream)
         yield from in_pieces(cut(stream, content) if cut else content)
@@ -234,8 +236,8 @@ class _File:
                 content = stream.read_bytes()
         except (_pdf.PdfError, _pdf.DataDecodingError) as fault:
             if _NO_MEMORY in str(fault):
-                # The warnings are discarded, because they must not be taken for warnings about the
-                # next stream.
+                # The warnings about this stream are discarded, because they would otherwise be
+                # taken for warnings about the next stream.
                 self._opened.get_warnings()
                 raise MemoryError from fault
             error = NotReadError(Why.UNSUPPORTED, "pdf: compressed by an unknown method")
@@ -262,11 +264,11 @@ def _as_said(stream: Any, content: bytes) -> bytes:
 
 
 def _picture(stream: Any, filters: list[bytes]) -> bytes:
-    """Return the bytes of a picture's image file, with further compressions decoded."""
+    """Return the image file (JPEG or JPEG 2000) in a picture, whose other filters are decoded."""
     if len(filters) == 1:
         return bytes(stream.read_raw_bytes())
-    # pikepdf decodes all filters or none, so the filter of the image file is removed from the
-    # dictionary.
+    # The filter of the image format is removed from the stream's dictionary, because pikepdf
+    # decodes all filters or none.
     stream.Filter = _pdf.Array(list(stream.Filter)[:-1])
     options = stream.get("/DecodeParms")
     if isinstance(options, _pdf.Array):
@@ -302,12 +304,12 @@ def _filters(stream: Any) -> list[bytes]:
     """Return the names of the filters of a stream, in the order in which they are decoded."""
     filters = stream.get("/Filter")
     named = filters if isinstance(filters, _pdf.Array) else [filters]
-    # The name of a filter may be any bytes.
+    # The name of a filter in a hostile file may contain any bytes.
     return [one.unparse() if isinstance(one, _pdf.Name) else b"" for one in named]
 
 
 def _named(found: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
-    """Yield the object number and the name of each embedded file that an object names."""
+    """Yield the object number and the name of each embedded file to which an object refers."""
     todo = [found]
     while todo:
         one = todo.pop()

@@ -1,10 +1,10 @@
 """The messages between a worker and the process that opens containers for the worker.
 
 Messages are sent over a socket pair as frames of msgpack; the length of each frame precedes the
-frame. Each side parses messages strictly and limits their length, because a hostile container may
-have taken over the process that opens containers. The descriptor of a file is sent with the frame
-of its `Job`. Digests are sent from the process that opens containers to the worker, and are never
-stored.
+frame. Each side limits the length of messages and refuses invalid messages, because a hostile
+container may have taken over the process that opens containers. The descriptor of a file is sent
+with the frame of its `Job`. Digests are sent from the process that opens containers to the worker,
+and are never stored.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MAX_NAME_BYTES = 4_096
 ROWS_AT_ONCE = 512
 NAMES_AT_ONCE_BYTES = 1 << 20
 _LENGTH_BYTES = 4
-#: A value for a size, which means that the container claims no size.
+#: The value of a size if the container claims no size.
 NO_CLAIM = -1
 
 
 class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
-    """The first message to the process that opens containers: its settings."""
+    """The first message to the process that opens containers; it contains the settings."""
 
     limits: Limits
     parent: int
@@ -51,9 +51,9 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """A file that is to be opened; its descriptor is sent with this message.
 
-    `any_mask` has the algorithms for a member of unknown size; `one_mask` has the algorithms for a
-    member of any size, or is None if they depend on the size. With `forced`, no member is ruled out
-    by its size.
+    `any_mask`: the digest algorithms (as a bit mask) for a member of unknown size. `one_mask`: the
+    algorithms for a member of known size, or None if they depend on the size. `forced`: whether the
+    digests of every member are computed, whatever its size is.
     """
 
     size: int
@@ -72,22 +72,24 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
 
 
 class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
-    """The answer to `Ask`: the algorithms to compute for each member, as a bit mask.
+    """The answer to `Ask`: for each member, a bit mask of the digest algorithms to compute.
 
-    The mask is 0 if no digest is needed.
+    The mask is 0 if no entry has the size of the member, so that no digest is needed.
     """
 
     masks: bytes
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """The result for one member of the container with the number `container`; `name` is unchanged.
+    """The result for one member, whose unchanged name is `name`, in the container `container`.
 
-    A row has one of these results: the member was read, and `digests` are the concatenated digests
-    of the algorithms in `mask`; the member is `ruled_out`, because no entry has its claimed size
-    (`exact` if the size is certain); or the member was not read, for the reason in `why`. A row
-    without a name is about the rest of the container. A row with a kind in `not_opened` says that
-    its container is of this kind and was not opened.
+    A row has one of three results. If the member was read, `digests` are the concatenated digests
+    of the algorithms in `mask`. If no entry has the claimed size of the member, `ruled_out` is
+    true, and `exact` says whether the size is certain. If the member was not read, `why` is the
+    reason.
+
+    A row without a name is about the rest of the container. If `not_opened` is a kind, the
+    container itself is of this kind and was not opened.
     """
 
     container: int
@@ -115,7 +117,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The message that ends a job; `bytes_out` is how many bytes were decoded.
 
-    `is_tired` asks the worker for a new process, because this process has used much processor time.
+    If `is_tired` is true, the worker replaces the process, because it has used much processor time.
     """
 
     bytes_out: int
@@ -123,7 +125,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """A message that says that the process cannot work at all."""
+    """A message: the process cannot open any container."""
 
     detail: str
 
@@ -140,7 +142,7 @@ class BrokenError(Exception):
 
 
 class Channel:
-    """One end of the socket pair, which sends and receives frames and descriptors."""
+    """One end of the socket pair; it sends and receives frames and file descriptors."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -151,7 +153,7 @@ class Channel:
         return self._socket.fileno()
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Limit how long each later call waits; a call that waits longer raises `TimeoutError`."""
+        """Set how long each later call may wait; a call that waits longer raises `TimeoutError`."""
         self._socket.settimeout(seconds)
 
     def send(self, message: ToChild | ToWorker, fds: Sequence[int] = ()) -> None:
@@ -174,7 +176,7 @@ class Channel:
             raise BrokenError(str(error)) from error
 
     def receive(self) -> bytes:
-        """Return the body of the next message; `take_fd` then returns a descriptor sent with it.
+        """Return the bytes of the next message; `take_fd` then returns a descriptor sent with it.
 
         Raises:
             BrokenError: the other side has closed the socket, or the message is too long.

@@ -2,11 +2,11 @@
 
 Members are the files attached to messages.
 
-All nodes are examined, including nodes below other nodes, and nodes that no folder names any more.
-Each node that has the data of an attachment is a member, even if it has another type or no name. A
-body in HTML is a member as well, and so is each file that is encoded in a body of text. A store
-with a password can be read without this password. Limits: bodies in compressed RTF are not opened,
-and a file that is only linked is not in the store.
+All nodes are examined, including nodes below other nodes, and nodes of deleted messages that are in
+no folder. Each node that has the data of an attachment is a member, even if the node has another
+type or no name. The HTML body of a message is a member as well, and so is each file that is encoded
+in a text body. A store with a password can be read without this password. Limits: bodies in
+compressed RTF are not opened, and an attachment that is only a link to a file has no data.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from hashclient.containers.mail import files_as_members
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.pstnodes import HEAPS, Node, Nodes
 
-#: The number of members in one batch; it is small, because some members keep their bytes in memory.
+#: The number of members in one batch; batches are small, because some members keep their bytes in
+#: memory.
 _BATCH = 200
 #: How deeply nodes may be nested; a message within a message takes two levels.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
-#: Each node counts as this many read bytes, so that a store with very many empty nodes also reaches
-#: the limit of read bytes; a normal file needs less than an eighth of this limit.
+#: For the limit of read bytes, each node counts as this number of bytes, so that a store with very
+#: many empty nodes also reaches the limit. The nodes of a normal file use less than an eighth of
+#: the limit.
 _NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
-#: The header of a heap, whose items are in the blocks of a node: offset of the item list, mark,
-#: kind of the heap, number of the root item.
+#: The header of a heap (small items in the blocks of a node): offset of the item list, fixed byte
+#: 0xEC, kind of the heap, number of the root item.
 _HEAP = struct.Struct("<HBBL")
 _IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, (0xB5, 2, 6)
 _IS_TABLE, _IS_OLD_TABLE = 0x7C, 0xAC
@@ -47,14 +49,14 @@ _TREE, _BRANCH, _PROPERTY = struct.Struct("<BBBBL"), struct.Struct("<HL"), struc
 #: `_TABLE`: the header of a table, with the number of columns; `_COLUMN`: the type and the number
 #: of a column.
 _TABLE, _COLUMN = struct.Struct("<xB20x"), struct.Struct("<HH4x")
-#: Values of the lowest bits of a node's number: `_VALUES` for a value that is too long for a heap,
-#: and `_ATTACHMENT` for an attachment.
+#: The lowest five bits of a node's number are its type: `_VALUES` is the type for a value that is
+#: too long for a heap, and `_ATTACHMENT` is the type of an attachment.
 _VALUES, _ATTACHMENT = 0x1F, 5
-#: The store itself, and all folders and messages that are below no other node, must have
-#: properties.
+#: The number of the node of the store itself, and the types of folders and messages. Such nodes
+#: must have properties, unless they are below another node.
 _STORE, _AT_THE_TOP = 0x21, (2, 4, 8)
-#: `_PROPERTY_NAMES`: the node that defines the properties with numbers from 0x8000 on;
-#: `_NAMED_ROW`: the number, kind and place of such a property.
+#: `_PROPERTY_NAMES`: the number of the node that defines the names of properties with numbers from
+#: 0x8000 on; `_NAMED_ROW`: the number, kind and place of such a property.
 _PROPERTY_NAMES, _NAMED, _NAMED_ROW, _MAX_NAMED_BLOCKS = 0x61, 3, struct.Struct("<LHH"), 64
 
 _OBJECT, _TEXT, _BYTES = 13, 31, 258
@@ -130,14 +132,15 @@ class _Walk:
             path = _joined(path, values.name() or b"node-%x" % node.number)
             inner.extend(values.members(path, _FILES if is_names else (*_FILES, _HTML, _BODY)))
             if depth:
-                # Some programs also extract a file from a table of an older kind.
+                # A table of an older kind is also examined, because some programs extract a file
+                # from it.
                 is_whole, must = values.kind != _IS_OLD_TABLE, kind == _ATTACHMENT
             else:
                 is_whole = not is_names or not values.names_file()
                 must = kind in _AT_THE_TOP or node.number == _STORE or is_names
             is_whole = is_whole and (values.are_here or not must) and self._nodes.faults == faults
-            # The values are deleted, because the properties of nodes at all depths would otherwise
-            # be in memory together.
+            # The values are deleted to save memory, because the properties of all nodes above are
+            # still in memory while nested nodes are visited.
             del values
         except struct.error:
             is_whole = False
@@ -152,7 +155,7 @@ class _Walk:
 
 
 class _Properties:
-    """The properties of one node; empty if the node has other content."""
+    """The properties of one node; there are none if the node contains something else."""
 
     def __init__(self, nodes: Nodes, node: Node) -> None:
         """Read where the values of the properties are.
@@ -183,13 +186,14 @@ class _Properties:
                 raise struct.error
             return
         self._blocks += islice(numbers, _MAX_BLOCKS)
-        # The bytes of an attachment may look like properties by chance.
+        # The bytes of an attachment may begin like a heap by chance. If the fields of the heap
+        # header are impossible, the node contains an attachment and no properties.
         block, item = self._split(top)
         if is_value and (at >= len(content) or top & 0xF or not item or block >= len(self._blocks)):
             return
         self.kind = kind
         if kind == _IS_TABLE:
-            # Some programs also extract a file from the rows of a table.
+            # The rows of a table are also examined, because some programs extract a file from them.
             raw = self._item(top)
             (count,) = _TABLE.unpack_from(raw)
             columns = raw[_TABLE.size :][: count * _COLUMN.size]
@@ -220,7 +224,7 @@ class _Properties:
             yield from self._leaves(below, levels - 1)
 
     def _split(self, number: int) -> tuple[int, int]:
-        """Return the block that an item is in, and the index of the item in this block."""
+        """Return the block that contains an item, and the index of the item in this block."""
         bits = self._nodes.form.item_bits
         return number >> 5 + bits, number >> 5 & (1 << bits) - 1
 
@@ -229,7 +233,8 @@ class _Properties:
         if not number:
             return b""
         block, index = self._split(number)
-        # For items with a larger index, some programs use another part of the number.
+        # An item with a larger index is refused, because programs disagree which bits of its number
+        # are the index.
         if number & _VALUES or not 0 < index <= _MAX_ITEMS or block >= len(self._blocks):
             raise struct.error
         raw = self._nodes.block(self._blocks[block])
@@ -250,7 +255,7 @@ class _Properties:
         elif not value & _VALUES:
             return self._item(value)
         elif value & _VALUES != _VALUES:
-            raise struct.error  # programs differ: some read an item of the heap instead
+            raise struct.error  # some programs read an item of the heap instead
         if value not in self.below:
             raise struct.error
         return self.below[value]
@@ -277,7 +282,7 @@ class _Properties:
         return b""
 
     def names_file(self) -> bool:
-        """Return whether the node names properties, one of which is an attached file."""
+        """Return whether the node defines named properties, one of which is an attached file."""
         if _NAMED not in self._values:
             return False
         try:
@@ -307,8 +312,8 @@ class _Properties:
         if _BODY in self._values and _BODY in numbers:
             finder, text = FileFinder(), self._pieces(_BODY)
             if self._values[_BODY][0] == _TEXT:
-                # Encoded files need only characters of one byte, so the text is converted to
-                # Latin-1.
+                # The text is converted to Latin-1, because encoded files only contain characters of
+                # one byte.
                 letters = codecs.iterdecode(text, "utf-16-le", "replace")
                 text = (piece.encode("latin-1", "replace") for piece in letters)
             try:

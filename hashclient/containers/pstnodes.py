@@ -1,10 +1,10 @@
 """The nodes of an Outlook mail store, and the bytes of each node: pages and blocks of [MS-PST].
 
-One tree of pages contains the places of blocks, and another tree of pages contains the nodes. The
-bytes of a node are in one block, or in many blocks of a tree; the list of nodes below a node has
-the same form. A tree is only followed from a higher level to a lower level, so no walk through a
-tree is endless. Pages and blocks have checksums; a wrong checksum is counted in `faults`, but the
-bytes are still read.
+One tree of pages contains the places of all blocks, and another tree of pages contains all nodes.
+The bytes of a node are in one block or, if they are too long, in many blocks to which a tree of
+further blocks leads. The nodes below a node are listed in blocks in the same way. A tree is only
+followed from a higher level to a lower level, so that no walk through a tree is endless. Pages and
+blocks have checksums; if a checksum is wrong, `faults` is increased, and the bytes are still read.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _HEAD_BYTES = 564
 _BLOCKS, _NODES = 0x80, 0x81
 _MAX_LEVEL = 8
 _CACHED = 64
-#: `_GIVEN`: how many times the size of the file may be read, because nodes of a valid file share
-#: few bytes; `_LEAST_BYTES`: the least size that is assumed for this limit.
+#: At most `_GIVEN` times the size of the file is read in all, because nodes of a valid file share
+#: few bytes. If the file is shorter than `_LEAST_BYTES`, this size is assumed.
 _GIVEN, _LEAST_BYTES = 8, 1 << 20
 #: the header of a block that lists other blocks: kind, level, number of the listed blocks, and
 #: their total length
 _INNER = Struct("<BBHL")
 _LIST, _BELOW = 1, 2
 _PERMUTED, _CYCLIC = 1, 2
-#: The possible kinds of a heap, which are in its fourth byte.
+#: The possible values of the fourth byte of a heap, which is its kind.
 HEAPS = b"\x6c\x7c\x8c\x9c\xa5\xac\xbc\xcc"
 
-#: The tables of [MS-PST] with which the bytes of blocks are encoded.
+#: The tables of [MS-PST] for encoding and decoding the bytes of blocks.
 INVERSE = base64.b85decode(
     b"NAa}g3u<ymg-)L9;`o$P;Jcs#=voP@+vB>%e8UjkIR%z5^*3OGjL8#9YaR3Zk0zJOkrx5PGA(W~mH*iz(Ewg~+(b"
     b"JXD8*q{Ado$SxkJ8Z(ndmdz-?Q8vJVz1JgEaz4ccAb_P57k&5Z`rX<UZZ6!)cOb*!=JMImquho5w$B1~_;A6BX^v"
@@ -52,9 +52,9 @@ _FORWARD = bytes(map(INVERSE.index, range(256)))
 
 
 class Form(NamedTuple):
-    """The differences between versions of the format: offsets and lengths of fields.
+    """A version of the format: the offsets and lengths of fields that differ between versions.
 
-    `word` is the letter of `struct` for an offset or the number of a block.
+    `word`: the format character of Python's module `struct` for an offset or a block number.
     """
 
     word: str
@@ -91,8 +91,8 @@ _LARGE = _64._replace(
     unit=512,
     item_bits=14,
 )
-#: The form of each supported version; version 37 is missing, because programs disagree whether its
-#: pages are long or short.
+#: The form of each supported version of the format. Version 37 is not supported, because programs
+#: disagree whether its pages are long or short.
 FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE}
 
 
@@ -151,8 +151,8 @@ class Nodes:
     def all(self) -> Iterator[Node]:
         """Yield all nodes that are below no other node."""
         for _ in self._rows(self._blocks, _BLOCKS):
-            # A row in a wrong place counts as a fault, because programs do not find this row, or
-            # find another row.
+            # A row in a wrong place counts as a fault, because programs that search for the row do
+            # not find it.
             pass
         for number, data, below, parent in self._rows(self._nodes, _NODES):
             yield Node(number & 0xFFFFFFFF, data, below, parent)
@@ -175,7 +175,7 @@ class Nodes:
                     yield row
 
     def find(self, number: int) -> Node | None:
-        """Return the node with the number `number`, if it is below no other node; else None."""
+        """Return the node with the number `number`; None if it is missing or below another node."""
         row = self._find(self._nodes, _NODES, number)
         return None if row is None else Node(number, row[1], row[2], row[3])
 
@@ -210,15 +210,16 @@ class Nodes:
     def block(self, number: int) -> bytes:
         """Return the bytes of a block, as far as they are in the file."""
         content, is_whole = self._block(number & ~1)
-        # Some programs use the lowest bit of an odd number as a part of the decoding key.
+        # An odd number counts as a fault if the block is encoded, because some programs use its
+        # lowest bit as a part of the decoding key.
         self.faults += not is_whole or (number & 1 and self._encoding == _CYCLIC)
         return content
 
     def hides_heap(self, content: bytes) -> bool:
-        """Return whether bytes that should be data are a list of blocks that lead to a heap.
+        """Return whether some programs would read a heap where this module reads plain data.
 
-        Some programs recognise a list of blocks by its bytes, and some programs decode bytes that
-        are not encoded by the header of the store.
+        Some programs take data for a list of blocks because of its first bytes. Some programs
+        decode all data, even if the header of the store says that the data is not encoded.
         """
         if content[:2] == bytes((_LIST, 1)) and len(content) >= _INNER.size + self._two.size // 2:
             (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
@@ -240,8 +241,8 @@ class Nodes:
         count, crc, *lengths = form.tail.unpack(tail)
         is_whole = (count, crc) == (size, _crc(content))
         if form is _LARGE:
-            # Programs differ about which of the two lengths they use, and some programs ignore a
-            # shorter length.
+            # Two fields contain the length before compression. If they differ, or if the length is
+            # too small, the block counts as damaged, because programs would use different lengths.
             is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)
         if form is _LARGE and more[0] not in (0, size):
             try:

@@ -23,7 +23,7 @@ from hashclient.containers.sniffing import (
 class Registry:
     """All expanders.
 
-    The passwords of the administrator are passed to the expanders that use them.
+    The expanders of encrypted archives get the passwords that the administrator has configured.
     """
 
     def __init__(self, passwords: tuple[bytes, ...] = (), kinds: Sequence[Kind] = KINDS) -> None:
@@ -58,8 +58,8 @@ class Registry:
 
         If `read_at` is given, it reads the bytes at any offset, and `size` is their number.
 
-        If the beginning fits several kinds, the bytes are opened as each of these kinds. The end of
-        the bytes also counts, unless the beginning shows a kind with `hides_end`.
+        If the beginning fits several kinds, the expanders of all these kinds are returned. The end
+        is also examined, unless the beginning shows a kind with `hides_end`.
         """
         fitting = look(head)
         found = [

@@ -14,10 +14,10 @@ class Runs(Anywhere):
     """The concatenation of pieces of other data, which can be read at any offset."""
 
     def __init__(self, data: Data) -> None:
-        """Begin without pieces."""
+        """Create an empty concatenation."""
         self._data = data
-        #: `_starts`: where each piece begins in the other data; `_places`: where each piece begins
-        #: in the concatenation.
+        #: `_starts`: the offset of each piece in the other data; `_places`: the offset of each
+        #: piece in the concatenation.
         self._starts, self._places = array("Q"), array("Q")
         self.size = 0
 

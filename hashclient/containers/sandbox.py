@@ -1,4 +1,4 @@
-"""The sandbox of a process, which cannot open files, use the network, or start other processes.
+"""The sandbox: a process in it cannot open files, use the network, or start other processes.
 
 Code that parses hostile bytes runs in the sandbox. The sandbox has up to three parts, because the
 kernel may not support all of them. Landlock forbids access to the file system and to the network.
@@ -36,17 +36,17 @@ _CAPABILITY_VERSION_3 = 0x20080522
 #: include/uapi/asm-generic/unistd.h).
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
-_LANDLOCK_VERSION = 1  # a flag that asks for the version of Landlock's interface
+_LANDLOCK_VERSION = 1  # a flag: return the version of Landlock's interface
 
 #: Bit masks of Landlock's access rights for files, by the interface version that introduced them
 #: (Linux, include/uapi/linux/landlock.h).
 _FS_RIGHTS = ((5, (1 << 16) - 1), (3, (1 << 15) - 1), (2, (1 << 14) - 1), (1, (1 << 13) - 1))
-_NET_RIGHTS = 0b11  # bind and connect of TCP; since version 4
-_SCOPES = 0b11  # abstract sockets and signals of other processes; since version 6
+_NET_RIGHTS = 0b11  # access rights for `bind` and `connect` of TCP; since version 4
+_SCOPES = 0b11  # scopes: abstract Unix sockets and signals; since version 6
 
-#: The system calls that computing needs, by number: for memory, for open descriptors, for time, and
-#: for random numbers. A file that was passed to the process is open only for reading, and no system
-#: call in the table changes the mode or the owner of a file.
+#: The numbers of the permitted system calls: for memory, for open descriptors, for time, and for
+#: random numbers. The process cannot change files: their descriptors are open only for reading, and
+#: no permitted system call changes the mode or the owner of a file.
 _X86_64: Mapping[str, int] = {
     "read": 0,
     "write": 1,
@@ -152,7 +152,7 @@ class Locks(msgspec.Struct, frozen=True, array_like=True):
 
 
 def kernel_locks() -> Locks:
-    """Return the parts of the sandbox that this kernel seems to support, without using them."""
+    """Return which parts of the sandbox this kernel seems to support; start no part."""
     libc = _libc()
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
@@ -160,7 +160,7 @@ def kernel_locks() -> Locks:
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent ends.
+    """Request that the kernel ends this process when the parent process ends.
 
     This process exits at once if the parent has already ended.
     """
@@ -170,7 +170,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def lock(memory_bytes: int, cpu_s: int) -> Locks:
-    """Start the sandbox of this process, and return the parts that took effect.
+    """Put this process into the sandbox, and return the parts of the sandbox that took effect.
 
     After a call of `lock`, the process may map `memory_bytes` more bytes; its processor time is
     limited to `cpu_s` seconds in all. All modules and libraries must be loaded before `lock` is
@@ -208,7 +208,8 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
             bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(what, (bound, bound))
         except (OSError, ValueError):
-            # A service manager may forbid changes of limits; the limits of the service then apply.
+            # The error is ignored: if the service manager forbids changes of resource limits, the
+            # limits of the service apply.
             continue
 
 
@@ -236,7 +237,7 @@ def _landlock(libc: ctypes.CDLL) -> int:
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Drop all capabilities of the process, which root or a service may have."""
+    """Drop all Linux capabilities of the process, which it may have from root or a service."""
     header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0), 8)
     libc.capset(header, ctypes.create_string_buffer(24))
 

@@ -1,9 +1,10 @@
 """The expander of 7z archives: libarchive reads them, except methods that libarchive refuses.
 
-libarchive does not support Deflate64, undoes a filter (Delta, or branches of a processor) only
-after some methods, and accepts a copy step only if it is the only step. If a folder needs more,
-this module parses the header, passes each folder to libarchive as a separate archive without the
-refused steps, and undoes the filters with liblzma.
+The members of a 7z are in folders, each of which is packed by one or more steps. libarchive does
+not support Deflate64. It undoes a filter (Delta, or the conversion of branch addresses) only after
+some methods, and accepts a copy step only if it is the only step. If a folder has other steps, this
+module parses the header and passes each folder to libarchive as a separate archive without the
+refused steps. This module then undoes the filters with liblzma.
 
 Limits: an archive is passed to libarchive unchanged if its header is longer than
 `_MOST_HEADER_BYTES`, or if a folder has a password, several packed streams (BCJ2) or a filter that
@@ -45,17 +46,17 @@ from hashclient.containers.sevenzipheader import (
 
 _MARK = b"7z\xbc\xaf\x27\x1c\0\4"
 _START = Struct("<2QL")
-#: `_END_BYTES`: the bytes at the end in which 7-Zip searches a header whose place is unknown;
-#: `_HEADERS`: the first bytes of such a header.
+#: If the offset of the last header is unknown, 7-Zip searches for the header in the last
+#: `_END_BYTES` bytes; `_HEADERS`: the possible first bytes of the last header.
 _END_BYTES = 512
 _HEADERS = (b"\x17\x06", b"\x01\x04")
 _MOST_HEADER_BYTES = 16 << 20
-#: How many times a header may be packed.
+#: How often the header may be packed, with each packed header in another packed header.
 _MOST_PACKED = 4
 
 _LZMA, _LZMA2, _DEFLATE64, _DELTA, _X86 = b"\3\1\1", b"\x21", b"\4\1\x09", b"\3", b"\3\3\1\3"
-#: The method of a step that copies the bytes unchanged. The number of the copy method may also have
-#: a length of zero bytes.
+#: The number of the copy method, which copies the bytes unchanged. An empty number also means the
+#: copy method.
 _COPY = b"\0"
 _FILTERS = {
     _DELTA: lzma.FILTER_DELTA,
@@ -66,8 +67,8 @@ _FILTERS = {
     b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
     b"\3\3\x08\5": lzma.FILTER_SPARC,
 }
-#: The offset in the first header at which its mark and the format version end; 7-Zip compares only
-#: the first number of the version.
+#: The length of the magic bytes and the format version at the beginning of a 7z; 7-Zip compares
+#: only the first number of the version.
 _VERSION_END = 8
 #: The size of an uncompressed chunk of LZMA2, in bytes.
 _PLAIN_BYTES = 1 << 16
@@ -98,8 +99,8 @@ class SevenZip(Libarchive):
 
         The first header of a 7z has a checksum, and states the end of the last header.
 
-        If the first header of a 7z contains zeros in place of the end of the last header, 7-Zip
-        searches for the last header at the end of the file.
+        If the first header contains zeros in place of this end, 7-Zip searches for the last header
+        at the end of the file.
         """
         head = data.read_at(0, HEAD_BYTES)
         if len(head) == HEAD_BYTES and not any(head[_VERSION_END:]) and _last_header(data):
@@ -110,8 +111,8 @@ class SevenZip(Libarchive):
         return int(HEAD_BYTES + offset + length)
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
-        # Only the attributes in a 7z state the type of a member, so a member without a type counts
-        # as a file.
+        # A member without a type counts as a file, because a 7z states the type of a member only in
+        # optional attributes.
         return bool(size) and kind != LINK
 
 
@@ -129,7 +130,7 @@ def _start(offset: int, header: bytes) -> bytes:
 
 
 def _refused(data: Data) -> list[Part]:
-    """Return the members if libarchive would refuse a part of the archive; else an empty list.
+    """Return all members if libarchive might refuse one of them, or else an empty list.
 
     Raises:
         ValueError: this module cannot read the archive.
@@ -165,7 +166,7 @@ def _header(data: Data) -> Header:
 
 
 def _steps(folder: Folder) -> list[Coder]:
-    """Return a folder's coders: the first coder is a method, and the other coders are filters."""
+    """Return a folder's coders in the order of unpacking: first a method, then filters."""
     coders = [coder for coder in folder.coders if coder.method.strip(_COPY)]
     if coders and coders[0].method not in _FILTERS:
         return coders
@@ -276,5 +277,5 @@ def _by_library(data: Data, folder: Folder, coders: list[Coder]) -> Iterator[byt
 
 
 def _number(value: int) -> bytes:
-    """Return a number of a 7z header, encoded in its longest form."""
+    """Return a number, encoded for a 7z header in the longest form of a number."""
     return b"\xff" + value.to_bytes(8, "little")

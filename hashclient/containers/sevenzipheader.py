@@ -1,8 +1,9 @@
 """Parses the last header of a 7z: its folders, and how their content is divided into members.
 
-The functions raise `ValueError` or `LookupError` if the header is damaged, or if it has a part that
-this module does not parse: coders with several streams (BCJ2), parts of the header in other
-streams, or fields that no program writes.
+The functions raise `ValueError` or `LookupError` in two cases. In the first case, the header is
+damaged. In the second case, the header contains something that this module does not parse: coders
+with several streams (BCJ2), parts of the header that are in other streams, or fields that no
+program writes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ HEAD_BYTES, SUM = 32, Struct("<L")
 # The numbers of header fields, by 7zFormat.txt of 7-Zip.
 HEADER, STREAMS, FILES, PACKED, UNPACKED, PARTS, SIZES, _SUMS = 1, 4, 5, 6, 7, 8, 9, 10
 FOLDERS, FOLDER_SIZES, _COUNTS, _EMPTY, NAMES, _PACKED_HEADER = 11, 12, 13, 14, 17, 23
-#: Flags of a coder: the length of its method's number, and whether the coder has properties. A
+#: The flags of a coder: bits for the length of the method's number, and a bit for properties. A
 #: coder with any other flag is refused.
 _METHOD_BYTES, HAS_PROPERTIES = 0x0F, 0x20
 _MOST_CODERS = 4
@@ -40,12 +41,12 @@ class Folder(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The length of the folder's output, in bytes."""
+        """The length of the unpacked folder, in bytes."""
         return self.coders[-1].size
 
 
 class Part(NamedTuple):
-    """A member, which is a part of the output of a folder."""
+    """A member: its name, and its place in the unpacked folder."""
 
     name: bytes
     folder: Folder
@@ -55,7 +56,7 @@ class Part(NamedTuple):
 
 
 class Header:
-    """A header, which is parsed up to its folders when the object is created."""
+    """The last header; its folders are parsed when the object is created."""
 
     def __init__(self, header: bytes) -> None:
         """Parse the folders; if the header is packed, its folders contain the real header."""
@@ -63,7 +64,8 @@ class Header:
         self.is_packed = header[0] == _PACKED_HEADER
         fields.expect(*([_PACKED_HEADER] if self.is_packed else [HEADER, STREAMS]))
         self.folders = _folders(fields)
-        #: Whether the header states how folders are divided; otherwise, each folder has one member.
+        #: Whether the header states the sizes of the members in each folder; if not, each folder
+        #: has one member.
         self.says_parts = fields.is_next(PARTS)
 
     def members(self) -> list[Part]:
@@ -87,7 +89,7 @@ class _Fields:
         return piece
 
     def checked(self, count: int) -> int:
-        """Return `count` if it is possible; each element needs at least one byte of the header."""
+        """Return `count` if the rest of the header has enough bytes for this number of elements."""
         if count > len(self._header):
             raise ValueError(count)
         return count

@@ -3,13 +3,13 @@
 The check is fast enough to be made for every file.
 
 The tables in this module are computed once, from the rows in `kinds`. The worker, which has lists
-and keys in memory, only compares marks, and the first lines of a possible mail. For some kinds, the
-expander decides later, in the process that opens containers. Every container fits a mark; some
-other files fit a mark, too.
+and keys in memory, only compares marks (the magic bytes of a kind), and the first lines of a
+possible mail. For some kinds, the expander decides later, in the process that opens containers.
+Every container has a mark of its kind, and some other files contain the bytes of a mark, too.
 
-Most files are ruled out in a few steps: the first two bytes begin no mark, no mark is at the other
-near offsets, and no mark that may be anywhere is in the file. If a file is not ruled out, each mark
-is compared singly.
+A quick test rules out most files. It tests three conditions: the first two bytes begin no mark, no
+mark is at another offset near the beginning, and no mark without a fixed offset is in the file. If
+one of the conditions is false, each mark is compared with the file.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from hashclient.containers.kind import ANYWHERE, Kind, Mark
 from hashclient.containers.kinds import KINDS
 from hashclient.containers.unopened import END_MARK_BYTES
 
-#: `_NEAR_BYTES`: how many bytes at the end of a short file of unknown kind are searched for a mark:
-#: enough for the end of a zip and a comment. `_SHARE`: the last 1/`_SHARE` of a long file is
+#: `_NEAR_BYTES`: how many last bytes of a short file of unknown kind are searched for the end
+#: record of a zip, which a comment may follow. `_SHARE`: of a long file, the last 1/`_SHARE` is
 #: searched, which costs little compared with the digests of all bytes.
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
-#: How many last bytes `End.is_one` gets.
+#: The number of last bytes of a file with which `End.is_one` is called.
 _LAST_BYTES = 1 << 10
-#: How many bytes of a program are searched for marks at a time.
+#: The number of bytes of a program that are read and searched for marks at a time.
 _STEP_BYTES = 1 << 20
-#: Marks at offsets are near if they, and all bytes that `is_one` examines, are within this many
-#: first bytes of a file; other marks are far.
+#: A mark with a fixed offset is near if the mark, and all bytes that its `is_one` examines, are
+#: within this number of first bytes of a file; all other marks are far.
 _BEGIN_BYTES = 1_152
-#: A byte with which no near mark begins.
+#: A byte that is not the first byte of any near mark.
 _PAD = b"\xff"
 
 ReadAt = Callable[[int, int], bytes]
 Buffer = bytes | bytearray
-#: The kinds whose marks the beginning of a file fits; empty for most files.
+#: The kinds that have a mark in the first bytes of a file; empty for most files.
 Found = tuple[Kind, ...]
 
 
@@ -55,9 +55,9 @@ class _Row(NamedTuple):
     mark: Mark
 
     def stands(self, data: Buffer, length: int) -> bool:
-        """Return whether the literals of the mark are in a file.
+        """Return whether one of the literals of the mark is at its offset in a file.
 
-        A mark with a pattern is tested by `fits`.
+        Return True for a mark with a pattern or without literals, which `fits` tests.
         """
         mark = self.mark
         if mark.pattern or not mark.literals:
@@ -65,7 +65,7 @@ class _Row(NamedTuple):
         return data.startswith(mark.literals, mark.at, length)
 
     def fits(self, data: Buffer, length: int, begin: bytes) -> bool:
-        """Return whether a file that has the literals fits the mark.
+        """Return whether a file that has a literal of the mark meets its further conditions.
 
         `begin` are the first bytes of the file.
         """
@@ -99,8 +99,8 @@ def _differ(rows: Iterable[_Row]) -> str:
     marks: dict[int, list[Mark]] = {}
     for row in rows:
         marks.setdefault(row.mark.at, []).append(row.mark)
-    # After a short file, the reader's buffer may contain other bytes, which only cause an
-    # unnecessary closer look.
+    # The buffer may contain bytes of an earlier file after the end of a short file. These bytes can
+    # only cause an unnecessary comparison of all marks.
     tests = [f"len(data) > {max(marks) + 1}"]
     for at, here in sorted(marks.items()):
         begins = {one[:2] for mark in here for one in mark.literals}
@@ -116,9 +116,9 @@ def _differ(rows: Iterable[_Row]) -> str:
 
 
 def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
-    """Return a function that is true if any of `looks` is.
+    """Return a function that returns True if any function in `looks` returns True.
 
-    The kinds of text share one function, so the set may have a single element.
+    The set usually has a single function, because all kinds of text share one function.
     """
     if len(looks) == 1:
         return looks.pop()
@@ -128,14 +128,15 @@ def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int]
 def looks_of(
     kinds: Sequence[Kind],
 ) -> tuple[Callable[[Buffer, int, bool], Found], Callable[[Buffer, int], bool]]:
-    """Return a function that finds the kinds for the beginning of a file, and a quick test.
+    """Return a function that returns the kinds of a file by its first bytes, and a quick test.
 
-    The first function takes a buffer, the number of bytes in the buffer that belong to the file,
-    and whether these bytes are the whole file. The quick test is called first, and rules out most
-    files that fit no kind.
+    The arguments of the first function are a buffer, the number of bytes in the buffer that belong
+    to the file, and whether these bytes are the whole file. Callers call the quick test first: it
+    rules out most files that are of no kind.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
-    # Most bytes begin no mark and share one empty dictionary, which stays in the processor's cache.
+    # The table has an element for each possible first byte. Most bytes begin no mark, so their
+    # elements are the same empty dictionary, which stays in the processor's cache.
     begins: list[dict[int, tuple[_Row, ...]]] = [{}] * 256
     for row in rows:
         for first, second in {one[:2] for one in row.mark.literals} if not row.mark.at else ():
@@ -162,8 +163,8 @@ def looks_of(
         begin = bytes(memoryview(data)[: min(length, _BEGIN_BYTES)])
         return any(row.fits(data, length, begin) for row in weak)
 
-    # The test is one expression, because function calls and regular expressions take twice as long
-    # while other threads read files.
+    # The quick test is compiled from one Python expression, because function calls and regular
+    # expressions take twice as long while other threads read files.
     fits_none = cast(
         Callable[[Buffer, int], bool],
         eval(  # noqa: S307 - text of the rows
@@ -199,7 +200,7 @@ look_at, fits_none = looks_of(KINDS)
 
 
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
-    """Return the kinds that the first bytes of a file fit.
+    """Return the kinds that have a mark in the first bytes of a file.
 
     `is_all` says that `head` contains all bytes of the file.
     """
@@ -212,8 +213,8 @@ def padded(head: bytes) -> bytes:
     return head.ljust(_BEGIN_BYTES, _PAD)
 
 
-#: The bytes that are searched for near the end of a file, each with its smallest byte, which is
-#: rare in text.
+#: The byte sequences that are searched near the end of a file, each with its smallest byte. This
+#: byte is searched first, because it is rare in text.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
@@ -244,14 +245,15 @@ def is_opened(found: Found) -> bool:
 def not_opened(found: Found, *, is_other: bool = False) -> str:
     """Return the name of the first kind that is not opened; empty if all kinds are opened.
 
-    If `is_other`, the file is opened as another kind, and kinds with `hides_end` do not count.
+    If `is_other` is true, the file is opened as another kind, and kinds with `hides_end` are
+    ignored.
     """
     kinds = (kind for kind in found if not kind.expander and not kind.is_front)
     return next((kind.name for kind in kinds if not (is_other and kind.hides_end)), "")
 
 
 def is_front(found: Found) -> bool:
-    """Return whether the kinds include a front, which an archive may follow."""
+    """Return whether the kinds include a front: a kind of file that an archive may follow."""
     return any(kind.is_front for kind in found)
 
 
@@ -261,7 +263,7 @@ def wants_more_head(size: int) -> bool:
 
 
 def wants_all_head(head: bytes | memoryview) -> bool:
-    """Return whether `head` fits a kind for which `HEAD_BYTES` bytes are not enough."""
+    """Return whether `head` may be of a kind that needs more than `HEAD_BYTES` bytes."""
     return bytes(head[:HEAD_BYTES]).startswith(_LONG_BEGINS)
 
 
@@ -272,15 +274,15 @@ def tail_bytes(size: int, *, is_front: bool) -> int:
 
 def has_end_of_zip(tail: bytes) -> bool:
     """Return whether the last bytes of a file may be the end of a zip."""
-    # A backward search takes half the time of a forward search.
+    # The search goes backwards, which takes half the time of a forward search.
     return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)
 
 
 def ends_as_container(data: Buffer, length: int, size: int) -> bool:
-    """Return whether a file of `size` bytes may be a container, by its last bytes.
+    """Return whether the last bytes of a file of `size` bytes may be the end of a container.
 
-    The last bytes are the first `length` bytes of the buffer: the whole file, or `tail_bytes` of
-    the file. This function is called for every file, so it must be fast.
+    The first `length` bytes of the buffer are the last bytes of the file: the whole file, or as
+    many bytes as `tail_bytes` returns. This function is called for every file, so it must be fast.
     """
     if not length:
         return False
@@ -299,7 +301,7 @@ def ends_as_container(data: Buffer, length: int, size: int) -> bool:
 
 
 def ends_as_other(tail: bytes) -> bool:
-    """Return whether the last bytes of a file may be the end of an archive that is no zip."""
+    """Return whether the last bytes of a file may be the end of another archive than a zip."""
     last = tail[-_LAST_BYTES:]
     return any(
         last.endswith(end.last) and (end.is_one is None or end.is_one(last)) for end in _ENDS
@@ -318,7 +320,7 @@ def kind_by_end(end: Buffer | memoryview) -> str:
 
 
 def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether a file is a program that may contain an archive, or may have one behind it.
+    """Return whether a file is a program with a mark of an archive in it or behind it.
 
     `head` contains the first `FRONT_BYTES` of the file, and `read_at` reads at any offset of the
     file.
@@ -333,7 +335,7 @@ def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
 
 
 class InProgram:
-    """Searches for marks as `in_program` does, in bytes that are read forwards."""
+    """Searches a program for marks, as `in_program` does, while its bytes are read forwards."""
 
     def __init__(self, head: bytes) -> None:
         """`head` is the beginning of the file, of which the first `FRONT_BYTES` are used."""
@@ -341,7 +343,7 @@ class InProgram:
         self._parts = [*parts(self._head, _ANY_SIZE), (0, SEARCHED_BYTES)]
         if not self._head.startswith(PROGRAMS):
             self._parts = []
-        self._found: set[int] = set()  # the offsets of the searched places that contain a mark
+        self._found: set[int] = set()  # offsets of searched places with a mark
         self._rest = b""
         self._at = 0
 
@@ -358,12 +360,12 @@ class InProgram:
         self._rest = text[1 - _MOST_IN_PROGRAMS :]
 
     def has_found(self) -> bool:
-        """Return whether a mark was found; all bytes must have been passed to `watch`."""
+        """Return whether a mark was found, after all bytes of the file were passed to `watch`."""
         return any(start in self._found for start, _ in parts(self._head, self._at))
 
 
 def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether the end of a file shows a container, or a mark is in or behind a program.
+    """Return whether a container may be at the end of a file, or in or behind a program.
 
     `front` contains the first `FRONT_BYTES` of a front, and is empty for other files.
     """
@@ -375,12 +377,12 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
 
 
 def kind_alone(size: int, read_at: ReadAt) -> str:
-    """Return the kind of a file that is counted and in which nothing is opened.
+    """Return the kind of a file that is only counted, because nothing in the file is opened.
 
     Return an empty text for other files.
 
-    The kind is only returned if the file itself is not opened and no archive is found behind it;
-    `has_behind` searches the same places as the registry.
+    The kind is only returned if the file itself is of no opened kind, and no archive is behind it.
+    `has_behind` searches the same places as the registry of the expanders.
     """
     head = read_at(0, ISO_HEAD_BYTES)
     found = look(head)

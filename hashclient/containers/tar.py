@@ -1,11 +1,11 @@
 """The expander of tar in all dialects: v7, ustar, GNU, pax, star, sparse and concatenated files.
 
-The archive is read once, forwards, from header to header. If programs disagree about the members,
-the members that each program would extract are listed if possible. Bytes after the end of the
-archive, and after a damaged header, are searched for further headers, as `tar -i` does. If programs
-disagree about the size of a member, the member is listed with the size that GNU tar uses, and is
-reported as unread as well. The member is also listed with the other sizes, unless they are large.
-`tarheader` parses headers, and this module interprets their sequence.
+The archive is read once, forwards, from header to header. If programs extract different members,
+all of these members are listed if possible. Bytes after the end of the archive, and after a damaged
+header, are searched for further headers, as `tar -i` does. If programs disagree about the size of a
+member, the member is listed with the size that GNU tar uses, and is reported as unread as well. The
+member is also listed with the other sizes, unless they are large. `tarheader` parses headers, and
+this module interprets their sequence.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from hashclient.containers.tarheader import (
 MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
-#: `_MAX_PATH_BYTES`: the longest path; `_NO_PATH` matches a text that is hardly a path, because it
-#: has a line end, or a zero byte before its end. If a text that is hardly a path is in place of a
-#: member's name, unar extracts the text as a file.
+#: `_MAX_PATH_BYTES`: the longest path; `_NO_PATH` matches bytes that are hardly a path, because
+#: they contain a line end, or a zero byte before their end. If such bytes are in place of a long
+#: name of a member, the program unar extracts the bytes as a file.
 _MAX_PATH_BYTES = 4096
 _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
-#: The types of links, devices, directories and pipes. The header of a link, device, directory or
-#: pipe may have a size although no bytes follow it.
+#: The type flags of links, devices, directories and pipes, whose header may state a size although
+#: no bytes follow.
 _WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
-#: The types for which 7-Zip reads as many bytes as the size states.
+#: The type flags of devices and pipes, after whose headers 7-Zip reads as many bytes as the size
+#: states.
 _DEVICES = frozenset(b"3 4 6".split())
 _TWO_SIZES = "tar: programs disagree about its size"
 
@@ -50,7 +51,7 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
 
 class Area:
-    """The bytes of one member, which are returned only once.
+    """The bytes of one member, which can be read only once.
 
     Bytes of the member that were not read are skipped by `finish`.
     """
@@ -160,8 +161,8 @@ class Tar:
                 if header.kind != _PAX_GLOBAL:
                     follows.add(fields)
                 elif sum(map(len, fields.values())) > _MAX_PATH_BYTES:
-                    # The fields of headers for all members are limited, because they are copied for
-                    # each member.
+                    # The length of the fields that apply to all members is limited, because the
+                    # fields are copied for each member.
                     yield Unlisted(header.name, Why.LIMIT, "tar: a pax header for all members")
                 else:
                     everywhere.update(fields)
@@ -172,13 +173,13 @@ class Tar:
 
 
 class _Follows:
-    """The fields for the next member, from the headers before the member's own header."""
+    """The fields for the next member, from extra headers before the member's own header."""
 
     def __init__(self) -> None:
         self.fields: Pax = {}
         self.name: bytes | None = None
-        #: `is_doubtful`: whether programs disagree which of several pax headers count: the first,
-        #: the second, or both.
+        #: `is_doubtful`: whether several pax headers precede the member, and programs disagree
+        #: which of them apply.
         self.is_doubtful = False
         self.sizes: list[bytes] = []
 
@@ -235,12 +236,12 @@ def _member(
         if size and (kind in _DEVICES or (is_directory and kind == b"0")):
             yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
         return
-    # In the sparse form of old GNU tar, further blocks of the map precede the bytes of the member.
+    # In an old GNU sparse member, blocks with the rest of the map precede the bytes of the member.
     try:
         sparse = tarsparse.find(source, kind == _SPARSE, block, fields)
     except NotReadError as error:
         yield Unlisted(name, error.why, error.detail)
-        sparse = None  # some programs extract the stored bytes
+        sparse = None  # some programs extract the stored bytes without zeros in the holes
     area = Area(source, size)
     if kind == _CONTINUED:
         yield Unlisted(name, Why.UNSUPPORTED, "tar: begins on another volume")
@@ -257,7 +258,7 @@ def _member(
 def _stored(
     source: Forward, name: bytes, size: int, offset: int
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield the next bytes as stored; 7-Zip and busybox extract a sparse member as it is stored."""
+    """Yield a sparse member without its holes, as 7-Zip and busybox extract the member."""
     chunks = source.ahead(size)
     if chunks is None:
         yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a member of this size")
@@ -268,7 +269,8 @@ def _stored(
 def _is_one_size(header_size: int, size: int) -> bool:
     """Return whether programs agree on `size`.
 
-    The size in the header is equal, or its field is too small.
+    Programs agree if the size in the header is equal, or if the field in the header is too small
+    for the size.
 
     busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a pax header for
     all members.
@@ -281,8 +283,8 @@ def _is_one_size(header_size: int, size: int) -> bool:
 def _bytes_follow(source: Forward) -> bool:
     """Return whether the next block is no header.
 
-    If no header follows a link, its bytes follow, because some programs write the bytes of the
-    linked file again.
+    Some programs write the bytes of the linked file after the header of a link. Therefore, if the
+    block after a link is no header, it belongs to these bytes.
     """
     block = source.peek(BLOCK_BYTES)
     return bool(block) and block != _ZERO_BLOCK and not is_header(block)

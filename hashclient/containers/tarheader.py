@@ -1,7 +1,8 @@
 """Parses the headers of tar: a block of 512 bytes, and the fields of pax.
 
-A block is a header if its checksum is right. All fields are parsed as in GNU tar: a number is octal
-between blanks, up to a blank or a zero byte, or binary if its first bit is set.
+A block is a header if its checksum is right. All fields are parsed as in GNU tar. A number is
+binary if its first bit is set. All other numbers are octal; blanks may precede the number, and a
+blank or a zero byte ends the number.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import msgspec
 BLOCK_BYTES = 512
 MAGIC, MAGIC_AT = b"ustar", 257
 #: `SUM_AT`: the offset of the checksum field in a header; `SUM_BEGINS`: the possible first two
-#: bytes of this field. A checksum of signed bytes may have only one digit.
+#: bytes of this field. If the bytes are added as signed numbers, the checksum may have only one
+#: digit.
 SUM_AT = 148
 _SUM_BYTES = b" \t\n\v\f\r01234567\0"
 SUM_BEGINS = (*(bytes(pair) for pair in product(_SUM_BYTES, repeat=2)), b"\x80\0")
 _SUM = rb"\x00?[\t-\r ]{0,7}[0-7]{1,8}[\t-\r \x00]|[\x00\t-\r 0-7]{8}|\x80\x00"
 _SUM_OF_TEXT = rb"[\t-\r ]{0,3}[0-7]{4,7}[\t-\r ]|[\t-\r 0-7]{8}"
-#: The first bytes of files in which more than one block may precede the first header.
+#: The first bytes of files whose first header may follow more than one other block.
 LATE_BEGINS = (b"\0\0", b"#!")
 _MAGIC_POSIX = b"ustar\0"
 _ASCII = bytes(range(128))
@@ -75,9 +77,9 @@ def number(field: bytes) -> int | None:
 def with_sum(start: int) -> bytes:
     """Return a regular expression for files that may have a header at the offset `start`.
 
-    Many texts of numbers also have digits at the offset of the checksum. A text has no zero byte
-    and no byte from 0x80 on, so its checksum is at least 760, and the field has four digits and a
-    byte that ends them.
+    Text files of numbers often have digits at the offset of the checksum. In a text, all bytes are
+    between 0x01 and 0x7f, so the checksum would be at least 760. Therefore, in a text, the checksum
+    field must have at least four digits, and a byte that ends the digits.
     """
     few = rb".{%d}[\x01-\x7f]{0,511}+[\x00\x80-\xff]" % start
     at = start + SUM_AT
@@ -85,11 +87,11 @@ def with_sum(start: int) -> bytes:
 
 
 def differs_from_sum(start: int) -> str:
-    """Return a Python expression that is true if text without a checksum is in place of a header.
+    """Return a Python expression that is true if the bytes are text and not a header.
 
-    The expression is a quick test, which is never true for `data` that `with_sum` matches. The
-    first two bytes of the field are not compared, because the marks in `kinds` contain them; in a
-    text, three more bytes of a checksum must follow.
+    The expression is a quick test, which is false for all `data` that `with_sum` matches. The
+    expression does not compare the first two bytes of the checksum field, because the marks in
+    `kinds` contain these two bytes. In a text, three more bytes of a checksum must follow.
     """
     at, end = start + SUM_AT, start + BLOCK_BYTES
     others = " or ".join(f"data[{at + place}] not in {set(_SUM_BYTES[:-1])}" for place in (2, 3, 4))
@@ -97,7 +99,7 @@ def differs_from_sum(start: int) -> str:
 
 
 def is_header(block: bytes) -> bool:
-    """Return whether a block contains the sum of its bytes, signed or unsigned."""
+    """Return whether a block contains the sum of its bytes, as signed or unsigned numbers."""
     if len(block) < BLOCK_BYTES:
         return False
     stated = _number_behind_zero(block[148:156])
@@ -106,8 +108,8 @@ def is_header(block: bytes) -> bool:
     # The sum counts the checksum field itself as eight spaces.
     apart = 8 * 0x20 - sum(block[148:156])
     if block.isascii():
-        # Adler-32 contains the sum of all bytes modulo a number that is larger than the sum of a
-        # block of text, and takes less time than a sum in Python, which takes 4 us.
+        # The lower half of Adler-32 is the sum of all bytes modulo 65521. The sum of a block of
+        # text is smaller than 65521, and Adler-32 takes less time than a sum in Python (4 us).
         return (adler32(block) & 0xFFFF) - 1 + apart == stated
     # Some old programs computed the sum with bytes as signed numbers, from -128 to 127.
     total = sum(block) + apart
@@ -171,7 +173,7 @@ def parse_pax(text: bytes) -> Pax | None:
         elif name in _KEPT:
             fields[name] = value
         elif name.startswith(b"GNU.sparse."):
-            fields[b"GNU.sparse.?"] = value  # a sparse form that is not known
+            fields[b"GNU.sparse.?"] = value  # an unknown form of sparse members
         at = end
     if pieces:
         fields[b"GNU.sparse.map"] = b",".join(pieces)

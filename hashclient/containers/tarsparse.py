@@ -1,4 +1,4 @@
-"""Sparse members of tar: a map lists the pieces that have bytes; zeros are between the pieces.
+"""Sparse members of tar: a map lists the pieces of the file that are stored; the rest is zeros.
 
 Four forms exist: the form of old GNU tar, with the map in the header and in blocks after it, and
 three forms of pax, with the map in the fields or before the bytes.
@@ -13,7 +13,7 @@ from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.tarheader import BLOCK_BYTES, Pax, number
 
-#: The most pieces of a map, which take 16 MB of memory; no program writes more.
+#: The most pieces in a map; they take 16 MB of memory, and no program writes more pieces.
 MAX_PIECES = 1 << 18
 _ZEROS = bytes(PIECE_BYTES)
 _LINE_BYTES = 24
@@ -35,7 +35,7 @@ class Bytes(Protocol):
 
 
 class Sparse:
-    """How the bytes of one sparse member are composed."""
+    """The structure of one sparse member: the places of its stored bytes."""
 
     def __init__(self, size: int, pieces: list[tuple[int, int]] | None) -> None:
         """`size` is the length of the member, and `pieces` are (offset, length).
@@ -44,8 +44,8 @@ class Sparse:
         """
         self.size = size
         self._pieces = pieces
-        #: Whether the stored bytes are the whole member: it has no holes, and no map precedes the
-        #: bytes.
+        #: Whether the stored bytes are the complete member, because it has no holes, and no map
+        #: precedes its bytes.
         self.is_whole = pieces is not None and sum(length for _, length in pieces) == size
 
     def chunks(self, area: Bytes) -> Iterator[bytes]:
@@ -90,7 +90,7 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
             raise NotReadError(Why.UNSUPPORTED, "tar: a sparse form that is not known")
         return Sparse(_decimal(fields.get(b"GNU.sparse.realsize", b"")), None)
     if b"GNU.sparse.map" not in fields:
-        # The fields for the name and the size alone do not make a member sparse.
+        # A member is not sparse if only the fields for the name and the size are present.
         if any(name.startswith(b"GNU.sparse.") and name not in _NO_MAP for name in fields):
             raise NotReadError(Why.DAMAGED, "tar: a sparse member without a map")
         return None
@@ -122,7 +122,7 @@ def _old(source: Forward, block: bytes) -> Sparse | None:
             raise NotReadError(Why.LIMIT, "tar: a sparse map of too many pieces")
         entries, goes_on = more[:504], more[504]
     if not size and not any(values):
-        return None  # programs extract the stored bytes
+        return None  # programs extract the stored bytes unchanged
     # Unused map entries are zero; an entry for a hole at the end has the length zero, too.
     return Sparse(size, [pair for pair in _pairs(values) if pair[1]])
 
@@ -142,7 +142,8 @@ def _decimal(text: bytes) -> int:
 def _map_before(area: Bytes) -> Iterator[tuple[int, int]]:
     """Return the pieces of a map that precedes the bytes, as lines that are padded to whole blocks.
 
-    The whole map is read before the first piece is returned, because the bytes follow the map.
+    The complete map is read before the function returns, because the bytes of the member follow the
+    map.
     """
     buffer = b""
     at = 0

@@ -25,14 +25,14 @@ _MAX_TITLE_BYTES = 4096
 #: The most values of one property.
 _MAX_VALUES = 1 << 16
 
-#: A mask for the number of an attribute; programs ignore its type in the upper half.
+#: A mask for the number of an attribute; the upper half is the type, which programs ignore.
 _ATTRIBUTES = 0xFFFF
 _ATTACH_BEGIN, _ATTACH_TITLE, _ATTACH_DATA = 0x9002, 0x8010, 0x800F
 _ATTACH_PROPERTIES, _MESSAGE_PROPERTIES = 0x9005, 0x9003
 
 _UNSIGNED = Struct("<L")
 _TAG = Struct("<HH")
-#: The length of a value in bytes, by its type; values of other types state their length.
+#: By type: the length of a value in bytes. A value of another type begins with its length.
 _FIXED = {2: 4, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 10: 4, 11: 4, 20: 8, 64: 8, 72: 16}
 _OBJECT, _STRINGS, _BINARY = 13, (30, 31), 258
 _MANY = 0x1000

@@ -26,7 +26,7 @@ _SECTOR = 2048
 _MARKS_AT, _MAX_MARKS, _MARKS = 16, 64, (b"NSR02", b"NSR03")
 _ANCHOR_AT = 256
 _TAG_BYTES = 16
-#: The numbers of descriptors.
+#: The numbers of the types of descriptors.
 _ANCHOR, _PARTITION, _VOLUME, _END = 2, 5, 6, 8
 _FILE_SET, _NAME, _FILE, _LONG_FILE = 256, 257, 261, 266
 #: `_SHORT`: length and block of a piece; `_LONG`: length, block and partition of a piece
@@ -37,8 +37,8 @@ _TYPE_DIRECTORY = 4
 _MAX_DESCRIPTORS = 256
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_FILES = 2_000_000
-#: All directories together may have at most this many times the size of the image; in a valid
-#: image, no two directories share bytes.
+#: All directories together may be longer than the image by at most this factor; in a valid image,
+#: no two directories share bytes.
 _READ_AGAIN = 4
 _MAX_PIECES = 1 << 20
 
@@ -57,14 +57,14 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Pieces(NamedTuple):
-    """The pieces of a partition, and for each piece the offset of its end within the partition."""
+    """The pieces of a partition; for each piece, the offset of its end in the partition."""
 
     pieces: list[tuple[int | None, int]]
     ends: list[int]
 
 
 def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
-    """Yield the files in the UDF tree, except files at places that are `known`."""
+    """Yield the files in the UDF tree, except files whose offset and length are in `known`."""
     if not _is_udf(data):
         return
     try:
@@ -78,7 +78,7 @@ def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
 
 
 def _place_of(file: _File) -> int | None:
-    """Return where a file begins if its pieces are adjacent; None otherwise."""
+    """Return the offset of a file if its pieces are adjacent; None otherwise."""
     first = end = file.pieces[0][0] if file.pieces else None
     for start, length in file.pieces:
         if start is None or start != end:
@@ -94,7 +94,7 @@ def _is_udf(data: Data) -> bool:
             return True
         if not mark.strip(b"\0"):
             return False
-    return True  # a later sector may contain the mark
+    return True  # the magic bytes may be in a later sector
 
 
 def _unsupported(what: str) -> NotReadError:
@@ -127,8 +127,8 @@ class _Volume:
         self._data = data
         self._block = _SECTOR
         self._starts: dict[int, int] = {}
-        #: By the number of a partition: the offset where it begins, or the pieces that it consists
-        #: of.
+        #: For each partition, in the order of their numbers: its offset in the image, or its
+        #: pieces.
         self._partitions: list[int | _Pieces] = []
         #: `_pieces_left`: how many more pieces of files may be read; `_bytes_left`: how many more
         #: bytes of directories may be read.

@@ -14,7 +14,7 @@ from struct import Struct
 
 from hashclient.containers.kind import Kind, Mark
 
-#: How many last bytes of a file may contain a mark.
+#: The number of last bytes of a file that are searched for the marks of these kinds.
 END_MARK_BYTES = 512
 _BOOT_MARK_AT = 510
 _PARTITIONS_AT, _PARTITIONS, _PARTITION = 446, 4, Struct("<B3xB3xLL")
@@ -31,7 +31,7 @@ _ARJ, _CRC = Struct("<2xH"), Struct("<L")
 
 def _is_partitioned(head: bytes) -> bool:
     """Return whether a boot sector has a valid partition table."""
-    if head[:2] == b"MZ":  # a Linux kernel also has the mark of a boot sector
+    if head[:2] == b"MZ":  # a Linux kernel also has the bytes of a boot sector
         return False
     if head[512:520] == _GPT:
         return True
@@ -100,7 +100,7 @@ KINDS = (
     Kind("vmdk", (Mark(0, (b"KDMV", b"COWD\1\0\0\0", b"# Disk DescriptorFile")),)),
     Kind("vhd", (Mark(0, (b"conectix",)), Mark(-END_MARK_BYTES, (b"conectix",)))),
     Kind("vhdx", (Mark(0, (b"vhdxfile",)),)),
-    # Each program writes another text before the signature of a vdi.
+    # The signature of a vdi is at a fixed offset; the text before it depends on the program.
     Kind("vdi", (Mark(0, (b"<<< ",), is_one=lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),)),
     Kind("parallels", (Mark(0, (b"WithoutFreeSpace", b"WithouFreSpacExt")),)),
     Kind("dmg", (Mark(-END_MARK_BYTES, (b"koly",)),)),
@@ -128,6 +128,7 @@ KINDS = (
     Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
 )
-#: The names of all kinds that are not opened, including pdf, which is only opened with an extra;
-#: records refer to a kind by its place in this tuple.
+#: The names of all kinds that may stay unopened. The kind pdf is included, because it is only
+#: opened if the extra `documents` is installed. The records of scans refer to a kind by its index
+#: in this tuple.
 NAMES = (*(kind.name for kind in KINDS), "pdf")

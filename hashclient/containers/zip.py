@@ -4,8 +4,8 @@ All members that a usual program would extract are listed: the members in each d
 program may use, and members in bytes outside of members and directories. If the local header of a
 member disagrees with the directory, the member is reported as unread, and is also listed as the
 directory describes it; the member that the local header describes is found as a member without a
-directory entry. Members that overlap other members or directories are reported as unread. The
-compressed size is used; the claimed size of a compressed member is never certain.
+directory entry. Members that overlap other members or directories are reported as unread. A member
+is read up to its compressed size; its claimed uncompressed size may be false.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from hashclient.containers.zipmember import (
     unsupported,
 )
 
-#: The most ranges that are moved in all to sort ranges that are out of order, which takes some
-#: seconds.
+#: The limit for the work of sorting, which takes some seconds: the number of ranges that are moved
+#: in all because ranges were added out of order.
 _MAX_MOVED = 1 << 31
 #: Headers that are at most `_NEAR_BYTES` apart are read together, `_TOGETHER_BYTES` at a time.
 _NEAR_BYTES = 4 << 10
@@ -116,11 +116,12 @@ class Zip:
     ends = staticmethod(may_end)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members in all directories in batches, then the members in no directory.
+        """Yield the members in all directories, in batches, and then the members in no directory.
 
-        If a zip in a compound file (doc, ppt) is in one stream, the zip is opened again as a member
-        of the compound file. If the stream is scattered, members that are found in the compound
-        file itself are damaged, and their damage is not reported.
+        A zip within a compound file (doc, ppt) is a stream of this file, and is opened as a member
+        of the file. This expander also finds the zip in the bytes of the compound file itself. The
+        sectors of the stream may be scattered in the file, so damaged members are left out without
+        a report.
         """
         data = cast(Data, data)
         compound = end_of(data)
@@ -158,7 +159,7 @@ def _before_damage(member: Member) -> Iterator[bytes]:
 
 
 def _is_elsewhere(detail: str) -> bool:
-    """Return whether the text of an error says that a member's bytes may be in another place."""
+    """Return whether the text of an error may mean that a member's bytes are scattered."""
     return detail in ELSEWHERE or detail.startswith("compressed data: ")
 
 
@@ -169,13 +170,14 @@ class _Archive:
         self._data = data
         self._search = Search(data, is_scattered=is_scattered)
         self._ranges = Ranges()
-        # The ranges of members that were listed as the directory describes them.
+        # The ranges of members whose local header disagrees with the directory.
         self._doubtful = Ranges()
         self._structure: list[tuple[int, int]] = []
         self._lowest = data.size  # the lowest offset in `_structure`
         self._seen: set[int] = set()
-        # How many more bytes of directories may be read after the first `MAX_DIRECTORIES`; enough
-        # for many small archives in a row.
+        # How many more bytes of directories may be read after the first `MAX_DIRECTORIES`
+        # directories. The limit is high enough for a file of many small archives, one after the
+        # other.
         self._left = data.size
 
     def members(self) -> Iterator[list[Member] | Unlisted]:
@@ -213,7 +215,7 @@ class _Archive:
         self._lowest = min(self._lowest, start)
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield the gaps, which are the bytes outside of members and directories."""
+        """Yield the start and end of each range of bytes outside of members and directories."""
         top = 0
         for start, end in heapq.merge(self._ranges, sorted(self._structure)):
             if start > top:
@@ -316,7 +318,7 @@ class _Archive:
     def _add(self, start: int, end: int, *, is_first: bool) -> bool:
         """Add the range of a member.
 
-        Return False if another directory has already named the member.
+        Return False if another directory has already listed the member.
 
         Raises:
             NotReadError: the member overlaps other bytes of the archive, or too many ranges are out

@@ -1,9 +1,10 @@
 """The directories of a zip: where they may begin, and their entries.
 
-Programs disagree about the place of the directory: some use the last end record and some use the
-first end record with a valid comment; some use the directory's offset and some use its size.
-Therefore every directory that a program may use is read, and a member that is in several
-directories is listed once. `ziphidden` finds members without a directory entry.
+Programs disagree about the place of the directory. Some programs use the last end record, and some
+use the first end record with a valid comment. From the end record, some programs use the offset of
+the directory, and some use its size. Therefore every directory that a program may use is read, and
+a member that is in several directories is listed once. `ziphidden` finds members without a
+directory entry.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _ENTRY = Struct("<4s4x2H4x3L3H8xL")
 ENTRY_BYTES = _ENTRY.size
 
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-#: How many directories are read without a limit for their total size: a legitimate archive has at
-#: most two, but each directory may name millions of members. A presentation contains tens of small
-#: archives, so further directories may have as many bytes as the file.
+#: The number of directories that are read without a limit for their total length. A usual archive
+#: has at most two directories, which may list millions of members. All further directories together
+#: may be as long as the file, because a presentation contains tens of small archives.
 MAX_DIRECTORIES = 16
 _MAX_PARTS = 10_000
 #: How many bytes of a directory are read at a time; the longest entry has 196,651 bytes.
@@ -46,8 +47,8 @@ class Directory(msgspec.Struct, frozen=True):
     The directory begins at `start`, ends at `claimed_end` by its end record, and ends at the latest
     at `limit`, where the end record begins.
 
-    `base` is added to offsets: it is the length of other bytes before the archive. `count` is how
-    many entries the end record claims, modulo `modulus`.
+    `base`: the length of other bytes before the archive, which is added to all offsets. `count`:
+    the number of entries in the end record, which is stored modulo `modulus`.
     """
 
     start: int
@@ -74,20 +75,21 @@ class End(msgspec.Struct, frozen=True):
 def may_end(tail: bytes) -> bool:
     """Return whether a file with the last bytes `tail` ends like a zip.
 
-    The test is fast, and few files that are no zip pass it.
+    The test is fast, and returns False for most files that are no zip.
     """
     at = tail.rfind(END_MARK)
     while at >= 0:
         if at + _END.size <= len(tail):
             disk, first_disk, here, count, size, _, _ = _END.unpack_from(tail, at)
             is_whole = disk == first_disk == 0 < here == count
-            # Programs that use only the offset find a directory anywhere before the end record.
+            # The directory may be anywhere before the end record, because some programs use only
+            # its offset.
             is_one = is_whole and (ENTRY_BYTES * count <= size or ENTRY_MARK in tail[:at])
             is_right_before = size <= at and tail[at - size : at - size + 4] == ENTRY_MARK
             if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
         elif ENTRY_MARK in tail[:at]:
-            return True  # the end record is cut off, and some programs accept a cut end record
+            return True  # some programs accept a truncated end record
         at = tail.rfind(END_MARK, 0, at)
     return False
 
@@ -95,8 +97,8 @@ def may_end(tail: bytes) -> bool:
 def ends(data: Data) -> Iterator[End]:
     """Yield the end records that a program may use, the last record first.
 
-    Some programs search only the bytes that a comment can have; other programs find an end record
-    before any other bytes.
+    Some programs search only as many last bytes as a comment can have; other programs also find an
+    end record before more bytes.
     """
     is_found, start = False, data.size
     while start > 0 and not is_found:
@@ -142,7 +144,8 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
                 directories += _places(data, place, size, offset, count, 1 << 64)
                 start = min(start, place) if place >= position - 4096 else start
     if not directories and not is_part:
-        # An empty archive has no directory; a mark alone in other bytes is no end record.
+        # The end record of an empty archive has no directory. The first four bytes of an end record
+        # may occur in other data by chance, so they are no end record without valid fields.
         if count or size or disk or first_disk:
             return None
     return End(start, position + _END.size, directories, is_part)
@@ -151,7 +154,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
 def _places(
     data: Data, position: int, size: int, offset: int, count: int, modulus: int
 ) -> list[Directory]:
-    """Return where the directory of an end record may begin: by its size, and by its offset."""
+    """Return where the directory of an end record may begin, by its size and by its offset."""
     found = []
     before = position - size
     for start, base in dict.fromkeys(((before, max(before - offset, 0)), (offset, 0))):
@@ -238,7 +241,7 @@ def extra_field(extra: bytes, kind: int) -> bytes | None:
     return None
 
 
-#: Texts of errors that also occur if the bytes of an archive are scattered in a compound file.
+#: Texts of errors that also occur if an archive is in scattered sectors of a compound file.
 NO_DIRECTORY = "no directory"
 NO_LOCAL_HEADER = "no local header where the directory says"
 MEMBER_CUT = "a member that is cut off"

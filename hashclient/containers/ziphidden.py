@@ -1,11 +1,11 @@
 """Finds members of a zip that no directory names: before, between and after the other members.
 
 A program that reads a zip as a stream uses each local header that it finds. Therefore the bytes
-outside of members and directories are searched for local headers. The four bytes of a mark can
-occur by chance, above all in a program. A mark that has valid fields, or that directly follows a
-member, counts as a header, and an unreadable member of such a header is reported as unread. A mark
-without valid fields only counts if the data after it has the right checksum; all other marks are
-taken for chance.
+outside of members and directories are searched for local headers. A local header begins with a
+mark, the four bytes `PK\3\4`, which can also occur by chance. A mark counts as a header if valid
+fields follow the mark, or if the mark directly follows a member; if the member of such a header is
+unreadable, it is reported as unread. Any other mark only counts as a header if the data after it
+has the right checksum.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: `_MAX_TRIES`: how many marks without valid fields are tried; `_MAX_TRIED_BYTES`: how many bytes
-#: are decoded for them. More than `_MAX_TRIES` marks cannot occur by chance.
+#: `_MAX_TRIES`: how many marks without valid fields are tried, because more marks do not occur by
+#: chance; `_MAX_TRIED_BYTES`: how many bytes are decoded in all to try these marks.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
@@ -72,10 +72,10 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class Search:
-    """A search of the bytes of an archive that no directory names."""
+    """A search for local headers in the bytes of an archive that belong to no listed member."""
 
     def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
-        """Read nothing yet; with `is_scattered`, no header is expected at a certain place."""
+        """Read nothing yet; with `is_scattered`, a header need not directly follow a member."""
         self._data = data
         self._is_scattered = is_scattered
         self._window = b""
@@ -85,7 +85,7 @@ class Search:
         self._has_given_up = False
 
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members in `gaps`, which are in ascending order."""
+        """Yield the members in `gaps`: the sorted ranges of bytes outside of listed members."""
         for start, end in gaps:
             # `expected`: where a program that reads the archive as a stream expects the next
             # header.
@@ -137,7 +137,7 @@ class Search:
         return None
 
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
-        """Return the local header at `offset`, in a gap that ends at `end`.
+        """Return the local header at `offset`; the searched range of bytes ends at `end`.
 
         Return None if no valid local header is at `offset`.
 
@@ -204,7 +204,7 @@ class Search:
     def _is_sound(self, found: _Found) -> bool:
         """Return whether the bytes after a header decode to the checksum that the header states."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
-            return False  # the header states neither data nor a checksum
+            return False  # the header states an empty member without a checksum
         self._tries -= 1
         if self._tries < 0:
             return False
@@ -241,10 +241,10 @@ class Search:
 
 
 def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
-    """Yield the bytes of a member that was found in a gap.
+    """Yield the bytes of a member that was found outside of listed members.
 
     Raises:
-        NotReadError: the bytes are damaged, or extend beyond the gap.
+        NotReadError: the bytes are damaged, or extend into a listed member or a directory.
     """
     data = search.data
     end = found.limit if found.packed is None else found.start + found.packed
@@ -265,7 +265,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     yield from packed.chunks(most)
     is_said = found.size or not found.flags & HAS_DESCRIPTOR
     if is_said and packed.count != found.size:
-        raise damaged("its sizes do not agree")  # some programs append zeros to the member
+        raise damaged("its sizes do not agree")  # some programs write zeros after the member
     if found.packed is None:
         length = packed.position - found.start
         if descriptor_bytes(data, packed.position, packed.found, length, packed.count) is None:

@@ -1,7 +1,7 @@
 """Reads a member of a zip: its local header, and its bytes.
 
-The local header, the directory entry and the descriptor must agree, because programs otherwise
-extract different bytes, each of which would have to be checked.
+The local header, the directory entry and the descriptor must agree. If they disagree, programs
+extract different bytes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 HAS_END_MARK = 0x0002  # a flag of lzma members
 HAS_DESCRIPTOR = 0x0008
 IS_PATCH = 0x0020
-#: The flags of a member that is encrypted, has a descriptor or is a patch, so that its local header
-#: needs a closer look.
+#: If one of these flags is set, the local header must be compared completely: the member is
+#: encrypted, has a descriptor, or is a patch.
 UNUSUAL = IS_ENCRYPTED | HAS_DESCRIPTOR | IS_PATCH
 
 STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ, PPMD = 0, 8, 12, 14, 93, 95, 98
@@ -53,15 +53,16 @@ if decoding.HAS_ZSTD:
 #: The methods that libarchive decodes, if it is installed.
 _OF_LIBRARY = frozenset({ZSTD, PPMD} - _DECODERS.keys() if libarchive.is_here() else ())
 METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
-#: Methods whose compressed data has no end mark, so the header must state how many bytes decode.
+#: Methods whose compressed data does not show its own end, so the header must state the number of
+#: decoded bytes.
 _NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
 #: A member of at most this many bytes is read in one step.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
 _FEW_BYTES = 64
-#: How many input bytes are read beyond the estimate: for the header of a block with its own codes,
-#: and for the long codes of rare bytes.
+#: How many more input bytes are read than estimated, because a deflate block may begin with a table
+#: of its codes, and because rare bytes have long codes.
 _HEAD_EXTRA_BYTES = 512
 
 
@@ -100,9 +101,9 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 
 
 def by_directory(data: Data, entry: Entry) -> list[Member]:
-    """Return a member in the way in which programs extract it that use only the directory.
+    """Return a member as programs extract it that ignore its local header.
 
-    Return an empty list if programs that use only the directory cannot extract the member.
+    Return an empty list if such programs cannot extract the member.
     """
     offset, packed, size, crc, flags, method, name = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
@@ -156,8 +157,8 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
 class Packed:
     """The bytes of a compressed member.
 
-    `position` is where the last read has ended, `found` is the checksum of the decoded bytes, and
-    `count` is the number of decoded bytes.
+    `position`: the offset after the last byte that was read; `found`: the checksum of the decoded
+    bytes; `count`: the number of decoded bytes.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class Packed:
         return piece
 
     def chunks(self, most: int | None) -> Iterator[bytes]:
-        """Yield the decoded bytes; a method without an end mark stops after `most` bytes.
+        """Yield the decoded bytes; if `most` is given, stop after this number of bytes.
 
         Raises:
             NotReadError: the bytes are damaged.
@@ -205,7 +206,8 @@ class Packed:
             decoder = _DECODERS[self._method]()
         for piece in decoded(decoder, self._read, needs_end=most is None):
             if most is not None and self.count + len(piece) >= most:
-                # The last input bytes of the coder decode to meaningless bytes, which are cut off.
+                # Further bytes are cut off, because the last input bytes decode to meaningless
+                # bytes.
                 piece = piece[: most - self.count]
                 self.position = self._end
             self.found = crc32(piece, self.found)
@@ -229,18 +231,19 @@ class Packed:
         if max(size, length) >= MAX32:
             raise unsupported(self._method)
         head = LOCAL.pack(LOCAL_MARK, 0, self._method, self._crc, length, size, 1, 0) + b"x"
-        # libarchive reads some bytes after the member before it has decoded the whole member.
+        # Some bytes after the member are included, because libarchive reads them before it has
+        # decoded the whole member.
         alone = Joined(head, self._data, self.position, length + _FEW_BYTES)
         reader = libarchive.Libarchive("zip", formats=("zip_streamable",), seeks=True)
         for found in reader.members(alone):
             if isinstance(found, Unlisted):
                 raise NotReadError(found.why, found.detail)
             yield from found[0].chunks()
-            return  # libarchive takes the bytes after the member for another member
+            return  # libarchive would take the bytes after the member for another member
 
 
 def size_needed(method: int, flags: int, size: int) -> int | None:
-    """Return `size` if the compressed data has no end mark; None otherwise."""
+    """Return `size` if the compressed data does not show its own end; None otherwise."""
     if method not in _NEEDS_SIZE or (method == LZMA and flags & HAS_END_MARK):
         return None
     return size
@@ -347,7 +350,7 @@ def _check(entry: Entry, count: int, found: int) -> None:
     if found != crc:
         raise damaged(WRONG_SUM)
     if count < size:
-        raise damaged("shorter than it says")  # some programs append zeros to the member
+        raise damaged("shorter than it says")  # some programs write zeros after the member
 
 
 def unsupported(method: int) -> NotReadError:

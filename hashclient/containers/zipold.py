@@ -1,9 +1,9 @@
-"""Decodes methods of zip that the used libraries lack: Deflate64, and methods from before 1993.
+"""Decodes compression methods of zip that no used library supports: Deflate64, shrink, implode.
 
 The Windows Explorer compresses members of more than 2 GiB by Deflate64; shrink and implode occur in
 archives from the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). The methods are decoded in
 Python, at a speed of some megabytes per second. The decoder needs memory for a window of 64 KiB,
-for a piece and for tables.
+for one piece of output, and for code tables.
 
 Limit: members that are compressed by reduce (methods 2 to 5), or by methods that are not in
     `zipmember`, are reported as unread.
@@ -17,8 +17,8 @@ from hashclient.containers.zipdirectory import ENDS_EARLY, damaged
 
 SHRUNK, IMPLODED, DEFLATED64 = 1, 6, 9
 METHODS = frozenset((SHRUNK, IMPLODED, DEFLATED64))
-#: `_PIECE_BYTES`: how many bytes are returned at a time; `_WINDOW_BYTES`: how many bytes before
-#: them a match may repeat.
+#: `_PIECE_BYTES`: how many decoded bytes are returned at a time; `_WINDOW_BYTES`: how far back a
+#: repetition of earlier bytes may begin, in bytes.
 _PIECE_BYTES = _WINDOW_BYTES = 64 << 10
 
 # Tables of Deflate64: the base values of lengths and distances, and the numbers of their extra
@@ -31,11 +31,11 @@ _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 _FIXED = ([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8, [5] * 32)
 _END = 256
 
-# codes of shrink: a code that a command follows, and the commands
+# codes of shrink: `_CONTROL`, and the two commands that may follow it
 _CONTROL, _WIDER, _CLEAR = 256, 1, 2
 _MAX_CODE_BITS = 13
 
-#: Flags of implode: a window of 8 KiB, and codes for literal bytes.
+#: Flags of implode: the window has 8 KiB; literal bytes have codes.
 _HAS_LARGE_WINDOW, _HAS_BYTE_CODES = 0x02, 0x04
 _MOST = 63
 
@@ -79,7 +79,7 @@ class Old:
     def _give(self) -> bytes:
         """Return the bytes decoded since the last call.
 
-        Keep as many bytes as a match may repeat.
+        Keep the last bytes, which may be repeated later.
         """
         out = self._out
         piece = bytes(out[self._given :])
@@ -91,11 +91,11 @@ class Old:
         return len(self._out) - self._given >= _PIECE_BYTES
 
     def _fill(self, count: int) -> bool:
-        """Read ahead until `count` bits are available; return False if the input has ended."""
+        """Read input until `count` bits are available; return False if the input ends before."""
         while self._count < count:
             if self._at >= len(self._piece):
                 self._piece, self._at = self._read(), 0
-            few = self._piece[self._at : self._at + 8]  # few bytes, because large integers are slow
+            few = self._piece[self._at : self._at + 8]  # large integers are slow
             if not few:
                 return False
             self._at += len(few)
@@ -123,7 +123,7 @@ class Old:
         return symbol
 
     def _copy(self, distance: int, length: int) -> None:
-        """Repeat earlier bytes; bytes before the beginning of the member count as zeros."""
+        """Append a copy of earlier bytes; bytes before the member's beginning count as zeros."""
         out = self._out
         start = len(out) - distance
         if start < 0:
@@ -211,7 +211,7 @@ class Old:
                 yield
 
     def _tree(self, count: int) -> _Table:
-        """Read the lengths of codes, which are stored as runs."""
+        """Read the lengths of codes, which are stored run-length encoded."""
         lengths: list[int] = []
         for _ in range(self._take(8) + 1):
             run = self._take(8)
@@ -244,8 +244,8 @@ class Old:
                 continue
             text = bytearray()
             at = code
-            # The code is not defined yet, so it stands for the bytes of the last code and their
-            # first byte.
+            # A code that is not defined yet means: the bytes of the last code, followed by the
+            # first of these bytes.
             if at > 0xFF and at not in parents:
                 text.append(first)
                 at = last
