@@ -44,7 +44,7 @@ def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
 
 
 def held_rows(work: Path, files: int, pairs: int) -> Iterator[Row]:
-    """Compare a scan whose matches are held by the brake with a scan that only records them.
+    """Compare a scan whose matches are held by the brake with a scan that only records matches.
 
     In both scans one entry matches every file, and both write the same matches. In the scan with
     the policy the brake holds all matches but one, because isolating files is work that the other

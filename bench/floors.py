@@ -115,7 +115,7 @@ def join(digests: str, segments: list[str]) -> int:
 
 
 def main(words: list[str]) -> None:
-    """Run the floor that the first argument names."""
+    """Run the function that the first argument names."""
     if words[0] == "read":
         print(read_tree(words[1], int(words[2])))
     elif words[0] == "digest":

@@ -27,7 +27,7 @@ _FILE_BYTES = 4000
 
 
 def restore_rows(work: Path, files: int) -> Iterator[Row]:
-    """Compare `scan --quarantine` and `quarantine restore` of `files` files with the floors."""
+    """Compare isolating and restoring `files` files with only sealing and opening the files."""
     where, key, kept = work / "restored", work / "officer.key", work / "kept"
     plain, out, used = work / "plain", work / "opened", work / "used"
     for path in (where, kept, plain, out, used):

@@ -278,9 +278,9 @@ class Client:
         url: str | None = None,
         message_id: str | None = None,
     ) -> None:
-        """Store facts about the source of a match for its reports, and replace earlier facts.
+        """Store facts about the upload of a match's file for reports; replace earlier facts.
 
-        The facts are encrypted immediately, for `recipients` of [quarantine] and of all packages.
+        These facts are encrypted immediately, for `recipients` of [quarantine] and of all packages.
         `address`: the IP address from which the file was uploaded. `uploaded`: when the file was
         uploaded, with a time zone.
 

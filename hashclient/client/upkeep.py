@@ -34,7 +34,7 @@ def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> Non
 
 
 def prune_facts(session: Session) -> int:
-    """Remove the facts that were added to matches which have ended.
+    """Remove the facts about uploads that were added to matches which have ended.
 
     Return the number of removed files.
 
@@ -118,7 +118,7 @@ def prune_inventory(session: Session) -> int:
         inventory = Inventory(settings.state_dir, key_id)
         inventory.close()
     except (StateError, ConfigError):
-        return 0  # other commands report this error
+        return 0  # ignored, because other commands report this error
     reread_days = settings.config.inventory.reread_days
     inventory = Inventory(settings.state_dir, key_id, write=True, reread_days=reread_days)
     try:

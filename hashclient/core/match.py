@@ -43,7 +43,7 @@ LISTED_AGAIN = "listed-again"
 IN_MEMBER = "in-member"
 #: The event which says how often a client of a daemon asked about the same content again.
 SEEN_AGAIN = "seen-again"
-#: The event of a held match when a person, or another entry, allows actions on its file.
+#: The event of a held match when a person, or a hit of another entry, allows actions on its file.
 RELEASED = "released"
 #: The event which says that the record of the match had been lost and was made again.
 RECORDED_AGAIN = "recorded-again"

@@ -317,25 +317,25 @@ class Fetcher:
         Comparing the local files takes at most `limit_s` seconds.
         """
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
-        # Step 0 of a fetch.
+        # Step 0 of a fetch: the local index is opened and compared.
         found = open_base(
             *(directory, self._provider, self._sealer, self._session.now()),
             rebuild=self._how.rebuild,
             limit_s=limit_s,
         )
-        # Step 1 of a fetch.
+        # Step 1 of a fetch: the signed hash of `index.json` is looked up.
         info = trust.target(name, INDEX_NAME)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         signed = trust.hashes(name)
         here, base, delta = found.here, found.index, None
         other = frozenset() if here is None else changed_segments(here, signed)
-        # Step 2 of a fetch.
+        # Step 2 of a fetch: an unchanged list only gets a new time of the check.
         if base is not None and base.manifest.index_hash == index_hash and not other:
             same = msgspec.structs.replace(
                 base.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
             return self._note(directory, same, found, {}, same.generation, 0, 0)
-        # Step 3 of a fetch.
+        # Step 3 of a fetch: the new `index.json` is downloaded and parsed.
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         counts_on = here is not None and here.epoch in {"", epoch}
         is_other = False
@@ -356,7 +356,7 @@ class Fetcher:
             )
             if is_other and counts_on:
                 self._name_fork(here, index)
-        # Steps 4 and 5 of a fetch.
+        # Steps 4 and 5 of a fetch: the new generation is built and verified.
         if index.entries > LONG:  # other lists must not wait for the download of a long list
             self._publish()
         known = read_known_listed(self._settings.state_dir).get(name)

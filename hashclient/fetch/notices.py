@@ -210,7 +210,7 @@ def _keep(
     found = standings(provider, kept, now)
     new = {one.notice.id for one in come.arrived}
     arrived = tuple(s for s in found if s.notice.id in new)
-    # Step 3 of a fetch of notices.
+    # Step 3 of a fetch of notices: new notices are logged.
     session.audit.append([_arrival(s) for s in arrived], durable=True)
     book = Book(provider, signed.version, epoch, signed.expires, now, kept, tuple(come.refused))
     write_book(session.settings.layout, book)  # step 4 of a fetch of notices

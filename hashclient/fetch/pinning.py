@@ -69,7 +69,7 @@ def pin_provider(
             written.
     """
     settings = session.settings
-    # Step 1 of pinning.
+    # Step 1 of pinning: the options are checked.
     if not is_name(name):
         raise UsageError(
             f"{printable(name)!r} cannot name a provider",
@@ -85,7 +85,7 @@ def pin_provider(
         addresses(name, provider, peer=NEW_PROVIDER) if copy is None or provider.addresses else []
     )
     place = places[0] if copy is None else copy_at(copy)
-    # Step 2 of pinning.
+    # Step 2 of pinning: the root is read.
     root = _read_root(root_file)
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
     table = provider_table(name, provider)
@@ -104,7 +104,7 @@ def pin_provider(
         # provider with this name are removed.
         added()
         directory = stack.enter_context(_new_trust_dir(layout.provider(name)))
-        # Step 3 of pinning.
+        # Step 3 of pinning: the metadata of the provider is read and verified.
         with place.open() as source:
             metadata = layout.metadata(name)
             try:
@@ -135,9 +135,9 @@ def pin_provider(
             )
         data = {"provider": name, "url": provider.url, "root": provider.root_sha256}
         session.audit.append([Event("init", data | {"source": place.name})])
-        # Step 4 of pinning.
+        # Step 4 of pinning: the root is stored.
         write_atomic(directory / PINNED_ROOT_NAME, root)
-        # Step 5 of pinning.
+        # Step 5 of pinning: the configuration names the root.
         write_config_text(settings.config_path, added())
     return offered
 

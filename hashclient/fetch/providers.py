@@ -151,7 +151,7 @@ def _in_turn(
         timed: TimedSource | None = None
         failed: HashclientError | None = None
         started = monotonic()
-        # Step 1 of asking the places of a provider.
+        # Step 1: one place of the provider is asked.
         try:
             with place.open() as source:
                 timed = TimedSource(source, monotonic)
@@ -184,14 +184,14 @@ def _in_turn(
             pass  # the lists were delivered, and only notices failed
         elif worst is None or failed.exit_code >= worst.exit_code:
             worst = failed
-        # Step 2 of asking the places of a provider.
+        # Step 2: the failure of the place is reported, and the next place is chosen.
         if others := places[number:]:
             faults = [entry.error for entry in held.values() if not entry.is_denied]
             faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
                     how.on_failure(_passed_over(place, fault))
-            # Step 3 of asking the places of a provider.
+            # Step 3: the loop ends if the places have failed for too long.
             patience_s -= max(timed.failed_s if timed else 0.0, notices.failed_s(started))
             if patience_s < 0:
                 how.on_failure(

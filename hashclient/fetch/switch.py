@@ -77,7 +77,7 @@ def open_base(
         DamagedError: the index is damaged, and the damage was not known before.
         StateError: a file cannot be read or written.
     """
-    # Part 1 of step 0 of a fetch.
+    # Part 1 of step 0 of a fetch: the manifest is verified.
     try:
         here = load_manifest(directory, sealer)
     except DamagedError:
@@ -93,7 +93,7 @@ def open_base(
             f"list {here.list} is here already, from provider {here.provider}",
             hint="name the lists to fetch with `lists = […]` in the provider's configuration",
         )
-    # Part 2 of step 0 of a fetch.
+    # Part 2 of step 0 of a fetch: the index is opened.
     if rebuild:
         return Base(here)
     try:
@@ -101,7 +101,7 @@ def open_base(
     except DamagedError:
         return Base(here)
     assert index is not None
-    # Part 3 of step 0 of a fetch.
+    # Part 3 of step 0 of a fetch: pieces of runs are compared with their digests.
     for run in index.runs:
         # the kernel keeps mapped pages in its cache, and reading them would not read the disk
         run.forget()

@@ -93,7 +93,7 @@ class Runs(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Brake(_Part, frozen=True):
-    """The limits of the brake, and the number of entries with held matches."""
+    """The limits of actions per day (the brake), and the number of entries with held matches."""
 
     per_entry: _Count
     per_day: _Count

@@ -196,7 +196,7 @@ def evidence_name(match_id: str) -> str:
 
 
 def facts_name(match_id: str) -> str:
-    """Return the name of the facts about the source of a match in a package."""
+    """Return the name of the file in a package with the facts about the source of a match."""
     return f"evidence/{match_id}.facts.age"
 
 
