@@ -126,7 +126,7 @@ def test_a_kind_is_one_module_and_one_row_and_what_it_may_touch_is_looked_at_aga
     # A version without the new kind may still use the records of the version with the kind.
     code, looked, _ = scan(state)
     assert code == 0 and set(looked) <= set(toys)
-    # The archive behind a toy container is opened, too.
+    # An archive that follows a toy container in the same file is opened, too.
     write_tree(state.tree, {"both": b"TOY!1" + LISTED + zip_of({"in zip": LISTED})})
     both = of(scan(state, package.parent)[2], "match", "both")
     assert [line["members"] for line in both] == [["0"], ["in zip"]]

@@ -521,7 +521,7 @@ def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
         with locked_by_a_stranger(report, shared=shared, orphaned=orphaned):
             assert call(*words).code == ExitCode.MATCH
             assert read(report, "text").exit_code == ExitCode.MATCH
-            report.chmod(0o666)  # another run may belong to any account that may write
+            report.chmod(0o666)  # any account may lock it now
             refused = call(*words)
             assert refused.code == ExitCode.STATE
             assert "another run is writing to the output" in refused.err

@@ -1,4 +1,4 @@
-"""The figures of docs/performance.md: each names its commit, and is renewed separately."""
+"""Measurements in docs/performance.md: each names its commit, and can be renewed by itself."""
 
 from __future__ import annotations
 

@@ -323,7 +323,7 @@ def test_workers_of_a_local_cluster_end_with_the_scan(
     with scanning_at("local-cluster:1", state, tree) as scanning:
         wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
         children = children_of(scanning.pid)
-        if of_group:  # a terminal sends the signal to the group
+        if of_group:  # a terminal sends SIGINT to all processes of the group
             os.killpg(scanning.pid, number)
         else:
             scanning.send_signal(number)

@@ -125,7 +125,7 @@ def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> No
 @pytest.mark.slow
 @rounds_of_a_race
 def test_sealing_again_and_destroying(ground: Path, tmp_path: Path, rounds: int) -> None:
-    """Sealing again and destroying change only the sealed copy, and not the tombstone's place."""
+    """Sealing to other keys and destroying change only the sealed copy, and not the tree."""
     scene = Scene(ground, tmp_path, tombstone="gone")
     other = call("quarantine", "keygen", "--output", tmp_path / "other.key", "--format", "json")
     recipient = json.loads(other.out)["public_key"]

@@ -1,7 +1,7 @@
 """Retracted reports: files that were due for destruction are not due any more.
 
-The acknowledgement of a report starts the time after which quarantined files are destroyed. A
-retraction stops this time at once, in each order of kills and failures.
+The acknowledgement of a report starts the period after which quarantined files are destroyed. A
+retraction of the report stops the period at once, in each order of kills and failures.
 """
 
 from __future__ import annotations

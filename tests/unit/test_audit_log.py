@@ -53,7 +53,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(directory: Path) -> AuditLog:
-    """A log of a genesis record and three appends: lines 2, 3 to 5 and 6."""
+    """A log of a genesis record (line 1) and three appends (line 2, lines 3 to 5, line 6)."""
     log = AuditLog(directory, clock=ticking_clock())
     log.append([Event("init", {"provider": "demo"})])
     log.append([Event("scan-start", {"roots": ["/srv"]}), match(1), match(2)])

@@ -26,7 +26,7 @@ from hashclient.core.errors import AuditError
 VECTORS = Path(__file__).parents[1] / "vectors" / "audit"
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 FIRST, SECOND, LAST = "log-000001.jsonl", "log-000002.jsonl", "log.jsonl"
-#: Names of the files of a vector that do not belong to its log.
+#: Names of files in the folder of a test vector that do not belong to its log.
 EXPECT, CHECKPOINT = "expect.json", "checkpoint.json"
 
 

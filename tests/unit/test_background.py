@@ -29,7 +29,7 @@ def test_only_so_much_is_made_ahead() -> None:
     made = ahead(numbers, ROOM)
     assert [next(made) for _ in range(10)] == list(range(10))
     made.close()
-    # At most one item is taken for each place in the queue, and one more that found the queue full.
+    # At most one item more than the queue has places is taken from the source.
     assert next(numbers) <= 10 + ROOM + 1
 
 
@@ -133,7 +133,7 @@ def test_what_is_done_beside_is_done_as_well_and_waited_for(
 
 
 def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
-    """After a signal has interrupted a join, the next join returns at once."""
+    """A signal interrupts the first `join`, and the second `join` returns at once."""
     interrupted, begun, done = threading.Event(), list[int](), list[int]()
 
     def interrupt(*_: object) -> None:

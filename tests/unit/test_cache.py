@@ -161,7 +161,7 @@ def test_a_file_system_without_a_number_has_no_cache(writer: Inventory) -> None:
 
 @pytest.mark.parametrize("ns", [-1, -(2**63), 2**63, 13_569_465_600 * SECOND_NS, 2**64 - 1])
 def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) -> None:
-    """A time in the year 2400 needs more than 63 bits of nanoseconds, and any user can set it."""
+    """Any user can set a file's time to the year 2400, which exceeds 63 bits of nanoseconds."""
     moved = status(1, mtime=ns)
     writer.store([(7, known(moved))])
     assert masks(find(writer, [moved, status(1, mtime=ns + 1)])[0]) == [MD5, 0]

@@ -1,4 +1,4 @@
-"""Records as columns: the day when a record is due, how records are joined, and whose they are."""
+"""Records of the inventory as columns: their due days, joining, and their containers."""
 
 from __future__ import annotations
 

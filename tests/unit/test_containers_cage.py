@@ -320,7 +320,7 @@ os.write(1, b"%d" % lock(1 << 28, 60).seccomp)
 
 @needs_locks
 def test_a_filter_that_the_kernel_does_not_take_is_not_in_force() -> None:
-    """The lengths of all filters of a process are limited in sum; the test fills the limit."""
+    """The kernel limits the total length of a process's seccomp filters. The test uses it up."""
     done = subprocess.run([sys.executable, "-c", _WITHOUT_ROOM], capture_output=True, check=True)
     assert done.stdout == b"0"
 

@@ -221,7 +221,7 @@ def test_in_a_document_only_what_lies_in_pieces_is_left_out() -> None:
 
 
 def test_a_compressed_document_may_lack_its_end_but_no_byte() -> None:
-    """PowerPoint omits the last block of compressed data, but no byte of content may be missing."""
+    """PowerPoint omits the last block of compressed data, but all content must be read."""
     packer = zlib.compressobj()
     packed = packer.compress(B) + packer.flush(zlib.Z_SYNC_FLUSH)
     for claimed, unread in ((len(B), []), (len(B) + 1, [(b"PowerPoint Document", Why.DAMAGED)])):

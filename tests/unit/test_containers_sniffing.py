@@ -40,7 +40,7 @@ LETTERS = bytes(
 def test_hardly_any_file_of_anything_is_taken_for_a_container() -> None:
     chance = random.Random(7)
     blocks = [memoryview(chance.randbytes(512)) for _ in range(20_000)]
-    # Each block with magic bytes is sent to another process, although it is no container.
+    # A block with magic bytes is sent to another process, so few other blocks may have them.
     assert sum(map(has_mark, blocks)) < 20
 
 
@@ -82,7 +82,7 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["%06o\0 ", "%08o", "\0%06o ", "  %4o\0 ", "%6o \0", "\0%6o\0"])
 def test_a_tar_is_known_by_its_sum_however_it_is_written(form: str) -> None:
-    """GNU tar, libarchive or Python reads each file, and only the checksum shows a tar."""
+    """GNU tar, libarchive or Python reads each of these tars, whose only sign is the checksum."""
     head = bytearray(512)
     head[:1], head[100:136] = b"a", b"0000644\0" + 2 * b"0000000\0" + b"00000000001\0"
     total = sum(head) + 8 * 0x20

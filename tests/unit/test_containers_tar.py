@@ -221,7 +221,7 @@ def test_two_pax_headers_before_a_member_are_unread_where_they_differ_by_more_th
 
 
 def test_a_size_for_all_members_or_other_than_that_of_the_header_is_unread() -> None:
-    """busybox uses the size in the header; Python and GNU tar use the size for all members."""
+    """busybox uses the size in the member's header. Python and GNU tar use the global pax size."""
     other = pax({b"size": b"3"}) + tar_member(b"a", A)
     assert (b"a", Why.DAMAGED) in look(other + tar_member(b"b", B)).unread
     everywhere = pax({b"size": b"%d" % len(A)}, b"g")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive"
 BENIGN, OTHER = b"benign one" * 50, b"benign two" * 300
 
 
-#: The kinds of archives that programs find behind an executable.
+#: The kinds of archives that other programs find behind the end of an executable file.
 ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "tar": archives.tar_of,
     "cab": others.cab_of,
@@ -129,7 +129,7 @@ def test_a_tree_of_another_kind_is_unread() -> None:
 
 
 def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -> None:
-    """An image with two trees serves two systems; its map says where the partitions begin."""
+    """A second tree, of HFS in a partition, makes the image unread, unless a file contains it."""
     volume = BENIGN.ljust(1024, b"x") + b"H+"
     for content, reasons in ((BENIGN, {Why.UNSUPPORTED}), (volume, set())):
         data = bytearray(images.image_of({"A": content}))

@@ -1,4 +1,4 @@
-"""Kinds with files in them that are not opened: all kinds are recognised, few other files."""
+"""Kinds of containers that are not opened: all of them are recognised, few other files are."""
 
 from __future__ import annotations
 

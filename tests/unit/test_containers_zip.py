@@ -230,7 +230,7 @@ def test_too_many_marks_that_may_be_members_are_unread() -> None:
 
 
 def test_a_second_directory_hides_no_member() -> None:
-    """The file has two archives, an empty end record after a full one, or one in a comment."""
+    """The file has two archives, or a second end record: an empty one, or one in a comment."""
     one, other = two().end(), archives.Zip().add(b"c", b"C" * 90).end()
     for data in (one + other, one + archives.Zip().end(), archives.Zip().end() + one):
         out = look(data)

@@ -1,4 +1,4 @@
-"""The brake alone: its window, its clock, and matches of several entries."""
+"""The brake by itself: its period of a day, its clock, and matches of several entries."""
 
 from __future__ import annotations
 

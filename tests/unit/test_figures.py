@@ -1,4 +1,4 @@
-"""Statistics: each figure is compared with a figure that was computed by hand."""
+"""Statistics: each result is compared with a value that was computed by hand."""
 
 from __future__ import annotations
 

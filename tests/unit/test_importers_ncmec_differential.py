@@ -1,7 +1,7 @@
 """NCMEC's hash sharing, read by this project and by python-threatexchange, which services use.
 
 python-threatexchange needs some 200 MB (with faiss), so the project does not install it. If its
-command is on the PATH, the test asks its interpreter how it reads the files.
+command is installed, the test runs the interpreter of that command on the files.
 """
 
 from __future__ import annotations

@@ -84,6 +84,6 @@ def test_a_fetch_takes_the_less_memory_the_less_its_group_leaves(tmp_path: Path)
             assert f"{entries:,} live entries" in done.stdout
             most[left] = int(done.stderr.split("most ")[-1])
             assert site.run("status", "--verify", state=state).code == 0
-    # The usual value is between 250 and 310, depending on the allocator.
+    # The measured peak is usually between 250 and 310 MiB, depending on the allocator.
     assert most[128] < 350
     assert most[128] < 0.6 * most[4096]

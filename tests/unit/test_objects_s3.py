@@ -205,7 +205,7 @@ def test_a_redirect_that_leads_to_itself_is_a_failure(site: Site, store: S3) -> 
 def test_a_part_of_an_object_is_the_one_that_was_asked_for(
     site: Site, store: S3, part: str, size: int | None
 ) -> None:
-    """botocore reads this key and does not check the range, so the client checks it."""
+    """botocore does not compare the returned range with the requested one; the client does."""
     headers = {"Content-Range": part} if part else {}
     site.answer = lambda _: ("206 Partial Content", headers, b"cde")
     found = bytearray()

@@ -1,4 +1,4 @@
-"""The number of workers and the size of their tasks, by figures of the kernel's scheduler."""
+"""The number of workers and the size of tasks, chosen by measurements of the scheduler."""
 
 from __future__ import annotations
 

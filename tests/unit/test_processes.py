@@ -349,7 +349,7 @@ def collect(pool: Pool, count: int, found: list[str]) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_worker_that_cannot_read_an_index_ends_the_run(jobs: int) -> None:
-    """The worker ends by its handler or by the signal; the results of other workers count."""
+    """A worker ends with exit code 8 or by SIGBUS. The results of other workers count."""
     for end in (lambda: os._exit(8), lambda: os.kill(os.getpid(), signal.SIGBUS)):
 
         def check(items: Task, on_bytes: OnBytes, end: Callable[[], None] = end) -> Result:

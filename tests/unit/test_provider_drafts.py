@@ -712,7 +712,7 @@ def test_at_a_terminal_the_draft_is_shown_before_it_is_signed(
         assert f"sign baseline of draft {digest}?".encode() in shown
         assert not list((draft / "signatures").iterdir())
         os.write(ours, answer + b"\n")
-        with contextlib.suppress(OSError):  # a terminal reports its end by this error
+        with contextlib.suppress(OSError):  # a terminal that was closed gives this error
             while os.read(ours, 1000):
                 pass
         assert process.wait(60) == (0 if count else 2)

@@ -169,7 +169,7 @@ def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countrie
     for generation in (2, 3):
         with pytest.raises(UsageError, match="these cannot come back"):
             revert("a", generation)
-    revert("a", 1)  # this revert only withdraws entries
+    revert("a", 1)  # this `revert` adds no entries
     assert countries.listed(range(10)) == set()
     revert("a", 4)
     assert countries.listed(range(10)) == {7}

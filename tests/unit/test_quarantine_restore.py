@@ -279,7 +279,7 @@ def test_a_place_that_is_gone_or_behind_a_link_is_refused(ward: Ward, file: Path
     with pytest.raises(UsageError, match="a link leads to it"):
         ward.restore(match)
     assert list(elsewhere.iterdir()) == []
-    ward.restore(match, to=file)  # a user who names the path may mean the link
+    ward.restore(match, to=file)  # a path that the user names may be a symbolic link
     assert (elsewhere / file.name).read_bytes() == CONTENT
 
 

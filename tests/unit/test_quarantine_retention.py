@@ -138,7 +138,7 @@ def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
 
 
 def test_a_hold_on_an_item_is_no_state_of_its_match(kept: tuple[Ward, Match]) -> None:
-    """If a hold changed the state of the match, a retraction would restore the state `held`."""
+    """A hold of an item must not change the state of its match, because `held` is a state."""
     ward, match = kept
     ward.hold(match)
     with ward.record() as record:

@@ -1,4 +1,4 @@
-"""Checking the quarantine: damaged, missing and unknown files are found."""
+"""`quarantine verify` finds damaged, missing and unknown files."""
 
 from __future__ import annotations
 

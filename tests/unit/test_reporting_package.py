@@ -969,7 +969,7 @@ def test_of_matches_that_were_signed_together_only_those_of_the_report_are_hande
     assert [line["event"] for line in lines].count("match") == 1
     verify(desk.settings.layout.audit)
 
-    # A record that was copied before is not copied again.
+    # The record of `first` was copied for the earlier package, and is not copied again.
     other = desk.prepare(first, third, again=True)
     assert desk.send(other).error is None
     verify_package(package_of(desk, other))

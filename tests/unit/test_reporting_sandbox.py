@@ -26,9 +26,9 @@ PATTERN = b"""\
 """
 HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="report">'
 FOOT = b"</xs:element></xs:schema>"
-#: Checking this pattern against many "a" and another letter takes longer than a lifetime.
+#: A regular expression that takes practically for ever on many "a" and another letter.
 ENDLESS = HEAD + PATTERN % b"(a+)+" + FOOT
-#: Checking any report of this program against this schema takes longer than a lifetime.
+#: A schema that takes practically for ever to check any report.
 ENDLESS_FOR_REPORTS = b"".join(
     (
         HEAD,

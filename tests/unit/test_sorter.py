@@ -107,7 +107,7 @@ def test_without_room_it_is_an_error_of_ours(
         return db
 
     found = [handled(Kind.CLEAN, f"/srv/{number}", 5) for number in range(10_000)]
-    # Outside of this block, the coverage plugin connects to a database, too.
+    # Patched only here, because the coverage plugin also connects to a database.
     with monkeypatch.context() as patched:
         patched.setattr(sqlite3, "connect", small)
         chosen = Sorter()

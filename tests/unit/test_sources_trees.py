@@ -481,7 +481,7 @@ def test_on_one_file_system_only_the_tree_itself_is_looked_at(tmp_path: Path) ->
 
 
 def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
-    """An example is an automount, which is mounted when a process enters it."""
+    """A directory on another device than its parent is shown to the record of mounts."""
     if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
         pytest.skip("nothing is mounted below /dev")
     places = FakePlaces()

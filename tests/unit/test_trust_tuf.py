@@ -202,7 +202,7 @@ def test_requests_are_as_few_as_can_be(simulator: Simulator, opened: Opened) -> 
 def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
     simulator: Simulator, opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """If a list's role were parsed again for each segment, the time would grow with the square."""
+    """The metadata of a list is parsed once and not for each segment, which took quadratic time."""
     data = b"a segment"
     names = [f"g{number:06d}-add-000.parquet" for number in range(100)]
     paths = [f"lists/baseline/{name}" for name in names]

@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_checked_now_is_checked_later(
 
 @pytest.fixture
 def own_directory() -> Iterator[Path]:
-    """A directory that another account can also change."""
+    """A directory that another account may change, too."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o777)
     yield path
@@ -466,7 +466,7 @@ def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) 
 
 
 def test_a_file_that_is_cut_by_path_is_not_reported(tmp_path: Path) -> None:
-    """The documentation says so; truncation through an open descriptor is reported."""
+    """The kernel reports truncation through an open file, but not truncation by path."""
     tree = write_tree(tmp_path / "t", {"a": b"benign!", "b": b"benign!"})
     with Changes([str(tree)]) as changes:
         os.truncate(tree / "a", 6)
