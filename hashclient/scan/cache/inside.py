@@ -26,7 +26,7 @@ from hashclient.scan.values.work import Container
 
 #: One member of a container. `size`: the length of the member, or its claimed length if no tags are
 #: known. `mask`: the algorithms whose tags are known, or `NOT_OPENED`. `exact`: whether a claimed
-#: length cannot be wrong. `tags`: as in `records.RECORD`.
+#: length is certain. `tags`: as in `records.RECORD`.
 MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<u8", (3, 2))])
 Inside = npt.NDArray[np.void]
 #: The most members of a container that is recorded. A container with more members is opened by each

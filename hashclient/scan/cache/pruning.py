@@ -8,7 +8,7 @@ import time
 from hashclient.scan.cache import inside
 from hashclient.scan.cache.records import RECORD
 
-#: The number of days between two prunings that no command asked for.
+#: The number of days between two automatic prunings.
 PRUNED_EVERY_DAYS = 7
 #: A database file of this many bytes or more is made shorter only by a command, because that takes
 #: seconds.

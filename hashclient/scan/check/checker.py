@@ -1,6 +1,6 @@
 """The check of files: choose digests, compute them in one read, and judge each file.
 
-A `Checker` checks tasks of names. A `Checker` does these steps for each file:
+A `Checker` gets tasks (groups of names), and does these steps for each file:
 
 1. The size of the file shows which digests of entries can still match. If no digest can match, the
    file is not opened.

@@ -1,8 +1,8 @@
 """Decides by the first and the last bytes of a file whether the file may be a container.
 
-For most files the first bytes are enough, because a short file has no other bytes. The end of a
-file is examined, too, if the file is longer, or if its first bytes are those of a program or
-another file to which an archive may be appended (a front).
+For most files the first bytes are enough, because most files are short and have no other bytes. The
+end of a file is examined, too, if the file is longer, or if its first bytes are those of a program
+or another file to which an archive may be appended (a front).
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class ClusterBucket(Work):
         return ToRead(self._namespace, self._uri.bucket, batch)
 
     def _take(self, ended: Sequence[tuple[Any, bytes | None]]) -> None:
-        """Take the answers to batches that have ended."""
+        """Take the answers of workers to batches that have ended."""
         failure: StateError | None = None
         for batch, answer in ended:
             message = answer_of(decode_object_answer, answer)

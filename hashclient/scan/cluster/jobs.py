@@ -1,4 +1,4 @@
-"""Batches that were sent to the workers of a cluster, and were not answered; each ends once.
+"""The batches that the workers of a cluster have not answered yet; each batch ends exactly once.
 
 The number of unanswered batches is limited. A batch that no worker can take any more is sent again.
 A batch during which several workers have died is lost, so that no batch is sent for ever.

@@ -5,9 +5,9 @@
    (`named`).
 2. With a batch, the client sends the records that its inventory has of the inodes in the batch,
    unless a record is due. A record contains times and tags, but never digests.
-3. The worker reads the status of each file, as it would with an inventory of its own. A record is
-   used only if the worker finds the same file system, inode, size and times. The results of the
-   worker contain the new records.
+3. The worker reads the status of each file, in the same way as with an inventory of its own. A
+   record is used only if the worker finds the same file system, inode, size and times. The results
+   of the worker contain the new records.
 
 If the worker is on another machine, only network file systems and cluster file systems are used
 (`Shared`), because a local disk with the same UUID is only a copy. No record of a network or

@@ -124,7 +124,7 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
 
 
 def _stream(work: Work, pages: list[Any]) -> bytes:
-    """Return the pages with rows as one Arrow stream; no bytes if all pages are empty.
+    """Return the pages with rows as one Arrow stream; empty bytes if all pages are empty.
 
     If no container is opened, an object is clean if no entry has its size. The ETags of such
     objects are omitted.

@@ -91,7 +91,7 @@ class Pacing:
     def __init__(
         self, jobs: int, most: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Use `jobs` workers, and up to `most` workers while they wait for storage."""
+        """Use `jobs` workers, and up to `most` workers while the workers wait for storage."""
         self.jobs = jobs
         self.most = jobs if most is None else most
         #: The number of workers that should run.

@@ -50,10 +50,10 @@ def lookup(
     - `rule` returns an outcome as rulings of people change it.
 
     A gap of a list is a set of entries without the algorithms that a row has. A row whose digests
-    cannot rule out the entries of a gap is unread. Rows that a gap makes unread are clean if
-    `summary` says that gaps are accepted; such rows are yielded like clean rows. At the end,
-    `summary` has the gaps. The path of an outcome is the file name of its row. For a row without a
-    name, the path is the digest that the user gave, and not a digest of a list.
+    cannot rule out the entries of a gap is unread. If `summary` says that gaps are accepted, the
+    rows that would be unread because of a gap are clean, and are yielded like clean rows. At the
+    end, `summary` has the gaps. The path of an outcome is the file name of its row. For a row
+    without a name, the path is the digest that the user gave, and not a digest of a list.
 
     Raises:
         UsageError: the reader of `batches` refuses its input.

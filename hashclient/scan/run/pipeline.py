@@ -248,7 +248,8 @@ class Run(Iterator[Handled]):
     def _gather(self) -> Generator[None]:
         """Yield outcomes as they come, until the last outcome, a signal or a failure."""
         try:
-            # The workers end with the generator of the outcomes, whatever ends the loop.
+            # However the loop ends, the generator of the outcomes is closed, which ends the
+            # workers.
             with contextlib.closing(self._outcomes):
                 # Workers are already checking files while the start of the run is logged. No
                 # outcome is yielded before the start is logged, and a signal until then loses no

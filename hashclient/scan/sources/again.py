@@ -67,8 +67,8 @@ FEW_BYTES = 1 << 16
 #: The path and the marks follow the beginning.
 _HEAD = struct.Struct("=QQqI?Iq")
 _REPLACED = bytes(16)
-#: In place of the length of the marks (numbers that identify entries, see `frame.mark_of`), this
-#: number says that the directory has too many entries for marks.
+#: A note with this number in place of the length of its marks (numbers that identify entries, see
+#: `frame.mark_of`) is of a directory with too many entries, and has no marks.
 TOO_MANY = -1
 #: The types of entries that a pass looks for.
 _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})

@@ -4,8 +4,8 @@ A walk reads one directory after the other, which is fast if the kernel has the 
 memory. If each request takes milliseconds, threads open and read the next directories of the walk
 ahead. Threads also read the types of entries if a directory does not contain the types. If a thread
 cannot open or read a directory, the walk tries again itself, so that errors are reported in the
-order in which the walk reaches directories. The number of directories that are open ahead is
-limited, and so is the number of names that are read ahead from each directory.
+order of the walk. The number of directories that are open ahead is limited, and so is the number of
+names that are read ahead from each directory.
 """
 
 from __future__ import annotations

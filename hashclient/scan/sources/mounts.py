@@ -103,7 +103,7 @@ class Mounts:
             on_failure(error)
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
-        """Return the directories below `path`, open as `fd`, that need a `look`.
+        """Return the directories below `path` (open as `fd`) that `look` must examine.
 
         The returned paths begin with `path`.
         """

@@ -453,5 +453,5 @@ class Walk:
             os.close(fd)
 
     def _where(self, path: str) -> str:
-        """Return the path at which a listed path is opened."""
+        """Return the path to open for `path`, which may be relative to the base of the walk."""
         return f"{self._base}/{path}" if self._base and not path.startswith("/") else path
