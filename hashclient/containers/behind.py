@@ -1,6 +1,6 @@
 """Finds archives behind other bytes: in self-extractors, and behind pictures and documents.
 
-`sniffing` decides for which files a search for archives behind other bytes is needed. This module
+`sniffing` decides which files must be searched for archives behind other bytes. This module
 searches all bytes of the file for marks: byte sequences (`Kind.in_programs`) that occur near the
 beginning of an archive. The expander of a kind decides whether an archive begins at a mark, and how
 long the archive is. If a kind is not opened, its archives are reported as not opened. This module

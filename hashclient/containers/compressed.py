@@ -333,7 +333,7 @@ class Lzma(_Compressed):
 
 
 class Zstd(_Compressed):
-    """zstd: several frames may follow each other, and some may be empty.
+    """zstd: a file may have several frames, one after the other, and frames may be empty.
 
     This class is only used if Python supports zstd.
     """

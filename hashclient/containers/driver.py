@@ -111,8 +111,8 @@ class Spool(Anywhere):
 class Tee(Buffered):
     """A member that is read only once: this read also computes the digests and finds its members.
 
-    Each byte is added to the digests when the driver or an expander reads the byte. If an error
-    occurs, the reader gets no more bytes, and the error is kept in `error`.
+    Each byte is added to the digests when the driver or an expander reads the byte. After an error,
+    `read` returns no more bytes, and the error is kept in `error`.
     """
 
     def __init__(

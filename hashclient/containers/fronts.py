@@ -124,7 +124,8 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
     except (struct.error, OverflowError):
         end = 0  # the program file is truncated, or its tables are invalid
     if not 0 <= end <= size:
-        # If the stated end is impossible, the whole program is searched, as archive programs do.
+        # If the end of the program by its header is impossible, the whole file is searched for
+        # archives, as archive programs do.
         end = 0
     if end < size:
         yield end, min(SEARCHED_BYTES, size - end)

@@ -1,4 +1,4 @@
-"""The classes with which `kinds`, `unopened` and `fronts` declare kinds of containers.
+"""The classes of the rows that declare kinds of containers in `kinds`, `unopened` and `fronts`.
 
 Each row declares one kind in three parts. The first part is the marks (magic bytes) by which files
 of the kind are recognised, and how certain the marks are. The second part is the expander that

@@ -79,7 +79,7 @@ def _sum_at(header: bytes) -> int:
 
 
 def _sum(header: bytes | bytearray, at: int) -> bytes:
-    """Return the checksum (CRC-16/ARC) of a header that has zeros in place of the checksum."""
+    """Return the checksum (CRC-16/ARC) of a header, after its checksum field was set to zero."""
     crc, steps = 0, _steps()
     for byte in header[:at] + bytes(2) + header[at + 2 :]:
         crc = crc >> 8 ^ steps[(crc ^ byte) & 0xFF]

@@ -25,7 +25,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
     """Limits for one file and all its members.
 
     `depth` limits nested containers, `members` the members at all depths, `bytes_out` the decoded
-    bytes, and `ratio` the quotient of the decoded bytes and the bytes of the file. `time_s` is in
+    bytes, and `ratio` the number of decoded bytes for each byte of the file. `time_s` is in
     seconds; `memory_mib` is the limit for the memory of a process that opens containers.
     """
 

@@ -44,7 +44,7 @@ MAX_DEPTH = 100
 #: If no header field of mail is in this number of first bytes, the text is not read as a mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 
-#: Names of encodings with which a part may contain an encoded file.
+#: Values of `Content-Transfer-Encoding` of parts that may contain an encoded file.
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
 )
@@ -89,7 +89,7 @@ class Eml(Message):
 
 
 class _Level:
-    """A multipart whose end was not reached yet; `text` is the text before its first part."""
+    """A multipart that is being read; `text`: the text before the first part of the multipart."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields

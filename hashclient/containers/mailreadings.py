@@ -100,7 +100,7 @@ class Kept:
 
     @property
     def has_parts(self) -> bool:
-        """Whether a line begins with a field of a part, so that the kept text may contain parts."""
+        """Whether the kept text may contain parts, because a line begins with a field of a part."""
         return _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Finds halves: messages of a mailbox that may have been cut by a line in their own text.
+"""Finds halves: messages of a mailbox that a line in their own text may have cut in two.
 
 A line that begins with `From ` begins the next message of a mailbox. If a mail server stores a mail
 as a mailbox and does not escape such a line in the text, the rest of the mail looks like another
@@ -14,8 +14,8 @@ from hashclient.containers.mimeheaders import Collector
 #: How many bytes of a header are kept; a header may be longer, but the fields that show its kind
 #: come first.
 MAX_HEADER_BYTES = 64 << 10
-#: The most boundaries that are searched at the same time; a message with which more boundaries
-#: would be searched counts as a half.
+#: The most boundaries that are searched at the same time; if a message exceeds this number, it
+#: counts as a half.
 MAX_OPEN = 256
 
 

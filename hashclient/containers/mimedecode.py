@@ -146,7 +146,7 @@ class QuotedPrintable:
 def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the decoded bytes; blanks at the ends of lines are dropped, as RFC 2045 requires.
 
-    An escape without two digits is kept unchanged.
+    If two hexadecimal digits do not follow a `=`, the `=` is kept unchanged.
     """
     for lines in _lines(pieces):
         text = _SOFT_BREAK.sub(b"", _BLANKS.sub(b"", lines))
@@ -181,7 +181,7 @@ class UuFile(msgspec.Struct, frozen=True):
 class UuFinder:
     """Finds uuencoded files in a text while it is being read.
 
-    Carriage returns around lines are ignored.
+    Carriage returns at the beginning and the end of a line are ignored.
 
     Three groups of programs differ about the end of a file. For the first group, the file ends at
     the first line that is not uuencoded; for the second group, at a line that encodes no bytes; for

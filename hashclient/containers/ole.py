@@ -36,8 +36,8 @@ _NONE = 0xFFFFFFFF
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
-#: All streams together are searched for at most this many times the size of the file, because no
-#: two streams of a valid file share bytes.
+#: The factor by which all searched streams together may be longer than the file, because no two
+#: streams of a valid file share bytes.
 _SEARCHED = 4
 
 

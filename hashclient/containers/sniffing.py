@@ -32,7 +32,7 @@ from hashclient.containers.unopened import END_MARK_BYTES
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
-#: The number of last bytes of a file with which `End.is_one` is called.
+#: The number of last bytes of a file that are passed to `End.is_one`.
 _LAST_BYTES = 1 << 10
 #: The number of bytes of a program that are read and searched for marks at a time.
 _STEP_BYTES = 1 << 20
@@ -268,7 +268,7 @@ def wants_all_head(head: bytes | memoryview) -> bool:
 
 
 def tail_bytes(size: int, *, is_front: bool) -> int:
-    """Return how many bytes at the end of a file are searched for the end of a zip."""
+    """Return the number of last bytes of a file that are searched for the end of a zip."""
     return TAIL_BYTES if is_front else min(TAIL_BYTES, max(_NEAR_BYTES, size // _SHARE))
 
 

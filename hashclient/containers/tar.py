@@ -32,8 +32,8 @@ MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
 #: `_MAX_PATH_BYTES`: the longest path; `_NO_PATH` matches bytes that are hardly a path, because
-#: they contain a line end, or a zero byte before their end. If such bytes are in place of a long
-#: name of a member, the program unar extracts the bytes as a file.
+#: they contain a line end, or a zero byte before their end. If a header for a long name contains
+#: such bytes, the program unar extracts the bytes as a file.
 _MAX_PATH_BYTES = 4096
 _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"

@@ -105,7 +105,7 @@ def is_header(block: bytes) -> bool:
     stated = _number_behind_zero(block[148:156])
     if not stated:
         return False
-    # The sum counts the checksum field itself as eight spaces.
+    # For the sum, the bytes of the checksum field itself are replaced by eight spaces.
     apart = 8 * 0x20 - sum(block[148:156])
     if block.isascii():
         # The lower half of Adler-32 is the sum of all bytes modulo 65521. The sum of a block of

@@ -225,7 +225,7 @@ class _Archive:
             yield top, self._data.size
 
     def _directory(self, directory: Directory) -> Generator[list[Member] | Unlisted, None, bool]:
-        """Yield the members of a directory; return whether it has as many entries as it claims."""
+        """Yield the members of a directory; return whether the number of entries is right."""
         entries = Entries(self._data, directory)
         self._reserve(directory.start, directory.claimed_end)
         mine = len(self._structure) - 1

@@ -179,7 +179,7 @@ class Entries:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the directory has as many entries as the end record claims."""
+        """Whether the number of entries in the directory equals the number in the end record."""
         directory = self._directory
         return self.count % directory.modulus == directory.count % directory.modulus
 

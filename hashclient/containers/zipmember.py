@@ -57,7 +57,7 @@ METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
 #: decoded bytes.
 _NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
-#: A member of at most this many bytes is read in one step.
+#: The longest compressed member that is read in one step, in bytes.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
 _FEW_BYTES = 64
@@ -319,8 +319,8 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     is_brief = count <= HEAD_BYTES
     inflater = decoding.brief_inflater(-15) if is_brief else decoding.inflater(-15)
     position, end = start, start + entry[1]
-    # The first read has as many bytes as the claimed sizes suggest; if too few bytes decode, more
-    # bytes are read.
+    # The number of bytes of the first read is estimated from the claimed sizes. If too few bytes
+    # are decoded from them, more bytes are read.
     step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES
     head = b""
     while len(head) < count and not inflater.eof:

@@ -13,7 +13,8 @@ can ask the provider to withdraw the entry.
    the last 24 hours, for all entries together, must also be less than `per_day`.
 3. A held match stays held when a scan finds the same match again, unless the file now also matches
    another entry, and this other entry permits the action.
-4. A match that a person has released may be acted upon, and does not count towards the limits.
+4. If a person has released a match, the match may be acted upon, and its file does not count
+   towards the limits.
 5. If a report of a match has already been requested or made, this report needs no permit.
 
 With `only_tell`, the brake gives no permit and holds no match: the brake only notes which matches
@@ -114,7 +115,7 @@ class _Turn:
                     # By rule 4 of the module docstring, a person releases one match; when this
                     # match has ended, the release is removed.
                     self.permits.take_back_release(case.id)
-            elif self.permits.is_in_report(case.id):  # rule 5 of the module docstring
+            elif self.permits.is_in_report(case.id):  # rule 5: no permit
                 wanted.discard(Action.REPORT)
                 if not wanted:
                     return None

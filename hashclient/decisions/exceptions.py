@@ -189,13 +189,13 @@ class Exceptions:
             return None
         for ruling in rulings:
             if (
-                now < ruling.until  # condition 2 of the module docstring
-                # condition 3 of the module docstring
+                now < ruling.until  # condition 2: the time
+                # Condition 3 of the module docstring: the entry has not changed.
                 and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)
-                and self._is_known(hit, ruling, outcome)  # condition 4 of the module docstring
-                # condition 5 of the module docstring
+                and self._is_known(hit, ruling, outcome)  # condition 4: the SHA-256
+                # Condition 5 of the module docstring: the file is below the path of the ruling.
                 and (not ruling.below or is_below(outcome, ruling.below))
-                and not ruling.waits  # condition 6 of the module docstring
+                and not ruling.waits  # condition 6: the approval
             ):
                 return ruling
         return None

@@ -200,7 +200,7 @@ class Book:
     def _searched(self, name: bytes) -> list[Ruling]:
         """Return the rulings about an entry.
 
-        `name` is the text with which the entry begins in the file.
+        `name`: the text at the beginning of the entry in the file, as `_name` returns it.
         """
 
         def name_at(number: int) -> bytes:
@@ -305,7 +305,7 @@ def write_book(
 
 
 def _name(list_name: str, entry: str) -> bytes:
-    """Return the unique text with which an entry begins in the rulings file."""
+    """Return the text at the beginning of an entry in the rulings file, unique for each entry."""
     return msgspec.json.encode((list_name, entry))[:-1] + b","
 
 

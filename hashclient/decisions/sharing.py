@@ -157,9 +157,9 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
         StateError, AuditError: the exceptions cannot be logged or written; nothing was changed.
     """
     export, key = _verified(data)
-    name = _trusted_name(session, key)  # condition 2 of the module docstring
+    name = _trusted_name(session, key)  # condition 2: a trusted key
     now, layout, sealer = session.now(), session.settings.layout, lists.sealer
-    if export.made > now + _AHEAD:  # condition 3 of the module docstring
+    if export.made > now + _AHEAD:  # condition 3: the time
         raise VerificationError(
             f"the exceptions of {name} are from the future: {for_people(export.made)}",
             hint="the clock of that machine or of this machine is wrong",
@@ -169,7 +169,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
         book = load_book(layout, sealer)
         last = book.imports.versions.get(key, -1)
         since = book.imports.since
-        if export.version < last:  # condition 4 of the module docstring
+        if export.version < last:  # condition 4: the version
             raise VerificationError(
                 f"the exceptions of {name} are of version {export.version}, which is older than"
                 f" version {last} that is here",

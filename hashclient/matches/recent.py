@@ -26,8 +26,8 @@ coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
 _ROW = _KNOWN.format(key="rowid", table="match", time="first_seen")
 _STEP = _KNOWN.format(key="id", table="step", time="time")
 #: For a match that was held when it was found, a step `held` may be added later; this step does not
-#: mean that the match was found again. The plus before `s.event` keeps SQLite from using the index
-#: by event, which has the steps of all times.
+#: mean that the match was found again. The plus before `s.event` prevents SQLite from using the
+#: index of events, which would lead to all old steps, too.
 _FOUND = f"""
 SELECT m.id, m.state, m.path, h.list FROM match m JOIN hit h ON h.match = m.id
 WHERE m.rowid <= :last_match AND h.withdrawn_generation IS NULL AND m.id IN (

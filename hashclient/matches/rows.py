@@ -91,7 +91,7 @@ def place_of(outcome: Outcome) -> Place:
 
 
 def hit_rows(matches: Iterable[tuple[str, Sequence[Hit]]]) -> list[Row]:
-    """Return the rows of the table `hit` for matches, each of which is given as its id and hits."""
+    """Return the rows of the table `hit` for matches; each match is a pair of its id and hits."""
     return [
         (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
         for match_id, hits in matches

@@ -323,7 +323,7 @@ class Matches(Recording):
             return found
 
     def standing(self, list_name: str) -> list[str]:
-        """Return the entries of a list that have matches and are not withdrawn.
+        """Return the entries of a list that match a recorded file and are not withdrawn.
 
         Raises:
             StateError: the database cannot be read.

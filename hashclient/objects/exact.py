@@ -170,7 +170,7 @@ class _Relay(ThreadingTCPServer):
         """Print nothing about an error in a request, because obstore reports the missing answer."""
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Send a request to the store; return the status and the body that the relay answers."""
+        """Send obstore's request to the store; return the status and the body for obstore."""
         body = bytearray()
         try:
             with self.store.stream("GET", self._origin + target, headers=headers) as got:

@@ -9,7 +9,7 @@ from typing import Any
 from hashclient.objects import ranges
 from hashclient.objects.interface import Seen, Sink, Store
 
-#: The number of objects in a page: as many as a store returns at a time.
+#: The number of objects in a page, which is the most that a store returns at a time.
 PAGE_OBJECTS = 1_000
 #: The environment variable that names an endpoint, by URI scheme; a test endpoint may have no TLS.
 _ENDPOINTS = {

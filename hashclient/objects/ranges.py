@@ -134,7 +134,7 @@ def _seen(got: Any) -> Seen:
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Translate errors of obstore, some of which have Python's own exception classes."""
+    """Translate errors of obstore to `StoreError`; some errors have Python's own classes."""
     from obstore.exceptions import BaseError
 
     try:

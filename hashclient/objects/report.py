@@ -39,7 +39,7 @@ from hashclient.objects.stores import open_store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
 
-#: The key or path of a manifest, which names the files of an inventory.
+#: Matches the key or the path of the manifest of an S3 Inventory.
 _MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TABLE_BYTES = 1 << 40

@@ -265,7 +265,7 @@ class Changes:
         return self._mounts_then
 
     def read(self) -> bool:
-        """Read the kernel's reports.
+        """Read and handle the events of inotify that have arrived.
 
         Return whether changes were missed since the last scan of all trees.
         """
@@ -412,7 +412,7 @@ class Changes:
 
 
 def _open(path: str) -> int:
-    """Open a directory, following no symbolic links.
+    """Open a directory, but fail if a symbolic link is on its path.
 
     By a symbolic link, an attacker could make this process watch another tree.
 

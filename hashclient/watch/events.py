@@ -64,7 +64,7 @@ class Events(Protocol):
 
 
 class Lines:
-    """Events from lines that another program writes, each with the URI of an object.
+    """Reads events from the output of another program; each line is the URI of an object.
 
     Each line is returned once.
     """
