@@ -99,7 +99,7 @@ class StreamDigester:
     """
 
     def __init__(self, plan: tuple[Algorithm, ...], kept_bytes: int = KEPT_BYTES) -> None:
-        """Compute the digests of `plan`, and keep the bytes of a stream of at most `kept_bytes`."""
+        """Store `plan`, and prepare to keep the bytes of a stream of at most `kept_bytes`."""
         self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
         self._kept_bytes = kept_bytes

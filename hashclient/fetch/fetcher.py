@@ -384,8 +384,9 @@ class Fetcher:
                         changed = len(np.setxor1d(*both, assume_unique=True))
                         self._refuse_churn(base.manifest, index, changed)
         except HashclientError as error:
-            # Data that a provider has signed wrongly stay wrong, so nothing of this build is kept;
-            # after any other error the next fetch continues the build.
+            # If the provider has signed wrong data, the next build would fail in the same way, so
+            # nothing of this build is kept. After any other error, the next fetch continues the
+            # build.
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
         counts = [

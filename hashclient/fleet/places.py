@@ -35,7 +35,7 @@ from hashclient.system.text import printable
 #: The largest number of documents in a place; a place with more is refused, because nobody has this
 #: many machines.
 MOST_DOCUMENTS = 20_000
-#: The number of objects that are read before they are parsed.
+#: The number of objects that are read together before they are parsed.
 _AT_ONCE = 64
 _TOO_LONG = f"longer than {MAX_STATUS_BYTES:,} bytes"
 

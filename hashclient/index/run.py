@@ -51,8 +51,8 @@ _COUNTED_AT_A_TIME = 1 << 18
 #: header has names of categories and of older runs).
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
-#: `REBUILD_HINT`: the hint about damage that each fetch notices. `ROT_HINT`: the hint about damage
-#: that only `--rebuild` repairs.
+#: `REBUILD_HINT`: the hint about damage that the next fetch notices and repairs. `ROT_HINT`: the
+#: hint about damage that only `--rebuild` repairs.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 ROT_HINT = "run `hashclient fetch --rebuild`"
 #: The sections of each sorted key: the first word, the second word (of tags only), and the row.
