@@ -128,7 +128,7 @@ class Waits:
     """Counts for each task how often this thread has waited for files."""
 
     def __init__(self) -> None:
-        """Count no waits yet; files are not opened ahead in the first task."""
+        """Begin with a count of 0, so that no files are opened ahead in the first task."""
         self.often = False
         self._before = 0
 

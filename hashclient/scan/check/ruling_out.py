@@ -252,7 +252,7 @@ def refuse(directory: Directory, name: str, inode: int, error: OSError, result: 
 
 
 def set_aside(directory: Directory, name: str, error: OSError | SetAside, result: Result) -> None:
-    """Report a file that was not checked."""
+    """Add the outcome of a file that was not checked to the result."""
     result.outcomes.append(outcome_of(directory.path(name), error))
 
 

@@ -1,9 +1,9 @@
 """Files that a user named, and that no worker listed: compared between client and worker.
 
 The same path may lead to another file on another machine. So the client reads the status of each
-named file, and a worker must find the same inode, size and time of modification; otherwise the file
-is unread. Symbolic links are followed, because the user has named them. The client also uses the
-inodes to ask its inventory.
+named file, and a worker must find the same inode, size and time of modification; if the worker
+finds other values, the file is unread. Symbolic links are followed, because the user has named
+them. The client also uses the inodes to ask its inventory.
 
 Limit: the client reads the status of one file after the other, as the `find` that made the list of
 names did.

@@ -117,7 +117,7 @@ class Pacing:
 
     @property
     def names(self) -> int:
-        """How many names a task should have to take `BATCH_S` seconds."""
+        """The number of names in a task that takes about `BATCH_S` seconds."""
         if self._name_s is None:
             return FIRST_NAMES
         least = FEW_NAMES if self._name_s < 1 else 1

@@ -1,4 +1,4 @@
-"""The loop of a worker process: receive a task, send its result, until the parent has ended."""
+"""The loop of a worker process: until the parent ends, receive a task, and send the result."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Frame(msgspec.Struct):
     - `ahead`: the subdirectories that threads are reading already.
     - `later`: the subdirectories that threads may read.
     - `is_shared`: whether other users may write to the directory.
-    - `marks`: if `is_shared` is set, the marks of the subdirectories.
+    - `marks`: if `is_shared` is set, the numbers (`mark_of`) that identify the subdirectories.
     - `changed_ns`: if the directory is listed again, the time of its last change at the earlier
       listing.
     """

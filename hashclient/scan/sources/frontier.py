@@ -96,7 +96,7 @@ class Frontier:
     def cross(
         self, path: str, fd: int, status: os.stat_result
     ) -> tuple[bool, Outcome | Start | None]:
-        """Return whether to enter an open mount point, and an outcome or a `Start` if needed."""
+        """Return whether to enter a directory that `is_border` reports, and an outcome or start."""
         if self.is_beyond(status):
             return False, Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         return True, self._objection(path, fd, given=False)

@@ -48,7 +48,7 @@ class Names:
     def __init__(
         self, fd: int, name: str, *, null: bool = False, exclude: tuple[str, ...] = ()
     ) -> None:
-        """Read from `fd`, which the caller must close, and which outcomes call `name`.
+        """Read from `fd`, which the caller must close; outcomes name the list `name`.
 
         With `null`, names are separated by NUL. Names that match a pattern in `exclude` are
         skipped.

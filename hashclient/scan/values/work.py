@@ -24,8 +24,8 @@ TASK_NAMES = 512
 #: The value of `Group.inodes` for files that were not listed.
 NO_INODES = array("Q")
 
-#: A directory's device, or None if the number of the device on this machine is unknown, and its
-#: inode.
+#: The device and the inode of a directory. The device is None if its number on this machine is
+#: unknown.
 Identity = tuple[int | None, int]
 
 #: The reasons, in words of hashclient, why an input was not read.
