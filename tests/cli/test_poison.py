@@ -128,7 +128,7 @@ def test_the_empty_file_cannot_be_published(site: Site, tmp_path: Path) -> None:
 
 
 def make_good(directory: Path, kind: str) -> Path:
-    """Make a file of known good digests that names file 20."""
+    """Make a file of known good digests that has the digest of file 20."""
     path = directory / f"good-{kind}"
     md5, sha1, sha256 = (d.hex() for d in digests_of(20).values())
     if kind == "sums":

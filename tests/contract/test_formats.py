@@ -106,7 +106,7 @@ class Format:
     #: Kinds of outcomes that the format counts but does not list.
     unlisted: frozenset[Kind] = frozenset()
     shows_digests: bool = True
-    #: Whether the summary has counts, and the lists that were used.
+    #: Whether the summary of this format has counts and the lists that were used.
     has_counts: bool = True
     #: Whether an outcome is one or several lines that are written when it is found.
     is_lines: bool = True

@@ -71,7 +71,7 @@ def test_random_kills_of_scans_and_of_sending_lose_no_match(tmp_path: Path) -> N
                 running.wait(chance.uniform(0.2, 1.2))
             except subprocess.TimeoutExpired:
                 running.send_signal(signal.SIGKILL)
-        # With the exit code USAGE, no scan would have run.
+        # The exit code USAGE would mean that the command line is wrong and no scan ran.
         assert running.returncode != ExitCode.USAGE
         # The outbox can be read after each kill, so no document in it is damaged.
         assert state.call("alerts", "list").code == 0

@@ -49,7 +49,7 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=chance.uniform(0.2, 1.2))
             process.send_signal(signal.SIGKILL)
-            # With the exit code USAGE, the command would not have run.
+            # The exit code USAGE would mean that the command line is wrong and no scan ran.
             assert process.wait() != ExitCode.USAGE
         assert isolated(world) <= LIMIT
     result = world.scan()

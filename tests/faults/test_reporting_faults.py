@@ -602,7 +602,8 @@ def test_retracted_while_open_at_the_service(
     assert isinstance(sent.error, UnreachableError)
     assert sent.report.is_open
     desk.wait(days=2)
-    # The retraction was decided before the kill, and cron finishes it.
+    # A person had decided to retract before the kill, so the next scheduled run retracts the
+    # report.
     (sent,) = desk.send_due()
     assert sent.error is None and sent.report.state is State.RETRACTED
     assert service.states() == ["retracted"]

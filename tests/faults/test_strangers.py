@@ -163,7 +163,7 @@ def test_an_output_in_a_directory_of_another_user_leads_nowhere_else(
 def test_an_output_is_never_written_through_a_link_that_is_exchanged(
     ground: Path, kind: str, rounds: int
 ) -> None:
-    """The link may replace the file or its directory."""
+    """The attacker puts a symbolic link in the place of the file or of its directory."""
     scene = Outputs(ground)
     scene.out = scene.theirs / "real" / "out"
     attack_once(link(scene.theirs / "link", scene.victim.path.parent))

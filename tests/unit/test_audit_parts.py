@@ -1,4 +1,4 @@
-"""Events that are too large for one line of the audit log are recorded in parts without loss."""
+"""An event that is too large for one line of the audit log is recorded in several lines."""
 
 from __future__ import annotations
 

@@ -425,7 +425,7 @@ def test_a_container_that_breaks_off_is_still_digested_whole() -> None:
 
 
 def test_a_million_empty_members_are_counted_in_little_memory() -> None:
-    """All headers of the tar repeat one header, and the driver must keep no data for each one."""
+    """All members of the tar have one header, and the driver must keep no data for each member."""
     import resource
 
     block = tar_of(x=b"")[:512]

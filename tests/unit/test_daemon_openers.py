@@ -215,7 +215,7 @@ def test_an_opener_has_the_rights_of_the_daemon_while_it_opens(
     said: list[Any] = []
 
     class Ourselves:
-        """Keep the credentials of the daemon for a block."""
+        """Notes when a block begins and ends in which the daemon uses its own credentials."""
 
         def __enter__(self) -> None:
             said.append("ours")

@@ -148,7 +148,7 @@ def test_streams_share_the_memory_and_the_disk(spool: Spool) -> None:
     assert rooms(spool) == (10, 20)
     three.update(memoryview(b"z" * 11))  # one byte more than the disk may take
     assert three.failure and three.finish() is None
-    one.update(memoryview(b"x"))  # eleven bytes together with the bytes in memory
+    one.update(memoryview(b"x"))  # all eleven bytes do not fit on the disk
     assert one.failure
     assert rooms(spool) == (0, 20)
     two.update(memoryview(b"y" * 10))

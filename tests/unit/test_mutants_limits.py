@@ -1,4 +1,4 @@
-"""The limits of a mutant's tests count what its own processes do, not the whole machine."""
+"""Limits of tests of a mutant count only its own processes, not those of the whole machine."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_a_disk_without_room_for_waiting_objects_is_an_error(
 
 
 class Room:
-    """Counts how many pages may be listed ahead."""
+    """Replaces the semaphore of pages: it counts how many pages may be listed ahead."""
 
     def __init__(self) -> None:
         self.free = 0

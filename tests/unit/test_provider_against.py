@@ -63,7 +63,7 @@ def test_a_fork_is_named_by_its_roles(hosts: Hosts) -> None:
     hosts.two.publish(csv(range(20, 23)))
     forked = {role for role, state in hosts.states().items() if state == "forked"}
     assert forked == {"baseline", "snapshot", "timestamp"}
-    # The fork is also found if one host is far ahead, and if the hosts publish different lists.
+    # The fork of the repository is found even if one host has published more, or other lists.
     for number in range(30, 33):
         hosts.two.publish(csv([number]))
     states = hosts.states()
@@ -201,7 +201,7 @@ def test_a_segment_that_is_signed_again_under_the_same_index_is_refused(
 
 
 def test_damage_here_is_not_called_a_fork(hosts: Hosts, tmp_path: Path) -> None:
-    """A consolidation, new snapshot keys, and a proper next generation are no forks either."""
+    """A consolidation, new snapshot keys, or a proper next generation does not count as a fork."""
     client = Client(tmp_path / "state", hosts.one, hosts.one.root)
     fetch(client, hosts.one)
     hosts.one.publish(csv(range(10, 12)))

@@ -545,7 +545,7 @@ def test_a_lease_that_was_held_for_half_a_second_is_asked_about(
     asked: list[str],
     unwritable: bool | None,
 ) -> None:
-    """The lease of a task's first file is also checked, because its duration is unknown."""
+    """The lease of a task's first file is always checked: its start was not measured."""
     assert (HELD_BYTES, reading.HELD_S) == (1 << 16, 0.5)
     (tmp_path / "f").write_bytes(b"benign")
     leases, now = Leases(monkeypatch), [0.0]

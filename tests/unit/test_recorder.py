@@ -308,7 +308,7 @@ def test_the_end_tells_of_containers_and_stores_only_where_they_count(
 
 
 class Holding:
-    """Holds the matches whose paths end in `h`."""
+    """Replaces the brake: it holds the matches whose paths end in `h`."""
 
     def decide(self, cases: Sequence[Any], _permits: object, now: datetime) -> dict[str, bool]:
         assert now == NOW

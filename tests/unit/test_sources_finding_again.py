@@ -729,7 +729,7 @@ FIRST, MOST = finding_again._FIRST_BYTES, finding_again._MOST_BYTES
         (0, 1 << 40, [FIRST], []),
         (FIRST, 1 << 40, [FIRST] * 2, [FIRST]),
         (FIRST + 1, 1 << 40, [FIRST] * 2 + [8 * FIRST] * 2, [FIRST + 1]),
-        # The kernel returns the names in several calls, and all of them count.
+        # The kernel returns the names in several calls, and the names of all calls count.
         (3 * 4_096, 4_096, [FIRST] * 4, [4_096] * 3),
         (FIRST, FIRST // 2, [FIRST] * 3, [FIRST // 2] * 2),
         # Half of the buffer was used, so a larger buffer may receive the rest.

@@ -1,4 +1,4 @@
-"""The time until which a list counts as fresh."""
+"""When a list counts as fresh: from its last check to its expiry, with the grace period."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -201,7 +201,7 @@ def test_a_period_that_cannot_be_meant(key: str, value: str) -> None:
 
 
 class Shelf:
-    """An inventory whose clock the test sets."""
+    """Writes records to an inventory, at times that the test sets."""
 
     def __init__(self, state: Path, key_id: str, patch: pytest.MonkeyPatch) -> None:
         self.state, self.key_id = state, key_id

@@ -1,4 +1,4 @@
-"""Waiting for a signal or for descriptors, whatever numbers the descriptors have."""
+"""Waiting for a signal or for file descriptors, even for descriptors with large numbers."""
 
 from __future__ import annotations
 

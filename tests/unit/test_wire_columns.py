@@ -175,7 +175,7 @@ def test_a_nested_column_is_none_of_the_formats() -> None:
 
 
 def test_a_column_that_repeats_is_refused() -> None:
-    """Arrow cannot write a repeated column without a group, so the test changes the file."""
+    """Arrow cannot write a repeated column outside of a group, so the test edits the file."""
     data = written(store_schema=False, write_statistics=False, compression="none")
     # The bytes in the footer, in Thrift's compact protocol: repetition OPTIONAL (2), then the name.
     before = b"\x25\x02\x18\x04size"
