@@ -353,5 +353,5 @@ _JOINED_HERE = (Gzip(), Xz(), Lzma())
 
 
 def _following(rest: bytes) -> _Compressed | None:
-    """Return the kind in `_JOINED_HERE` of the stream at the beginning of `rest`, or None."""
+    """Return the element of `_JOINED_HERE` that decodes the stream in `rest`, or None."""
     return next((kind for kind in _JOINED_HERE if kind.begins(rest)), None)

@@ -97,7 +97,7 @@ class Sink(Protocol):
 
 
 class Spool(Anywhere):
-    """The bytes of a nested container, kept in memory so that they can be read at any offset."""
+    """The bytes of a nested container, which are in memory and can be read at any offset."""
 
     def __init__(self, content: bytearray) -> None:
         self._content = memoryview(content)

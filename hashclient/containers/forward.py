@@ -162,7 +162,7 @@ class Forward(Buffered):
         return count - left
 
     def skip_zeros(self, unit: int) -> None:
-        """Skip zero bytes, in multiples of `unit`, that are already in the buffer."""
+        """Skip the zero bytes at the beginning of the buffer; skip a multiple of `unit` bytes."""
         rest = self._buffer[self._at :]
         zeros = len(rest) - len(rest.lstrip(b"\0"))
         self._at += zeros - zeros % unit

@@ -137,7 +137,8 @@ def _volumes(data: Data) -> Iterator[bytes]:
 
 
 def _place(record: bytes) -> Place:
-    # The bytes of a file follow its extended attributes.
+    # The length of the extended attributes is added to the offset, because the attributes precede
+    # the bytes of the file.
     start = int.from_bytes(record[2:6], "little") + record[1]
     return start * _SECTOR, int.from_bytes(record[10:14], "little")
 

@@ -193,7 +193,7 @@ _READ, _SKIP, _SEEK = _Read(_on_read), _Skip(_on_skip), _Seek(_on_seek)
 
 
 class _Archive:
-    """One archive that is being read."""
+    """An archive that is being read by libarchive."""
 
     _keys = iter(range(1, 2**62))
 

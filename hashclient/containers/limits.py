@@ -38,7 +38,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def spool_bytes(self) -> int:
-        """How many bytes of a nested container may be kept in memory."""
+        """The most bytes of a nested container that are kept in memory."""
         return self.memory_mib * MIB // 2
 
 

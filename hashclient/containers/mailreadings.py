@@ -108,7 +108,7 @@ class Stored:
     """The kept bytes of a part, as a stream."""
 
     def __init__(self, kept: Kept) -> None:
-        """Begin at the first kept byte."""
+        """Create a stream that begins at the first kept byte."""
         self._pieces = iter(kept)
         self._rest = b""
 

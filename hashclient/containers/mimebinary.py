@@ -211,7 +211,7 @@ class FileFinder:
 
     @property
     def files(self) -> list[UuFile]:
-        """All files that were found, in all three encodings."""
+        """The found files of all three encodings (uuencode, yEnc and BinHex)."""
         return [file for finder in self._finders for file in finder.files]
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:

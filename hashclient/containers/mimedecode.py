@@ -48,7 +48,7 @@ class Base64:
     """Decodes base64 up to its padding, as most mail clients do; notes if more base64 follows."""
 
     def __init__(self) -> None:
-        """Begin before the first byte."""
+        """Prepare to decode from the first byte on."""
         #: `is_disputed`: whether characters of base64 follow the padding, or padding is missing.
         self.is_disputed = False
 
@@ -132,7 +132,7 @@ class QuotedPrintable:
     """Decodes quoted-printable as most mail clients do; notes if some clients differ."""
 
     def __init__(self) -> None:
-        """Begin before the first byte."""
+        """Prepare to decode from the first byte on."""
         #: `is_disputed`: whether a line has blanks at its end, or an escape lacks its two digits.
         self.is_disputed = False
 
@@ -190,7 +190,7 @@ class UuFinder:
     """
 
     def __init__(self, *, is_old: bool = False) -> None:
-        """Begin before the text; with `is_old`, a single carriage return also ends a line."""
+        """Prepare to read a text; with `is_old`, a single carriage return also ends a line."""
         self._is_old = is_old
         self.files: list[UuFile] = []
         #: The rest of `_buffer` from the index `_at` on was not searched yet; it begins with a line

@@ -278,7 +278,7 @@ class Lines(Forward):
             self._at = found + 1
 
     def _find_begin(self, *, or_field: bool) -> int:
-        """Return the offset of the next line end that dashes (with `or_field`, or a field) follow.
+        """Return the offset of the next line end before dashes (with `or_field`: or a field).
 
         Return -1 if no such line end follows.
         """

@@ -325,7 +325,7 @@ class _Properties:
             yield from files_as_members(list(named))
 
     def _is_message(self, node: Node) -> bool:
-        """Return whether the value in `node` is an attached message, which has properties."""
+        """Return whether `node` contains an attached message, which has properties."""
         is_said = self._values.get(_METHOD, (0, 0))[1] == _EMBEDDED
         return is_said and _Properties(self._nodes, node).are_here
 

@@ -138,7 +138,7 @@ def _number_behind_zero(field: bytes) -> int | None:
 
 
 def parse_header(block: bytes) -> Header | None:
-    """Return the header in a block; None if the block is no header."""
+    """Parse a block of 512 bytes as a header; return None if the block is no header."""
     if not is_header(block):
         return None
     name = block[:100].split(b"\0", 1)[0]

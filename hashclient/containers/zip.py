@@ -173,7 +173,7 @@ class _Archive:
         # The ranges of members whose local header disagrees with the directory.
         self._doubtful = Ranges()
         self._structure: list[tuple[int, int]] = []
-        self._lowest = data.size  # the lowest offset in `_structure`
+        self._lowest = data.size  # the lowest start in `_structure`
         self._seen: set[int] = set()
         # How many more bytes of directories may be read after the first `MAX_DIRECTORIES`
         # directories. The limit is high enough for a file of many small archives, one after the

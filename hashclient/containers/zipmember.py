@@ -155,7 +155,7 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
 
 
 class Packed:
-    """The bytes of a compressed member.
+    """Reads and decodes the bytes of a compressed member.
 
     `position`: the offset after the last byte that was read; `found`: the checksum of the decoded
     bytes; `count`: the number of decoded bytes.

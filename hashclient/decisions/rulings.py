@@ -43,7 +43,7 @@ USUAL, LONGEST = timedelta(days=30), timedelta(days=90)
 SOON = timedelta(days=7)
 #: `MOST`: the most rulings that are stored; `MAX_REASON_CHARS`: the longest reason, in characters.
 MOST, MAX_REASON_CHARS = 10_000, 500
-#: `Ruling.origin` of rulings about entries that are known to be good.
+#: The value of `Ruling.origin` if the ruling is about an entry that is known to be good.
 KNOWN_GOOD = "known_good"
 #: The reason that is shown for a ruling that does not count yet, because no second person has
 #: approved the ruling.

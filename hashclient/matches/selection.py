@@ -18,7 +18,8 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import LEAVABLE, REPORT_PREPARED, REPORT_WANTED, Match
 from hashclient.matches.tables import MATCH, MatchStore, to_text
 
-#: The SQL condition for a path that is, or is below, a given path: `0` is the character after `/`.
+#: The SQL condition for a path that is equal to, or below, a given path. Paths below `a` are
+#: between `a/` and `a0`, because `0` is the character after `/`.
 _BELOW = "(path = ? OR (path >= ? AND path < ?))"
 PAGE_ROWS = 500
 _LEAVABLE = (

@@ -43,7 +43,7 @@ from hashclient.system.text import printable
 _MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TABLE_BYTES = 1 << 40
-#: The number of rows in a batch.
+#: The number of rows of a report that are read together.
 ROWS = 50_000
 _RANGE_BYTES = 16 << 20
 _BLOCK_BYTES = 4 << 20
@@ -272,7 +272,7 @@ def _fetch(
 
 
 def _parquet(source: Any) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # a listing does not need this module
+    import pyarrow.parquet as pq  # imported late to save memory
 
     with pq.ParquetFile(source) as file:
         _refuse_other(file.schema_arrow.names)
