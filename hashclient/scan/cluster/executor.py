@@ -292,7 +292,7 @@ class _Run:
         return backlog.take_files()
 
     def _take(self, answers: Sequence[tuple[_Batch, bytes | None]]) -> Iterator[Result]:
-        """Take the answers to batches that have ended."""
+        """Take the answers of workers to batches that have ended."""
         borders: list[str] = []
         for batch, answer in answers:
             message = verified(batch, answer_of(decode_answer, answer))
@@ -331,7 +331,7 @@ class _Run:
         return [os.fsdecode(start.path) for start in listed.rest if start.is_border]
 
     def _cross(self, borders: Sequence[str]) -> None:
-        """List the file systems that begin in trees, if all workers find the same file systems."""
+        """List the file systems mounted inside trees, if all workers find the same file systems."""
         wanted = []
         for path in borders:
             goes_on, outcome = self._trees.cross(path)

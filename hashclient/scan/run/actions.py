@@ -279,7 +279,7 @@ class Responder:
         return Action.REPORT in self._policy.actions_for(outcome)
 
     def _may_isolate(self, outcome: Outcome) -> bool:
-        """Return whether a file must be isolated, and the state of the machine allows this."""
+        """Return whether an outcome asks for isolation; the machine's state is not examined."""
         is_alone = self._takes_containers or not outcome.members
         return is_alone and not outcome.is_stream and self._may_take(outcome)
 

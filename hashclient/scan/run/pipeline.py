@@ -51,7 +51,7 @@ class Guard(Protocol):
         """Delay all signals until the `with` block ends, which must be short and end by itself."""
 
     def last(self) -> AbstractContextManager[None]:
-        """Ignore all signals after the first signal in the block: the run is ending anyway."""
+        """Ignore all signals after the first in the block, because the run is ending anyway."""
 
 
 class Unguarded:

@@ -37,7 +37,7 @@ class _Directory(NamedTuple):
     status: os.stat_result
 
     def has(self, name: str, seen: Seen) -> bool:
-        """Return whether the file that was read is in the directory, if linked to, as `name`."""
+        """Return whether `seen` identifies this directory, or else the file `name` in it."""
         if seen.directory_inode is not None:
             return seen.is_directory(self.status)
         try:
