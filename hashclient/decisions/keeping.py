@@ -262,7 +262,7 @@ def exchange(
 
 
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
-    """Make exceptions for the entries `ids` of a list, which are known to be good; end all others.
+    """Make exceptions for the entries `ids` of a list, which are known to be good.
 
     An earlier exception for an entry of the list that was known to be good ends, unless the entry
     is in `ids`. Exceptions that would end soon are renewed. Return whether a new exception was
