@@ -126,7 +126,7 @@ class Checker:
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
         #: Whether most files of the previous task have matched. If most files have matched, the
-        #: next task computes all digests of the entries in the first read of each file.
+        #: next task computes all digests of the entries in the first read of each short file.
         self._expects_hits = False
         #: Whether the status of a file is read before the file is opened. If neither sizes nor a
         #: cache can rule out files, the status is not needed before the file is opened.

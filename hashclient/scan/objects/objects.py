@@ -127,7 +127,7 @@ class Objects:
         self.token: str | None = None
 
     def check_at(self, elsewhere: Elsewhere) -> None:
-        """Let the machines of `elsewhere` list and read each bucket that they can reach."""
+        """Let the machines of `elsewhere` list and read each bucket that they support."""
         self._tools = msgspec.structs.replace(self._tools, elsewhere=elsewhere)
 
     @property

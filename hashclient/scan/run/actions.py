@@ -105,8 +105,8 @@ class Responder:
     def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
         """Remove the held matches at the front of `ready`, which wait for a person, and yield them.
 
-        All held matches at the front are yielded before the next action, so that very many held
-        matches do not wait for slow actions.
+        All held matches at the front are yielded before the next action, because very many matches
+        may be held.
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
