@@ -298,7 +298,7 @@ def test_a_withdrawal_ends_held_matches_by_itself(world: Braked) -> None:
 
 
 def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked) -> None:
-    """Whoever plants copies of one entry must not cause files of another entry to be held."""
+    """An attacker who plants many copies of one listed file must not stop other actions."""
     world.scan()
     world.add({"second": WRONG}, "other")
     world.scan()

@@ -54,7 +54,7 @@ def listed(tmp_path: Path) -> Path:
 @pytest.fixture
 def unreachable(own: Path) -> Iterator[Path]:
     """A state directory whose provider does not answer."""
-    # Bound but not listening, so that no other process can get the port.
+    # The socket is bound and does not listen, so that no other process can get the port.
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         config = own / "config.toml"

@@ -693,7 +693,7 @@ def test_a_store_that_repeats_its_listing_does_not_hold_up_a_look(yard: Yard, si
 def test_the_clients_of_google_and_azure_publish_and_show(
     world: State, site: Site, scheme: str
 ) -> None:
-    """The server speaks the protocol with which each client puts, lists and gets."""
+    """The server speaks the protocol that each client uses to put, list and get objects."""
     kept: dict[str, bytes] = {}
     where = f"{scheme}://machines/fleet"
     # To write an object, Google's client needs an account, even an account without a key.

@@ -242,7 +242,7 @@ def test_addresses_that_are_refused(site: Site, tmp_path: Path, url: str, code: 
 @pytest.mark.slow
 def test_nobody_answers(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    # Bound but not listening, so that no other process can get the port.
+    # The socket is bound and does not listen, so that no other process can get the port.
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         arguments = site.init_arguments()

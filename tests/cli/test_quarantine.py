@@ -457,7 +457,7 @@ def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Pat
     assert not key.exists()
 
 
-#: Contents of key files; none of the keys exists.
+#: Contents of key files with invented keys.
 SECRETS = (
     "# created: today\n# public key: age1x\nAGE-SECRET-KEY-1TWC4QQQQTWC4",
     "age-secret-key-1twc4qqqq",  # the key is cut short

@@ -47,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prefix(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install into an empty prefix, whatever packages this Python has."""
+    """Install into an empty prefix, and ignore the packages that this Python has."""
     prefix = tmp_path_factory.mktemp("prefix")
     options = ("--no-deps", "--no-index", "--ignore-installed", "--no-compile", "--quiet")
     tool(sys.executable, "-m", "pip", "install", *options, "--prefix", prefix, wheel)

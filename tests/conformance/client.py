@@ -2,8 +2,8 @@
 
 `README.md` says how to run the suite. The suite's repositories sign any file by any role, so two
 parts of `fetch` are replaced, both of which run after the metadata were verified. The first part
-chooses the lists. The second downloads the lists, and downloads instead the one target that the
-suite asks for.
+chooses the lists. The second part downloads the one target that the suite asks for, instead of the
+lists.
 """
 
 from __future__ import annotations

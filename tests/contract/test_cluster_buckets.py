@@ -1,4 +1,4 @@
-"""A bucket on a cluster: whatever its keys are, workers find what one machine finds."""
+"""A bucket on a cluster: for keys of any form, workers find the same as one machine."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def write(
     written = formatter(name, Context(command, NOW, show_digests, about))
     parts = [written.begin(), *(written.outcome(o) for o in found), written.end(summary)]
     text = "".join(f"{part}\n" for part in parts if part is not None)
-    # The text has no control characters, whatever the outcomes contain.
+    # The text has no control characters, even if paths in the outcomes contain some.
     assert text.replace("\n", "").isprintable()
     return text
 
@@ -313,7 +313,7 @@ def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
 
 @pytest.mark.sampled
 def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, form: Format) -> None:
-    """The report looks incomplete, however many of its last lines are missing."""
+    """A report without its last lines, one or several, looks incomplete."""
     found = outcomes("path")
     text = write(name, found, summaries()[3])
     assert form.read(text).exit_code is not None

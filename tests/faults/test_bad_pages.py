@@ -186,7 +186,7 @@ class RottenDisk:
         subprocess.run(["umount", self.mount_point], check=True)
 
     def rot(self, path: Path, offset: int = 0) -> None:
-        """Make all blocks of a file from `offset` on bad, except blocks that other files use."""
+        """Damage the blocks of a file from `offset` on, except for blocks that other files use."""
         content = path.read_bytes()
         self.unmount()
         bad = next_place = 0

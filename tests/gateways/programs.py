@@ -1,7 +1,7 @@
 """Gateway programs: found, set up by the recipes of the document, started and stopped.
 
-A recipe is used unchanged; only paths, ports and users are replaced, each of which must occur. A
-program runs in a new session, and the remaining processes of the session are killed at the end.
+Of a recipe, only paths, ports and users are replaced. Each replaced text must occur in the recipe.
+A program runs in a new session, and the remaining processes of the session are killed at the end.
 """
 
 from __future__ import annotations

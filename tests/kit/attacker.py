@@ -31,7 +31,7 @@ from tests.kit.tree import write_tree
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by others")
 
-#: The user and group of the attacker: nobody, who owns no other files.
+#: The user and group of the attacker: the account `nobody`, which owns no files elsewhere.
 ATTACKER = 65534
 
 _PROGRAM = Path(__file__).with_name("attack_loop.py")
@@ -41,7 +41,7 @@ Step = tuple[str, str, str]
 
 
 def exchange(one: Path, other: Path) -> Step:
-    """Exchange two names in one step, whatever they name."""
+    """Exchange two names in one step; each may be a file, a directory or a link."""
     return "exchange", str(one), str(other)
 
 

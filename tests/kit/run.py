@@ -232,7 +232,8 @@ class NoThread(threading.Thread):
 def open_files() -> int:
     """Return how many descriptors this process has open."""
     gc.collect()  # files of objects from earlier tests are closed now and not later
-    # Remaining objects are left out of later collections, each of which takes half a second.
+    # Later garbage collections skip the present objects, because a collection of all objects takes
+    # half a second.
     gc.freeze()
     return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -121,7 +121,8 @@ def test_anything_else_is_an_error_that_quotes_no_digest(content: bytes) -> None
     assert not re.search("[0-9a-fA-F]{32}", message)
 
 
-#: Bytes that may separate two rows; names from tools contain none of them before a row.
+#: Bytes that may separate two rows. No name that a tool prints has such a byte before a complete
+#: row.
 DIVIDERS = [
     *map(bytes, zip(b"\r\n\0\x0b\x0c\x1c\x1d\x1e\x85 ")),
     "\x85".encode(),

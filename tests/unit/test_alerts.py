@@ -492,7 +492,7 @@ def test_paths_are_named_only_if_the_configuration_asks_for_them(tmp_path: Path)
     assert document["matches"] == [odd.id]
 
 
-#: Texts that no alert may contain. Each text has characters that occur in no other text.
+#: Secret texts that no alert may contain. Each text is so unusual that it cannot occur by chance.
 _SECRET = st.text("\N{SNOWMAN}\N{UMBRELLA}", min_size=4, max_size=8)
 
 

@@ -236,7 +236,7 @@ def test_a_certificate_that_was_edited(tmp_path: Path) -> None:
 
 
 def test_a_note_that_names_what_is_no_id_is_refused(tmp_path: Path) -> None:
-    """Whoever has a key and an audit log can sign any values, so ids are checked as well."""
+    """The owner of a key can sign any values, so the ids in an answer are checked as well."""
     desk = desk_at(tmp_path)
     audit = desk.session.audit
     asked = [{"request": "destroy", "matches": ["a" * 10]}]

@@ -425,7 +425,7 @@ def test_an_unsigned_genesis_record_is_found(log: AuditLog, directory: Path) -> 
 def test_a_genesis_record_is_what_the_format_says(
     log: AuditLog, directory: Path, change: dict[str, object]
 ) -> None:
-    """Whoever has the key can sign any first record, but only one form of record starts a log."""
+    """The owner of the key can sign any first record, but only one form of record starts a log."""
     lines = lines_of(directory)
     genesis = json.loads(lines[0])
     genesis["data"].update(change)

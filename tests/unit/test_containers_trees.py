@@ -1,4 +1,4 @@
-"""Disk images with several trees, and archives of which a part is in another file."""
+"""Disk images with several directory trees, and archives that consist of several files."""
 
 from __future__ import annotations
 

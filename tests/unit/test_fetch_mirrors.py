@@ -39,7 +39,7 @@ def place_of(mirror: Simulator, name: str) -> Place:
 
 
 class Mirrors:
-    """A provider with mirrors, each of which can fail on its own, and a client."""
+    """A provider, a client, and mirrors of the provider that can fail separately."""
 
     def __init__(self, directory: Path) -> None:
         self.provider = Simulator(directory / "provider")

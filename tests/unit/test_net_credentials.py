@@ -138,7 +138,7 @@ def test_the_base_itself_and_another_spelling_of_the_origin_are_accepted() -> No
     [
         f"https://user:{SECRET}@list.invalid/",
         f"https://list.invalid/?token={SECRET}",
-        # URLs for which the transport would report a failed verification.
+        # URLs that are refused, because the transport would report a failed verification for them.
         *("https://xn--a/", "https://xn--0/x", "https://xn--zzzzzz99999.invalid/"),
         *("https://999.1.1.1/", "https://1.2.3.04/", "https://xn--abc-/"),
         "https://list.invalid/#a",

@@ -1,4 +1,4 @@
-"""Consolidation: fewer segments for the same list, whatever generation a client has."""
+"""Consolidation: fewer segments for the same list, and clients of any generation can follow."""
 
 from __future__ import annotations
 

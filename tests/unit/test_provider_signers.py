@@ -65,7 +65,7 @@ def test_keys_have_the_names_of_people_in_signed_metadata(agency: Agency, tmp_pa
 
 
 def test_a_key_that_did_not_count_before_is_called_new(agency: Agency, tmp_path: Path) -> None:
-    """Whoever makes a draft chooses the names of the keys in it."""
+    """The person who makes a draft can choose any names for the keys in the draft."""
     where = tmp_path / "rotated"
     agency.simulator.repository.rotate("baseline", agency.keys("alice", "carol"), draft=where)
     shown = call("provider", "draft", "show", where).out

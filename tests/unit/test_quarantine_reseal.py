@@ -135,7 +135,7 @@ def test_a_damaged_copy_does_not_become_a_sound_one(
 def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, tmp_path: Path
 ) -> None:
-    """Whoever can write to the quarantine has the public key, and can seal another file to it."""
+    """An attacker who can write to the quarantine can seal another file to the public key."""
     another = tmp_path / "share" / "another.bin"
     another.write_bytes(CONTENT[::-1])
     found = ward.match(another, entry="e-2")
