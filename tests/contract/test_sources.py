@@ -1,4 +1,4 @@
-"""Rules for every source: each input is named once, in batches, and is not opened.
+"""Rules for every source of inputs: it names each input once, in batches, and opens none.
 
 `objects.listing` lists buckets with columns and another interface, so this module adapts it to the
 interface of the other sources.

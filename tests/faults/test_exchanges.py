@@ -162,7 +162,7 @@ def mounted(source: Path, place: Path) -> Iterator[None]:
 def test_what_is_mounted_elsewhere_in_the_tree_hides_no_exchange(
     state: State, ground: Path, race: str, rounds: int
 ) -> None:
-    """A bind mount has another inode than its listing says, and exchanged names must be noticed."""
+    """Beside bind mounts, whose inodes differ from the listing, an exchange must be noticed."""
     tree = tree_of(ground, race, 0)
     one, other = RACES[race][2]
     codes: Counter[int] = Counter()

@@ -253,7 +253,7 @@ def descriptors_left(count: int) -> Iterator[None]:
 
 
 def bytes_path(line: Mapping[str, Any]) -> bytes:
-    """Return the path of a JSON line with its bytes on disk."""
+    """Return the path in a JSON line as bytes, even if the path is not UTF-8."""
     if "path_b64" in line:
         return base64.b64decode(line["path_b64"])
     return str(line["path"]).encode()

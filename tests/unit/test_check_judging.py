@@ -1,4 +1,4 @@
-"""Records that a task makes for the inventory: of which files, with which day and tags."""
+"""Records that a task makes for the inventory: their files, days and tags."""
 
 from __future__ import annotations
 

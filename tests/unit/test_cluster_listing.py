@@ -1,4 +1,4 @@
-"""A batch of directories on a worker: when it ends, what other workers get, and how it is named."""
+"""A worker lists a batch of directories: when the batch ends, and what is left to other workers."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def arj(header: bytes, *, length: int | None = None, crc: int = 0) -> bytes:
 
 
 def compressed(*codes: int, flags: int = 0x90, size: int = 40) -> bytes:
-    """Return a file of `compress` with these codes of nine bits; all other codes are zero."""
+    """Return a compressed file (.Z) with the given codes of nine bits; all other codes are zero."""
     bits = sum(code << 9 * number for number, code in enumerate(codes))
     return (b"\x1f\x9d" + bytes([flags]) + bits.to_bytes(60, "little"))[:size]
 

@@ -52,7 +52,7 @@ def test_of_mails_the_last_ids_are_written_with_the_count() -> None:
     assert send(known, mailed(0))
     for number in range(1, 31):
         assert not send(known, mailed(number))
-    assert not send(known, outcome())  # the mail of this match has no id
+    assert not send(known, outcome())  # a match in a mail without an id
     ((_, count, ids),) = known.due()  # ten message ids make the count due
     assert (count, ids) == (31, [f"{n}@example.org" for n in range(21, 31)])
     assert not send(known, mailed(99))

@@ -347,7 +347,7 @@ def test_members_beyond_the_limit_are_one_unread_input(
 def test_a_file_that_changes_while_it_is_opened_is_unread(
     lists: OpenLists, tmp_path: Path, changes_at: int | None
 ) -> None:
-    """The change may also happen while the tags of the container itself are computed."""
+    """The container may change while its members are found, or while its tags are computed."""
     looks = iter(range(1, 9))
     with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
         cage = Cage(found_of(LISTED))

@@ -411,7 +411,7 @@ def test_a_renewal_of_what_people_sign(world: World, tmp_path: Path) -> None:
 
 
 def test_the_root_goes_to_people(world: World, tmp_path: Path) -> None:
-    """The old key of the root signs, and as many new keys as the new threshold asks for."""
+    """The old key of the root and the required number of new keys sign the draft."""
     client = PlainClient(tmp_path / "client", world.simulator)
     client.generation()
     where = world.place()
