@@ -34,8 +34,8 @@ NO_PROXY_CREDENTIAL_HINT = (
     "name a file with `user:password` with --proxy-basic-file, or `proxy_basic_file` in config.toml"
 )
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the server knows the certificate"
-#: Texts in nginx's page for status 400, because the status does not show that a client certificate
-#: is missing or refused.
+#: Texts of nginx's page for status 400: they show that a client certificate is missing or refused,
+#: which the status alone does not show.
 _NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
 _BAD_CERTIFICATE_PAGE = b"The SSL certificate error"
 _STATUS_400_HINT = "some servers answer 400 to a client certificate that is missing or not accepted"

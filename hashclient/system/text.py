@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 #: 4,096 bytes that a system call accepts.
 MAX_LOGGED_PATH_CHARS = 1 << 14
 
-
 #: The longest part of an untrusted text that is repeated in a message, in characters.
 MAX_EXCERPT_CHARS = 200
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -42,7 +43,7 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 def as_unicode(typed: str) -> str:
     """Return typed text without lone surrogates, which stand for bytes that are not UTF-8."""
-    return typed.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return _SURROGATE.sub("\ufffd", typed)
 
 
 def is_unicode(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Very many lists of a provider, or entries of a file: bounded, linear in time, and recorded."""
+"""Very many lists, or entries for one file, take bounded memory and linear time."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def _read_further(
     needed: tuple[np.ndarray, np.ndarray],
     result: Result,
 ) -> dict[int, Outcome]:
-    """Compute the other digests of entries; return the outcomes of files that cannot be read.
+    """Read files again for missing digests; return the outcomes of files that cannot be read.
 
     `needed` are the indexes of files, and for each file the mask of the algorithms that are
     missing.
