@@ -1,4 +1,4 @@
-"""The depth of the tests: `make test` has two minutes, `make check-deep` has all night."""
+"""The depth of the tests: `make test` has a few minutes, `make check-deep` has all night."""
 
 from __future__ import annotations
 
