@@ -267,7 +267,18 @@ def _client_class(distributed: Any) -> Any:
 
     class Client(distributed.Client):  # type: ignore[misc]
         def start(self, **how: Any) -> None:
-            super().start(callback_timeout=2 * CONNECT_S, **how)
+            try:
+                super().start(callback_timeout=2 * CONNECT_S, **how)
+            except BaseException:
+                _close(self)
+                raise
+
+        def __del__(self) -> None:
+            """Do nothing: every client is closed already.
+
+            Dask would close the client, for which it needs a lock; a collection of garbage in a
+            thread that holds this lock would never end.
+            """
 
     return Client
 
