@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -39,11 +40,13 @@ def ask(exposition: Exposition, *pieces: bytes) -> bytes:
     with socket.create_connection((address.host, address.port), 10) as client:
 
         def send() -> None:
-            for piece in pieces:
-                client.sendall(piece)
-            client.shutdown(socket.SHUT_WR)
-            while part := client.recv(4096):
-                found.extend(part)
+            # The server may close the connection before it has read everything.
+            with contextlib.suppress(OSError):
+                for piece in pieces:
+                    client.sendall(piece)
+                client.shutdown(socket.SHUT_WR)
+                while part := client.recv(4096):
+                    found.extend(part)
 
         thread = threading.Thread(target=send)
         thread.start()
@@ -96,10 +99,7 @@ def test_files_of_kinds_that_are_not_opened_are_counted_by_kind(counts: Counts) 
 def test_a_request_that_is_none_is_over_and_the_next_one_is_answered(
     exposition: Exposition, pieces: list[bytes]
 ) -> None:
-    try:
-        answer = ask(exposition, *pieces)
-    except ConnectionError:  # the server closed the connection before it had read everything
-        answer = b""
+    answer = ask(exposition, *pieces)
     assert b"hashclient" not in answer or pieces[0].startswith(b"GET /metrics")
     assert b" 200 " in ask(exposition, b"GET /metrics ", b"HTTP/1.1\r\n", b"\r\n")
 
