@@ -11,11 +11,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from hashclient.core.match import new_id
+from hashclient.core.model import Time
 from hashclient.core.version import __version__
 from hashclient.system.text import first_of, for_programs
 
@@ -83,10 +84,6 @@ MEANINGS: Mapping[Kind, Meaning] = {
 ALERT_FORMAT = "hashclient-alert/1"
 #: The largest number of subjects, ids and paths that an alert names; all others are only counted.
 MOST_NAMED = 20
-
-
-#: A time must have a zone, because a time without a zone cannot be compared with the clock.
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hashclient.alerts.alert import Alert, Kind, Time, noticed
+from hashclient.alerts.alert import Alert, Kind, noticed
+from hashclient.core.model import Time
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -56,6 +56,7 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.core.errors import AuditError
+from hashclient.core.model import Time
 from hashclient.system.layout import AUDIT_KEY_NAME, CLOSED_LOG_NAME
 from hashclient.system.text import printable
 
@@ -411,7 +412,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     """A record whose data is undecoded JSON."""
 
     seq: int
-    time: Annotated[datetime, msgspec.Meta(tz=True)]
+    time: Time
     event: str
     data: msgspec.Raw
     prev: str

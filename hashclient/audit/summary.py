@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -20,6 +20,7 @@ from hashclient.audit.record import broken
 from hashclient.core.errors import AuditError, ExitCode
 from hashclient.core.figures import Precision, Spread, spread, wilson
 from hashclient.core.kinds import Kind, Verdict
+from hashclient.core.model import Time
 from hashclient.core.verdict import Counts, add_by_kind
 
 SCHEMA = "hashclient-audit-summary/1"
@@ -59,9 +60,6 @@ _DECIDED = {
     "exception-removed": "exceptions removed",
     "exceptions-cleared": "all exceptions given up",
 }
-
-
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Run(msgspec.Struct):
@@ -104,8 +102,8 @@ class Outage(msgspec.Struct):
     """
 
     provider: str
-    since: _Time
-    until: _Time | None
+    since: Time
+    until: Time | None
     failures: int
 
 
@@ -116,8 +114,8 @@ class Summary(msgspec.Struct):
     """
 
     schema: str
-    since: _Time | None
-    until: _Time | None
+    since: Time | None
+    until: Time | None
     log_id: str
     logs: int = 1
     records: int = 0

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ _OF_IDS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW
 #: The largest number of lists that a provider may have (`docs/format.md`), because every scan
 #: reports each list.
 MAX_LISTS = 256
+#: A time in a document must have a zone, because a time without a zone cannot be compared with the
+#: clock.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def is_name(text: str) -> bool:

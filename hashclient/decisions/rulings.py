@@ -16,11 +16,11 @@ import bisect
 import functools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
 
 import msgspec
 
 from hashclient.core.errors import StateError
+from hashclient.core.model import Time
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.migrations.version import read_version, write_version
 from hashclient.system.files import (
@@ -53,8 +53,6 @@ _LOST_HINT = (
     " --reason …`"
 )
 
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
-
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """An entry that a ruling is about, as it was when the ruling was made."""
@@ -83,8 +81,8 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
     entries: tuple[Entry, ...]
     reason: str
     by: str
-    made_at: _Time
-    until: _Time
+    made_at: Time
+    until: Time
     content: str = ""
     below: str = ""
     origin: str = ""
@@ -112,7 +110,7 @@ class Imports(msgspec.Struct, frozen=True):
     """
 
     versions: dict[str, int] = {}
-    since: _Time | None = None
+    since: Time | None = None
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -125,7 +123,7 @@ class _Head(msgspec.Struct, frozen=True):
     format: str
     key_id: str = ""
     number: int = 0
-    at: _Time | None = None
+    at: Time | None = None
     has_files: bool = False
     mac: str = ""
     imports: Imports = Imports()

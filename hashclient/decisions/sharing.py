@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -39,7 +39,7 @@ import msgspec
 from hashclient.audit.file import load_key, load_public_key
 from hashclient.audit.log import Event
 from hashclient.core.errors import UsageError, VerificationError
-from hashclient.core.model import is_entry_id, is_name
+from hashclient.core.model import Time, is_entry_id, is_name
 from hashclient.decisions.exceptions import Exceptions
 from hashclient.decisions.keeping import LOCK_WAIT_S, check_number, exchange
 from hashclient.decisions.rulings import (
@@ -67,7 +67,6 @@ _AHEAD = timedelta(hours=1)
 #: How the `origin` of an imported ruling begins; the public key follows.
 _ORIGIN = "key "
 
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _Name = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
@@ -80,8 +79,8 @@ class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON_CHARS)]
     by: _Name
     approved_by: _Name
-    made_at: _Time
-    until: _Time
+    made_at: Time
+    until: Time
 
 
 class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +92,7 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: Literal["hashclient-exceptions-export/1"]
     version: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
-    made: _Time
+    made: Time
     roots: dict[str, tuple[Key, ...]]
     exceptions: Annotated[tuple[Shared, ...], msgspec.Meta(max_length=MOST)]
 

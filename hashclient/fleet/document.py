@@ -8,7 +8,6 @@ the document.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -17,6 +16,7 @@ from msgspec import Meta
 from hashclient.audit.record import Checkpoint, parse_checkpoint
 from hashclient.core.errors import AuditError, VerificationError
 from hashclient.core.kinds import MatchState
+from hashclient.core.model import Time
 from hashclient.system.signed import sign_document, verify_document
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _TAG = b"hashclient status v1\n"
 
 _Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 _Code = Annotated[int, Meta(ge=0, le=255)]
-_Time = Annotated[datetime, Meta(tz=True)]
 _Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 #: The name of a kind of container that is not opened.
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
@@ -74,16 +73,16 @@ class ListState(_Part, frozen=True):
     provider: _Name | None
     state: Freshness
     generation: _Count | None = None
-    published: _Time | None = None
-    expires: _Time | None = None
-    checked: _Time | None = None
+    published: Time | None = None
+    expires: Time | None = None
+    checked: Time | None = None
     refused: _Code | None = None
 
 
 class Runs(msgspec.Struct, forbid_unknown_fields=True):
     """The runs of a command: the last run, and counts for the last 24 hours."""
 
-    last: _Time
+    last: Time
     exit_code: _Code | None = None
     runs: _Count = 0
     failed: _Count = 0
@@ -119,14 +118,14 @@ class StatusDocument(_Part, frozen=True, kw_only=True):
     format: Literal["hashclient-status/1"]
     machine: Machine
     version: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
-    made: _Time
+    made: Time
     counter: _Count
     interval_s: Annotated[int, Meta(ge=1, le=1 << 31)]
     exit_code: _Code
     lists: Annotated[tuple[ListState, ...], Meta(max_length=MOST_LISTS)]
     lists_omitted: _Count
     providers_unknown: _Count
-    counted_since: _Time
+    counted_since: Time
     runs: dict[Command, Runs]
     matches: dict[MatchState, _Count] | None
     to_review: _Count

@@ -11,13 +11,13 @@ import contextlib
 import re
 import tomllib
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from hashclient.core.errors import UsageError
+from hashclient.core.model import Time
 from hashclient.status.published import keep, load_kept
 from hashclient.system.files import MAX_STATE_BYTES, make_private_dir, read_regular, writer_lock
 from hashclient.system.layout import KNOWN_LOCK_NAME, KNOWN_NAME, Layout
@@ -36,7 +36,7 @@ class Seen(msgspec.Struct, frozen=True):
     """
 
     counter: int
-    made: Annotated[datetime, msgspec.Meta(tz=True)]
+    made: Time
     sha256: str
     checkpoint: str
     went_back: str | None = None

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from hashclient.core.errors import StateError
+from hashclient.core.model import Time
 from hashclient.core.staleness import ListState, state_of
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.run import REBUILD_HINT, Count, DamagedError, damaged, digest_pieces, root_of
@@ -25,7 +26,6 @@ from hashclient.system.versions import format_of, is_newer, newer
 MANIFEST_FORMAT = "hashclient-index/2"
 
 #: The types of times and names are strict, because the disk may have garbled the manifest.
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
 _Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
@@ -74,10 +74,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     list: str
     provider: str
     generation: Count
-    published_at: _Time
-    fetched_at: _Time
-    checked_at: _Time
-    expires: _Time
+    published_at: Time
+    fetched_at: Time
+    checked_at: Time
+    expires: Time
     entries: Count
     checksum: _Checksum
     with_digest: dict[str, Count]
@@ -86,8 +86,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     runs: tuple[RunRef, ...]
     epoch: str = ""
     segments: dict[str, str] = {}
-    verified_at: _Time | None = None
-    oldest_verified: _Time | None = None
+    verified_at: Time | None = None
+    oldest_verified: Time | None = None
     rotten: RunName | None = None
     offered: tuple[str, ...] = ()
 

@@ -20,13 +20,13 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from hashclient.config.settings import Settings
 from hashclient.core.errors import ConfigError, StateError
-from hashclient.core.model import MAX_LISTS, MissingList, is_name
+from hashclient.core.model import MAX_LISTS, MissingList, Time, is_name
 from hashclient.core.staleness import ListState
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
@@ -85,7 +85,7 @@ class _Targets(msgspec.Struct, frozen=True):
 
 class _SignedTimestamp(msgspec.Struct, frozen=True):
     type: Literal["timestamp"] = msgspec.field(name="_type")
-    expires: Annotated[datetime, msgspec.Meta(tz=True)]
+    expires: Time
 
 
 class _Timestamp(msgspec.Struct, frozen=True):

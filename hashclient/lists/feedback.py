@@ -10,13 +10,13 @@ specifies the format of feedback.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from hashclient.core.errors import VerificationError
-from hashclient.core.model import is_entry_id, is_name
+from hashclient.core.model import Time, is_entry_id, is_name
 from hashclient.system.signed import Key, sign_document, verify_document
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: Literal["hashclient-feedback/1"]
     provider_root: Key
-    made: Annotated[datetime, msgspec.Meta(tz=True)]
+    made: Time
     entries: tuple[EntryFeedback, ...]
 
 

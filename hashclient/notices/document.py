@@ -17,12 +17,12 @@ import enum
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from hashclient.core.errors import VerificationError
-from hashclient.core.model import is_name
+from hashclient.core.model import Time, is_name
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
@@ -100,15 +100,13 @@ PARAGRAPHS = {"description": 2_000, "instruction": 1_000}
 #: The names of the texts that may be empty.
 OPTIONAL = frozenset({"contact", "description", "instruction"})
 
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
-
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An earlier notice, named by the three fields that identify a message in CAP."""
 
     sender: str
     id: str
-    sent: _Time
+    sent: Time
 
 
 class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,7 +119,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["hashclient-notice/1"]
     id: str
     sender: str
-    sent: _Time
+    sent: Time
     status: Status
     type: Type
     references: tuple[Reference, ...]
@@ -130,7 +128,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     urgency: Urgency
     severity: Severity
     certainty: Certainty
-    expires: _Time
+    expires: Time
     headline: str
     description: str
     instruction: str

@@ -13,10 +13,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
 
 import msgspec
 
+from hashclient.core.model import Time
 from hashclient.notices.document import Notice, Severity, Status, Type
 
 #: How long a notice is kept after it has expired, if it is not signed any more.
@@ -24,10 +24,6 @@ KEEP = timedelta(days=400)
 #: The largest number of notices of a provider that are kept; at most a quarter of them can be
 #: signed.
 MAX_KEPT = 4_000
-
-
-#: A time must have a zone, because a time without a zone cannot be compared with the clock.
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from hashclient.core.errors import StateError
-from hashclient.core.model import is_name
-from hashclient.notices.lifecycle import Kept, Time
+from hashclient.core.model import Time, is_name
+from hashclient.notices.lifecycle import Kept
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     is_there,

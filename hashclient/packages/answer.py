@@ -17,6 +17,7 @@ import msgspec
 from hashclient.audit.ed25519 import BadSignatureError, verify
 from hashclient.audit.record import format_time
 from hashclient.core.errors import VerificationError
+from hashclient.core.model import Time
 from hashclient.packages.document import MatchId, ReportId
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import for_programs
@@ -33,7 +34,6 @@ _TAG = b"hashclient answer v1\n"
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 _Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,500}\Z")]
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     request: Literal["keep", "destroy", "retract"]
     matches: tuple[MatchId, ...]
-    until: _Time | None
+    until: Time | None
     text: _Text
 
 
@@ -59,7 +59,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: Literal["hashclient-answer/1"]
     id: _Id
-    time: _Time
+    time: Time
     body: _Text
     report: ReportId
     log_id: _Id

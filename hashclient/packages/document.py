@@ -9,13 +9,13 @@ document.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from hashclient.core.errors import VerificationError
 from hashclient.core.match import Step, was_viewed
+from hashclient.core.model import Time
 from hashclient.system.process import memory_cap
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, path_of
@@ -33,7 +33,6 @@ MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
 ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +102,7 @@ class Context(Evidence, frozen=True, omit_defaults=True):
 class StoryStep(_Strict, frozen=True):
     """A step in the history of the file."""
 
-    time: _Time
+    time: Time
     event: str
     detail: dict[str, Any]
 
@@ -118,8 +117,8 @@ class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
     id: MatchId
     path: str
     size: _Count | None
-    first_seen: _Time
-    last_seen: _Time
+    first_seen: Time
+    last_seen: Time
     state: str
     viewed: bool
     in_place: bool
@@ -143,7 +142,7 @@ class Document(_Strict, frozen=True):
 
     format: Literal["hashclient-report/2"]
     report: ReportId
-    created: _Time
+    created: Time
     reporter: Reporter
     tool: Tool
     matches: tuple[ReportedMatch, ...]

@@ -26,7 +26,7 @@ import msgspec
 from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm
 from hashclient.core.match import ID_LENGTH
-from hashclient.core.model import Hit, Seen, hit_fields
+from hashclient.core.model import Hit, Seen, Time, hit_fields
 from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.system import files
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, RESTORED_NAME
@@ -45,7 +45,6 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 #: leaves an owner unchanged.
 _Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 2)]
 _Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Stage(enum.StrEnum):
@@ -64,7 +63,7 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     by: str
     reason: str
-    time: _Time
+    time: Time
 
     @classmethod
     def of(cls, by: str, reason: str, time: datetime) -> Mark:
@@ -87,7 +86,7 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
 class Hold(Mark, frozen=True, forbid_unknown_fields=True):
     """A hold, which forbids destroying an item until its end or until a person releases it."""
 
-    until: _Time | None = None
+    until: Time | None = None
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

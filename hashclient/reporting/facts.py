@@ -13,7 +13,6 @@ import hashlib
 import ipaddress
 import itertools
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ from hashclient.audit.log import Event
 from hashclient.core.agefile import Chunks
 from hashclient.core.errors import AuthorisationError, StateError, UnreachableError, UsageError
 from hashclient.core.match import Match
+from hashclient.core.model import Time
 from hashclient.matches.store import Matches
 from hashclient.packages.document import Evidence, facts_name
 from hashclient.quarantine.age import parse_recipients
@@ -55,7 +55,6 @@ _Text = Annotated[
     str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]{1,500}\Z")
 ]
 _Url = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,2000}\Z")]
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -67,7 +66,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     account: _Text | None = None
     address: _Text | None = None
-    uploaded: _Time | None = None
+    uploaded: Time | None = None
     url: _Url | None = None
     message_id: _Text | None = None
 

@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.match import new_id
+from hashclient.core.model import Time
 from hashclient.core.patience import LAST, is_due, pause
 from hashclient.reporting.destinations.registry import KINDS
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
@@ -30,8 +31,6 @@ from hashclient.system.text import printable
 
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
-#: A time with a time zone, so that it can be compared with the clock.
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
