@@ -266,7 +266,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
 
 
 def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
-    """An update of a changed manifest has a wrong checksum, so the list is built anew."""
+    """An update of a changed manifest has a wrong checksum, so the list is built again."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
     edit_manifest(client.settings.state_dir, "baseline", checksum="0" * 16)
