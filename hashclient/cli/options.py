@@ -216,7 +216,8 @@ _VERBOSITY: dict[tuple[str, str], dict[str, Any]] = {
     ("-v", "--verbose"): {"count": True, "type": click.IntRange(min=0)},
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = r"(?P<number>[0-9]+)(?P<unit>[smhd]?)"
+#: A pattern for a length of time; nine digits keep the number of seconds in the range of timers.
+_DURATION = r"(?P<number>[0-9]{1,9})(?P<unit>[smhd]?)"
 
 
 class _Duration(click.ParamType[Any]):

@@ -8,12 +8,12 @@ refused, as ssh(1) refuses its keys, unless the operator allows it with `--allow
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from hashclient.config.tables import PackageDestination
 from hashclient.core.errors import ConfigError
 from hashclient.system.strangers import Stranger, stranger_on
 from hashclient.system.text import printable
@@ -32,27 +32,28 @@ def allows_shared(environ: Mapping[str, str]) -> bool:
     return environ.get(ALLOW_SHARED, "").lower() in {"1", "true", "t", "yes", "y", "on"}
 
 
-def files_named(table: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the files that a table of the configuration names, each with the name of its key."""
-    if isinstance(table, msgspec.Struct):
-        found: Iterable[tuple[str, Any]] = (
-            (name, getattr(table, name)) for name in table.__struct_fields__
-        )
-    elif isinstance(table, Mapping):
-        found = table.items()
-    else:
-        found = ()
-    for name, value in found:
+def files_named(table: msgspec.Struct, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the files that a table of the configuration names, each with the name of its key.
+
+    Names that the operator has chosen, for example of providers, are no names of keys.
+    """
+    for name in table.__struct_fields__:
+        value, place = getattr(table, name), f"{where}{name}"
         if name == "command":
-            yield from ((text, f"{where}{name}") for text in value[:1])
-        elif name in _NAMES_A_FILE:
+            yield from ((text, place) for text in value[:1])
+        # the `key` of a package's destination is a public key itself
+        elif name in _NAMES_A_FILE and not (
+            name == "key" and isinstance(table, PackageDestination)
+        ):
             values = (value,) if isinstance(value, str) else value or ()
-            yield from ((text, f"{where}{name}") for text in values)
-        elif isinstance(value, tuple):
-            for inner in value:
-                yield from files_named(inner, f"{where}{name}.")
+            yield from ((text, place) for text in values)
         else:
-            yield from files_named(value, f"{where}{name}.")
+            tables = value if isinstance(value, Mapping) else {None: value}
+            for key, inner in tables.items():
+                within = f"{place}." if key is None else f"{place}.{key}."
+                for one in inner if isinstance(inner, tuple) else (inner,):
+                    if isinstance(one, msgspec.Struct):
+                        yield from files_named(one, within)
 
 
 def refuse_shared(path: str | os.PathLike[str], what: str) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from hashclient.config.owners import ALLOW_SHARED, allows_shared, files_named
+from hashclient.config.settings import Config, parse_config
 from hashclient.config.tables import (
     ClusterConfig,
     MirrorConfig,
@@ -127,13 +128,36 @@ def test_no_key_that_names_a_file_is_forgotten() -> None:
     service = ServiceDestination("https://s.example", "x", basic_file="11", ca="12")
     cluster = ClusterConfig(ca="13", cert="14", key="15")
     report = ReportConfig(to={"ncmec": service})
-    found = dict(files_named({"p": provider, "c": cluster, "r": report}))
+    found = dict(files_named(Config(providers={"p": provider}, cluster=cluster, report=report)))
     assert set(found) == {str(number) for number in range(1, 16)}
-    assert found["3"] == "p.mirrors.token_file" and found["11"] == "r.to.ncmec.basic_file"
+    assert found["3"] == "providers.p.mirrors.token_file"
+    assert found["11"] == "report.to.ncmec.basic_file"
     for table in (ProviderConfig, OAuthConfig, ServiceDestination, ClusterConfig):
         for field in msgspec.structs.fields(table):
             if field.name.endswith("_file"):
-                assert list(files_named({field.name: "x"})) == [("x", field.name)]
+                named = msgspec.defstruct("Named", [(field.name, str, "x")])()
+                assert list(files_named(named)) == [("x", field.name)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[providers.ca]\nroot_sha256 = "{"0" * 64}"',
+        f'[providers.command]\nroot_sha256 = "{"0" * 64}"',
+        '[report.to.key]\nkind = "package"\ndirectory = "/reports"',
+        f'[report.to.x]\nkind = "package"\ndirectory = "/reports"\nkey = "{"0" * 64}"',
+        f'[decisions.trusted]\nkey = "{"0" * 64}"',
+    ],
+)
+def test_a_chosen_name_and_a_public_key_name_no_file(text: str) -> None:
+    assert list(files_named(parse_config(text, "config.toml"))) == []
+
+
+@pytest.mark.parametrize("value", ["5", "[5]", "true"])
+def test_a_wrong_default_of_a_command_is_not_taken_for_a_file(state: State, value: str) -> None:
+    state.configure(f"[scan]\nkey = {value}\n[init]\nca = {value}\ncommand = {value}\n")
+    refused = state.scan()
+    assert (refused.code, "unknown key 'key' in [scan]" in refused.err) == (2, True)
 
 
 # Files of other users
