@@ -30,6 +30,13 @@ def test_a_word_of_several_lines_or_great_length_is_not_repeated(words: tuple[st
     assert "xyz" not in result.err.replace("--key", "") and len(result.err.splitlines()) == 2
 
 
+@pytest.mark.parametrize("digits", ["9" * 400, "9" * 5000])
+def test_a_length_of_time_beyond_any_timer_is_a_wrong_word(digits: str) -> None:
+    for words in (("watch", "--settle", digits, "/"), ("serve", "--idle", f"{digits}d")):
+        result = call(*words)
+        assert result.code == 2 and "is not a length of time, such as 90, 30m or 1h" in result.err
+
+
 SPLIT = "-----BEGIN {}PRIVATE KEY----- TWC4QQ/x{} TWC4QQ== -----END {}PRIVATE KEY-----"
 
 
