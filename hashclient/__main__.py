@@ -37,11 +37,24 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
         os._exit(128 + number)
 
 
+def _restart_in_utf8() -> NoReturn:
+    """Start the program again in Python's UTF-8 mode, whatever the encoding of the locale.
+
+    The names of files are bytes, and records contain these bytes in the encoding of names. With the
+    encoding of a locale, records of one machine would depend on who has started the program, and
+    some names could not be opened.
+    """
+    words = [sys.orig_argv[0], "-X", "utf8", *sys.orig_argv[1:]]
+    os.execv(sys.executable, words)  # noqa: S606 - the same program without a shell
+
+
 def main() -> NoReturn:
     """Run the program, and exit with a code of `ExitCode`."""
     if sys.platform != "linux":
         sys.stderr.write(_ELSEWHERE.format(sys.platform))
         sys.exit(2)
+    if sys.getfilesystemencoding() != "utf-8":
+        _restart_in_utf8()
     for number in _ENDS:
         # A signal that is ignored, as in the background of a shell, stays ignored.
         if callable(signal.getsignal(number)) or number is signal.SIGTERM:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient.config.settings import Settings
+from hashclient.core.errors import ConfigError
 from hashclient.core.model import Invocation
 from hashclient.migrations.migrate import check_state, writing
 from hashclient.system.layout import MANIFEST_NAME
@@ -82,9 +84,16 @@ class Session:
         """Act for `operator`, which is by default the user of this process.
 
         Raises:
+            ConfigError: this process decodes the names of files as another encoding than UTF-8, so
+                records would have wrong names.
             StateError: the version of the state is refused, or the state cannot be migrated to the
                 present version.
         """
+        if sys.getfilesystemencoding() != "utf-8":
+            raise ConfigError(
+                f"names of files are not UTF-8 here, but {sys.getfilesystemencoding()}",
+                hint="start Python with `-X utf8`, or in another locale: LC_ALL=C.UTF-8",
+            )
         check_state(settings.layout)
         self.settings = settings
         self.now = now

@@ -199,6 +199,9 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
     assert scan_jsonl(state, "--", b"-rf", cwd=tmp_path / "t").outcomes == {"-rf": "match"}
     # The result is the same in any locale of the terminal.
     assert scan(state, raw, env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}).code == 10
+    # Names of files do not depend on the locale either: the program uses Python's UTF-8 mode.
+    ascii_names = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert f"match     {tmp_path}/t/grün  " in scan(state, raw, env=ascii_names).out
 
 
 @pytest.mark.slow

@@ -45,6 +45,16 @@ def test_a_scan_in_this_process_forks_nothing(
     assert run.progress.summary is run.summary and not run.is_mount_missing
 
 
+def test_a_program_whose_locale_is_not_utf_8_is_told_how_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ISO 8859-1, the record of matches would have names that no file has."""
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    with pytest.raises(ConfigError, match="names of files are not UTF-8 here") as error:
+        Client(tmp_path)
+    assert error.value.hint is not None and "-X utf8" in error.value.hint
+
+
 LOADED = """
 import sys
 from hashclient import Client, ScanOptions
