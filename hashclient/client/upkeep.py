@@ -36,7 +36,8 @@ def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> Non
 def prune_facts(session: Session) -> int:
     """Remove the facts about uploads that were added to matches which have ended.
 
-    Return the number of removed files.
+    Return the number of removed files. Facts about a file in quarantine are kept, because a match
+    that the record of matches has lost can be recorded again.
 
     Raises:
         StateError: the facts cannot be read or removed.
@@ -47,15 +48,17 @@ def prune_facts(session: Session) -> int:
         return 0
     from hashclient.core.kinds import SETTLED
     from hashclient.matches.store import Matches
+    from hashclient.quarantine.item import item_ids
 
     count = 0
     with (
         state_errors("cannot remove", directory),
         Matches(settings.state_dir, create=False) as record,
     ):
+        here = {*item_ids(settings.layout.quarantine)}
         for path in directory.glob("*.json"):
             match = record.look_up(path.stem)
-            if match is None or match.state in SETTLED:
+            if (match is None and path.stem not in here) or (match and match.state in SETTLED):
                 path.unlink(missing_ok=True)
                 count += 1
     return count

@@ -252,6 +252,19 @@ def test_facts_of_a_match_that_has_ended_are_removed(tmp_path: Path) -> None:
     assert [p.stem for p in desk.settings.layout.facts.iterdir()] == [other.id]
 
 
+def test_facts_about_a_file_in_quarantine_outlive_the_record_of_matches(tmp_path: Path) -> None:
+    """`hashclient quarantine recover` records the match again, and its report needs the facts."""
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    add(desk, match)
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{desk.settings.layout.matches}{suffix}").unlink(missing_ok=True)
+    desk.settings.layout.matches.touch()
+    assert prune_facts(desk.session) == 0
+    assert desk.settings.layout.facts_of(match.id).exists()
+
+
 def test_what_cannot_be_added(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     match = desk.find("a", A)
