@@ -33,7 +33,7 @@ from msgspec.structs import replace
 
 from hashclient.audit.record import parse_checkpoint
 from hashclient.core.errors import ExitCode, HashclientError, VerificationError
-from hashclient.fleet.document import StatusDocument, Verified, verify_status
+from hashclient.fleet.document import Machine, StatusDocument, Verified, verify_status
 from hashclient.fleet.known import Seen
 from hashclient.fleet.places import Found
 from hashclient.system.text import counted, for_people, natural, printable
@@ -116,26 +116,32 @@ def judge(
     function updates it.
     """
     rows: list[Row] = []
-    given: list[_Given] = []
+    given: dict[str, _Given] = {}
+    keys: Counter[str] = Counter()
     for one in found:
         try:
             good = _verified(one)
         except VerificationError as error:
             rows.append(_row(one.name, one.name, "", _finding("forged", error.message)))
             continue
-        if (key := good.verified.key) in pins:
-            given.append(good)
-        else:  # anybody can make many documents with unknown keys, so only a row is kept of each
-            text, machine = f"no machine has key {key}", good.verified.document.machine
+        key, machine = good.verified.key, good.verified.document.machine
+        keys[key] += 1
+        # Anybody can make many documents with an unknown key, and a machine can make many with its
+        # own key, so only a row is kept of each.
+        if key not in pins:
+            text = f"no machine has key {key}"
             rows.append(_row(machine.name, one.name, key, _finding("unknown", text)))
-    keys = Counter(one.verified.key for one in given)
-    generations = _generations(one.verified.document for one in given)
-    for verified, this in given:
-        document, key = verified.document, verified.key
-        file, name = document.machine.file_name, document.machine.name
+        elif keys[key] > 1:
+            rows.append(_row(pins[key], one.name, key, _twin(machine)))
+        else:
+            given[key] = good
+    generations = _generations(one.verified.document for one in given.values())
+    for key, (verified, this) in given.items():
+        document = verified.document
+        file = document.machine.file_name
         wrong: Finding | None
         if keys[key] > 1:
-            wrong = _finding("twin", f"two machines have its key; this one is {printable(name)}")
+            wrong = _twin(document.machine)
         else:
             wrong = _history(verified, this, seen.get(key))
         if wrong is not None:
@@ -210,6 +216,10 @@ def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | Non
     if now.seq == before.seq and now.hash != before.hash:
         return _finding("rolled-back", f"record {now.seq} of its audit log was exchanged")
     return None
+
+
+def _twin(machine: Machine) -> Finding:
+    return _finding("twin", f"two machines have its key; this one is {printable(machine.name)}")
 
 
 def _times(document: StatusDocument, now: datetime) -> Iterator[Finding]:

@@ -304,6 +304,15 @@ def test_a_stranger_cannot_make_others_behind_or_twins(yard: Yard) -> None:
     assert Counter(line["state"] for line in lines) == {"well": 3, "unknown": 1}
 
 
+def test_only_one_document_of_a_machine_is_compared_with_those_of_others(yard: Yard) -> None:
+    """A machine that writes many documents cannot fill the memory of `fleet show`."""
+    for copy in "12":
+        lie = msgspec.structs.replace(LIST, generation=10**6, published=yard.now - 900 * HOUR)
+        yard.put(yard.boxes[1], lists=(lie,), machine=yard.boxes[1].machine(copy))
+    lines = yard.show("--format", "jsonl").lines
+    assert Counter(line["state"] for line in lines) == {"well": 2, "twin": 3}
+
+
 def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_again(
     yard: Yard,
 ) -> None:
