@@ -209,10 +209,15 @@ def _providers(settings: Settings, status: Status) -> list[tuple[str, list[str] 
     """
     unconfigured: dict[str, list[str] | None] = dict.fromkeys(status.providers)
     configured = {
-        name: [url for url, _ in provider.addresses]
+        name: [_address(url) for url, _ in provider.addresses]
         for name, provider in settings.config.providers.items()
     }
     return sorted((unconfigured | configured).items())
+
+
+def _address(url: str) -> str:
+    """Return an address, unless it has a user name or a query, with which a fetch refuses it."""
+    return "not shown: it may have a password" if {"@", "?"} & {*url} else printable(url)
 
 
 def _source_of(entry: ListStatus, status: Status) -> str | None:

@@ -69,6 +69,15 @@ def test_status_for_scripts(state: Path) -> None:
     assert 0 <= baseline["age_s"] < 3600
 
 
+@pytest.mark.parametrize("url", ["https://u:hunter2@a.example", "https://a.example/?k=hunter2"])
+def test_status_shows_no_address_that_may_have_a_password(state: Path, url: str) -> None:
+    """A fetch refuses these addresses, and does not repeat them."""
+    (state / "config.toml").write_text(CONFIG.replace("https://lists.example.org", url))
+    for output_format in ("text", "json"):
+        result = call("--state-dir", state, "status", "--format", output_format)
+        assert (result.code, "hunter2" in result.out, "not shown" in result.out) == (0, False, True)
+
+
 def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) -> None:
     """An entry without the digest lowers the share, except for `size+` if the entry has a size."""
     rows = [
