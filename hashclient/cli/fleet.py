@@ -104,7 +104,10 @@ def _judged(app: App, where: str, roster: Path | None, now: datetime) -> list[Ro
 
     if not is_object_uri(where):
         refuse_lost_directory((where,))
-    listed = {} if roster is None else load_roster(roster)
+    listed = {}
+    if roster is not None:
+        app.refuse_shared(roster, "roster")
+        listed = load_roster(roster)
     place = place_at(where)
     with changing(app.settings.layout) as known:
         pins = pins_of(known.machines, listed)

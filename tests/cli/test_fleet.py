@@ -444,6 +444,12 @@ def test_nothing_at_all_is_not_well(yard: Yard) -> None:
 
 
 @pytest.mark.slow
+def test_a_roster_that_others_may_change_is_refused(yard: Yard) -> None:
+    yard.roster.chmod(0o666)
+    refused = yard.show()
+    assert refused.code == 2 and "roster could be changed by everybody" in refused.err
+
+
 @pytest.mark.parametrize("what", ["place", "roster", "known", "configuration"])
 def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, what: str) -> None:
     """An old page of the fleet would look as if all machines were well."""
