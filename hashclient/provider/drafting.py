@@ -17,7 +17,8 @@ from securesystemslib.signer import Signature, Signer
 from tuf.api.metadata import Metadata, MetaFile
 
 from hashclient.core.errors import StateError, UsageError, VerificationError
-from hashclient.lists.wire import MAX_SEGMENT_BYTES
+from hashclient.lists.wire import MAX_SEGMENT_BYTES, checksum_of
+from hashclient.provider.draftfiles import refuse
 from hashclient.provider.draftroles import (
     NAMING,
     Policy,
@@ -274,6 +275,8 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
        of the draft was killed after all roles except the root, only the root is published.
     4. Enough of the keys that the published roles name have signed each role of the draft.
     5. No role of the draft has expired.
+    6. Each new index of a list has the next generation, or the same generation and the same
+       entries, and counts the entries that its segments contain. Clients refuse any other index.
 
     Raises:
         UsageError: the draft cannot be read.
@@ -299,6 +302,8 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
         files.remove_unreferenced(roles.notices, NOTICES)
     for target, path in draft.files.items():
         _copy(path, files.directory / target, files.directory.parent)
+    for name in draft.lists:
+        _verify_index(roles, files, name, draft.roles[name])  # 6
     signed = {name: role for name, role in draft.signed().items() if name in taken}
     return Taken(draft, left, signed)
 
@@ -365,6 +370,19 @@ def _require_signed(draft: Draft, name: str, now: Mapping[str, Metadata[Any]]) -
                 f" {counted(policy.threshold, 'signature')}, {missing} missing",
                 hint="`hashclient provider draft show` says whose keys have not signed yet",
             )
+
+
+def _verify_index(roles: Roles, files: ListFiles, name: str, role: Metadata[Any]) -> None:
+    before = files.current(roles, name)
+    roles.lists[name] = role
+    index = files.current(roles, name)
+    live = files.live_hashes(roles, index)
+    counted_here = (len(live), f"{checksum_of(live):016x}")
+    same = (before.generation, before.entries, before.checksum)
+    if counted_here != (index.entries, index.checksum):
+        refuse(f"list {printable(name)} does not have the entries that its index counts")
+    if index.generation != before.generation + 1 and (index.generation, *counted_here) != same:
+        refuse(f"list {printable(name)} does not have the next generation")
 
 
 def _copy(path: Path, target: Path, public: Path) -> None:

@@ -14,9 +14,10 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.exceptions import VerificationError as BadSignatureError
-from securesystemslib.signer import Key, Signature
+from securesystemslib.signer import Key, Signature, SSlibKey
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
@@ -43,6 +44,8 @@ from hashclient.trust.additions import (
 
 #: The roles that name other roles by version and are signed with every change.
 NAMING = ("snapshot", "timestamp")
+#: The only fields of metadata that are true or false.
+_FLAGS = ("consistent_snapshot", "terminating")
 _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
 
 
@@ -132,9 +135,10 @@ def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str
 
 
 def known_keys(before: Mapping[str, Metadata[Any]]) -> set[str]:
-    """Return the ids of all keys that the published root and targets name."""
+    """Return the ids of all keys that the published root and targets give to a role."""
     listed = (key for _, keys in delegated(before["targets"]).values() for key in keys)
-    return {*before["root"].signed.keys, *listed}
+    roles = before["root"].signed.roles.values()
+    return {*listed, *(key for role in roles for key in role.keyids)}
 
 
 def lists_of(targets: Metadata[Any]) -> set[str]:
@@ -223,6 +227,45 @@ def verify_before(before: Mapping[str, Metadata[Any]]) -> None:
             refuse(f"earlier metadata names no list {printable(name)}")
         if not is_signed(name, role, before["root"], named):
             refuse(f"earlier metadata is not signed as it has to be: role {printable(name)}")
+
+
+def has_other_flags(value: object) -> bool:
+    """Return whether `value` has True for a number, or a number for True; Python takes True for 1.
+
+    Other programs that read the metadata would refuse the value.
+    """
+    if isinstance(value, dict):
+        return any(
+            isinstance(inner, bool) != (key in _FLAGS) or has_other_flags(inner)
+            for key, inner in value.items()
+        )
+    return isinstance(value, list) and any(map(has_other_flags, value))
+
+
+def verify_keys(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]) -> None:
+    """Verify that each key in root and targets is an Ed25519 key with its own id.
+
+    TUF allows any text as the id of a key. Without this check, a person who makes a draft could
+    give a key of their own the id of another person's key.
+    """
+    targets = newest("targets", before, roles)
+    delegators = [newest("root", before, roles).signed, targets.signed.delegations]
+    if (notices := notices_of(targets)) is not None:
+        delegators.append(notices.delegations)
+    for delegator in filter(None, delegators):
+        named = {keyid for role in (delegator.roles or {}).values() for keyid in role.keyids}
+        if not all(map(_has_own_id, delegator.keys.values())) or not named <= set(delegator.keys):
+            refuse("a key does not have its own id")
+
+
+def _has_own_id(key: Key) -> bool:
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
+    except (LookupError, TypeError, ValueError):
+        return False
+    own = SSlibKey.from_crypto(public)
+    own.unrecognized_fields = key.unrecognized_fields  # the name of the person
+    return own == key
 
 
 def verify_delegations(

@@ -21,7 +21,8 @@ A draft is a directory. The draft may be sent over an insecure way, because each
    The rules for lists also apply to notices.
 4. Targets keep the delegations to lists and notices, and the keys of lists and notices, except for
    ended lists and for roles in the draft. A root keeps the keys of all roles, except for roles in
-   the draft.
+   the draft. Each key has the id that is computed from the key, because people recognise keys by
+   their ids.
 5. A snapshot names the same roles as the published snapshot, and names the roles of the draft by
    their new versions. A timestamp names the next snapshot.
 6. Each signature is valid for the bytes of a role in the draft. The key that made the signature is
@@ -59,6 +60,7 @@ from hashclient.provider.draftroles import (
     Policy,
     delegated,
     ended_by,
+    has_other_flags,
     is_of_its_kind,
     is_valid,
     lists_of,
@@ -69,6 +71,7 @@ from hashclient.provider.draftroles import (
     unknown_fields,
     verify_before,
     verify_delegations,
+    verify_keys,
     verify_naming,
     with_other_root_keys,
 )
@@ -187,6 +190,7 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
     root = roles.get("root")
     if root is not None and not root.signed.consistent_snapshot:
         refuse("its root is without consistent_snapshot: no client accepts that")
+    verify_keys(before, roles)  # 4
     verify_delegations(before, roles)  # 4
     verify_naming(before, roles)  # 5
     lists: dict[str, ListChange] = {}
@@ -270,6 +274,8 @@ def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes
         try:
             found[name] = Metadata.from_bytes(data[name])
             _ = found[name].signed_bytes  # fails for a value that cannot be signed, such as 0.5
+            if has_other_flags(found[name].signed.to_dict()):
+                raise ValueError("a number is true or false")
         except (RepositoryError, ValueError, RecursionError) as error:
             raise VerificationError(f"the draft is not valid: {printable(path)}") from error
     return found, data

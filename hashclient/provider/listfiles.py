@@ -112,7 +112,8 @@ class ListFiles:
                 show(batch, segment, one)
         values, counts = np.unique(np.concatenate(added), return_counts=True)
         gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
-        counts[np.searchsorted(values, gone)] -= gone_counts
+        known = np.isin(gone, values)  # a draft may withdraw an id that was never added
+        counts[np.searchsorted(values, gone[known])] -= gone_counts[known]
         live: Uint64 = values[counts > 0]
         return live
 

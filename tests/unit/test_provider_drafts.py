@@ -27,6 +27,7 @@ from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import roles as provider_roles
 from hashclient.provider.drafting import open_signer, published_bytes, sign_draft
+from hashclient.provider.draftroles import known_keys
 from hashclient.provider.drafts import load_draft, verify_digest, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
 from hashclient.provider.keys import Keys
@@ -519,6 +520,63 @@ def test_other_keys_are_shown_to_who_signs(world: World) -> None:
     assert "role baseline has other keys than before\n" in shown.out
     assert load_draft(world.draft(range(3), "second")).with_other_keys() == ["second"]
     assert load_draft(world.draft(range(5, 6))).with_other_keys() == []
+
+
+def test_a_key_with_the_id_of_another_person_is_refused(world: World) -> None:
+    """People recognise a key by its id, so an id must not lead to another key."""
+    draft = world.place()
+    keys = world.public("alice", "mallory", threshold=2)
+    world.repository.rotate("baseline", keys, draft=draft)
+    bob, mallory = (load_public(world.directory / f"{n}.pub").keyid for n in ("bob", "mallory"))
+    shutil.rmtree(draft / "signatures")
+    targets = draft / "roles/targets.json"
+    good = targets.read_text()
+    for wrong in (bob, "\x1b[2J", mallory.upper()):
+        targets.write_text(good.replace(mallory, json.dumps(wrong).strip('"')))
+        with pytest.raises(VerificationError, match="a key does not have its own id"):
+            load_draft(draft)
+    edited(targets, lambda m: m["signed"]["delegations"]["keys"].pop(mallory.upper()))
+    with pytest.raises(VerificationError, match="a key does not have its own id"):
+        load_draft(draft)
+
+
+def test_a_key_without_a_role_is_new_when_it_gets_one(world: World) -> None:
+    before = load_draft(world.draft(range(5, 6))).before
+    mallory = load_public(world.directory / "mallory.pub")
+    before["root"].signed.keys[mallory.keyid] = mallory
+    assert mallory.keyid not in known_keys(before)
+
+
+def test_true_is_not_a_version(world: World) -> None:
+    """Python treats True like 1, but the published file would be called True.second.json."""
+    draft = world.draft(range(3), "second")
+    edited(draft / "roles/second.json", lambda m: m["signed"].update(version=True))
+    with pytest.raises(VerificationError, match="the draft is not valid"):
+        load_draft(draft)
+
+
+@pytest.mark.parametrize("wrong", [{"checksum": "0" * 16}, {"generation": 9}, {"generation": 1}])
+def test_an_index_that_clients_would_refuse_is_not_published(
+    world: World, wrong: dict[str, Any]
+) -> None:
+    draft = world.draft(range(10, 12))
+    (path,) = draft.glob("files/lists/baseline/*.index.json")
+    document = json.loads(path.read_bytes()) | wrong
+    for segment in document["segments"]:
+        segment["first"] = segment["last"] = min(segment["last"], document["generation"])
+    data = json.dumps(document).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    path.rename(path.with_name(f"{digest}.index.json")).write_bytes(data)
+    target = {"length": len(data), "hashes": {"sha256": digest}}
+    edited(
+        draft / "roles/baseline.json",
+        lambda m: m["signed"]["targets"].update({"lists/baseline/index.json": target}),
+    )
+    world.sign(draft, "alice", "bob")
+    before = world.published()
+    with pytest.raises(VerificationError, match="the draft is refused: list baseline does not"):
+        world.publish(draft)
+    assert world.published() == before
 
 
 @pytest.mark.slow
