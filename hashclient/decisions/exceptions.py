@@ -4,7 +4,8 @@ A match is excepted if every entry that the match hits is covered by a ruling. A
 if all of conditions 1 to 6 are true:
 
 1. the ruling is in the rulings file that was written last, and this file is authentic;
-2. the ruling has not ended, and the clock was not set back, as far as this module can see;
+2. the ruling has not ended, and the clock was not set back, as far as this module can see: if a
+   ruling ends later than any ruling that is made now, the clock was ahead when it was made;
 3. the entry is still on the list, and its fingerprint is the same as when the ruling was made;
 4. the file is known by its SHA-256, because anybody can make other files with the same MD5 or
    SHA-1: the SHA-256 of the entry agrees, or, if the ruling is about one file, the SHA-256 in the
@@ -32,7 +33,7 @@ from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.core.staleness import CLOCK_TOLERANCE
-from hashclient.decisions.rulings import WAITS, Book, Entry, Ruling, load_book
+from hashclient.decisions.rulings import AHEAD, LONGEST, WAITS, Book, Entry, Ruling, load_book
 from hashclient.index.open_lists import OpenLists
 from hashclient.session import Session
 from hashclient.system.layout import Layout
@@ -138,6 +139,8 @@ class Exceptions:
                 return "the clock was set back"
             if now >= ruling.until:
                 return "it has ended"
+            if _is_too_late(ruling, now):
+                return "the clock was ahead when it was made"
             if ruling.waits:
                 return WAITS
             for entry in ruling.entries:
@@ -189,7 +192,8 @@ class Exceptions:
             return None
         for ruling in rulings:
             if (
-                now < ruling.until  # condition 2: the time
+                now < ruling.until
+                and not _is_too_late(ruling, now)  # condition 2: the time
                 # Condition 3 of the module docstring: the entry has not changed.
                 and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)
                 and self._is_known(hit, ruling, outcome)  # condition 4: the SHA-256
@@ -263,6 +267,11 @@ class Exceptions:
         self._stamp = stamp
         if self._book.at is not None:
             self._passed = max(self._passed, self._book.at)
+
+
+def _is_too_late(ruling: Ruling, now: datetime) -> bool:
+    """Return whether a ruling ends later than any ruling that is made, or imported, now."""
+    return ruling.until > now + LONGEST + AHEAD
 
 
 def _stamp_of(path: Path) -> _Stamp:

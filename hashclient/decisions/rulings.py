@@ -39,6 +39,8 @@ RULINGS_FORMAT = "hashclient-exceptions/2"
 _FIRST_FORMAT = "hashclient-exceptions/1"
 #: `USUAL`: how long a ruling counts by default; `LONGEST`: how long a ruling may count at most.
 USUAL, LONGEST = timedelta(days=30), timedelta(days=90)
+#: How far the clock of the machine that made a ruling may be ahead of the clock of this machine.
+AHEAD = timedelta(hours=1)
 #: `status` warns of rulings that end within this time.
 SOON = timedelta(days=7)
 #: `MOST`: the most rulings that are stored; `MAX_REASON_CHARS`: the longest reason, in characters.

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -43,6 +42,7 @@ from hashclient.core.model import Time, is_entry_id, is_name
 from hashclient.decisions.exceptions import Exceptions
 from hashclient.decisions.keeping import LOCK_WAIT_S, check_number, exchange
 from hashclient.decisions.rulings import (
+    AHEAD,
     LONGEST,
     MAX_REASON_CHARS,
     MOST,
@@ -62,8 +62,6 @@ FORMAT: Literal["hashclient-exceptions-export/1"] = "hashclient-exceptions-expor
 MAX_EXPORT_BYTES = 32 << 20
 #: The bytes that precede the document when it is signed.
 _TAG = b"hashclient exceptions v1\n"
-#: How far the clock of the exporting machine may be ahead of the clock of the importing machine.
-_AHEAD = timedelta(hours=1)
 #: How the `origin` of an imported ruling begins; the public key follows.
 _ORIGIN = "key "
 
@@ -158,7 +156,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
     export, key = _verified(data)
     name = _trusted_name(session, key)  # condition 2: a trusted key
     now, layout, sealer = session.now(), session.settings.layout, lists.sealer
-    if export.made > now + _AHEAD:  # condition 3: the time
+    if export.made > now + AHEAD:  # condition 3: the time
         raise VerificationError(
             f"the exceptions of {name} are from the future: {for_people(export.made)}",
             hint="the clock of that machine or of this machine is wrong",
@@ -224,7 +222,7 @@ def _verified(data: bytes) -> tuple[Export, str]:
         for one in export.exceptions:
             if not (is_name(one.list) and is_entry_id(one.entry) and one.list in export.roots):
                 raise ValueError("not an entry")
-            if not export.made < one.until <= export.made + LONGEST + _AHEAD:
+            if not export.made < one.until <= export.made + LONGEST + AHEAD:
                 raise ValueError("a time out of bounds")
     except VerificationError as error:
         raise VerificationError("the signature of the exceptions is wrong") from error

@@ -377,6 +377,18 @@ def test_a_clock_that_was_set_back_ends_it(world: Ruled, at: Callable[[timedelta
     assert (result.code, result.lines[-1]["excepted"]) == (11, 0)
 
 
+def test_what_was_made_while_the_clock_was_ahead_does_not_count_for_years(
+    world: Ruled, at: Callable[[timedelta], None]
+) -> None:
+    at(timedelta(days=9_000))
+    world.add("base/wrong")
+    at(timedelta())
+    assert world.obstacles() == ["the clock was set back"]
+    world.add("base/right")
+    assert world.obstacles() == ["the clock was ahead when it was made", None]
+    assert world.kinds() == {"wrong-1": "match", "wrong-2": "match"}
+
+
 def test_it_ends_with_the_withdrawal_of_the_entry_and_does_not_come_back_with_another(
     world: Ruled,
 ) -> None:
