@@ -58,6 +58,9 @@ OPEN_KEY = "give the passphrase of its key"
 #: The names of files that a killed `create` may leave. `clients.json` is not one of the names,
 #: because clients can be added only after `create`.
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
+#: The names of the metadata that a killed `create` may leave. Other metadata belong to a repository
+#: that has lost its timestamp; a new root would replace its first root.
+_FIRST_METADATA = {"1.root.json", "1.targets.json", "1.snapshot.json"}
 
 _ONE_KEY = Keys()
 
@@ -101,6 +104,12 @@ class Repository(RepositoryDirectory):
                 raise UsageError(
                     f"already a repository: {printable(self.directory)}",
                     hint="`hashclient provider publish` adds a list to it",
+                )
+            if {path.name for path in self._metadata.iterdir()} - _FIRST_METADATA:
+                raise UsageError(
+                    f"a repository without its timestamp.json: {printable(self.directory)}",
+                    hint="restore public/metadata/timestamp.json from a copy, or from the web"
+                    " server",
                 )
             self.log.record(
                 "repository-created", keys=root_keys.count, threshold=root_keys.threshold
@@ -205,13 +214,17 @@ class Repository(RepositoryDirectory):
             elif change is not None and terms is not None:
                 noted = msgspec.structs.replace(before, terms=terms)
                 change = msgspec.structs.replace(change, provenance=noted)
+            if share is not None and not is_new:
+                # The new generation does not show any more which entries people have withdrawn
+                # before it, so these entries are stored first: the command may be killed.
+                share.keep()
             if change is not None and not dry_run:
                 changed = {list_name}
                 if is_new:
                     roles.add_list(list_name, list_keys)
                     changed.add("targets")
                 self.put(roles, changed, draft, change.event, change.data, change)
-            if share is not None:
+            if share is not None and is_new:
                 share.keep()
             return done
 

@@ -690,6 +690,16 @@ def test_a_killed_creation_can_be_repeated(tmp_path: Path, monkeypatch: pytest.M
     assert [role.version for role in repository.status().roles] == [1, 1, 1, 1]
 
 
+def test_a_repository_without_its_timestamp_is_not_made_anew(simulator: Simulator) -> None:
+    simulator.publish(CSV)
+    metadata = simulator.repository.public / "metadata"
+    (metadata / "timestamp.json").unlink()
+    before = {path: path.read_bytes() for path in metadata.iterdir()}
+    with pytest.raises(UsageError, match="a repository without its timestamp"):
+        simulator.repository.create()
+    assert {path: path.read_bytes() for path in metadata.iterdir()} == before
+
+
 def _as_another(path: Path) -> None:
     """Replace the metadata at `path` by the metadata of another role."""
     path.write_bytes((path.parent / "1.root.json").read_bytes())

@@ -24,6 +24,7 @@ from hashclient.core.errors import (
     VerificationError,
 )
 from hashclient.lists.offline import open_copy
+from hashclient.provider import roles as provider_roles
 from hashclient.provider.asking import difference, find, overview
 from hashclient.provider.export import export_bundle
 from hashclient.provider.find import Questions
@@ -31,6 +32,7 @@ from hashclient.provider.keyfiles import load_public, make_pair
 from hashclient.provider.keys import Keys
 from hashclient.provider.results import Published
 from hashclient.provider.sharing import Share
+from hashclient.system.files import write_atomic
 from tests.kit import Run, call, csv_of
 
 
@@ -148,6 +150,33 @@ def test_what_people_have_withdrawn_here_stays_out(countries: Countries) -> None
     countries.theirs.withdraw("e-9")
     countries.share()
     assert countries.listed(range(12)) == {0, *range(5, 9), 10, 11}
+
+
+def test_a_kill_brings_no_withdrawn_entry_back(
+    countries: Countries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is killed after the new generation was published."""
+
+    class Killed(BaseException):
+        pass
+
+    countries.share()
+    countries.ours.withdraw("e-3", list_name="a")
+    countries.theirs.withdraw("e-9")
+    write = write_atomic
+    with monkeypatch.context() as patch:
+
+        def written(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+            write(path, data, mode=mode)
+            if path.name == "timestamp.json":
+                raise Killed
+
+        patch.setattr(provider_roles, "write_atomic", written)
+        with pytest.raises(Killed):
+            countries.share()
+    countries.ours.serve_published()
+    countries.share()
+    assert countries.listed(range(10)) == {0, *range(4, 9)}
 
 
 def test_a_withdrawal_here_can_be_undone(countries: Countries) -> None:
