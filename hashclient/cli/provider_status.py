@@ -116,7 +116,9 @@ def _compare(
     with place.open() as source:
         found = compare(repository, source, place.base)
     rows = [["ROLE", "HERE", "THERE", "STATE"]]
-    rows += [[r.role, str(r.here or "-"), str(r.elsewhere or "-"), r.state] for r in found]
+    rows += [
+        [printable(r.role), str(r.here or "-"), str(r.elsewhere or "-"), r.state] for r in found
+    ]
     app.show(output_format, {"against": against, "roles": found}, table(rows), indent=2)
     states = {role.state for role in found}
     if states & {"forked", "foreign"}:

@@ -21,6 +21,9 @@ from hashclient.provider.repository import Repository
 from hashclient.provider.roles import Roles
 from hashclient.system.files import MAX_STATE_BYTES
 
+#: How many newer roots a copy may have; a hostile server could answer with a root for ever.
+_MOST_ROOTS = 256
+
 State = Literal["same", "behind", "ahead", "forked", "foreign"]
 
 
@@ -72,6 +75,8 @@ class _Comparison:
             version -= 1
         while self._get("root", version + 1) is not None:
             version += 1
+            if version > self._roles.root.signed.version + _MOST_ROOTS:
+                raise VerificationError(f"the address has more than {_MOST_ROOTS} newer roots")
         theirs["root"] = version
         ours = {name: self._roles.metadata(name).signed.version for name in self._roles.names()}
         ended = theirs.keys() & self._roles.ended

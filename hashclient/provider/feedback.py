@@ -76,7 +76,8 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
 
     Raises:
         VerificationError: the signature, the repository or the time is wrong (rules 1 to 3).
-        UsageError: the file is not newer than the client's last file (rule 4).
+        UsageError: the file is not newer than the client's last file (rule 4), or the feedback of
+            all clients would be too large to be read again.
         StateError, AuditError: the feedback cannot be recorded; nothing was changed.
     """
     feedback, key = verify_feedback(data)
@@ -105,10 +106,16 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
                 hint="a file counts once, and an older one does not replace it",
             )
         taken = Taken(feedback.made, hashlib.sha256(data).hexdigest(), feedback.entries)
+        changed = msgspec.json.encode(_File(clients={**known.clients, name: taken})) + b"\n"
+        if len(changed) > _MAX_BYTES:
+            raise UsageError(
+                f"client {name}: the feedback of all clients would have {len(changed):,} bytes,"
+                f" more than {_MAX_BYTES:,}",
+                hint="nothing was changed; ask which client sends very many entries, and why",
+            )
         logged = {"client": name, "sha256": taken.sha256, "entries": len(taken.entries)}
         repository.log.announce("feedback-taken", lambda: logged)
-        changed = _File(clients={**known.clients, name: taken})
-        write_atomic(repository.feedback_file, msgspec.json.encode(changed) + b"\n")
+        write_atomic(repository.feedback_file, changed)
         return name, taken
 
 

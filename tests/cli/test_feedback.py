@@ -14,6 +14,7 @@ import pytest
 
 from hashclient.audit import log
 from hashclient.cli.app import App
+from hashclient.provider import feedback as provider_feedback
 from tests.docs.blocks import DOCS, marked_blocks, run_script
 from tests.kit import Run, Site, call, csv_of, write_tree
 
@@ -252,6 +253,19 @@ def test_feedback_from_the_future_is_refused_and_the_next_one_counts(
             peer.write()
         done = provider(site, "feedback", peer.output, code=code)
         assert ("from the future" in done.err) is bool(code)
+
+
+def test_feedback_that_could_not_be_read_again_is_refused(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.let_in()
+    peer.review("a", "--rejected", "harmless")
+    peer.write()
+    monkeypatch.setattr(provider_feedback, "_MAX_BYTES", 100)
+    done = provider(site, "feedback", peer.output, code=2)
+    assert "the feedback of all clients would have" in done.err
+    assert not site.repository.feedback_file.exists()
 
 
 def test_a_key_of_two_clients_is_damage(site: Site, tmp_path: Path) -> None:

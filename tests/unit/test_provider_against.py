@@ -102,6 +102,22 @@ def test_nonsense_is_refused(hosts: Hosts) -> None:
         hosts.states()
 
 
+def test_a_server_that_has_always_a_newer_root_is_refused(hosts: Hosts) -> None:
+    root = hosts.two.files["metadata/1.root.json"]
+    hosts.two.faults["metadata/*.root.json"] = lambda *_: root
+    with pytest.raises(VerificationError, match="more than 256 newer roots"):
+        hosts.states()
+
+
+def test_a_name_of_the_other_host_cannot_control_the_terminal(hosts: Hosts) -> None:
+    there = hosts.two.repository.public
+    path = there / "metadata" / f"{hosts.two.metadata('snapshot').signed.version}.snapshot.json"
+    document = json.loads(path.read_bytes())
+    document["signed"]["meta"]["\x1b[2J.json"] = {"version": 1}
+    path.write_text(json.dumps(document))
+    assert "\\x1b[2J" in status(hosts, "--against", there, code=6).out
+
+
 def fetch(client: Client, simulator: Simulator) -> list[HashclientError]:
     """Fetch from one of the hosts, and return the errors that the fetch reported."""
     named: list[HashclientError] = []
