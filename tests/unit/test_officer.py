@@ -273,6 +273,33 @@ def test_without_openssl_or_age_nothing_is_verified(tool: Path, desk: Desk, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "code", "words"),
+    [
+        ("ulimit -f 0", 8, "cannot write a temporary file"),
+        ("exec > /dev/full", 8, "cannot write the output"),
+        ("exec 2> /dev/full", 0, ""),
+        ("export PYTHONIOENCODING=ascii", 0, ""),
+    ],
+)
+def test_a_full_disk_and_a_terminal_of_few_characters_are_no_bugs(
+    tool: Path, desk: Desk, tmp_path: Path, before: str, code: int, words: str
+) -> None:
+    (tmp_path / "文").symlink_to(folder_of(desk))
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'{before}; exec "$@"', "sh", sys.executable, "-S", str(tool), "文"],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code and words in done.stderr
+    assert "internal error" not in done.stderr
+
+
+@pytest.mark.slow
 def test_programs_in_the_current_directory_are_not_run(
     tool: Path, desk: Desk, tmp_path: Path
 ) -> None:
@@ -352,6 +379,7 @@ def test_the_stand_in_for_msgspec_is_as_strict(tool: Path, desk: Desk) -> None:
         *(None, True, 0, -1, 1.5, "", "x", "r-bbbbbbbbbb", "bbbbbbbbbb\n", [], ["md5"], {}),
         *("2026-01-31T12:00:00Z", "2026-01-31T12:00:00", "2026-01-31", "2026-01-31 12:00:00+01:00"),
         *("20260131T120000Z", "2026-13-31T12:00:00Z", "2026-01-31T12:00:00.123456Z", "Z"),
+        *(f"2026-01-31T12:00:00{end}" for end in (".1234567890Z", "+0130", "+01:60", "+24:00")),
     )
     documents = []
     for path in places(json.loads(text)):

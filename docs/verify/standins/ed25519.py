@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
 
-from hashclient.cli.officer.openssl import PUBLIC_PREFIX, no_openssl, run_openssl
+from hashclient.cli.officer.openssl import (
+    PUBLIC_PREFIX,
+    files_for_openssl,
+    no_openssl,
+    run_openssl,
+)
 
 #: The second test of RFC 8032, section 7.1: a public key, a message, and its signature.
 _KEY = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")
@@ -36,9 +39,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
 @functools.cache  # many packages of one reporter begin with the same signed record
 def _is_verified(public_key: bytes, signature: bytes, message: bytes) -> bool:
     files = {"key": PUBLIC_PREFIX + public_key, "signature": signature, "message": message}
-    with tempfile.TemporaryDirectory() as directory:
-        for name, data in files.items():
-            Path(directory, name).write_bytes(data)
+    with files_for_openssl(files) as directory:
         words = ["-verify", "-pubin", "-keyform", "DER", "-inkey", "key", "-rawin"]
         words += ["-in", "message", "-sigfile", "signature"]
         return run_openssl(["pkeyutl", *words], directory) is not None

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 _NONE: Any = object()
 _TIME = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?[0-5]\d)?", re.IGNORECASE
 )
 
 

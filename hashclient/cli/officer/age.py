@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +33,8 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
         except Exception as error:  # noqa: BLE001 - the error is raised in the thread that reads
             failures.append(error)
 
-    with tempfile.TemporaryFile() as said:
+    # The messages of `age` are kept in memory, because a disk may be full.
+    with os.fdopen(os.memfd_create("age"), "w+b") as said:
         try:
             process = subprocess.Popen(
                 [find_program("age"), *words],

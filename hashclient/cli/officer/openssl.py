@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hashclient.core.errors import UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.system.text import printable
 
 
@@ -32,6 +33,25 @@ def find_program(name: str) -> str:
 
 #: The bytes that precede the 32 bytes of an Ed25519 public key in DER (RFC 8410).
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
+
+
+@contextlib.contextmanager
+def files_for_openssl(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Write files by name into a temporary directory, which exists during the block.
+
+    Raises:
+        StateError: the files cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            for name, data in files.items():
+                Path(directory, name).write_bytes(data)
+            yield directory
+    except OSError as error:
+        raise StateError(
+            f"cannot write a temporary file: {error.strerror or error}",
+            hint="free some space, or name another directory in TMPDIR",
+        ) from error
 
 
 def run_openssl(words: list[str], directory: str | None = None) -> bytes | None:
@@ -75,8 +95,7 @@ def sign_with(key: Path) -> tuple[bytes, Callable[[bytes], bytes]]:
         )
 
     def sign(message: bytes) -> bytes:
-        with tempfile.TemporaryDirectory() as directory:
-            Path(directory, "message").write_bytes(message)
+        with files_for_openssl({"message": message}) as directory:
             words = ["pkeyutl", "-sign", "-inkey", path, "-rawin", "-in", "message"]
             signature = run_openssl(words, directory)
         if signature is None:

@@ -7,13 +7,14 @@ signatures, and `age`, which decrypts sealed files.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hashclient.cli.officer import answering
 from hashclient.cli.officer.age import opener_of
+from hashclient.cli.output import end_now, open_streams
 from hashclient.cli.package_lines import FORMATS, package_lines
 from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.version import __version__
@@ -34,23 +35,21 @@ evidence, 6 a file does not verify, 8 a file cannot be written.
 """
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line in `sys.argv`, and exit with its exit code."""
+    open_streams()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except HashclientError as error:
         _fail(error)
         code = int(error.exit_code)
-    except BrokenPipeError:  # the process that reads stdout has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = int(ExitCode.INCOMPLETE)
     except KeyboardInterrupt:
         code = int(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - a bug must not end with the exit code of a verdict
         _say(f"{NAME}: internal error: {type(error).__name__}: {printable(str(error))}")
         code = int(ExitCode.BUG)
-    sys.exit(code)
+    end_now(code)
 
 
 def run(words: Sequence[str]) -> int:
