@@ -32,7 +32,7 @@ from hashclient.lists.importers.jsonlines import JsonLines
 from hashclient.lists.importers.ncmec import Ncmec
 from hashclient.lists.importers.nsrl import SQLITE_MAGIC, Nsrl
 from hashclient.lists.importers.parquet import Parquet
-from hashclient.lists.importers.registry import IMPORTERS, read_digests
+from hashclient.lists.importers.registry import IMPORTERS, NO_EMPTY_FILE, read_digests
 from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
@@ -200,6 +200,16 @@ def test_no_other_importer_takes_its_files(kind: str, tmp_path: Path) -> None:
 def test_upper_case_is_the_same(kind: str, tmp_path: Path) -> None:
     rows = [(digest.upper(), size) for digest, size in ROWS]
     assert rows_of(read(SAMPLES[kind][1](tmp_path / "file", rows))) == expected(kind, ROWS)
+
+
+@pytest.mark.parametrize("kind", sorted(SIZED))
+def test_only_the_empty_file_has_the_size_0(kind: str, tmp_path: Path) -> None:
+    """An entry of another file with the size 0 would match no file, and be found by no lookup."""
+    reading = everything()
+    empty = hashlib.md5(b"").hexdigest()
+    path = SAMPLES[kind][1](tmp_path / "file", [(ROWS[0][0], 0), (empty, 0), ROWS[1]])
+    assert rows_of(read(path, reading)) == [(ROWS[0][0], -1), (empty, 0), ROWS[1]]
+    assert reading.remarks.notes.count(NO_EMPTY_FILE) == 1
 
 
 @pytest.mark.sampled

@@ -222,6 +222,14 @@ def test_parquet_has_digests_as_text_or_bytes(tmp_path: Path) -> None:
     ]
 
 
+def test_times_of_parquet_in_a_time_zone_are_converted_to_utc(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    added = pa.array([0], pa.timestamp("us", "Asia/Kolkata"))
+    pq.write_table(pa.table({"md5": [MD5], "added": added}), path)
+    (batch,) = opened(path, Reading())
+    assert batch.added is not None and str(batch.added[0]) == "1970-01-01T00:00:00.000"
+
+
 @pytest.mark.parametrize(
     "columns",
     [

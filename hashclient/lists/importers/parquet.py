@@ -109,7 +109,9 @@ def _texts(column: pa.Array, file: ImportFile) -> pa.Array:
     if pa.types.is_fixed_size_binary(kind):
         column = _hexadecimal(column)
     elif pa.types.is_timestamp(kind):
-        column = pc.strftime(pc.cast(column, pa.timestamp("ms", kind.tz)), "%Y-%m-%dT%H:%M:%S")
+        # `strftime` writes the local time of a time zone, and texts without a zone are in UTC.
+        in_ms = pc.cast(column, pa.timestamp("ms", kind.tz and "UTC"))
+        column = pc.strftime(in_ms, "%Y-%m-%dT%H:%M:%S")
     elif pa.types.is_nested(kind):
         raise file.bad(1, "a column that is read holds lists or structures")
     texts = column.cast(pa.string())

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import msgspec
+import numpy as np
+
 from hashclient.core.errors import UsageError
+from hashclient.lists.empty_file import rows_of_the_empty_file
 from hashclient.lists.importers.clamav import ClamAv
 from hashclient.lists.importers.csv import Csv
 from hashclient.lists.importers.hashdeep import Hashdeep
@@ -22,12 +26,15 @@ from hashclient.lists.importers.parquet import Parquet
 from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
+from hashclient.lists.wire import NO_SIZE
 
 #: All importers, in the order in which they are tried. `Sums` comes before `Csv`, because a line of
 #: md5sum may have a file name such as `md5,sha1` and look like a header of CSV.
 IMPORTERS: tuple[Importer, ...] = (
     *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
 )
+
+NO_EMPTY_FILE = "a size of 0 bytes counts as unknown if the digest is not that of the empty file"
 
 
 def read_digests(
@@ -52,4 +59,22 @@ def read_digests(
             hint="leave out --where and --column, or give a CSV, TSV, JSONL, JSON, XML or Parquet"
             " file whose columns have these names",
         )
-    return chosen.read(file)
+    return _without_wrong_sizes(chosen.read(file), file)
+
+
+def _without_wrong_sizes(batches: Iterator[DigestBatch], file: ImportFile) -> Iterator[DigestBatch]:
+    """Yield batches in which only the empty file has the size 0.
+
+    Some programs write 0 for an unknown size, and files of /proc have the size 0. With this size,
+    an entry would match no file, and a lookup would find no entry.
+    """
+    for batch in batches:
+        is_wrong = batch.sizes == 0
+        if is_wrong.any():
+            is_wrong[rows_of_the_empty_file(batch.digests)] = False
+        if is_wrong.any():
+            file.reading.remarks.note(NO_EMPTY_FILE)
+            sizes = np.where(is_wrong, NO_SIZE, batch.sizes)
+            yield msgspec.structs.replace(batch, sizes=sizes)
+        else:
+            yield batch

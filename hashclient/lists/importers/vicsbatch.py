@@ -235,11 +235,11 @@ class Media:
             raise no_column(min(self._unseen), (), self.file)
 
     def _see_to_categories(self, given: pa.Array, numbers: Int64) -> None:
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        unjudged = pa.array(["0", None], pa.string())
-        wrong = pc.is_in(given, unjudged).to_numpy(zero_copy_only=False)
+        # Writers of JSON may write the number 0 as 0.0 or as text, and none as a blank.
+        is_judged = pc.match_substring_regex(pc.fill_null(given, ""), r"[\p{L}1-9]")
+        wrong = ~is_judged.to_numpy(zero_copy_only=False).astype(np.bool_)
         if not self.fields.any_category and wrong.any():
             raise self.file.choose_rows(
                 f"record {numbers[np.argmax(wrong)]} has category 0 or none, which nobody has"
