@@ -30,6 +30,7 @@ import gc
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,23 +154,28 @@ def bad_page() -> StateError:
 
 _STATM = Path("/proc/self/statm")
 _DATA_FIELD = 5
+#: Held during each `memory_cap`: if the caps of two threads overlapped, the cap of one thread would
+#: stay in force for the rest of the process.
+_ONE_CAP = threading.RLock()
 
 
 @contextlib.contextmanager
 def memory_cap(more_bytes: int) -> Iterator[None]:
     """Limit the private memory of the process, without mapped files, to `more_bytes` more than now.
 
-    An allocation beyond the limit raises MemoryError in Python, numpy and Arrow.
+    An allocation beyond the limit raises MemoryError in Python, numpy and Arrow. Only one thread at
+    a time has a limit; other threads wait for it.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    pages = int(_STATM.read_text(encoding="ascii").split()[_DATA_FIELD])
-    cap = pages * resource.getpagesize() + more_bytes
-    for limit in (soft, hard):
-        # A limit that is already lower is not raised.
-        if limit != resource.RLIM_INFINITY:
-            cap = min(cap, limit)
-    resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with _ONE_CAP:
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        pages = int(_STATM.read_text(encoding="ascii").split()[_DATA_FIELD])
+        cap = pages * resource.getpagesize() + more_bytes
+        for limit in (soft, hard):
+            # A limit that is already lower is not raised.
+            if limit != resource.RLIM_INFINITY:
+                cap = min(cap, limit)
+        resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 
 import numpy as np
 import pytest
@@ -35,3 +36,22 @@ def test_a_limit_that_is_lower_already_stays() -> None:
         with memory_cap(512 * MIB):
             assert resource.getrlimit(resource.RLIMIT_DATA)[0] == inner
     assert resource.getrlimit(resource.RLIMIT_DATA) == (soft, hard)
+
+
+def test_the_limit_is_as_before_also_after_two_threads() -> None:
+    """The second thread would keep the limit of the first, which ends while the second has one."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    has_first, has_second = threading.Event(), threading.Event()
+
+    def one() -> None:
+        with memory_cap(64 * MIB):
+            has_first.set()
+            has_second.wait(0.05)
+
+    first = threading.Thread(target=one)
+    first.start()
+    has_first.wait()
+    with memory_cap(64 * MIB):
+        has_second.set()
+        first.join()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
