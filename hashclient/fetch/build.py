@@ -92,9 +92,9 @@ class Build(msgspec.Struct, frozen=True):
 
     `index_hash`: the signed hash of the list's `index.json`. `signed`: the signed hashes of all
     files of the list. `expires`: the earliest expiry of the metadata that signed these hashes.
-    `epoch`: a name for the provider's snapshot keys, see `Trust.epoch`. `now`: the time at which
-    the manifest says that the list was fetched. `received`: returns the number of bytes received so
-    far.
+    `epoch`: a name for the provider's snapshot keys, see `Trust.epoch`. `mark`: the mark of the
+    generation in the list's history. `now`: the time at which the manifest says that the list was
+    fetched. `received`: returns the number of bytes received so far.
     """
 
     provider: str
@@ -106,6 +106,7 @@ class Build(msgspec.Struct, frozen=True):
     signed: Mapping[str, str]
     expires: datetime
     epoch: str
+    mark: str
     now: datetime
     progress: Progress
     received: Callable[[], int]
@@ -304,6 +305,7 @@ class Build(msgspec.Struct, frozen=True):
             index_hash=self.index_hash,
             runs=runs,
             epoch=self.epoch,
+            mark=self.mark,
             segments={s.name: self.signed[s.name] for s in index.segments if s.name in self.signed},
         )
 

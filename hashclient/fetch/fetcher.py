@@ -73,6 +73,7 @@ from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigur
 from hashclient.index.reader import Index, list_folders, open_manifest
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import Room
+from hashclient.lists.history import has_other, history_of
 from hashclient.lists.wire import (
     INDEX_NAME,
     MAX_INDEX_BYTES,
@@ -336,15 +337,19 @@ class Fetcher:
             )
             return self._note(directory, same, found, {}, same.generation, 0, 0)
         # Step 3 of a fetch: the new `index.json` is downloaded and parsed.
+        history = history_of(info.custom)
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         counts_on = here is not None and here.epoch in {"", epoch}
         is_other = False
         if here is not None:
+            delta = delta_of(here.generation, index)
             is_other = any(s.name in other and s.last <= here.generation for s in index.segments)
+            # After a consolidation, only the marks of generations can be compared.
+            is_other |= delta is not None and has_other(history, here.generation, here.mark)
             if counts_on and (is_other or here.index_hash != index_hash):
                 _refuse_rollback(here, index, is_other=is_other)
-            if here.generation <= index.generation and not is_other:
-                delta = delta_of(here.generation, index)
+            if here.generation > index.generation or is_other:
+                delta = None
             # If the list is built from its first segment, only the number of its entries is known
             # before the download, so the size of the change is at least the difference between the
             # two numbers of entries.
@@ -362,7 +367,8 @@ class Fetcher:
         known = read_known_listed(self._settings.state_dir).get(name)
         build = Build(
             *(self._provider, trust, self._sealer, self._guard, directory, index_hash, signed),
-            *(expires, epoch, self._session.now(), self._how.progress, self._how.received),
+            *(expires, epoch, history.get(index.generation, ""), self._session.now()),
+            *(self._how.progress, self._how.received),
             room=Room.of(available_memory()),
             set_aside=known.set_aside if known is not None else (),
         )

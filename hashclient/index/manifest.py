@@ -61,7 +61,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `oldest_verified`: when the piece that was compared longest ago was compared. `rotten`: the name
     of a run that differs from the written bytes; the list is then damaged.
 
-    `segments`: the signed hashes of the segments of the generation, by name.
+    `segments`: the signed hashes of the segments of the generation, by name. `mark`: the mark of
+    the generation in the history of the list, or empty if the provider signs none.
 
     `offered`: the lists that the provider offered at the last check, including this list. The
     metadata of the provider also names the offered lists, but scans do not verify metadata, while
@@ -86,6 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     runs: tuple[RunRef, ...]
     epoch: str = ""
     segments: dict[str, str] = {}
+    mark: str = ""
     verified_at: Time | None = None
     oldest_verified: Time | None = None
     rotten: RunName | None = None

@@ -17,6 +17,7 @@ from tuf.api.metadata import Metadata, TargetFile
 
 from hashclient.core.errors import UsageError, VerificationError
 from hashclient.core.model import is_name
+from hashclient.lists import history
 from hashclient.lists.wire import (
     INDEX_NAME,
     MAX_SEGMENT_BYTES,
@@ -26,11 +27,11 @@ from hashclient.lists.wire import (
 )
 from hashclient.notices.document import Notice, parse_notice
 from hashclient.provider.entries import by_category
-from hashclient.provider.listfiles import Shown, parse_segment, show
+from hashclient.provider.listfiles import Shown, next_history, parse_segment, show
 from hashclient.system.files import read_regular, translated
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES, notice_id_of
-from hashclient.trust.provenance import Provenance, has_note_alone, provenance_of
+from hashclient.trust.provenance import FIELD, Provenance, provenance_of
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -78,7 +79,7 @@ def verify_list(
     new: dict[str, Path] = {}
     index_name = target_name(name, INDEX_NAME)
     for path, target in role.signed.targets.items():
-        if target.unrecognized_fields and not (path == index_name and has_note_alone(target)):
+        if not _has_known_fields(target, is_index=path == index_name):
             refuse(f"list {printable(name)} has unknown fields for a file")
         folder, _, file_name = path.rpartition("/")
         if folder != f"lists/{name}" or not is_name(file_name):
@@ -100,6 +101,9 @@ def verify_list(
     named = {target_name(name, segment.name): segment for segment in index.segments}
     if {*named, index_name} != set(role.signed.targets):
         refuse(f"list {printable(name)} names other files than its index")
+    custom = role.signed.targets[index_name].custom
+    if history.history_of(custom) != next_history(old.get(index_name), index, role.signed.targets):
+        refuse(f"list {printable(name)} has a history that does not follow")
     counts, categories = {"add": 0, "withdraw": 0}, Counter[str]()
     for path, segment in named.items():
         if path not in new:
@@ -150,6 +154,14 @@ def verify_notices(
     added.sort(key=lambda notice: (notice.sent, notice.id))
     removed = (path.removeprefix(f"{NOTICES}/").removesuffix(".json") for path in gone)
     return NoticeChange(tuple(added), tuple(sorted(removed)))
+
+
+def _has_known_fields(target: TargetFile, *, is_index: bool) -> bool:
+    """Return whether a target has no other members than its TUF fields and those of an index."""
+    said = target.unrecognized_fields
+    if not is_index or [*said] != ["custom"] or not isinstance(said["custom"], dict):
+        return not said
+    return said["custom"].keys() <= {FIELD, history.FIELD}
 
 
 def _is_sha256(hashes: Mapping[str, str]) -> bool:

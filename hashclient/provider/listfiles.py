@@ -6,7 +6,7 @@ segment that no index names any more is kept for `UNREFERENCED_S` seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from hashclient.core.errors import StateError, UsageError, VerificationError
+from hashclient.lists.history import FIELD, History, continued, history_of, written
 from hashclient.lists.wire import (
     FORMAT,
     INDEX_NAME,
@@ -36,7 +37,7 @@ from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below, read_public
 from hashclient.provider.roles import Roles
 from hashclient.system.files import state_errors, write_atomic
-from hashclient.trust.provenance import Provenance, note, provenance_of
+from hashclient.trust.provenance import Provenance, noted, provenance_of
 
 #: A file that no metadata name any more is kept for this number of seconds, so that running fetches
 #: can finish.
@@ -202,12 +203,15 @@ class ListFiles:
         """
         files = {n.segment.name: n.data for n in new} | {INDEX_NAME: encode_index(index)}
         kept = provenance or self.provenance(roles, index.list)
+        targets = roles.lists[index.list].signed.targets
+        before = targets.get(_index_name(index.list))
         for name, data in files.items():
             target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
-            if name == INDEX_NAME:
-                note(target, kept)
-            roles.lists[index.list].signed.targets[target.path] = target
+            targets[target.path] = target
             self.write_target(target, data)
+        history = next_history(before, index, targets)
+        custom = noted(kept) | {FIELD: written(history)}
+        targets[_index_name(index.list)].unrecognized_fields["custom"] = custom
 
     def write_target(self, target: TargetFile, data: bytes) -> None:
         """Write a file under the name that contains the SHA-256 of `target`.
@@ -241,6 +245,24 @@ class ListFiles:
 
 def _index_name(list_name: str) -> str:
     return target_name(list_name, INDEX_NAME)
+
+
+def next_history(
+    before: TargetFile | None, index: ListIndex, targets: Mapping[str, TargetFile]
+) -> History:
+    """Return the history beside `index`, whose role signs `targets`.
+
+    `before`: the target of the index that is published now; None for a new list.
+
+    Raises:
+        StateError: the published history is malformed.
+    """
+    try:
+        earlier = history_of(before.custom if before is not None else None)
+    except VerificationError as error:
+        raise StateError(f"corrupt repository: {error.message}") from error
+    names = {s.name: targets[target_name(index.list, s.name)] for s in index.segments}
+    return continued(earlier, index, {name: info.hashes["sha256"] for name, info in names.items()})
 
 
 def parse_segment(data: bytes, segment: Segment) -> Iterator[AddBatch | Strings]:

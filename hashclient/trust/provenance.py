@@ -77,17 +77,9 @@ def provenance_of(target: TargetFile | None) -> Provenance:
     return found
 
 
-def has_note_alone(target: TargetFile) -> bool:
-    """Return whether a target has a note, and no other member that TUF does not know."""
-    said = target.unrecognized_fields
-    custom = said.get("custom")
-    return [*said] == ["custom"] and isinstance(custom, dict) and [*custom] == [FIELD]
-
-
-def note(target: TargetFile, provenance: Provenance) -> None:
-    """Add a note to the target of an `index.json`."""
-    if provenance != Provenance():
-        target.unrecognized_fields["custom"] = {FIELD: msgspec.to_builtins(provenance)}
+def noted(provenance: Provenance) -> dict[str, object]:
+    """Return the note as a part of `custom`; an empty note is left out."""
+    return {FIELD: msgspec.to_builtins(provenance)} if provenance != Provenance() else {}
 
 
 def is_terms(text: str) -> bool:

@@ -58,6 +58,7 @@ def test_segments_in_memory_are_bounded_in_number_and_bytes(
         signed={},
         expires=datetime.now(UTC),
         epoch="",
+        mark="",
         now=datetime.now(UTC),
         progress=lambda *_: None,
         received=lambda: 0,

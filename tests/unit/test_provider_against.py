@@ -262,3 +262,37 @@ def test_the_command(hosts: Hosts, tmp_path: Path) -> None:
     status(hosts, "--against", tmp_path / "nothing", code=2)
     with open_copy(bundle) as copy, pytest.raises(HashclientError):
         compare(hosts.one.repository, copy, "offline:elsewhere?")
+
+
+def consolidated(simulator: Simulator, *, keep_newest: int) -> None:
+    """Join the older segments of a host's list, and serve the result."""
+    simulator.repository.consolidate("baseline", keep_newest=keep_newest)
+    simulator.serve_published()
+
+
+def test_a_fork_is_named_after_its_segments_were_consolidated(
+    hosts: Hosts, same_ids: Client
+) -> None:
+    """No segment that the client has applied has a name by which it could be compared any more."""
+    hosts.two.publish(without_ids(30))
+    consolidated(hosts.two, keep_newest=1)
+    (error,) = fetch(same_ids, hosts.two)
+    assert "generation 3 does not follow generation 2, which is here" in error.message
+    assert listed(same_ids, 10, 11, 20, 21, 30) == [20, 21, 30]
+    assert fetch(same_ids, hosts.two) == []
+
+
+def test_another_state_that_was_consolidated_is_refused(hosts: Hosts, same_ids: Client) -> None:
+    consolidated(hosts.two, keep_newest=0)
+    with pytest.raises(VerificationError, match="generation 2 was published again with other"):
+        fetch(same_ids, hosts.two)
+
+
+def test_a_consolidation_of_the_same_host_is_no_fork(hosts: Hosts, same_ids: Client) -> None:
+    for number in range(40, 43):
+        hosts.one.publish(without_ids(number))
+        consolidated(hosts.one, keep_newest=1)
+        assert fetch(same_ids, hosts.one) == []
+        consolidated(hosts.one, keep_newest=0)
+        assert fetch(same_ids, hosts.one) == []
+    assert listed(same_ids, 10, 11, 40, 41, 42) == [10, 11, 40, 41, 42]

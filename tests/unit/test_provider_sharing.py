@@ -411,6 +411,7 @@ def test_a_draft_that_says_more_of_a_file_is_refused(countries: Countries, tmp_p
     cases: list[tuple[str, dict[str, Any]]] = [
         ("lists/baseline/index.json", {"custom": {"hashclient-provenance": {}, "more": 1}}),
         ("lists/baseline/index.json", {"custom": {"hashclient-provenance": {"terms": 7}}}),
+        ("lists/baseline/index.json", {"custom": {"hashclient-history": {"3": "0" * 16}}}),
         *(("lists/baseline/index.json", {"custom": wrong}) for wrong in odd),
         ("lists/baseline/g000003-add-000.parquet", {"custom": {"more": 1}}),
     ]

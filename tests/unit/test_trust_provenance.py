@@ -10,8 +10,7 @@ from hashclient.trust.provenance import (
     FIELD,
     Origin,
     Provenance,
-    has_note_alone,
-    note,
+    noted,
     provenance_of,
 )
 
@@ -23,16 +22,13 @@ ORIGIN = Origin("0" * 64, "base", 3)
 )
 def test_a_note_is_read_as_it_was_written_and_an_empty_one_is_none(said: Provenance) -> None:
     target = TargetFile.from_data("index.json", b"{}")
-    note(target, Provenance())
-    assert not target.unrecognized_fields and not has_note_alone(target)
+    assert noted(Provenance()) == {}
     assert provenance_of(target) == provenance_of(None) == Provenance()
-    note(target, said)
-    assert has_note_alone(target) and provenance_of(target) == said
-    target.unrecognized_fields["more"] = 1
-    assert not has_note_alone(target)
+    target.unrecognized_fields["custom"] = noted(said)
+    assert provenance_of(target) == said
 
 
-def noted(**changes: object) -> dict[str, object]:
+def note(**changes: object) -> dict[str, object]:
     """Return a note with one origin in which the given fields are changed."""
     origin = {"root_sha256": "0" * 64, "list": "base", "generation": 3}
     return {"origins": [{**origin, **changes}]}
@@ -41,27 +37,23 @@ def noted(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("written", "valid"),
     [
-        *(({}, True), (noted(), True), ({"origins": noted()["origins"] * 16}, True)),  # type: ignore[operator]
-        ({"origins": noted()["origins"] * 17}, False),  # type: ignore[operator]
-        *(
-            (noted(root_sha256=text), False)
-            for text in ("", "0" * 63, "0" * 65, "A" * 64, "g" * 64)
-        ),
-        *((noted(list=text), False) for text in ("", "A", "a/b")),
-        *((noted(generation=n), n in (1, 2**53 - 1)) for n in (0, 1, 2**53 - 1, 2**53)),
+        *(({}, True), (note(), True), ({"origins": note()["origins"] * 16}, True)),  # type: ignore[operator]
+        ({"origins": note()["origins"] * 17}, False),  # type: ignore[operator]
+        *((note(root_sha256=text), False) for text in ("", "0" * 63, "0" * 65, "A" * 64, "g" * 64)),
+        *((note(list=text), False) for text in ("", "A", "a/b")),
+        *((note(generation=n), n in (1, 2**53 - 1)) for n in (0, 1, 2**53 - 1, 2**53)),
         *(({"followed": n}, 0 <= n < 2**53) for n in (-1, 0, 2**53 - 1, 2**53)),
         *(({"terms": "x" * n}, n <= 2_000) for n in (0, 2_000, 2_001)),
         *(
             ({"terms": text}, valid)
             for text, valid in (("a\nb", True), ("a\tb", False), ("\0", False))
         ),
-        *(({"more": 1}, False), (noted(more=1), False), ([], False), ("text", False)),
+        *(({"more": 1}, False), (note(more=1), False), ([], False), ("text", False)),
     ],
 )
 def test_a_note_that_breaks_a_rule_is_refused(written: object, valid: bool) -> None:
     target = TargetFile.from_data("index.json", b"{}")
     target.unrecognized_fields["custom"] = {FIELD: written}
-    assert has_note_alone(target)
     if valid:
         provenance_of(target)
     else:
@@ -69,14 +61,11 @@ def test_a_note_that_breaks_a_rule_is_refused(written: object, valid: bool) -> N
             provenance_of(target)
 
 
-def test_only_a_note_stands_beside_a_target() -> None:
-    for custom, alone in (({FIELD: {}}, True), ({FIELD: {}, "a": 1}, False), ([FIELD], False)):
-        target = TargetFile.from_data("index.json", b"{}")
-        target.unrecognized_fields["custom"] = custom
-        assert has_note_alone(target) is alone
-        if not isinstance(custom, dict):
-            with pytest.raises(VerificationError):
-                provenance_of(target)
+def test_a_note_in_something_else_than_an_object_is_refused() -> None:
+    target = TargetFile.from_data("index.json", b"{}")
+    target.unrecognized_fields["custom"] = [FIELD]
+    with pytest.raises(VerificationError):
+        provenance_of(target)
 
 
 def test_the_facts_are_lines_for_people() -> None:
