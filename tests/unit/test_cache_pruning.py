@@ -123,19 +123,26 @@ def test_a_row_that_a_scan_sees_meanwhile_stays(database: sqlite3.Connection) ->
 
 
 @pytest.mark.parametrize(
-    ("old", "most", "is_shorter"), [(90, 1 << 28, True), (20, 1 << 28, False), (90, 1, False)]
+    ("old", "most", "seconds", "is_shorter"),
+    [
+        (90, 1 << 28, 9.0, True),
+        (20, 1 << 28, 9.0, False),
+        (90, 1, 9.0, False),
+        (90, 1 << 28, 0.0, False),
+    ],
 )
-def test_a_file_with_much_free_space_is_made_shorter_unless_it_is_long(
+def test_a_file_with_much_free_space_is_made_shorter_unless_it_is_long_or_no_time_is_left(
     database: sqlite3.Connection,
     monkeypatch: pytest.MonkeyPatch,
     old: int,
     most: int,
+    seconds: float,
     is_shorter: bool,
 ) -> None:
     monkeypatch.setattr(pruning, "COMPACTED_BYTES", most)
     keep(database, *[0] * old, *[TODAY] * (100 - old), files=60)
     (before,) = database.execute("PRAGMA page_count").fetchone()
-    assert prune(database) == 60 * old
+    assert prune(database, seconds=seconds) == 60 * old
     (after,), (free,) = (database.execute(f"PRAGMA {n}").fetchone() for n in PAGES)
     assert (after < before, free == 0) == (is_shorter, is_shorter)
 

@@ -347,8 +347,8 @@ class Inventory(Cache):
         """Forget files that no scan has seen for `days`, at most once a week.
 
         A call takes at most `seconds`, or less if another process is writing; the next call forgets
-        the remaining files. A database file of `COMPACTED_BYTES` or more is not made shorter:
-        SQLite uses its free space again.
+        the remaining files. A database file of `COMPACTED_BYTES` or more is not made shorter, nor
+        if no time is left: SQLite uses its free space again.
 
         Raises:
             StateError: the inventory cannot be written.

@@ -56,6 +56,7 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
         after = rows[-1][:2]
     names = ("freelist_count", "page_count", "page_size")
     free, pages, size = (db.execute(f"PRAGMA {n}").fetchone()[0] for n in names)
-    if free * 4 > pages and pages * size < COMPACTED_BYTES:
+    has_time = time.monotonic() <= ends
+    if has_time and free * 4 > pages and pages * size < COMPACTED_BYTES:
         db.execute("VACUUM")
     return forgotten
