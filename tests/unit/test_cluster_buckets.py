@@ -336,6 +336,20 @@ def test_pages_of_a_listing_that_ended_come_first() -> None:
     assert jobs.out == []  # the rest of the bucket is not listed
 
 
+@pytest.mark.parametrize("rest", [b"b", b"a", b""])
+def test_a_range_that_is_handed_back_for_ever_ends_the_listing(rest: bytes) -> None:
+    jobs = Room()
+    bucket = bucket_of(jobs)
+    bucket.next(0)
+    jobs.answer(listed("a", rest=b"b"))
+    assert keys_of(bucket.next(0)) == ["a"]
+    assert bucket.next(0) is None
+    jobs.answer(listed(rest=rest))
+    with pytest.raises(ListingEndedError, match=WORKER_FAILED):
+        bucket.next(0)
+    assert jobs.out == []
+
+
 @pytest.mark.parametrize(("second", "is_refused"), [("a", True), ("0", True), ("b", False)])
 def test_keys_that_go_back_end_the_listing(second: str, is_refused: bool) -> None:
     jobs = Room()

@@ -18,6 +18,7 @@ from hashclient.core.verdict import Counts
 from hashclient.scan.cache.inside import MEMBER
 from hashclient.scan.cache.records import RECORD
 from hashclient.scan.cluster import worker
+from hashclient.scan.cluster.answers import verified
 from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.listing import ClusterTrees, Errand
@@ -257,6 +258,7 @@ def match(path: str = "/d/a", generation: int = 1, **fields: Any) -> list[Outcom
         result_of(outcomes=match(kind=Kind.UNREAD, hits=(), reason="\x1b[2J")),
         group_of_other(directory=b"/e"),
         group_of_other(count=2),
+        group_of_other(count=3, names=b"a\0b\0c"),
         group_of_other(names=b"a\0b"),
         group_of_other(inodes=b"short"),
         group_of_other(signs=b"short"),
@@ -294,6 +296,9 @@ def test_an_answer_may_have_files_by_new_names_and_of_members(
         Listed([], [], [Start(b"/elsewhere", is_border=True)]),
         Listed([], [], [Start(b"/elsewhere", is_wide=True)]),
         Listed([], [], [Start(b"{}-beside")]),
+        # A tree that is handed back would be handed back for ever.
+        Listed([], [], [Start(b"{}", verified=True, is_root=True)]),
+        Listed([], [], [Start(b"{}/", is_border=True)]),
         Listed([], [], [Start(b"{}/a\0b", is_wide=True)]),
         Listed([names_of(Group("/elsewhere", ["a"], follow=False))], [], []),
         Listed([], pack_outcomes([Outcome(Kind.SKIPPED, "/elsewhere")]), []),
@@ -349,6 +354,48 @@ def test_what_is_handed_back_is_checked_again_and_large_files_alone(
     assert set(found) == {f"/d/{name}" for name in "abce"}
     assert house.checked[0] == ["/d/a", "/d/b", "/d/c", "/d/e"]
     assert sorted(house.checked[1:]) == [["/d/b"], ["/d/c"], ["/d/e"]]
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_a_batch_that_is_handed_back_whole_is_divided_and_ends(
+    monkeypatch: pytest.MonkeyPatch, is_slow: bool, is_large: bool
+) -> None:
+    """A slow worker checks at least a file that is alone; what is handed back then is unread."""
+
+    def answer(batch: ToCheck) -> bytes:
+        if is_slow and sum(group.count for group in batch.groups) == 1:
+            return clean(batch)
+        packed = pack_result(Result())
+        packed.large, packed.deferred = [], [*batch.groups]
+        if is_large:
+            packed.large, packed.deferred = packed.deferred, packed.large
+        return encode(packed)
+
+    house = House(monkeypatch, answer=answer)
+    found, _ = house.go(task("a", "b"))
+    outcome = (Kind.CLEAN, None) if is_slow else (Kind.UNREAD, WORKER_FAILED)
+    assert found == dict.fromkeys(("/d/a", "/d/b"), outcome)
+    assert sorted(house.checked) == [["/d/a"], ["/d/a", "/d/b"], ["/d/b"]]
+
+
+@pytest.mark.parametrize(
+    ("rest", "is_taken"),
+    [
+        ([b"/t/b"], True),
+        ([b"/t/b", b"/t/a/x", b"/t/new/x"], True),
+        ([b"/t/b", b"/t/b"], False),
+        ([b"/t/a"], False),
+        ([b"/t"], False),
+        ([b"/t/new"], False),
+    ],
+)
+def test_a_worker_lists_the_first_directory_of_its_batch_at_least(
+    rest: list[bytes], is_taken: bool
+) -> None:
+    batch = ToList((Start(b"/t/a"), Start(b"/t/b")))
+    listed = Listed([], [], [Start(path) for path in rest])
+    assert verified(batch, listed) == (listed if is_taken else Lost(WORKER_FAILED))
 
 
 def test_lost_batches_are_unread_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """Checks of the answers of workers against the batches that the workers got.
 
 The client trusts a worker, but the machine or the memory of a worker may fail. An answer that makes
-no sense must not end the scan, and an answer must not be about files of another batch. A batch is
-lost if its answer makes no sense, or is about other files.
+no sense must not end the scan, and an answer must not be about files of another batch. A worker may
+return a part of its batch, but not the whole batch for ever. A batch is lost if its answer makes no
+sense, is about other files, or hands back what a worker always does.
 """
 
 from __future__ import annotations
@@ -88,9 +89,12 @@ def _verify_files(batch: ToCheck | ToList, checked: Checked) -> None:
     directories = {group.directory.rstrip(b"/") for group in batch.groups}
     for outcome in checked.outcomes:
         _need(outcome.path.rpartition(b"/")[0].rstrip(b"/") in directories)
-    for group in [*checked.deferred, *checked.large]:
+    back, given = [*checked.deferred, *checked.large], sum(group.count for group in batch.groups)
+    for group in back:
         _verify_names(group)
         _need(group.directory.rstrip(b"/") in directories)
+    # A worker checks a file that is alone in its batch, however long that takes.
+    _need(sum(group.count for group in back) <= (given if given > 1 else 0))
 
 
 def _verify_listed(batch: ToCheck | ToList, listed: Listed) -> None:
@@ -99,12 +103,26 @@ def _verify_listed(batch: ToCheck | ToList, listed: Listed) -> None:
         raise ValueError
     paths = [one.path if one.verified else os.path.split(one.path)[0] for one in batch.starts]
     above = tuple(path.rstrip(b"/") + b"/" if path else b"" for path in paths)
+    levels = [1 if one.verified else 2 for one in batch.starts]
     for group in listed.groups:
         _verify_names(group)
     found = [group.directory for group in listed.groups]
     found += [start.path for start in listed.rest] + [one.path for one in listed.outcomes]
     for path in found:
         _need(b"\0" not in path and (path.rstrip(b"/") + b"/").startswith(above))
+    # A worker lists at least the first directory of its batch. So it returns directories below the
+    # directories of the batch, the later directories of the batch, and wide ones, which the client
+    # lists.
+    later, back = {one.path for one in batch.starts[1:]}, 0
+    for start in (one for one in listed.rest if not one.is_wide):
+        path = start.path.rstrip(b"/") + b"/"
+        if not any(
+            path.startswith(prefix) and path[len(prefix) :].count(b"/") >= level
+            for prefix, level in zip(above, levels, strict=True)
+        ):
+            _need(start.path in later)
+            back += 1
+    _need(back < len(batch.starts))
     _verify_outcomes(listed.outcomes)
 
 

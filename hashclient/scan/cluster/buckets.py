@@ -223,6 +223,8 @@ class ClusterBucket(Work):
             one.ended = WORKER_FAILED
         one.is_listed = True
         one.ended = one.ended or listed.ended
+        if listed.rest is not None and listed.rest <= (one.after or b""):
+            one.ended = one.ended or WORKER_FAILED  # the worker would hand the range back for ever
         if listed.rest is not None and one.ended is None:
             # If a key is equal to a bound, the key belongs to the part before the bound.
             step = -(-len(listed.points) // (PARTS * max(1, self._jobs.slots))) or 1

@@ -14,6 +14,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +40,7 @@ from hashclient.scan.cluster.messages import (
     answer_of,
     decode_answer,
     paths_of,
+    singly,
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
@@ -298,10 +300,14 @@ class _Run:
             message = verified(batch, answer_of(decode_answer, answer))
             if isinstance(message, Checked):
                 assert isinstance(batch, ToCheck)
-                left = sum(group.count for group in [*message.deferred, *message.large])
+                back = [*message.deferred, *message.large]
+                left = sum(group.count for group in back)
                 total = sum(group.count for group in batch.groups)
                 self._backlog.took(total - left, message.taken_s)
-                self._backlog.add_groups(message.deferred, first=True)
+                if left == total:  # the worker had no time for any file: each is checked alone
+                    message.large = [*chain.from_iterable(map(singly, back))]
+                else:
+                    self._backlog.add_groups(message.deferred, first=True)
                 message.deferred = []
                 self._backlog.large += message.large
                 result = unpack_result(message)

@@ -233,6 +233,12 @@ def some_of(names: Names, rows: Sequence[int]) -> Names:
     )
 
 
+def singly(names: Names) -> Iterator[Names]:
+    """Yield each name of a group as a group of its own."""
+    for row in range(names.count):
+        yield some_of(names, [row])
+
+
 def paths_of(groups: Sequence[Names]) -> Iterator[str]:
     """Yield the path of each file in groups."""
     for group in map(group_of, groups):
