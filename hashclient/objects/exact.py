@@ -56,6 +56,9 @@ _PROXIES = frozenset({"all_proxy", "http_proxy"})
 #: Finds the key of each object in a page of Google (`Key`) or Azure (`Name`); Azure escapes some
 #: keys.
 _KEY = re.compile(rb'<(Key|Name)( Encoded="(?:true|false)")?>([^<]*)</')
+#: Find the elements by which a page of Google says that another page follows.
+_TRUNCATED = re.compile(rb"<IsTruncated>\s*(\w*)")
+_MORE = re.compile(rb"<NextContinuationToken>[^<]")
 #: The root elements of pages, of Google and of Azure.
 _ROOTS = (b"<ListBucketResult", b"<EnumerationResults")
 #: The prefix of a key that was replaced by hexadecimal digits; it sorts after all other keys.
@@ -182,7 +185,8 @@ class _Relay(ThreadingTCPServer):
             return 503, b""
         if got.status_code != 200:
             return got.status_code, bytes(body)
-        is_cut = b"<IsTruncated>true" in body and b"<NextContinuationToken>" not in body
+        mark = _TRUNCATED.search(body)
+        is_cut = mark is not None and mark[1].lower() != b"false" and not _MORE.search(body)
         if is_cut or not any(root in body for root in _ROOTS):
             return 400, b""  # without this error, obstore would take the answer for the last page
         return 200, in_digits(bytes(body))

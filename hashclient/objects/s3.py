@@ -63,6 +63,9 @@ URL_S = 900
 _KEY, _ETAG = (re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"ETag"))
 _SIZE = re.compile(rb"<Size>([0-9]{1,19})</Size>")
 _END = b"<IsTruncated>false</IsTruncated>"
+#: Matches the element of a last page in each form that a store may write: in capitals, or with
+#: white space.
+_LAST = re.compile(rb"<(?:\w+:)?IsTruncated>\s*false\s*</", re.IGNORECASE)
 _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
 #: Matches the header `Content-Range`: the first and the last byte, and the length of the object.
@@ -121,6 +124,7 @@ class S3(Store):
                 timeout=(CONNECT_S, TIMEOUT_S),
             )
             client.meta.events.register("before-send.s3", self._http.send)
+            client.meta.events.register("before-parse.s3", _read_mark)
         self._ranges = self._for_obstore(client, credentials)
         return client
 
@@ -301,6 +305,14 @@ def _next_of(got: Any, marks: dict[str, str]) -> dict[str, str] | None:
     if not more:
         raise StoreError(Trouble.OTHER, UNFINISHED)
     return more
+
+
+def _read_mark(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
+    """Tell botocore whether a page is the last page: it takes any text but `true` for `false`."""
+    if isinstance(body := response_dict.get("body"), bytes) and b"IsTruncated" in body:
+        customized_response_dict["IsTruncated"] = _LAST.search(body) is None
 
 
 def _page_in(answer: bytes) -> _Page | None:

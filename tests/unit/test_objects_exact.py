@@ -86,7 +86,8 @@ class _Store(BaseHTTPRequestHandler):
         self.asked.append((self.path, dict(self.headers.items())))
         answer = b"<html/>" if "other" in self.path else PAGE
         if "truncated" in self.path:
-            answer += b"<IsTruncated>true</IsTruncated>"
+            text = b" TRUE " if "capitals" in self.path else b"true"
+            answer += b"<IsTruncated>%b</IsTruncated>" % text
         self.send_response(418 if "fails" in self.path else 200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -123,7 +124,7 @@ def test_nobody_else_can_use_the_address(store: str) -> None:
         assert _Store.asked == []
         assert get(target, secret, Authorization="Bearer x") == (200, in_digits(PAGE))
         assert get(f"{url}/fails", secret) == (418, PAGE)
-        for page in ("truncated", "other"):
+        for page in ("truncated", "truncated-in-capitals", "other"):
             assert get(f"{url}/{page}", secret) == (400, b"")
     (path, headers), *_ = _Store.asked
     assert path == "/base/bucket?list-type=2&prefix=%2F"

@@ -150,6 +150,8 @@ XML = {"Content-Type": "application/xml"}
     [
         (PAGE.replace(b"false", b"true"), UNFINISHED),
         (PAGE.replace(b"<IsTruncated>false</IsTruncated>", b""), UNFINISHED),
+        (PAGE.replace(b"<IsTruncated>false</IsTruncated>", b"<IsTruncated/>"), UNFINISHED),
+        *((PAGE.replace(b">false<", text), UNFINISHED) for text in (b">TRUE<", b"> true <")),
         (b"", UNFINISHED),
         (b"<html><body>log in</body></html>", UNFINISHED),
         (PAGE.replace(b"<Key>a&amp;b</Key>", b""), MALFORMED),
@@ -171,6 +173,23 @@ def test_no_page_that_is_not_whole_is_the_end_of_a_listing(
         site.answer = lambda _, answer=answer: ("200 OK", XML, answer)  # type: ignore[misc]
         with pytest.raises(StoreError, match=reason):
             list(ask())
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("text", [b"TRUE", b" true\n", b"True", b"1"])
+def test_a_listing_goes_on_however_a_store_says_that_it_does(
+    site: Site, store: S3, monkeypatch: pytest.MonkeyPatch, quick: bool, text: bytes
+) -> None:
+    monkeypatch.setattr(store, "_is_quick", quick)
+    more = b"%b</IsTruncated><NextContinuationToken>t</NextContinuationToken>" % text
+    first = PAGE.replace(b"false</IsTruncated>", more)
+    last = PAGE.replace(b"a&amp;b", b"c").replace(b"false", b" False ")
+    site.answer = lambda request: (
+        "200 OK",
+        XML,
+        last if "continuation-token=t" in request[2] else first,
+    )
+    assert [key for page in store.pages("", None) for key in keys_of(page)] == ["a&b", "c"]
 
 
 @pytest.mark.parametrize("quick", [False, True])
