@@ -311,6 +311,16 @@ def boot_id() -> bytes:
     return _read(_BOOT_ID) or b""
 
 
+def mount_namespace() -> bytes:
+    """Return bytes that identify the mounts that this process sees; empty if they are unknown."""
+    try:
+        number = os.fsencode(os.readlink("/proc/self/ns/mnt"))  # noqa: PTH115 - no path
+    except OSError:
+        return b""
+    boot = boot_id()
+    return boot and boot + number  # the number alone is the same on many machines
+
+
 def unique_mount(fd: int) -> int | None:
     """Return the unique number of the mount of an open file, which the kernel does not reuse.
 

@@ -78,7 +78,7 @@ from hashclient.scan.executors.wire import (
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import WORKER_FAILED, Advance, Group, Result, Start
-from hashclient.system.identity import Identities, Identity, boot_id
+from hashclient.system.identity import Identities, Identity, boot_id, mount_namespace
 from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree
 
@@ -672,6 +672,17 @@ class TestWorker:
         alone = check("a")
         assert unpack_result(alone).clean == 1
         assert not alone.large
+
+    @pytest.mark.parametrize("is_same", [True, False])
+    def test_a_worker_with_other_mounts_than_the_client_compares_them(
+        self, tmp_path: Path, is_same: bool
+    ) -> None:
+        state = State(tmp_path, {"base": {"e-1": b"x"}})
+        spec = Spec(PROTOCOL, __version__, "r", "k", (), b"/", (b"/t/f",))
+        namespace = mount_namespace() if is_same else b"other"
+        spec = msgspec.structs.replace(spec, namespace=namespace)
+        mounted = worker.Work(spec, state.client.open(), state.path).mounted
+        assert mounted == frozenset() if is_same else {"/t/f", "/proc"} <= mounted
 
     def test_a_worker_may_take_leases_in_its_threads(self) -> None:
         before = signal.signal(signal.SIGIO, signal.SIG_DFL)

@@ -55,12 +55,12 @@ def spec_of(lists: OpenLists, *pins: Pin, key_id: str | None = None) -> Spec:
 def test_the_forms_that_both_sides_must_have() -> None:
     """A change of these forms needs another number of the protocol."""
     is_little = array("H", [1]).tobytes() == b"\1\0"
-    assert (7 if is_little else -7) == PROTOCOL
+    assert (8 if is_little else -8) == PROTOCOL
     assert (INODE, SIGN.itemsize) == (np.dtype(np.uint64), 24)
     assert Spec.__struct_fields__ == (
         *("protocol", "version", "run", "key_id", "lists", "base", "points", "exclude"),
         *("keep_clean", "sparse", "all_digests", "learn", "asks_inventory", "reread_days"),
-        *("containers", "gets_known", "boot", "objects", "also", "reads"),
+        *("containers", "gets_known", "boot", "namespace", "objects", "also", "reads"),
     )
     assert module.PAGE_COLUMNS == ("key", "size", "etag", "note")
 

@@ -15,7 +15,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome, Seen
 from hashclient.scan.cluster import named, worker
 from hashclient.scan.cluster.messages import Known, Lost, ToCheck, paths_of
-from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
+from hashclient.scan.cluster.named import MOUNTED, OTHER, NamedFiles, only_same
 from hashclient.scan.executors.wire import (
     Checked,
     Failed,
@@ -294,3 +294,27 @@ def test_files_of_each_file_system_are_a_group_and_each_is_looked_up_once(
     found = {part.file_system: group_of(part).names for part in parts}
     assert found == {10: ["a", "c"], 20: ["b"], 0: ["gone", "d"]}
     assert all(only_same(part, None) == (part, []) for part in parts)
+
+
+@pytest.mark.parametrize("directory", ["{}/t", "{}/link", "t", "link"])
+@pytest.mark.parametrize("point", ["{}/t/b", "{}/link/b", "t/b", "link/b"])
+def test_a_listed_file_at_a_mount_point_is_unread(
+    checker: Checker, tmp_path: Path, directory: str, point: str
+) -> None:
+    """The client's mount points begin with the tree as the user named it, the worker's are real."""
+    tree = write_tree(tmp_path / "t", {"a": b"", "b": b""})
+    (tmp_path / "link").symlink_to(tree)
+    directory, point = directory.replace("{}", str(tmp_path)), point.replace("{}", str(tmp_path))
+    how: dict[str, Any] = {"base": str(tmp_path), "mounted": frozenset({point})}
+    is_same = point in (f"{directory}/b", f"{tree}/b")
+    _, answer = checked(checker, batch(directory, "a", "b"), **how)
+    reasons = [one.reason for one in unpack_result(answer).outcomes if one.path.endswith("b")]
+    assert [reason == MOUNTED for reason in reasons] == [is_same]
+
+
+def test_a_named_file_at_a_mount_point_is_compared_by_its_status_alone(
+    checker: Checker, tree: Path
+) -> None:
+    _, answer = checked(checker, looked_at(tree, "a"), mounted=frozenset({f"{tree}/a"}))
+    (outcome,) = unpack_result(answer).outcomes
+    assert outcome.kind is Kind.CLEAN

@@ -19,7 +19,7 @@ from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import PROTOCOL, Spec, pins_of
 from hashclient.scan.values.options import ScanOptions
 from hashclient.session import Session
-from hashclient.system.identity import boot_id
+from hashclient.system.identity import boot_id, mount_namespace
 
 
 def on_cluster(
@@ -67,6 +67,7 @@ def on_cluster(
         reread_days=settings.config.inventory.reread_days,
         containers=containers,
         boot=boot_id(),
+        namespace=mount_namespace(),
         objects=objects,
         also=lists.also,
         reads=0 if containers is None else meaning.READS,

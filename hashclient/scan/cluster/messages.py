@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 #: The number of the protocol, negated for big-endian machines: client and workers must use the same
 #: protocol and the same byte order.
-PROTOCOL = 7 if sys.byteorder == "little" else -7
+PROTOCOL = 8 if sys.byteorder == "little" else -8
 #: The type of an inode number in a message.
 INODE = np.dtype(np.uint64)
 #: The identity of a named file: its inode, its size, and its time of modification in nanoseconds.
@@ -66,6 +66,8 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
       directory.
     - `gets_known`: whether the worker gets the client's records with each batch.
     - `boot`: identifies the client's machine since its last start.
+    - `namespace`: identifies the mounts that the client sees; a worker with another value may see
+      other files at some paths.
     - `objects`: whether buckets are read, too.
     - `also`: has the same meaning as in `Judge`.
     - `reads`: a number for the kinds of containers that the client opens, and how it reads them
@@ -89,6 +91,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     containers: Options | None = None
     gets_known: bool = False
     boot: bytes = b""
+    namespace: bytes = b""
     objects: bool = False
     also: int = 0
     reads: int = 0

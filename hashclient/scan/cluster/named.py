@@ -5,6 +5,10 @@ named file, and a worker must find the same inode, size and time of modification
 finds other values, the file is unread. Symbolic links are followed, because the user has named
 them. The client also uses the inodes to ask its inventory.
 
+Files that a worker has listed are the same everywhere, because the machines have compared their
+directories. But a single file can be mounted on a listed name, on one machine only. So a listed
+file at a mount point, of the client or of the worker, is unread.
+
 Limit: the client reads the status of one file after the other, as the `find` that made the list of
 names did.
 """
@@ -12,7 +16,8 @@ names did.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,9 +28,11 @@ from hashclient.scan.cluster.messages import SIGN, names_elsewhere, some_of
 from hashclient.scan.executors.wire import Names
 from hashclient.scan.sources.finding_again import open_directory
 from hashclient.scan.values.work import Group, join
+from hashclient.system.filesystems import parse_mountinfo
 from hashclient.system.identity import Identities
 
 OTHER = "not the same everywhere: is another file on the worker"
+MOUNTED = "not the same everywhere: a file is mounted on it, here or on the worker"
 
 #: A function that returns a group of files in the form in which it is sent.
 LookAt = Callable[[Group], list[Names]]
@@ -93,9 +100,7 @@ def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcom
     if not names.signs:
         return names, []
     directory = os.fsdecode(names.directory)
-    where = directory
-    if base is not None and not directory.startswith("/"):
-        where = f"{base}/{directory}"
+    where = _where(directory, base)
     rows: list[int] = []
     outcomes: list[Outcome] = []
     wanted = np.frombuffer(names.signs, SIGN).tolist()
@@ -111,5 +116,42 @@ def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcom
         else:
             outcomes.append(Outcome(Kind.UNREAD, join(directory, name), reason=OTHER))
     if len(rows) == names.count:
+        return names, []
+    return (some_of(names, rows) if rows else None), outcomes
+
+
+def _where(directory: str, base: str | None) -> str:
+    """Return the path of a directory of the client, whose relative paths are below `base`."""
+    return directory if base is None or directory.startswith("/") else f"{base}/{directory}"
+
+
+def mount_points() -> frozenset[str]:
+    """Return the paths at which this process sees something mounted; empty if they are unknown."""
+    try:
+        text = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return frozenset()
+    return frozenset(mount.point for mount in parse_mountinfo(text).values())
+
+
+def without_mounted(
+    names: Names, base: str | None, points: Container[str]
+) -> tuple[Names | None, list[Outcome]]:
+    """Return the listed files that are at none of `points`, and the outcomes of other files.
+
+    `points` has paths as the client sees them, and paths without links. Relative directories are
+    below `base`.
+    """
+    directory = os.fsdecode(names.directory)
+    real = os.path.realpath(_where(directory, base))
+    rows: list[int] = []
+    outcomes: list[Outcome] = []
+    for row, name in enumerate(os.fsdecode(names.names).split("\0")):
+        path = join(directory, name)
+        if path in points or join(real, name) in points:
+            outcomes.append(Outcome(Kind.UNREAD, path, reason=MOUNTED))
+        else:
+            rows.append(row)
+    if not outcomes:
         return names, []
     return (some_of(names, rows) if rows else None), outcomes

@@ -48,7 +48,7 @@ from hashclient.scan.cluster.messages import (
     ToList,
     problem_with_lists,
 )
-from hashclient.scan.cluster.named import only_same
+from hashclient.scan.cluster.named import mount_points, only_same, without_mounted
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
 from hashclient.scan.executors.wire import Checked, Failed, encode, group_of, pack_result
@@ -62,7 +62,7 @@ from hashclient.scan.values.work import (
     join,
 )
 from hashclient.session import Session
-from hashclient.system.identity import Identities
+from hashclient.system.identity import Identities, mount_namespace
 from hashclient.system.leases import can_lease
 from hashclient.system.log import Log
 from hashclient.system.process import collect_rarely
@@ -113,6 +113,10 @@ class Work:
         self.points = frozenset(map(os.fsdecode, spec.points))
         #: Whether the client is on this machine.
         self.is_beside = is_beside(spec.boot)
+        #: The paths at which a listed file may be another file than on other machines.
+        self.mounted: frozenset[str] = frozenset()
+        if not spec.namespace or spec.namespace != mount_namespace():
+            self.mounted = self.points | mount_points()
 
     def judge(self) -> Judge:
         """Return the judge, which looks up tags in the lists."""
@@ -306,7 +310,12 @@ def own_settings(environ: Mapping[str, str]) -> Settings:
 def check(run: str, payload: bytes) -> bytes:
     """Check a batch of files."""
     return with_work(
-        run, lambda work: checked(work.checker, work.base, payload, is_beside=work.is_beside)
+        run,
+        lambda work: checked(
+            *(work.checker, work.base, payload),
+            is_beside=work.is_beside,
+            mounted=work.mounted,
+        ),
     )
 
 
@@ -341,12 +350,14 @@ def checked(
     payload: bytes,
     *,
     is_beside: bool = True,
+    mounted: frozenset[str] = frozenset(),
 ) -> Checked:
     """Check as much of a batch of files as the time allows, and return the rest.
 
     `make` is called with the client's records, and returns the checker of this thread. Relative
     paths are relative to `base`; without `base`, to the current directory of this process. If this
     process is on another machine than the client (not `is_beside`), outcomes contain no devices.
+    Listed files at one of the paths `mounted` are unread.
     """
     allowance = Allowance(BATCH_MOST_S)
     batch = decode(payload, type=ToCheck)
@@ -355,6 +366,8 @@ def checked(
     groups, others = [], list[Outcome]()
     for names in batch.groups:
         same, found = only_same(names, base)
+        if same is not None and not same.signs and mounted:
+            same, found = without_mounted(same, base, mounted)
         others += found
         if same is not None:
             groups.append(group_of(same))
