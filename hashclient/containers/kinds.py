@@ -204,8 +204,8 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
-        version=4,
-        reads=4,
+        version=5,
+        reads=5,
         hides_end=False,
         has_readings=True,
         # A line of more than `MAX_LINE_BYTES` is read in pieces, and each piece may begin with a

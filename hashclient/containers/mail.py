@@ -41,7 +41,8 @@ MESSAGE = "message"
 #: How deeply multiparts may be nested; a message within a message counts as a nested container
 #: instead.
 MAX_DEPTH = 100
-#: If no header field of mail is in this number of first bytes, the text is not read as a mail.
+#: If no header field of mail is in this number of first bytes, the rest of the header is only
+#: searched for these fields.
 _MAX_UNTOLD_BYTES = 1 << 20
 
 #: Values of `Content-Transfer-Encoding` of parts that may contain an encoded file.
@@ -110,7 +111,8 @@ class _Walk:
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
         """Yield all parts.
 
-        With `most`, parts are only yielded if the first `most` bytes contain the header of a mail.
+        With `most`, parts are only yielded if the text begins with the header of a mail; after
+        `most` bytes, the header is only searched for fields of mail.
         """
         self._is_inner = most is None
         lines = self._lines

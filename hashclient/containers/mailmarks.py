@@ -85,6 +85,10 @@ class MailMarks:
             self._begins_weak = self._begins_weak or is_first
             self._seen.add(name)
 
+    def add_lines(self, text: bytes) -> None:
+        """Add the names at the beginning of each line of `text`, except the first line."""
+        self._seen |= _MARKS.intersection(map(bytes.lower, _names(text)))
+
 
 def begins_as_mail(head: bytes) -> bool:
     """Return whether `head` begins a mail: it has fields of mail, or all its lines are fields.

@@ -183,6 +183,15 @@ class Collector:
             kept.append(self._current)
         return is_field
 
+    def has_marks_in(self, text: bytes) -> bool:
+        """Return whether the header is a mail with the lines of `text`, which are not added.
+
+        Such a header is disputed, because lines that are no fields are not noticed in it.
+        """
+        self._marks.add_lines(text)
+        self._is_cut |= self.is_mail
+        return self.is_mail
+
     def _has_room(self, line: bytes) -> bool:
         """Return whether a line can be kept.
 

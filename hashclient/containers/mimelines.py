@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from hashclient.containers.forward import Forward
+from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import HEAD_BYTES, Data, Stream
 from hashclient.containers.mailmarks import FIELD, MAX_LINE_BYTES
 from hashclient.containers.mimeheaders import (
@@ -38,6 +38,8 @@ _LONGEST_BYTES = len(b"\r\ncontent-")
 #: The first bytes of lines that mailbox programs write into a header, and that are no fields.
 _QUIET = (b"From ", b">From ")
 _LINE_END = re.compile(rb"\r{0,3}\n|\r")
+#: The end of a header; see `Lines` for old line ends.
+_EMPTY_LINE, _EMPTY_OLD_LINE = re.compile(rb"\n\r*\n"), re.compile(rb"\n\r*\n|\r\r")
 
 
 class Boundaries:
@@ -142,8 +144,9 @@ class Lines(Forward):
     def header(self, stack: Stack, most: int | None = None) -> Collector:
         """Read a header up to its empty line, or up to a boundary in the header or in `stack`.
 
-        If `most` is given, the text may be no mail. Reading stops if the first `most` bytes have no
-        header field of mail, and lines before the first field are ignored.
+        If `most` is given, the text may be no mail, and lines before the first field are ignored.
+        If the first `most` bytes have no header field of mail, the following lines are only
+        searched for these fields, which is faster, and reading stops if the header has none.
         """
         collector = Collector(is_first=self._is_first)
         self._is_first = False
@@ -183,8 +186,22 @@ class Lines(Forward):
                 line = self.line(MAX_FIELD_BYTES)  # a long line may still be one field
             count += min(len(line), MAX_LINE_BYTES)
             if most is not None and count > most and not collector.is_mail:
-                break
+                if not self._skip_to_marks(collector):
+                    break
         return collector
+
+    def _skip_to_marks(self, collector: Collector) -> bool:
+        """Skip lines of a header up to fields of mail; return False if the header has none."""
+        empty = _EMPTY_OLD_LINE if self.is_old else _EMPTY_LINE
+        while block := self.peek(PIECE_BYTES):
+            text = b"\n" + block
+            end = empty.search(text)
+            if collector.has_marks_in(text[: end and end.start()].replace(b"\r", b"\n")):
+                return True
+            if end is not None:
+                return False
+            self.skip(max(block.rfind(b"\n"), block.rfind(b"\r")) + 1 or len(block))
+        return False
 
     def _fields_follow(self, after: int) -> bool:
         """Return whether the lines up to the next empty line include a field."""

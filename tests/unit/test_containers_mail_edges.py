@@ -44,19 +44,28 @@ def test_multiparts_are_in_each_other_up_to_a_limit(
 
 
 @pytest.mark.parametrize(
-    ("text", "most", "is_mail"),
+    ("text", "most", "is_mail", "is_unread"),
     [
-        (b"a: b\n" * 9 + b"Subject: s\n\nx", 44, False),
-        (b"a: b\n" * 120 + b"Received: s\n\nx", 599, False),
-        (b"a: b\n" * 120 + b"Received: s\n\nx", 600, True),
-        (b"Received: s\n" + b"a: b\n" * 90 + b"\nx", 20, True),
+        (b"a: b\n" * 9 + b"Subject: s\n\nx", 44, False, False),
+        (b"a: b\n" * 120 + b"Received: s\n\nx", 599, True, True),
+        (b"a: b\n" * 120 + b"Received: s\n\nx", 600, True, False),
+        (b"a: b\r" * 120 + b"Received: s\r\rx", 599, True, True),
+        (b"a: b\r\n" * 120 + b"Subject: s\r\nTo: t\r\n\r\nx", 599, True, True),
+        (b"a: b\n" * 120 + b"\nReceived: s\n\nx", 599, False, False),
+        (b"a: b\r\n" * 120 + b"\r\nReceived: s\r\n\r\nx", 599, False, False),
+        (b"a: b\n" * 60_000 + b"Received: s\n\nx", 599, True, True),
+        (b"a: b\n" * 120 + b"c: " + b"d" * 300_000 + b"\nReceived: s\n\nx", 599, True, True),
+        (b"a: b\n" * 120, 599, False, False),
+        (b"Received: s\n" + b"a: b\n" * 90 + b"\nx", 20, True, False),
     ],
 )
-def test_a_header_is_looked_at_up_to_a_limit(
-    text: bytes, most: int, *, is_mail: bool, monkeypatch: pytest.MonkeyPatch
+def test_fields_of_mail_behind_many_others_are_found_but_the_header_is_not_trusted(
+    text: bytes, most: int, *, is_mail: bool, is_unread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mail, "_MAX_UNTOLD_BYTES", most)
-    assert (b"x" in look(text).contents) is is_mail
+    out = look(text)
+    assert (b"x" in out.contents) is is_mail
+    assert out.reasons == ({Why.LIMIT} if is_unread else set())
 
 
 @pytest.mark.slow
