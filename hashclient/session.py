@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient.config.settings import Settings
 from hashclient.core.errors import ConfigError
 from hashclient.core.model import Invocation
+from hashclient.core.staleness import present_time
 from hashclient.migrations.migrate import check_state, writing
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
@@ -77,7 +78,7 @@ class Session:
         self,
         settings: Settings,
         *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = present_time,
         operator: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:

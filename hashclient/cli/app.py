@@ -12,7 +12,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,8 @@ from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from hashclient.config.settings import Settings
     from hashclient.quarantine.vault import Restored
     from hashclient.session import Session
@@ -109,7 +110,9 @@ class App:
     @staticmethod
     def now() -> datetime:
         """Return the present time; commands pass this function as the clock to other rooms."""
-        return datetime.now(UTC)
+        from hashclient.core.staleness import present_time
+
+        return present_time()
 
     def out(self, text: str) -> None:
         """Print one line of data to stdout.

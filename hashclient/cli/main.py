@@ -418,7 +418,7 @@ def _run(
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ignore_signals()
         code, message = explain(error, sys.argv[1:] if argv is None else argv)
-        output.fail(code, message, App.now())
+        output.fail(code, message, App.now)
     finally:
         process.end(code)
     return code

@@ -224,7 +224,7 @@ class OutputFile:
         assert self._stream is not None, "it is open while an output is written"
         return self._stream
 
-    def fail(self, code: ExitCode, message: str, now: datetime) -> None:
+    def fail(self, code: ExitCode, message: str, now: Callable[[], datetime]) -> None:
         """Write into FILE that the command failed.
 
         A complete output is kept. Outcomes from before the failure are also kept, if the missing
@@ -238,7 +238,8 @@ class OutputFile:
                 text = _failed_status(self._format, code, message)
                 replace(self._path, text.encode(errors="backslashreplace"))
             elif not self._is_begun or self._command in _ENDLESS:
-                self._write_failure(_failed_output(self._command, self._format, code, message, now))
+                text = _failed_output(self._command, self._format, code, message, now())
+                self._write_failure(text)
 
     def close(self) -> None:
         """Close FILE, and restore the earlier handler of SIGHUP."""

@@ -162,7 +162,7 @@ class RunOutput(Observer):
                 raise failure
             # FILE may still be empty, because all outcomes waited to be sorted. In this case, the
             # failure is written into FILE.
-            self._app.output.fail(run.exit_code, failure.message, self._app.now())
+            self._app.output.fail(run.exit_code, failure.message, self._app.now)
             self._app.warn(failure.message, failure.hint)
         return run.exit_code
 

@@ -6,13 +6,35 @@ list is stale, no input counts as clean.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
+
+from hashclient.core.errors import ConfigError
 
 #: The clock may be this much behind the last check before this program says that the clock was set
 #: back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
+#: From this year on, a time limit could be after the last time that Python can express.
+_LAST_YEAR = 9999
+
+
+def present_time() -> datetime:
+    """Return the time in UTC.
+
+    Raises:
+        ConfigError: the clock shows the year 9999, or a later year.
+    """
+    try:
+        now = datetime.now(UTC)
+    except (ValueError, OverflowError):  # the year has more than four digits
+        now = None
+    if now is None or now.year >= _LAST_YEAR:
+        raise ConfigError(
+            "the clock shows the year 9999 or a later year",
+            hint="set this machine's clock right",
+        )
+    return now
 
 
 class ListState(msgspec.Struct, frozen=True):

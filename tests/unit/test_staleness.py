@@ -1,8 +1,13 @@
 """When a list counts as fresh: from its last check to its expiry, with the grace period."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
+
+from hashclient.core import staleness
 from hashclient.core.staleness import CLOCK_TOLERANCE, ListState, state_of
+from tests.kit import State
 
 CHECKED = datetime(2024, 5, 1, tzinfo=UTC)
 EXPIRES = CHECKED + timedelta(days=7)
@@ -24,3 +29,36 @@ def test_a_list_is_fresh_between_check_and_expiry() -> None:
     assert not at(EXPIRES, NONE).in_grace
     assert not at(EXPIRES + DAY, DAY).in_grace
     assert not at(CHECKED - DAY, DAY).in_grace
+
+
+class _Clock:
+    """Shows one time, or a year that Python cannot express."""
+
+    def __init__(self, shown: datetime | None) -> None:
+        self._shown = shown
+
+    def now(self, _zone: object) -> datetime:
+        if self._shown is None:
+            raise ValueError("year 10000 is out of range")
+        return self._shown
+
+
+@pytest.mark.parametrize(
+    "shown", [datetime(9999, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC), None]
+)
+def test_a_clock_that_shows_no_possible_time_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: datetime | None
+) -> None:
+    """A time limit could be after the last time that Python can express."""
+    state = State(tmp_path, {"base": {"e-1": b"listed"}}, {"a": b"benign"})
+    monkeypatch.setattr(staleness, "datetime", _Clock(shown))
+    for args in (["scan", str(state.tree)], ["status"], ["fetch"], ["alerts", "list"]):
+        done = state.call(*args)
+        assert done.code == 2, (args, done)
+        assert "the clock shows the year 9999 or a later year" in done.err
+
+
+def test_the_last_time_that_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
+    monkeypatch.setattr(staleness, "datetime", _Clock(shown))
+    assert staleness.present_time() == shown
