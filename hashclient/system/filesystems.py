@@ -91,6 +91,15 @@ def mount_of(fd: int) -> Mount | None:
     return None if number is None else parse_mountinfo(text).get(number)
 
 
+def mount_points() -> frozenset[str]:
+    """Return the paths at which this process sees something mounted; empty if they are unknown."""
+    try:
+        text = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return frozenset()
+    return frozenset(mount.point for mount in parse_mountinfo(text).values())
+
+
 EXT, BTRFS, XFS = 0xEF53, 0x9123683E, 0x58465342
 FUSE, NINE_P = 0x65735546, 0x01021997
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -28,7 +27,6 @@ from hashclient.scan.cluster.messages import SIGN, names_elsewhere, some_of
 from hashclient.scan.executors.wire import Names
 from hashclient.scan.sources.finding_again import open_directory
 from hashclient.scan.values.work import Group, join
-from hashclient.system.filesystems import parse_mountinfo
 from hashclient.system.identity import Identities
 
 OTHER = "not the same everywhere: is another file on the worker"
@@ -123,15 +121,6 @@ def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcom
 def _where(directory: str, base: str | None) -> str:
     """Return the path of a directory of the client, whose relative paths are below `base`."""
     return directory if base is None or directory.startswith("/") else f"{base}/{directory}"
-
-
-def mount_points() -> frozenset[str]:
-    """Return the paths at which this process sees something mounted; empty if they are unknown."""
-    try:
-        text = Path("/proc/self/mountinfo").read_bytes()
-    except OSError:
-        return frozenset()
-    return frozenset(mount.point for mount in parse_mountinfo(text).values())
 
 
 def without_mounted(

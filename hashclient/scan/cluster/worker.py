@@ -48,7 +48,7 @@ from hashclient.scan.cluster.messages import (
     ToList,
     problem_with_lists,
 )
-from hashclient.scan.cluster.named import mount_points, only_same, without_mounted
+from hashclient.scan.cluster.named import only_same, without_mounted
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
 from hashclient.scan.executors.wire import Checked, Failed, encode, group_of, pack_result
@@ -62,6 +62,7 @@ from hashclient.scan.values.work import (
     join,
 )
 from hashclient.session import Session
+from hashclient.system.filesystems import mount_points
 from hashclient.system.identity import Identities, mount_namespace
 from hashclient.system.leases import can_lease
 from hashclient.system.log import Log
