@@ -144,8 +144,7 @@ class RunRecord:
                     found = matches.record(chosen, self._key_id, now, places, hold, self._started)
                 _log.info("recorded %d matches", len(found))
             except StateError as error:
-                self._matches_failed = True
-                self._failures.append(error)
+                self._note(error)
         if len(found) == len(outcomes):
             return list(map(Recorded, outcomes, found))
         refs = iter(found)
@@ -178,8 +177,7 @@ class RunRecord:
                 with self._open() as matches:
                     matches.seen_again(rows, self._session.now())
         except StateError as error:
-            self._matches_failed = True
-            self._failures.append(error)
+            self._note(error)
         events = [
             Event(
                 recorded.outcome.kind.value,
@@ -195,6 +193,15 @@ class RunRecord:
             *(self._events.of(k) for k in kept if k.outcome.kind in _LOGGED),
             *(_accepted(k.outcome) for k in kept if k.outcome.kind is Kind.ACCEPTED),
         ]
+
+    def _note(self, error: AuditError | StateError) -> None:
+        """Note a failure; only the first failure of the log and of the record is reported."""
+        if isinstance(error, AuditError):
+            is_known, self._audit_failed = self._audit_failed, True
+        else:
+            is_known, self._matches_failed = self._matches_failed, True
+        if not is_known:
+            self._failures.append(error)
 
     def _report_failures(self) -> None:
         """Count and report the failures since the last call."""
@@ -226,7 +233,7 @@ class RunRecord:
                         self._session.audit.append(events, durable=True, sign_each=True)
                     self._summary.gone += len(marked)
         except (AuditError, StateError) as error:
-            self._failures.append(error)
+            self._note(error)
             self._report_failures()
 
     def end(self) -> None:
@@ -283,7 +290,7 @@ class RunRecord:
             with self._open(create=False) as matches:
                 self._summary.held_entries = matches.held_entries(HELD_ENTRIES + 1)
         except StateError as error:
-            self._failures.append(error)
+            self._note(error)
 
     def _log(
         self, events: Sequence[Event | Encoded], *, durable: bool = False, sign_each: bool = False
@@ -293,8 +300,7 @@ class RunRecord:
         try:
             self._session.audit.append(events, durable=durable, sign_each=sign_each)
         except AuditError as error:
-            self._audit_failed = True
-            self._failures.append(error)
+            self._note(error)
 
 
 def _is_remembered(outcome: Outcome) -> bool:
