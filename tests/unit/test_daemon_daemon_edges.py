@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import signal
 import socket
@@ -44,7 +45,7 @@ def _signals() -> Iterator[None]:
 class Worker:
     """Replaces what serves clients in a process of the daemon."""
 
-    made: tuple[object, ...] = ()
+    made: tuple[Any, ...] = ()
     error: Exception | None = None
     seen: dict[str, object]
 
@@ -161,14 +162,14 @@ class Process:
     """Replaces a process of the daemon."""
 
     fails = False
-    blocked: set[signal.Signals]
+    blocked: set[int]
     made: dict[str, Any]
 
     def __init__(self, **how: Any) -> None:
         type(self).made = how
 
     def start(self) -> None:
-        type(self).blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        type(self).blocked = set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
         if self.fails:
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -177,7 +178,7 @@ class Process:
 def test_a_process_is_forked_with_blocked_signals(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    monkeypatch.setattr(type(module.multiprocessing.get_context("fork")), "Process", Process)
+    monkeypatch.setattr(type(multiprocessing.get_context("fork")), "Process", Process)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 5.0))
     monkeypatch.setattr(Process, "fails", fails)
     daemon = daemon_of()
@@ -191,7 +192,8 @@ def test_a_process_is_forked_with_blocked_signals(
     else:
         daemon._start(1)
         process, started = daemon._processes[1]
-        assert (type(process), started) == (Process, 5.0)
+        assert isinstance(process, Process)
+        assert started == 5.0
     session, listeners, options, counts, parent = Process.made["args"]
     assert (session, listeners, options, parent) == (SESSION, [], OPTIONS, os.getpid())
     assert (Process.made["target"], Process.made["daemon"]) == (module._work, True)

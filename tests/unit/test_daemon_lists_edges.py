@@ -83,7 +83,8 @@ def test_a_list_that_is_missing_outranks_one_that_is_stale(
 ) -> None:
     used = in_use(opened(manifest(), missing=missing, stale=stale))
     assert (used.known_doubt, used.doubt) == (doubt, doubt)
-    assert (used.may_be_listed, used.key_id, used.rule) == ("screen", "key", as_it_is)
+    assert (used.key_id, used.rule) == ("key", as_it_is)
+    assert str(used.may_be_listed) == "screen"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ class Watched(Lists):
 
     def _open(self) -> InUse:
         self.opens += 1
-        found = self.found.pop(0) if self.found else SimpleNamespace(doubt=None)
+        found: Any = self.found.pop(0) if self.found else SimpleNamespace(doubt=None)
         if isinstance(found, BaseException):
             raise found
         if not isinstance(found, InUse):

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.errors import HashclientError, LockedError, StateError, UsageError
-from hashclient.daemon import sockets as module
 from hashclient.daemon.options import Address, TcpAddress, UnixAddress
 from hashclient.daemon.sockets import BACKLOG, listen, name_of
 from tests.kit import open_files
@@ -146,7 +145,7 @@ def test_after_a_failure_nothing_is_open(
         monkeypatch.setattr(os, "chmod", fail)
     else:
         monkeypatch.setattr(Failing, step, fail, raising=False)
-        monkeypatch.setattr(module.socket, "socket", Failing)
+        monkeypatch.setattr(socket, "socket", Failing)
     path = ground / "socket"
     error = refused(UnixAddress(path))
     assert error.message == f"cannot listen at unix:{path}: Input/output error"

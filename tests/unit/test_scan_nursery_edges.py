@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import socket
@@ -210,8 +211,7 @@ class Process:
 def test_signals_are_blocked_only_while_a_process_is_forked(
     monkeypatch: pytest.MonkeyPatch, fails: bool, blocked: set[signal.Signals]
 ) -> None:
-    context = module.multiprocessing.get_context("fork")
-    monkeypatch.setattr(type(context), "Process", Process)
+    monkeypatch.setattr(type(multiprocessing.get_context("fork")), "Process", Process)
     monkeypatch.setattr(Process, "fails", fails)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:

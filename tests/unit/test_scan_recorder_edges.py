@@ -18,6 +18,7 @@ from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.match import Place
 from hashclient.core.model import (
     Gap,
+    HeldEntry,
     Hit,
     Mail,
     MatchRef,
@@ -402,7 +403,12 @@ def test_which_entries_are_held_is_asked_only_if_some_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(Matches, "held_entries", lambda _, most: asked.append(most) or ())
+
+    def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:
+        asked.append(most)
+        return ()
+
+    monkeypatch.setattr(Matches, "held_entries", entries)
     run = Run(tmp_path)
     run.add(match("/srv/a"))
     for held in (0, 1):

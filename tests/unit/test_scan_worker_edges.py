@@ -106,7 +106,12 @@ def test_only_a_worker_without_a_problem_has_the_resource(
     given: list[bytes] = []
     leases: list[threading.Thread] = []
     monkeypatch.setattr(module, "can_lease", lambda: leases.append(threading.current_thread()))
-    monkeypatch.setattr(module, "_prepare", lambda payload: given.append(payload) or problem)
+
+    def prepared(payload: bytes) -> tuple[str, str | None] | None:
+        given.append(payload)
+        return problem
+
+    monkeypatch.setattr(module, "_prepare", prepared)
     assert asyncio.run(module.prepare(b"payload", "r", dask)) == answer
     assert given == [b"payload"] and leases == [threading.main_thread()]
     assert dask.resources == ([{"r": 1e9}] if problem is None else [])
@@ -120,8 +125,12 @@ def prepare(
     """Return a function that prepares a scan; lists are opened without a state directory."""
     opened: list[str] = []
     monkeypatch.setattr(module, "own_settings", lambda _: SimpleNamespace(state_dir=Path("/s")))
-    session = SimpleNamespace(open_lists=lambda: opened.append("lists") or Lists())
-    monkeypatch.setattr(module, "Session", lambda _: session)
+
+    def open_lists() -> Lists:
+        opened.append("lists")
+        return Lists()
+
+    monkeypatch.setattr(module, "Session", lambda _: SimpleNamespace(open_lists=open_lists))
     monkeypatch.setattr(module, "problem_with_lists", lambda *_: None)
     monkeypatch.setattr(module, "problem_with", lambda probe, base: probe.token.decode() or None)
 
@@ -203,13 +212,13 @@ def test_of_too_many_scans_the_one_that_was_not_used_for_longest_is_closed(
     prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_RUNS", 2)
+    works = list[Work]()
     for run in "abc":
         assert prepare(run=run) is None
         module._runs[run].used = {"a": 2.0, "b": 1.0, "c": 3.0}[run]
-        if run == "b":
-            first = dict(module._runs)
+        works.append(module._runs[run])
     assert sorted(module._runs) == ["a", "c"]
-    assert [first[run].is_over for run in "ab"] == [False, True]
+    assert [work.is_over for work in works] == [False, True, False]
 
 
 def test_probes_of_a_later_time_are_looked_for_in_the_directory_of_the_client(
@@ -259,9 +268,9 @@ def test_a_worker_has_the_settings_of_its_environment(
 
 
 def test_each_scan_has_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = work_of(also=5, all_digests=True, points=(b"/m", b"/\xff"), exclude=(b"*.o",))
-    assert work.judge() == (5, True)
-    assert work_of().judge() == (0, False)
+    work: Any = work_of(also=5, all_digests=True, points=(b"/m", b"/\xff"), exclude=(b"*.o",))
+    other: Any = work_of()
+    assert (work.judge(), other.judge()) == ((5, True), (0, False))
     assert (work.base, work.points) == ("/base", {"/m", os.fsdecode(b"/\xff")})
     made: list[tuple[Any, ...]] = []
     monkeypatch.setattr(module, "Errand", lambda *given, **how: made.append((*given, how)))
@@ -279,10 +288,10 @@ def test_a_worker_beside_its_client_knows_file_systems_by_the_same_numbers() -> 
 
 
 def test_what_a_scan_has_opened_is_opened_once_for_each_key() -> None:
-    work, made = work_of(), list[str]()
-    for key in ("a", "b", "a"):
-        work.opened(key, lambda key=key: made.append(key) or key * 2)  # type: ignore[misc]
-    assert (made, work.opened("b", list)) == (["a", "b"], "bb")
+    work = work_of()
+    made = [work.opened(key, object) for key in ("a", "b", "a")]
+    assert made[0] is made[2] is not made[1]
+    assert work.opened("b", list) is made[1]
 
 
 class Members:
@@ -363,7 +372,12 @@ def test_records_of_the_client_reach_the_checker_with_each_batch(
     taken: list[Any] = []
     sent = SimpleNamespace(take=taken.append)
     days: list[int] = []
-    monkeypatch.setattr(module, "Received", lambda number: days.append(number) or sent)
+
+    def receive(number: int) -> SimpleNamespace:
+        days.append(number)
+        return sent
+
+    monkeypatch.setattr(module, "Received", receive)
     work = work_of(gets_known=True, reread_days=7, asks_inventory=False)
     known = [Known(1, b"", [])]
     for batch in (known, []):

@@ -120,8 +120,8 @@ def test_a_directory_that_changed_just_before_its_listing_is_listed_again(
     tmp_path: Path, notes: Notes, opened: int, fields: dict[str, bool], is_listed: bool
 ) -> None:
     """A later change may have the same time, unless an earlier listing saw this time already."""
-    changed = {"changed_ns": tmp_path.stat().st_ctime_ns} if fields else {}
-    notes.note(tmp_path, opened=opened, **changed)
+    changed_ns = tmp_path.stat().st_ctime_ns if fields else -1
+    notes.note(tmp_path, opened=opened, changed_ns=changed_ns)
     notes.look()
     assert notes.names() == ([(tmp_path.name, [], [])] if is_listed else [])
 
