@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
-from fixtures.used_state import LISTED, use
+from fixtures.used_state import LISTED, unpack, use, write_listed
 from hashclient.core.errors import StateError
 from hashclient.migrations import migrate, version
 from hashclient.migrations.migrate import STEPS, Step, check_state, writing
@@ -61,8 +61,8 @@ def check_all(layout: Layout) -> None:
     """Check that all parts of the state can be used, and that its log continues."""
     files = layout.root.parent / "files"
     files.mkdir()
-    for name, data in LISTED.items():
-        (files / name).write_bytes(data)
+    listed = ("taken.bin", "back.bin", "left.bin")
+    write_listed(files, *listed)
     (files / "clean.txt").write_bytes(b"nobody lists this")
     logged = json.loads(on(layout, "audit", "verify", "--format", "json").out)["records"]
     assert logged > 10
@@ -70,13 +70,18 @@ def check_all(layout: Layout) -> None:
     found = on(layout, "scan", "--format", "jsonl", files)
     assert (found.code, found.err) == (10, "")
     assert {Path(p).name: kind for p, kind in found.outcomes.items()} == {
-        **dict.fromkeys(LISTED, "match"),
+        **dict.fromkeys(listed, "match"),
     }
-    assert found.summary["inputs"] == 3
+    assert found.summary["inputs"] == 4
     assert on(layout, "lookup", *digests_of(LISTED["left.bin"])).code == 10
     assert on(layout, "lookup", "0" * 64).code == 0
     known = on(layout, "matches", "--format", "jsonl").lines
-    assert sorted(line["state"] for line in known) == ["found"] * 3 + ["quarantined"]
+    # An exception that has ended makes its match a found one again.
+    states = sorted(line["state"].replace("excepted", "found") for line in known)
+    assert states == ["found"] * 6 + ["reported"]
+    assert on(layout, "exceptions", "list", "--format", "json").code == 0
+    assert on(layout, "notices", "list", "--show-all").code == 0
+    assert on(layout, "alerts", "list").code == 0
 
     assert on(layout, "status").code == 0
     assert on(layout, "inventory", "stats").code == 0
@@ -91,12 +96,21 @@ def check_all(layout: Layout) -> None:
     assert restored.code in {0, 3}, restored
     assert back.read_bytes() == LISTED["taken.bin"]
     report = json.loads(on(layout, "report", "status", "--format", "json").out)
-    assert [entry["state"] for entry in report["reports"]] == ["prepared"]
+    assert {entry["state"] for entry in report["reports"]} == {"prepared", "submitted"}
 
     log = json.loads(on(layout, "audit", "verify", "--format", "json").out)
     assert log["records"] > logged
     left = [p.relative_to(layout.root).as_posix() for p in layout.root.rglob("*") if p.is_file()]
     assert [path for path in left if purpose_of(path) is None] == []
+
+
+RELEASES = sorted((Path(__file__).parents[1] / "data").glob("state-*.tar.xz"))
+
+
+@pytest.mark.parametrize("archive", RELEASES, ids=lambda path: path.name)
+def test_the_state_that_a_release_has_written_is_used(tmp_path: Path, archive: Path) -> None:
+    layout = Layout(unpack(archive, tmp_path) / "state")
+    check_all(layout)
 
 
 def taking(layout: Layout, act: Act) -> None:
@@ -175,7 +189,7 @@ def before(tmp_path: Path, unpacked: Unpack) -> dict[str, bytes]:
 def after(tmp_path: Path, unpacked: Unpack, later: None) -> dict[str, bytes]:
     layout = unpacked(tmp_path / "after")
     check_state(layout)  # every command calls this first
-    assert read_version(layout) == Version(NEXT, "9.9.9")
+    assert read_version(layout) == Version(NEXT, "9.9.9", exceptions=1)
     return contents(layout)
 
 
@@ -183,8 +197,8 @@ def test_a_migration_changes_only_the_intended_files(
     before: dict[str, bytes], after: dict[str, bytes]
 ) -> None:
     changed = {name for name in after if after[name] != before.get(name)}
-    (report,) = (name for name in before if name.endswith("report.json"))
-    assert changed == {"matches.db", report, "made.json", "state.json"}
+    reports = {name for name in before if name.endswith("report.json")}
+    assert changed == {"matches.db", "made.json", "state.json"} | reports
     assert after.keys() == before.keys() | changed
 
 
