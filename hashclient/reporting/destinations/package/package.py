@@ -308,7 +308,8 @@ def _remove(directory: Directory, name: str, report_id: str) -> None:
         has_files = package.status(README_NAME) is not None  # `made` writes the README first
         if has_files:
             with os.fdopen(package.open(README_NAME, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-                if stream.read(MAX_TEXT_BYTES) != _readme(report_id):
+                # A killed attempt may have written a part of the README, or nothing of it.
+                if not _readme(report_id).startswith(stream.read(MAX_TEXT_BYTES)):
                     return
             for file in (DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME):
                 if package.status(file) is not None:
