@@ -245,7 +245,8 @@ class Parser:
         word, _, argument = line.partition(b" ")
         if delimiter == b"\n" and word not in _BY_WORD:
             word = word.rstrip(b"\r")
-        request = Request(_BY_WORD.get(word), argument.rstrip(b"\r\n"), delimiter)
+        # A path is not stripped, because the name of a file may end with any character.
+        request = Request(_BY_WORD.get(word), argument, delimiter)
         if request.command is Command.FILDES:
             self._fildes = request
             return

@@ -77,6 +77,14 @@ def test_a_path_may_have_spaces(prefix: bytes, end: bytes) -> None:
     assert parse(prefix + b"SCAN /a b/ c " + end) == [(Command.SCAN, b"/a b/ c ", end)]
 
 
+@each_form
+@pytest.mark.parametrize("end_of_name", [b"\r", b"\n", b"\r\n"])
+def test_a_path_may_end_as_lines_do(prefix: bytes, end: bytes, end_of_name: bytes) -> None:
+    """Without its last character, the path would name another file, which may be clean."""
+    path = b"/a/b" + end_of_name.removesuffix(end)
+    assert parse(prefix + b"SCAN " + path + end) == [(Command.SCAN, path, end)]
+
+
 def test_an_unknown_command_is_a_request_too() -> None:
     assert parse(b"zscan /a\0") == [(None, b"/a", b"\0")]
     assert parse(b"zSCANALL\0") == [(None, b"", b"\0")]
