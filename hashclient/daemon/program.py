@@ -86,9 +86,9 @@ class Checked(msgspec.Struct, frozen=True):
 
     `kind` is the worst outcome of the content and its members; without a hit, `kind` is `unread` if
     a list is stale or missing. `reason` says why the content is unread. `found` are the outcomes
-    that are unread or were recorded by the call of `check`, with the results of actions. Content
-    without a path that was already recorded under the same name within the last hour is only
-    counted.
+    that are unread or were recorded by the call of `check`, with the results of actions; a match
+    without `record` could not be recorded. Content without a path that was already recorded under
+    the same name within the last hour is only counted.
     """
 
     kind: Kind
@@ -337,6 +337,7 @@ class ContentChecker:
                 found = self._ledger.add(to_record, lists, each=each)
             except Exception as error:  # noqa: BLE001 - the result shows the match in any case
                 self._ledger.failed(error)
+                found = [Handled(outcome) for outcome in to_record]
             with contextlib.suppress(RuntimeError):  # the checker is being closed
                 self._reporter.submit(self._ledger.prepare_reports)
         found += [Handled(outcome) for outcome in outcomes if outcome.kind not in RECORDED]

@@ -163,7 +163,7 @@ class BucketWatch:
 
         Return whether the event can be removed from its source.
         """
-        is_done = True
+        is_done = is_recorded = True
         for answer in checked:
             # An object that was deleted after its event was sent is not reported as unread.
             is_gone = any(one.outcome.reason == NO_OBJECT for one in answer.found)
@@ -171,10 +171,20 @@ class BucketWatch:
             is_done = is_done and not is_unread
             if not is_gone and (not is_unread or event.times == 1):
                 for one in answer.found:
+                    is_recorded = is_recorded and not _is_unrecorded(one)
                     self._on_outcome(one)
+        if not is_recorded:
+            why = "a match could not be recorded, so its event is not removed"
+            self._on_failure(StateError(why, hint="is the disk of the state directory full?"))
+            return False
         if is_done or self._events.has_dead_letters or event.times < ATTEMPTS:
             return is_done
         names = ", ".join(printable(uri.text) for uri in event.objects)
         why = f"given up after {event.times} times: {names}"
         self._on_failure(ConfigError(why, hint="the next listing reads it again"))
         return True
+
+
+def _is_unrecorded(found: Handled) -> bool:
+    """Return whether a match could not be recorded, for example because the disk is full."""
+    return found.record is None and found.outcome.kind in (Kind.MATCH, Kind.EXCEPTED)

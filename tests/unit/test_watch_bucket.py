@@ -1,0 +1,61 @@
+"""The watch of a bucket removes an event only after its objects were checked and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hashclient import Client
+from hashclient.core.errors import HashclientError
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Handled
+from hashclient.core.objecturi import parse_uri
+from hashclient.daemon.lists import InUse
+from hashclient.daemon.program import Checked, ContentChecker
+from hashclient.watch.bucket import ATTEMPTS, BucketWatch
+from hashclient.watch.events import Event
+from tests.kit import State
+
+LISTED = b"a file that is listed"
+URI = parse_uri("s3://uploads/a")
+
+
+class Once:
+    """A source with one event."""
+
+    has_dead_letters = False
+
+    def __init__(self) -> None:
+        self.waiting: list[Event] = [Event((URI,), times=ATTEMPTS)]
+        self.removed: list[Event] = []
+
+    def take(self, wait_s: float) -> Sequence[Event] | None:
+        events, self.waiting = self.waiting, []
+        return events or None
+
+    def done(self, events: Sequence[Event]) -> None:
+        self.removed += events
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_event_of_a_match_that_cannot_be_recorded_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_full: bool
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}}, {"a": LISTED})
+    if is_full:
+        (state.path / "matches.db").mkdir()
+
+    def check(checker: ContentChecker, _: str, lists: InUse) -> Checked:
+        return checker._check_path(str(state.tree / "a"), lists)
+
+    monkeypatch.setattr(ContentChecker, "_check_object", check)
+    events, told, failures = Once(), list[Handled](), list[HashclientError]()
+    with Client(state.path).checker() as checker:
+        watch = BucketWatch(
+            checker, [URI], events, on_outcome=told.append, on_failure=failures.append
+        )
+        watch.run()
+    assert [handled.outcome.kind for handled in told] == [Kind.MATCH]
+    assert (len(events.removed), len(failures)) == ((0, 1) if is_full else (1, 0))
