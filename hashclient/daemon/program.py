@@ -307,6 +307,8 @@ class ContentChecker:
         from hashclient.scan.objects.objects import Objects, Request, Tools
 
         named = parse_uri(uri)
+        if not named.key:
+            raise UsageError(f"a bucket is no object: {uri}", hint="write s3://BUCKET/KEY")
         store = self._stores.setdefault((named.scheme, named.bucket), open_store(named))
         tools = Tools(self._spool, readers=1, store=lambda _: store)
         clean, outcomes = 0, list[Outcome]()
@@ -314,7 +316,9 @@ class ContentChecker:
             made: list[Members] = []
             if self._openers is not None:
                 made.append(stack.enter_context(self._openers.taken(lists, self)))
-            found = Objects(Request((named,)), tools).check(
+            # Only the object itself is checked. Otherwise, the person who chooses its key could let
+            # all objects below the key be read again.
+            found = Objects(Request((named,), alone=True), tools).check(
                 lists.judge, lambda: made.pop() if made else None, keep_clean=False
             )
             for item in stack.enter_context(contextlib.closing(found)):

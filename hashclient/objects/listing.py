@@ -43,11 +43,17 @@ class ListingEndedError(Exception):
 
 
 def list_pages(
-    store: Store, uri: ObjectUri, *, after: str | None = None, all_versions: bool = False
+    store: Store,
+    uri: ObjectUri,
+    *,
+    after: str | None = None,
+    all_versions: bool = False,
+    alone: bool = False,
 ) -> Iterator[Any]:
     """Yield pages of the objects that `uri` names, sorted by key; leave out keys up to `after`.
 
-    With `all_versions`, each version of an object is a row; delete markers are left out.
+    With `all_versions`, each version of an object is a row; delete markers are left out. With
+    `alone`, the objects below the named object are left out.
 
     Raises:
         ListingEndedError: the listing stopped before its end, or could not begin.
@@ -57,7 +63,7 @@ def list_pages(
         raise UsageError(
             f"versions are listed of S3 only: {uri.text}", hint="leave out --all-versions"
         )
-    if uri.version is not None:
+    if alone or uri.version is not None:
         pages = _page_of_one(store, uri)
     else:
         pages = _in_order(

@@ -293,7 +293,11 @@ def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_bene
     assert ended.wait(60) and states == [True]
 
 
-@pytest.mark.parametrize("content", [None, 7, ["text"], io.StringIO("text"), "s3://"], ids=type)
+@pytest.mark.parametrize(
+    "content",
+    [None, 7, ["text"], io.StringIO("text"), "s3://", "s3://uploads/", memoryview(b"abc")[::2]],
+    ids=["none", "int", "list", "text", "uri", "bucket", "gaps"],
+)
 def test_what_is_no_content_is_refused(checker: ContentChecker, content: object) -> None:
     with pytest.raises(UsageError):
         checker.check(content)  # type: ignore[arg-type]
@@ -358,10 +362,14 @@ with client.scan(*sys.argv[2:]) as run:
 
 @pytest.mark.slow
 def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) -> None:
-    """The test runs in a new process, because the threads of the library outlive it."""
+    """A check reads one object, and a scan also reads the objects below it.
+
+    The test runs in a new process, because the threads of the library outlive it.
+    """
     site = buckets.Site()
     try:
         bucket = site.bucket(listed=LISTED, packed=zip_of(LISTED), clean=b"clean")
+        bucket.put("clean/below", LISTED)
         uris = [f"{bucket.uri}/{key}" for key in ("listed", "packed", "clean", "missing")]
         done = subprocess.run(
             [sys.executable, "-c", OBJECTS, state.path, *uris],
@@ -378,7 +386,7 @@ def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) 
         f"match None ['{uris[1]}']",
         "clean None []",
         f"unread there is no such object ['{uris[3]}']",
-        f"{uris[:2]} 10",
+        f"{[f'{uris[2]}/below', *uris[:2]]} 10",
     ]
 
 

@@ -71,6 +71,7 @@ class Request(msgspec.Struct, frozen=True):
     - `all_versions`: whether all versions of an object are checked, or only the current version.
     - `after`: the key after which the listing of a single URI continues.
     - `report`: an inventory report that replaces the listing of a single URI.
+    - `alone`: whether the objects below the named objects are left out.
     """
 
     uris: tuple[ObjectUri, ...]
@@ -78,6 +79,7 @@ class Request(msgspec.Struct, frozen=True):
     all_versions: bool = False
     after: str | None = None
     report: Report | None = None
+    alone: bool = False
 
 
 class Elsewhere(Protocol):
@@ -260,7 +262,12 @@ class _Bucket:
             with contextlib.suppress(StoreError):
                 return elsewhere.bucket(self._uri, self._after, self._store.namespace)
         if request.report is None:
-            pages = list_pages(self._store, self._uri, after=self._after, all_versions=every)
+            pages = list_pages(
+                *(self._store, self._uri),
+                after=self._after,
+                all_versions=every,
+                alone=request.alone,
+            )
         else:
             pages = request.report.pages(all_versions=every)
         return Threads(pages, self._reader, self._tools.readers)
