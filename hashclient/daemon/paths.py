@@ -125,6 +125,8 @@ def _open(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except NotADirectoryError:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except ValueError as error:  # a null byte, or a lone surrogate
+        raise OSError(errno.EINVAL, "no file can have this name") from error
 
 
 class _DroppedError(Exception):

@@ -183,7 +183,7 @@ class ContentChecker:
         """
         lists, whole = self._in_use(), None
         if isinstance(content, bytes | bytearray | memoryview):
-            whole = memoryview(content).cast("B")
+            whole = _bytes_of(content)
             if self._is_clean(whole, lists):
                 return _checked([], lists)
             content = iter((whole,))

@@ -193,6 +193,8 @@ def test_what_cannot_be_read_is_unread_with_a_reason(
     assert [handled.outcome.kind for handled in missing.found] == [Kind.UNREAD]
     os.mkfifo(tmp_path / "pipe")
     assert checker.check(tmp_path / "pipe").kind is Kind.UNREAD
+    for name in ("a\0b", "\ud800"):
+        assert checker.check(name).reason == "no file can have this name"
     damaged = zip_of(b"clean")[:-30]
     assert checker.check(damaged).kind is Kind.UNREAD
     assert checker.check(io.BytesIO(damaged)).kind is Kind.UNREAD
