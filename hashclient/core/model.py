@@ -276,6 +276,11 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
     record: MatchRef | None = None
     acted: tuple[Acted, ...] = ()
 
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether a match could not be recorded, for example because the disk is full."""
+        return self.record is None and self.outcome.kind in (Kind.MATCH, Kind.EXCEPTED)
+
 
 class MissingList(msgspec.Struct, frozen=True):
     """A list that should be on this machine but cannot be used.

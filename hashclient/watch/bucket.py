@@ -171,7 +171,7 @@ class BucketWatch:
             is_done = is_done and not is_unread
             if not is_gone and (not is_unread or event.times == 1):
                 for one in answer.found:
-                    is_recorded = is_recorded and not _is_unrecorded(one)
+                    is_recorded = is_recorded and not one.is_unrecorded
                     self._on_outcome(one)
         if not is_recorded:
             why = "a match could not be recorded, so its event is not removed"
@@ -183,8 +183,3 @@ class BucketWatch:
         why = f"given up after {event.times} times: {names}"
         self._on_failure(ConfigError(why, hint="the next listing reads it again"))
         return True
-
-
-def _is_unrecorded(found: Handled) -> bool:
-    """Return whether a match could not be recorded, for example because the disk is full."""
-    return found.record is None and found.outcome.kind in (Kind.MATCH, Kind.EXCEPTED)

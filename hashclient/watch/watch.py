@@ -34,7 +34,8 @@ from hashclient.watch.changes import Changes
 ATTEMPTS = 5
 #: The most files in one scan of changed files; more files would delay the check of later changes.
 MOST_FILES = 50_000
-#: Time between two scans of all trees if some directories cannot be watched, in seconds.
+#: Time between two scans of all trees if some directories cannot be watched, and until a file is
+#: checked again whose match could not be recorded, in seconds.
 PARTLY_S = 300.0
 #: A file that changes all the time is checked when `MOST_SETTLES` times the settle time has passed.
 MOST_SETTLES = 10
@@ -356,6 +357,8 @@ class Watch(Observer):
                     self._is_due(path, time.monotonic() + self._settle_s * (1 << tried))
                 return
         self._attempts.pop(path, None)
+        if handled.is_unrecorded and path not in self._due:
+            self._is_due(path, time.monotonic() + PARTLY_S)
         if outcome.kind is not Kind.SKIPPED:
             self._on_outcome(handled)
 

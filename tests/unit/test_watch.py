@@ -249,6 +249,30 @@ def test_a_file_that_cannot_be_checked_now_is_checked_later(
     assert len(failures) >= 3
 
 
+@pytest.mark.slow
+def test_a_match_that_cannot_be_recorded_now_is_recorded_later(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "PARTLY_S", 0.1)
+    tree = write_tree(tmp_path / "t", {})
+    record = client.session.settings.layout.matches
+    told: list[Handled] = []
+
+    def begin(_: object) -> None:
+        record.mkdir()  # the record cannot be opened
+        (tree / "x").write_bytes(LISTED)
+
+    def end(handled: Handled) -> None:
+        told.append(handled)
+        if handled.record is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif record.is_dir():
+            record.rmdir()
+
+    watch(client, tree, on_outcome=end, on_scan=begin)
+    assert [handled.record is None for handled in told] == [True, False]
+
+
 @pytest.fixture
 def own_directory() -> Iterator[Path]:
     """A directory that another account may change, too."""
