@@ -28,7 +28,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -188,7 +188,7 @@ class Changes:
         self.unseen = frozenset(p for _, p in self._mounted if not _is_reported(p))
         for root in self._roots:
             if not self._state_of(root).is_watched:
-                self._drop_tree(root)
+                self._drop_trees({root})
             for _ in self._add(root):
                 pass
         self._states = [self._state_of(root) for root in self._roots]
@@ -271,6 +271,10 @@ class Changes:
         """
         paths, add, is_without = self._paths, self._files.add, self._is_without
         some_without = bool(self._without)
+        # The directories that were created, deleted or moved, each once: the owner of a large tree
+        # may rename its top many times in a moment, and each time is not a reason to list the tree.
+        touched: dict[str, None] = {}
+        left: set[str] = set()
         for number, mask, _, name in self._inotify.read(timeout=0):
             directory = paths.get(number)
             if not mask & _UNUSUAL:
@@ -281,27 +285,28 @@ class Changes:
             elif mask & _OVERFLOW:
                 _log.info("the kernel reported more changes than its queue holds")
                 self.overflowed = True
-            elif directory is not None:
-                self._read_unusual(number, mask, directory, name)
-        return self.missed or self.overflowed
-
-    def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
-        """Handle an event about a watched directory, a subdirectory, or a file that was moved."""
-        if mask & _GONE:
-            self._forget(number)
-        elif mask & _MOVED:
-            # Only the move of a root is handled here, because the watch of the parent directory
-            # reports the move of any other directory.
-            if directory in self._roots:
-                self._drop_tree(directory)
-                self.missed = True
-        elif mask & _IS_DIRECTORY:
-            path = f"{directory.rstrip('/')}/{name}"
-            if mask & _MOVED_FROM:
-                self._drop_tree(path)
-            # Another directory may already be at `path` and be watched, for example if two
-            # directories were exchanged.
+            elif directory is None:
+                continue
+            elif mask & _GONE:
+                self._forget(number)
+            elif mask & _MOVED:
+                # Only the move of a root is handled here, because the watch of the parent directory
+                # reports the move of any other directory.
+                if directory in self._roots:
+                    left.add(directory)
+                    self.missed = True
+            elif mask & _IS_DIRECTORY:
+                path = f"{directory.rstrip('/')}/{name}"
+                touched[path] = None
+                if mask & _MOVED_FROM:
+                    left.add(path)
+        if left:
+            self._drop_trees(left)
+        # Another directory may already be at a path from which one was moved, for example if two
+        # directories were exchanged.
+        for path in touched:
             self._files.update(self._add(path))
+        return self.missed or self.overflowed
 
     def take(self) -> set[str]:
         """Return the files that have changed since the last call, and forget them."""
@@ -399,16 +404,22 @@ class Changes:
         if path in self._roots:
             self.missed = True
 
-    def _drop_tree(self, top: str) -> None:
-        """End the watches in a directory tree that was moved away.
+    def _drop_trees(self, tops: Collection[str]) -> None:
+        """End the watches in directory trees that were moved away.
 
-        If the directory tree is still in a watched tree, it is watched again at its new path.
+        A directory tree that is still in a watched tree is watched again at its new path.
         """
-        below = f"{top}/"
-        for path in [p for p in self._numbers if p == top or p.startswith(below)]:
+        for path in [p for p in self._numbers if _is_within(p, tops)]:
             number = self._numbers.pop(path)
             self._paths.pop(number, None)
             self._remove(number)
+
+
+def _is_within(path: str, tops: Collection[str]) -> bool:
+    """Return whether a path is one of `tops` or below one of them."""
+    while path and path not in tops:
+        path = path.rpartition("/")[0]
+    return bool(path)
 
 
 def _open(path: str) -> int:

@@ -347,6 +347,31 @@ def _exchange(parent: Path, one: str, other: str) -> None:
         os.close(fd)
 
 
+def test_a_directory_that_is_renamed_many_times_is_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of a large directory cannot keep the watch busy for ever by renaming it."""
+    tree = write_tree(tmp_path / "t", {"a/x/1": b"benign", "a/y/2": b"benign", "c/3": b"benign"})
+    watched: list[int] = []
+    watch_one = Changes._watch
+
+    def counted(changes: Changes, fd: int) -> int:
+        watched.append(fd)
+        return watch_one(changes, fd)
+
+    with Changes([str(tree)]) as changes:
+        monkeypatch.setattr(Changes, "_watch", counted)
+        for _ in range(50):
+            (tree / "a").rename(tree / "b")
+            (tree / "b").rename(tree / "a")
+        (tree / "c").rename(tmp_path / "c")
+        assert _taken(changes) == {str(tree / "a/x/1"), str(tree / "a/y/2")}
+        assert len(watched) == 3
+        write_tree(tree, {"a/x/4": b"benign"})
+        write_tree(tmp_path, {"c/5": b"benign"})
+        assert _taken(changes) == {str(tree / "a/x/4")}
+
+
 def test_exchanged_directories_are_both_watched(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"a/x/1": b"benign", "b/y/2": b"benign"})
     with Changes([str(tree)]) as changes:
