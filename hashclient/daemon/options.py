@@ -64,7 +64,9 @@ class TcpAddress(msgspec.Struct, frozen=True):
 
 
 Address = UnixAddress | TcpAddress
-_TCP = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
+#: The characters of a host are those of ASCII that can be printed, because Python raises a
+#: `TypeError` for some other names.
+_TCP = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[!-9;-Z^-~]+)):(?P<port>[0-9]{1,5})")
 
 
 def parse_address(text: str) -> Address:
@@ -73,7 +75,7 @@ def parse_address(text: str) -> Address:
     Raises:
         UsageError: the text has another form.
     """
-    if text.startswith("unix:") and len(text) > len("unix:"):
+    if text.startswith("unix:") and len(text) > len("unix:") and "\0" not in text:
         path = Path(text.removeprefix("unix:"))
         # sun_path of unix(7) has 108 bytes with the final null byte. The socket is bound by the
         # path `/proc/self/fd/N/NAME`, so the length of the name is limited, too.

@@ -36,6 +36,7 @@ def test_a_port_at_an_address(text: str, host: str, port: int) -> None:
     [
         *("", "a", "a:", ":1", "a:65536", "a:100000", "a:-1", "a:+1", "::1:3", "[::1]", "[::1]3"),
         *("[]:1", "[x::1]:1", "a:b", "unix:", "unix", "a:1 ", "a:1\n", "a:1:2"),
+        *("\u00e9..x:1", "\udcff:1", "unix:/a\0b"),
     ],
 )
 def test_another_text_is_no_address(text: str) -> None:
