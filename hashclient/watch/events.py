@@ -189,6 +189,9 @@ class Queue:
 
 
 def _event_of_line(line: str) -> Event:
+    """Return the event of a line; a URI has no control character, such as that of a CRLF."""
+    if re.search(r"[\x00-\x1f\x7f]", line):
+        return Event((), is_read=False)
     try:
         return Event((parse_uri(line),))
     except UsageError:

@@ -115,9 +115,10 @@ def test_lines_are_taken_as_they_come_and_the_last_needs_no_end() -> None:
     try:
         lines = Lines(reading)
         assert lines.take(0.0) == ()
-        os.write(writing, b"s3://uploads/a\n\nno uri\ns3://upl")
-        first, wrong = lines.take(60.0) or ()
-        assert [uri.text for uri in first.objects] == ["s3://uploads/a"] and not wrong.is_read
+        os.write(writing, b"s3://uploads/a\n\nno uri\ns3://uploads/a\r\ns3://upl")
+        first, *wrong = lines.take(60.0) or ()
+        assert [uri.text for uri in first.objects] == ["s3://uploads/a"]
+        assert [one.is_read for one in wrong] == [False, False]
         os.write(writing, b"oads/b")
         assert lines.take(60.0) == []
         os.close(writing)
