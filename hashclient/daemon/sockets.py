@@ -147,19 +147,40 @@ def name_of(listener: socket.socket) -> str:
 
 _log = Log("daemon")
 _FIRST_DESCRIPTOR = 3
+_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
 
 def passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the listening sockets that systemd has passed; child processes do not inherit them."""
+    """Return the listening sockets that systemd has passed; child processes do not inherit them.
+
+    Raises:
+        StateError: a passed descriptor is no listening socket.
+    """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    sockets = []
-    for fd in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+    return [_passed(fd) for fd in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count))]
+
+
+def _passed(fd: int) -> socket.socket:
+    """Return the socket of a descriptor that systemd has passed.
+
+    Raises:
+        StateError: the descriptor is no listening socket, so no client would ever be accepted.
+    """
+    try:
         os.set_inheritable(fd, False)  # noqa: FBT003 - the function's own word
-        sockets.append(socket.socket(fileno=fd))
-    return sockets
+        sock = socket.socket(fileno=fd)
+        if sock.family in _FAMILIES and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return sock
+        sock.detach()
+    except (OSError, OverflowError):
+        pass
+    raise StateError(
+        f"cannot listen: descriptor {fd} from systemd is no listening socket",
+        hint="give the socket unit ListenStream=, and Accept=no",
+    )
 
 
 def notify(environ: MutableMapping[str, str], state: str) -> None:

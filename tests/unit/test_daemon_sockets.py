@@ -15,7 +15,7 @@ import pytest
 
 from hashclient.core.errors import StateError, UsageError
 from hashclient.daemon.options import TcpAddress, UnixAddress
-from hashclient.daemon.sockets import listen, notify, passed_sockets
+from hashclient.daemon.sockets import _passed, listen, notify, passed_sockets
 from tests.kit.attacker import ATTACKER, needs_root, open_ground
 
 
@@ -130,6 +130,20 @@ found = passed_sockets(environ)
 assert not environ and [sock.fileno() for sock in found] == [*range(3, 3 + {count})]
 print(*(f"{{name_of(sock)}}={{sock.get_inheritable()}}" for sock in found))
 """
+
+
+def test_a_passed_descriptor_that_no_client_can_reach_is_refused() -> None:
+    with contextlib.ExitStack() as stack:
+        near, _far = map(stack.enter_context, socket.socketpair())
+        others = [
+            stack.enter_context(socket.socket(socket.AF_INET, kind))
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+        ]
+        null = stack.enter_context(Path("/dev/null").open("rb"))
+        for fd in (null.fileno(), near.fileno(), *(sock.fileno() for sock in others), 1 << 20):
+            with pytest.raises(StateError, match=f"descriptor {fd} from systemd"):
+                _passed(fd)
+        assert near.send(b"x") == 1  # the descriptor is still open
 
 
 @pytest.mark.parametrize("is_abstract", [False, True])
