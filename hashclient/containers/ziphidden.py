@@ -97,7 +97,7 @@ class Search:
                 if found is not None:
                     yield from self._member(found)
                     at, expected = found.start, None
-                    if found.is_certain and found.packed and at + found.packed <= end:
+                    if found.is_certain and found.packed is not None and at + found.packed <= end:
                         at += found.packed
                         if not self._is_scattered:
                             expected = at + self._descriptor_bytes(found)
