@@ -42,6 +42,8 @@ from tests.opened import Once
         (b"\x80\0\1\0", 256),
         (b"\x81\0\0\5", None),
         (b"\xff\xff\xff\xff", None),
+        *((b"\x80" + bytes([1 << bit]) + bytes(9) + b"\5", None) for bit in range(8)),
+        *((b"\x80" + bytes(2) + bytes([1 << bit]) + bytes(8), None) for bit in range(8)),
         (b"\x80\0\0\0" + b"\x7f" + b"\xff" * 7, (1 << 63) - 1),
         (b"\x80\0\0\0" + b"\x80" + b"\0" * 7, None),
         (b"\x7f", None),
