@@ -372,7 +372,7 @@ def test_the_container_of_a_member_may_say_its_kind() -> None:
 def test_a_container_has_as_many_members_as_its_kind_may_have() -> None:
     one, none = [member(X)], Unlisted(b"u", Why.DAMAGED, "it is damaged")
     too_many = unread_row("given: too many members", b"", "limit")
-    for found, count in (
+    cases: list[tuple[list[list[Member] | Unlisted], int]] = [
         ([one, one], 2),
         ([one, one, one], 2),
         ([none, one, one], 2),
@@ -380,7 +380,8 @@ def test_a_container_has_as_many_members_as_its_kind_may_have() -> None:
         ([one, one * 2], 1),
         ([one * 3], 0),
         ([[], one, [], one, []], 2),
-    ):
+    ]
+    for found, count in cases:
         rows = drive(*found, most=2, one_mask=SHA256).rows
         is_over = sum(1 if isinstance(part, Unlisted) else len(part) for part in found) > 2
         assert [row == too_many for row in rows] == [False] * count + [True] * is_over

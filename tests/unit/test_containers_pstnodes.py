@@ -431,6 +431,7 @@ def test_a_block_that_is_missing_or_cut_off_is_told(version: int) -> None:
         content = bytes(store.data[-before:]) if before > 0 else b""
         assert (nodes.block(8), nodes.faults, nodes.size(8)) == (content, 1, len(content))
     far = (1 << 32) - 1 if version < 20 else (1 << 64) - 1
+    store = store_of(version=version)
     store.rows = [block_row(version, 8, far, 6)]
     nodes = store.open()
     assert (nodes.block(8), nodes.faults) == (b"", 1)
@@ -549,6 +550,7 @@ def test_bytes_in_which_other_programs_see_a_heap_are_told(version: int) -> None
     ):
         nodes = store.open()
         assert nodes.hides_heap(content) is is_hidden, content
+    nodes = store.open()
     for kind in range(256):
         content = bytes(map(INVERSE.index, heap[:3] + bytes((kind,))))
         assert nodes.hides_heap(content) is (kind in b"\x6c\x7c\x8c\x9c\xa5\xac\xbc\xcc")

@@ -31,7 +31,8 @@ def header(name: bytes = b"h", content: bytes = A, method: int = STORED, **given
 
 def search(data: bytes, *gaps: tuple[int, int], is_scattered: bool = False) -> Found:
     """Return each member that is found, with its bytes or the reason why it is unread."""
-    whole, found = Whole(data), []
+    whole = Whole(data)
+    found: Found = []
     for part in Search(whole, is_scattered=is_scattered).members(gaps or [(0, len(data))]):
         if isinstance(part, Unlisted):
             found.append((part.name, f"{part.why}: {part.detail}"))
