@@ -55,6 +55,69 @@ def test_a_few_of_each_are_taken_and_no_long_ones() -> None:
     assert mail_facts(far) is None
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        *((b"%b: a@x" % name, (None, None, ("a@x",))) for name in (
+            b"To", b"CC", b"Bcc", b"Delivered-To", b"X-Original-To", b"envelope-to",
+        )),
+        *((b"%b: a@x" % name, (None, "a@x", ())) for name in (b"From", b"Sender", b"return-path")),
+        (b"Reply-To: a@x\nResent-To: a@x", None),
+        (b"Return-Path: <c@x>\nSender: b@x\nFrom: a@x", (None, "a@x", ())),
+        (b"Return-Path: <c@x>\nSender: b@x", (None, "b@x", ())),
+        (b"From: nobody\nSender: b@x", (None, "b@x", ())),
+        (b"Envelope-To: c@x\nCc: b@x\nTo: a@x", (None, None, ("a@x", "b@x", "c@x"))),
+        (b"To: b@x\nTo: a@x, b@x", (None, None, ("b@x", "a@x"))),
+        (b"To: a@x, A@x", (None, None, ("a@x", "A@x"))),
+        (b"Message-ID: <1@x>\nMessage-ID: <2@x>", ("1@x", None, ())),
+        (b"Message-ID: none <1@x> <2@x>", ("1@x", None, ())),
+        (b"Message-ID: 1@x", None),
+        (b"Message-ID: <a b>", None),
+        (b"Message-ID: <>", None),
+        (b"Message-ID: <" + b"i" * 250 + b">", ("i" * 250, None, ())),
+        (b"Message-ID: <" + b"i" * 251 + b">", None),
+        (b"To: " + b"t" * 64 + b"@x", (None, None, ("t" * 64 + "@x",))),
+        (b"To: " + b"t" * 65 + b"@x", None),
+        (b"To: t@" + b"x" * 256, (None, None, ("t@" + "x" * 255,))),
+        (b"To: @x", None),
+        (b"To: t@", None),
+        (b"To: t@[192.0.2.1]", (None, None, ("t@[192.0.2.1]",))),
+        (b"To: t@[IPv6:2001:db8::1]", (None, None, ("t@[IPv6:2001:db8::1]",))),
+        (b"To: t@x-y.org;u@z", (None, None, ("t@x-y.org", "u@z"))),
+        (b'To: "t@x" <u@y>', (None, None, ("t@x", "u@y"))),
+        (b"To:\n  a@x,\n\tb@x", (None, None, ("a@x", "b@x"))),
+        (b"To: a@x\n\nCc: b@x", (None, None, ("a@x",))),
+        (b"To: a@x\n\r\nCc: b@x", (None, None, ("a@x",))),
+        (b"To: a@x\n\rCc: b@x", (None, None, ("a@x",))),
+        (b"To: a@x\r\rCc: b@x", (None, None, ("a@x",))),
+        (b"To: a@x\rCc: b@x", (None, None, ("a@x", "b@x"))),
+        (b"To: a@x\r\nCc: b@x", (None, None, ("a@x", "b@x"))),
+        (b"To: a@x\nno field\nCc: b@x", (None, None, ("a@x", "b@x"))),
+    ],
+)  # fmt: skip
+def test_each_fact_is_taken_from_its_fields_in_their_order(
+    header: bytes, found: tuple[str | None, str | None, tuple[str, ...]] | None
+) -> None:
+    for end in (b"\n\n", b"\r\n\r\n", b""):
+        mail = mail_facts(b"MIME-Version: 1.0\n" + header + end)
+        assert mail == (None if found is None else Mail(*found))
+
+
+@pytest.mark.parametrize("count", [MOST_RECIPIENTS - 1, MOST_RECIPIENTS, MOST_RECIPIENTS + 1])
+def test_recipients_are_taken_up_to_a_number(count: int) -> None:
+    addresses = tuple(f"u{number}@x" for number in range(count))
+    mail = mail_facts(b"MIME-Version: 1.0\nTo: " + ",".join(addresses).encode() + b"\n\n")
+    assert mail == Mail(recipients=addresses[:MOST_RECIPIENTS])
+    assert is_plain(Mail(recipients=addresses)) is (count <= MOST_RECIPIENTS)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_header_is_searched_up_to_a_length(more: int) -> None:
+    start, end = b"MIME-Version: 1.0\nX: ", b"\nTo: a@xyz"
+    text = start + b"x" * (MOST_HEADER_BYTES + more - len(start) - len(end)) + end
+    assert mail_facts(text) == Mail(recipients=("a@xyz" if more < 1 else "a@xy",))
+
+
 def test_addresses_in_other_scripts_are_shown_and_what_moves_a_cursor_is_not() -> None:
     text = "From: ü@exämple.org\nTo: a\u202eb@example.org\n\n".encode()
     mail = mail_facts(text)
