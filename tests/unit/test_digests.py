@@ -20,6 +20,7 @@ from hashclient.core.digests import (
     LengthError,
     StreamDigester,
     digest_fd,
+    new_buffer,
     new_hash,
 )
 from hashclient.core.kinds import Algorithm
@@ -176,3 +177,40 @@ def test_of_a_stream_of_up_to_a_mebibyte_only_the_plan_is_computed(length: int) 
     is_kept = length <= 1 << 20
     assert {*digester.finish()} == ({Algorithm.SHA1} if is_kept else {*Algorithm})
     assert digester.content == (content if is_kept else None)
+
+
+@pytest.mark.parametrize("length", [0, 9, 10, 11])
+@pytest.mark.parametrize("plan", [(), (Algorithm.SHA1,), (Algorithm.SHA256, Algorithm.MD5)])
+def test_more_digests_of_a_stream_are_computed_as_far_as_it_is_kept(
+    plan: tuple[Algorithm, ...], length: int
+) -> None:
+    content = bytes(range(length))
+    digests = dict(zip(ALL, hashlib_digests(content), strict=True))
+    digester = StreamDigester(plan, kept_bytes=10)
+    for at in range(0, length, 4):
+        digester.update(memoryview(content[at : at + 4]))
+    assert digester.length == length
+    first = plan if length <= 10 else ALL
+    assert digester.finish() == {one: digests[one] for one in first}
+    for more in ((), (Algorithm.MD5,), (Algorithm.SHA1, Algorithm.MD5), ALL):
+        assert digester.more(more) == {one: digests[one] for one in more}
+
+
+@pytest.mark.parametrize("capped", [True, False])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_the_first_bytes_are_shown_before_others_are_read(
+    tmp_path: Path, size: int, capped: bool
+) -> None:
+    path, shown = tmp_path / "f", list[bytes]()
+    content = bytes(number % 251 for number in range(size))
+    path.write_bytes(content)
+    buffer = new_buffer()
+
+    def look(found: bytearray, count: int) -> None:
+        assert found is buffer.obj and len(found) == CHUNK_BYTES
+        shown.append(bytes(found[:count]))
+
+    with path.open("rb") as stream:
+        found = digest_fd(stream.fileno(), ALL, size, None, buffer, capped, look)
+    assert found == (hashlib_digests(content), size)
+    assert shown == [content[:CHUNK_BYTES]]

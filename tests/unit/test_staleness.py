@@ -62,3 +62,35 @@ def test_the_last_time_that_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> N
     shown = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
     monkeypatch.setattr(staleness, "datetime", _Clock(shown))
     assert staleness.present_time() == shown
+
+
+TICK = timedelta(microseconds=1)
+EARLIEST = CHECKED - CLOCK_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("now", "grace", "state"),
+    [
+        (EARLIEST - TICK, NONE, "early"),
+        (EARLIEST - TICK, 99 * DAY, "early"),
+        (EARLIEST, NONE, "fresh"),
+        (CHECKED, NONE, "fresh"),
+        (EXPIRES - TICK, NONE, "fresh"),
+        (EXPIRES - TICK, DAY, "fresh"),
+        (EXPIRES, NONE, "stale"),
+        (EXPIRES, TICK, "in grace"),
+        (EXPIRES + DAY - TICK, DAY, "in grace"),
+        (EXPIRES + DAY, DAY, "stale"),
+        (EXPIRES + 999 * DAY, DAY, "stale"),
+    ],
+)
+def test_a_list_is_in_one_state_at_each_time(now: datetime, grace: timedelta, state: str) -> None:
+    found = at(now, grace)
+    assert (found.name, found.generation, found.expires) == ("baseline", 1, EXPIRES)
+    flags = {"fresh": found.fresh, "in grace": found.in_grace, "early": found.is_early}
+    assert [name for name, is_set in flags.items() if is_set] == [state] * (state != "stale")
+    assert found.stale is (state in ("early", "stale"))
+
+
+def test_five_minutes_of_a_clock_are_no_error() -> None:
+    assert timedelta(minutes=5) == CLOCK_TOLERANCE

@@ -7,11 +7,11 @@ from itertools import product
 
 import pytest
 
-from hashclient.core.errors import ExitCode
+from hashclient.core.errors import AuditError, ExitCode, StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import MissingList, Outcome
 from hashclient.core.staleness import ListState
-from hashclient.core.verdict import Counts, Summary
+from hashclient.core.verdict import MAX_REASONS, OTHER_REASONS, Counts, Summary, add_by_kind
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 FRESH = ListState("fresh", 1, THEN, fresh=True)
@@ -124,3 +124,74 @@ def test_counts_of_parts_add_up() -> None:
         **{name: 3 * (3 + place) for place, name in enumerate(names)},
         not_opened={"chm": 1, "pdf": 9},
     )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fields", "code"),
+    [
+        ([Kind.MATCH], {"held": 1}, 11),
+        ([Kind.MATCH], {"held": 0}, 10),
+        ([Kind.CLEAN], {"held": 1}, 0),
+        ([], {"allow_empty": True}, 0),
+        ([], {"allow_empty": False}, 3),
+        ([Kind.SKIPPED], {"allow_empty": True}, 0),
+        ([Kind.ACCEPTED], {"allow_empty": True}, 3),
+        ([Kind.ACCEPTED, Kind.CLEAN], {"allow_empty": True}, 0),
+        ([Kind.UNREAD], {"allow_empty": True}, 3),
+        ([Kind.CONFLICT], {"allow_empty": True}, 3),
+        ([], {"allow_empty": True, "gone": 1, "gaps_accepted": True, "asks_stores": True}, 0),
+    ],
+)
+def test_held_matches_and_an_empty_run_have_codes_as_well(
+    kinds: list[Kind], fields: dict[str, int], code: int
+) -> None:
+    made = summary(*kinds)
+    for name, value in fields.items():
+        setattr(made, name, value)
+    assert made.exit_code == code
+
+
+REASONED = {Kind.SKIPPED: "skipped", Kind.UNREAD: "unread", Kind.EXCEPTED: "excepted"}
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_reasons_are_counted_up_to_a_number(kind: Kind) -> None:
+    made = summary()
+    wanted: dict[str, int] = {}
+    for number in range(MAX_REASONS):
+        made.add(Outcome(kind, "path", reason=f"reason {number}"))
+        wanted[f"reason {number}"] = 1
+    for reason in ("one more", "reason 3", "another", None, ""):
+        made.add(Outcome(kind, "path", reason=reason))
+    wanted |= {"reason 3": 2, OTHER_REASONS: 4}
+    for each, name in REASONED.items():
+        assert getattr(made, name) == (wanted if each is kind else {})
+    assert made.counts[kind] == made.inputs == MAX_REASONS + 5
+    few = summary()
+    few.add(Outcome(kind, "path"))
+    assert [getattr(few, name) for name in REASONED.values()] == [
+        {OTHER_REASONS: 1} if each is kind else {} for each in REASONED
+    ]
+
+
+def test_of_several_failures_the_first_is_kept() -> None:
+    made = summary(Kind.CLEAN)
+    assert (made.failed, made.failure) == (None, None)
+    made.fail(AuditError("the log is broken", hint="look"))
+    made.fail(StateError("a file is missing"))
+    assert (made.failed, made.failure) == (ExitCode.AUDIT, "the log is broken")
+    assert made.exit_code == ExitCode.AUDIT
+
+
+def test_numbers_by_kind_are_added() -> None:
+    total = {"a": 1, "b": 2}
+    add_by_kind(total, {"b": 3, "c": 4})
+    add_by_kind(total, {})
+    assert total == {"a": 1, "b": 5, "c": 4}
+
+
+def test_a_new_summary_says_nothing() -> None:
+    made = summary()
+    assert made.opens_containers is None and not made.asks_stores and not made.gaps_accepted
+    assert (made.gone, made.held, made.held_entries, made.gaps, made.elapsed_s) == (0, 0, (), (), 0)
+    assert set(made.counts.values()) == {0} and made.only_counts() == Counts()
