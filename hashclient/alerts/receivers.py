@@ -185,7 +185,7 @@ def _mail(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
     from hashclient.net.credentials import is_loopback, tls_context, user_and_password
 
     host, _, port = config.smtp.rpartition(":")
-    bad = "smtp" if not host or not port.isdecimal() or not 0 < int(port) < 65536 else ""
+    bad = "smtp" if not host or not port.isdecimal() or not 0 < int(port[:6]) < 65536 else ""
     for key, addresses in (("mail", config.mail), ("mail_from", (config.mail_from or "",))):
         if not all(map(_ADDRESS.fullmatch, addresses)):
             bad = key

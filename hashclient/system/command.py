@@ -67,6 +67,8 @@ def run_command(
             )
     except OSError as error:
         raise ConfigError(f"command: cannot be run: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"command of {of} has a character that is zero") from error
     with process:
         try:
             output = b"" if most_bytes is None else _read(process, most_bytes, end)

@@ -467,12 +467,17 @@ def test_a_wrong_setting_is_a_failed_attempt(told: Told) -> None:
     for text, says in (
         ('command = ["page"]\n', "absolute path"),
         ('command = ["/nowhere/page"]\n', "cannot be run"),
+        ('command = ["/bin/true", "\\u0000"]\n', "has a character that is zero"),
         ('webhook = "https://x.example/?token=1"\nsecret_env = "S"\n', "webhook of alerts"),
         ('webhook = "http://x.example/"\nsecret_env = "S"\n', "not https"),
         ('webhook = "https://x.example/"\n', "no secret_file"),
         ('mail = ["root"]\nmail_from = "a@b.example"\n', "mail of alerts"),
         ('mail = ["a@b.example"]\n', "mail_from"),
         ('mail = ["a@b.example"]\nmail_from = "a@b"\nsmtp = "host"\n', "smtp of alerts"),
+        (
+            f'mail = ["a@b.example"]\nmail_from = "a@b"\nsmtp = "host:{"9" * 5000}"\n',
+            "smtp of alerts",
+        ),
     ):
         told.configure(text)
         told.refuse(ExitCode.UNREACHABLE)

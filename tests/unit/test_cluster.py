@@ -107,6 +107,7 @@ class TestAddress:
         [
             *("", "dask", "dask://", "dask://a:b", "dask://h:0", "dask://h:65536", "dask://-h"),
             *("local-cluster", "local-cluster:0", "local-cluster:257", "local-cluster:²"),
+            f"local-cluster:{'9' * 5000}",
             *("dask://u:p@h", "dask://h/path", "tcp://127.0.0.1", "processes:2", "dask://h\n"),
         ],
     )

@@ -66,8 +66,8 @@ def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler
         return None
     kind, _, rest = text.partition(":")
     if kind == "local-cluster" and rest.isascii() and rest.isdigit():
-        if 1 <= int(rest) <= MOST_WORKERS:
-            return LocalCluster(int(rest))
+        if 1 <= (number := int(rest[:9])) <= MOST_WORKERS:
+            return LocalCluster(number)
         raise UsageError(f"a local cluster has from 1 to {MOST_WORKERS} workers: {rest[:20]}")
     found = _REMOTE.fullmatch(text)
     if found is None or not 0 < (port := int(found["port"] or DEFAULT_PORT)) < 1 << 16:
