@@ -91,7 +91,10 @@ class OutputFile:
             return
         if isinstance(command, click.Group):
             words = words[words[:1] == ["list"] :]  # `matches list` is the same as `matches`
-            if not command.commands.keys().isdisjoint(words):
+            # The value of an option may be the name of a subcommand, for example of a list.
+            parsed = click.Context(command, resilient_parsing=True, ignore_unknown_options=True)
+            _, rest, _ = command.make_parser(parsed).parse_args([*words])
+            if not command.commands.keys().isdisjoint(rest[:1]):
                 return  # only the list of matches has `--output`
         if not _may_be_named(context, name, command, words):
             return

@@ -186,6 +186,15 @@ def test_the_list_of_matches_is_in_the_file_that_a_variable_names(
     assert report.read_text() == YESTERDAY and other.read_text() == listed.out
 
 
+@pytest.mark.parametrize("words", [["--list", "review"], ["list", "--path", "close"]])
+def test_an_option_of_matches_may_have_the_name_of_a_subcommand_as_its_value(
+    state: Path, report: Path, words: list[str]
+) -> None:
+    report.write_text(YESTERDAY)
+    refused = call("--state-dir", state, "matches", *words, "--output", report, "--format", "x")
+    assert refused.code == 2 and YESTERDAY not in report.read_text()
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_matches_that_cannot_be_listed(
     state: Path, tmp_path: Path, report: Path, name: str
