@@ -50,10 +50,21 @@ class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reached: Time | None = None
 
 
+class Late(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An alert for addresses of mail that were refused for now, while other addresses have it."""
+
+    alert: Alert
+    addresses: tuple[str, ...]
+    since: Time
+    attempts: int
+    next_attempt: Time
+
+
 class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The waiting alerts, when each subject was last named in an alert, and the receivers by name.
 
     `place`: how far events were read, or None. `looked`: when the whole state was last examined.
+    `late`: alerts that are sent again to some addresses.
     """
 
     format: Literal["hashclient-alerts/1"] = "hashclient-alerts/1"
@@ -62,6 +73,7 @@ class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waiting: tuple[Alert, ...] = ()
     said: dict[Kind, dict[str, Time]] = {}
     receivers: dict[str, Receiver] = {}
+    late: tuple[Late, ...] = ()
 
     def receiver(self, name: str) -> Receiver:
         """Return the state of a receiver, or a new state if none is stored."""

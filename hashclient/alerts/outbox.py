@@ -10,6 +10,9 @@
    receivers is removed. While a receiver does not accept an alert, the receiver's later alerts
    wait. Waiting alerts of one kind are joined to one alert with a new id.
 
+5. If a mail server refuses some addresses for now, the alert is sent to them again, for a day at
+   most; other alerts do not wait for this.
+
 A receiver that fails is not tried again for a while, like a destination of reports
 (`core/patience`), and does not delay other receivers. `reporting/outbox` needs folders and records
 in the log; an alert only refers to what the log contains already, so one small file is enough.
@@ -24,7 +27,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from hashclient.alerts.alert import MEANINGS, Alert, Kind, Noticed, document_of, noticed
-from hashclient.alerts.book import Book, Receiver, book_lock, load_book, save_book
+from hashclient.alerts.book import Book, Late, Receiver, book_lock, load_book, save_book
 from hashclient.alerts.noticing import News
 from hashclient.alerts.receivers import Message, PartlyTakenError, receiver_of
 from hashclient.core.errors import HashclientError, UnreachableError
@@ -38,6 +41,9 @@ from hashclient.system.text import printable
 RUN_S, PATIENT_S = 5.0, 20.0
 #: The longest pause before a failed receiver is tried again.
 LONGEST_PAUSE = timedelta(hours=1)
+#: How long an alert is sent again to addresses that were refused for now, and the most alerts that
+#: wait for this; a mail server that delays unknown senders accepts them within the hour.
+LATE, MOST_LATE = timedelta(days=1), 20
 #: The shortest time between two examinations of the whole state, which take longer than reading the
 #: log.
 LOOK = timedelta(hours=1)
@@ -212,19 +218,58 @@ class Outbox:
                 if not _is_taken(error := self._give(name, alert, limit_s)):
                     break
                 taken += 1
-                book = self._save(_taken(book, alert, name))
+                book = self._save(self._with_late(_taken(book, alert, name), alert, error))
             book = self._save(_noted(book, name, self._session.now(), error))
             yield Attempt(name, taken, error)
+        self._send_late(book, limit_s, at_once=at_once)
 
-    def _give(self, name: str, alert: Alert, limit_s: float) -> HashclientError | None:
-        """Send an alert to a receiver, in a thread that is abandoned if it takes too long."""
+    def _with_late(
+        self, book: Book, alert: Alert, error: HashclientError | None, before: Late | None = None
+    ) -> Book:
+        """Return the outbox with an alert for the addresses that were refused for now, if any."""
+        now, attempts = self._session.now(), before.attempts + 1 if before else 0
+        addresses = error.later if isinstance(error, PartlyTakenError) else ()
+        if before is not None and not _is_taken(error):
+            addresses = before.addresses
+        since = before.since if before else now
+        if not addresses or not since <= now < since + LATE:
+            return book
+        due = now + pause(attempts, longest=LONGEST_PAUSE)
+        late = (*book.late, Late(alert, addresses, since, attempts, due))
+        return msgspec.structs.replace(book, late=late[-MOST_LATE:])
+
+    def _send_late(self, book: Book, limit_s: float, *, at_once: bool) -> None:
+        """Send alerts again to the addresses that were refused for now, until the first failure."""
+        began = time.monotonic()
+        for one in book.late if "mail" in self._config.receivers else ():
+            now = self._session.now()
+            if not (at_once or is_due(one.next_attempt, now, longest=LONGEST_PAUSE)):
+                continue
+            addresses = tuple(to for to in one.addresses if to in self._config.mail)
+            error = self._give("mail", one.alert, limit_s, addresses) if addresses else None
+            left = tuple(late for late in book.late if late != one)
+            book = msgspec.structs.replace(book, late=left)
+            book = self._save(self._with_late(book, one.alert, error, one))
+            if not _is_taken(error) or time.monotonic() - began > limit_s / 2:
+                return
+
+    def _give(
+        self, name: str, alert: Alert, limit_s: float, addresses: tuple[str, ...] = ()
+    ) -> HashclientError | None:
+        """Send an alert to a receiver, in a thread that is abandoned if it takes too long.
+
+        A mail is sent to `addresses`, if they are given.
+        """
+        config = self._config
+        if addresses:
+            config = msgspec.structs.replace(config, mail=addresses)
         message = Message.of(alert.id, alert.headline, document_of(alert, self._session.machine))
 
         def give() -> HashclientError | None:
             try:
                 # The receiver gets a little less time than the thread, so that a program is ended
                 # before the thread is abandoned.
-                receiver_of(name, self._config, self._session.environ)(message, limit_s * 0.9)
+                receiver_of(name, config, self._session.environ)(message, limit_s * 0.9)
             except HashclientError as error:
                 return error
             return None

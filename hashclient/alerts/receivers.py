@@ -73,10 +73,12 @@ class _TakenError(Exception):
 
 
 class PartlyTakenError(UnreachableError):
-    """The mail was accepted, but not for all addresses.
+    """The mail was accepted, but not for all addresses; the alert counts as accepted.
 
-    Sending the mail again would not reach the refused addresses, so the alert counts as accepted.
+    `later`: the addresses that were refused for now (by a reply of 4xx).
     """
+
+    later: tuple[str, ...] = ()
 
 
 #: A function that sends a message within a number of seconds.
@@ -216,10 +218,12 @@ def _mail(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
             code = getattr(error, "smtp_code", "")
             raise UnreachableError(f"mail: {type(error).__name__} {code}".rstrip()) from error
         if refused:
-            raise PartlyTakenError(
+            partly = PartlyTakenError(
                 f"mail: the server refuses {first_of([*refused])}",
                 hint="the other addresses have the alert; check `mail` of [alerts]",
             )
+            partly.later = tuple(to for to, (code, _) in refused.items() if code // 100 == 4)
+            raise partly
 
     return send
 

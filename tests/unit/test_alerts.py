@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.mailbox import Mailbox
 from hashclient.alerts import alert as alert_module
 from hashclient.alerts import noticing, outbox
 from hashclient.alerts.alert import MEANINGS, MOST_NAMED, Alert, Kind, Noticed, document_of, noticed
@@ -390,6 +391,63 @@ def test_a_receiver_that_fails_holds_up_no_other_and_is_tried_again_later(told: 
     told.configure(into(told.inbox))
     told.alert(at_once=True)
     assert told.book().waiting == ()
+
+
+LATE, OTHER = "late@example.org", "abuse@example.org"
+
+
+def mail_to(told: Told, box: Mailbox, *addresses: str) -> None:
+    told.configure(
+        f'mail = {list(addresses)}\nmail_from = "root@example.org"\nsmtp = "{box.address}"\n'
+    )
+
+
+def test_an_address_that_is_refused_for_now_gets_the_alert_later(told: Told) -> None:
+    """Some mail servers refuse a sender that they do not know for some minutes."""
+    with Mailbox(unknown=LATE.encode(), unknown_by=b"451 try again") as box:
+        mail_to(told, box, LATE, OTHER)
+        told.refuse(ExitCode.UNREACHABLE)
+        (attempt,) = told.alert()
+        assert attempt.taken == 1 and attempt.error is not None and LATE in attempt.error.message
+        for minutes, refused in ((0, 1), (4, 1), (2, 2), (2, 2)):
+            told.wait(minutes=minutes)
+            assert told.alert() == [] and box.refused == refused
+        told.refuse(ExitCode.UNREACHABLE, "other")
+        assert len(told.alert()) == 1 and len(box.mails) == 2  # other alerts do not wait
+        box.unknown = b""
+        told.wait(minutes=10)
+        told.alert()
+        told.wait(hours=1)
+        told.alert()
+        first, second, *late = (mail for _, mail in box.mails)
+        assert [mail["To"] for mail in late] == [LATE] * 2
+        assert {mail["Message-ID"] for mail in late} == {first["Message-ID"], second["Message-ID"]}
+        assert told.book().late == ()
+
+
+@pytest.mark.parametrize("how", ["for ever", "at once", "not configured", "unreachable"])
+def test_an_address_is_not_tried_again_for_ever(told: Told, how: str) -> None:
+    code = b"550 who?" if how == "at once" else b"451 try again"
+    with Mailbox(unknown=LATE.encode(), unknown_by=code) as box:
+        mail_to(told, box, LATE, OTHER)
+        told.refuse(ExitCode.UNREACHABLE)
+        told.alert()
+        assert len(told.book().late) == (how != "at once")
+        if how == "not configured":
+            mail_to(told, box, OTHER)
+        address = box.address
+    if how == "unreachable":
+        told.configure(f'mail = ["{LATE}"]\nmail_from = "a@b.c"\nsmtp = "{address}"\n')
+    else:
+        with Mailbox(unknown=LATE.encode(), unknown_by=code) as box:
+            mail_to(told, box, *([LATE] if how != "not configured" else []), OTHER)
+            told.wait(hours=1)
+            told.alert()
+            assert box.refused == (how == "for ever") and box.mails == []
+    for hours in (1, 22, 2):
+        told.wait(hours=hours)
+        told.alert()
+    assert told.book().late == ()
 
 
 @pytest.mark.parametrize(("patient", "left"), [(False, 1), (True, 0)])
