@@ -288,14 +288,15 @@ class _Walk:
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
-        # `is_cut`: whether the part may have lost the line end of its last line. A message within
-        # another message has lost it, because the line end counts as a part of the outer message's
-        # boundary. Some programs keep the line end before a boundary if the part is an attachment.
+        # `is_cut`: whether the part may have lost the line end of its last line. At the end of a
+        # mail, this is so if the part has no last line end, and in a message within another
+        # message or in a mailbox, where the line end counts as a part of what follows. Some
+        # programs keep the line end before a boundary if the part is an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
         # `is_open`: whether the last line end may belong to no part of the mail. If a multipart has
-        # no end, a boundary may be missing after the line end; in a mailbox, the last empty line of
-        # a message belongs to the mailbox.
+        # no end, a boundary may be missing after the line end. The last line end of an inner
+        # message may belong to the outer message or to the mailbox.
         is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
         # If the next part begins at a field and not at a boundary, the boundary may be missing as
         # well.

@@ -92,7 +92,7 @@ class Again:
         self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES
-        #: The latest time when a directory was listed whose next change may not get a later time.
+        #: The time of the last note of a directory whose next change may not get a later time.
         self._young_ns = 0
 
     def note(self, walker: Walker, frame: Frame) -> None:
