@@ -1,12 +1,14 @@
-"""Lists the exact keys in buckets of Google and Azure, including keys that obstore cannot name.
+"""Lists the exact keys in buckets of Google and Azure, and bounds the pages.
 
-The library obstore cannot represent some keys. If a page contains such a key, obstore fails and
-returns no object of the page. This module cannot request the page itself, because only obstore has
-the credentials for the store. Therefore obstore sends its requests to a relay at a local address of
-this process:
+The library obstore cannot represent some keys: if a page contains one of them, obstore fails and
+returns no object of the page. obstore also keeps a page of any length in memory, and takes any
+answer of Google for the last page. This module cannot request the page itself, because only obstore
+has the credentials for the store. Therefore obstore sends its requests to a relay at a local
+address of this process:
 
 1. obstore requests a page from the relay, with a signature for the store.
-2. The relay sends the request to the store, unchanged.
+2. The relay sends the request to the store, unchanged, and refuses an answer that is too long, that
+   takes too long, or that is no page.
 3. In the answer, the relay replaces each key by hexadecimal digits, which are a key that obstore
    can represent.
 4. obstore reads the page from the relay, and requests the next page. This module decodes the keys
@@ -26,6 +28,7 @@ import os
 import re
 import secrets
 import ssl
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
@@ -89,22 +92,6 @@ def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
             yield page.set_column(0, SCHEMA[0], pa.array(keys, pa.binary())).filter(
                 pa.array(wanted, pa.bool_())
             )
-
-
-def has_leading_slash(bucket: Other) -> bool:
-    """Return whether any key begins with a slash; obstore would drop the slash.
-
-    Return False if the keys cannot be listed exactly.
-
-    Raises:
-        StoreError, NoExactListingError: see `exact_pages`.
-    """
-    if not has_proxy():
-        for page in exact_pages(bucket, "", None):
-            for key in page.column("key").to_pylist():
-                if key >= b"/":  # keys are sorted, so all later keys are greater
-                    return bool(key < b"0")
-    return False
 
 
 def has_proxy() -> bool:
@@ -174,12 +161,14 @@ class _Relay(ThreadingTCPServer):
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Send obstore's request to the store; return the status and the body for obstore."""
-        body = bytearray()
+        body, ends = bytearray(), time.monotonic() + TIMEOUT_S
         try:
             with self.store.stream("GET", self._origin + target, headers=headers) as got:
                 for part in got.iter_bytes():
                     body += part
                     if len(body) > MAX_PAGE_BYTES:
+                        return 400, b""  # obstore would repeat the request after a 503
+                    if time.monotonic() > ends:
                         return 503, b""
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
             return 503, b""

@@ -17,8 +17,8 @@ import msgspec
 from hashclient.core.objecturi import Scheme
 from hashclient.objects.failures import CHANGED, StoreError, Trouble, missing_extra
 
-#: `RETRIES`: how often a failed request is repeated; `RETRY_S`: the seconds after which obstore does
-#: not repeat a request any more (botocore has no such limit).
+#: `RETRIES`: how often a failed request is repeated; `RETRY_S`: the seconds after which obstore
+#: does not repeat a request any more (botocore has no such limit).
 RETRIES = 4
 RETRY_S = 60
 #: `TIMEOUT_S`: how long an answer may take, in seconds; `CONNECT_S`: how long a connection may take

@@ -2,15 +2,13 @@
 
 1. A URI names an object and all objects below it, as a path names a file or a folder; a URI with a
    slash at its end names only the objects below it.
-2. botocore lists the buckets of S3, and obstore lists the buckets of Google and Azure. The module
-   `exact` lists pages of Google and Azure with a key that obstore cannot represent, and buckets
-   with a key that begins with a slash.
+2. botocore lists the buckets of S3, and the module `exact` lists the buckets of Google and Azure.
 3. Keys are listed in the order of their bytes. If a key is out of order, the store probably repeats
    keys, and the listing ends with an error.
 
-Limits: directory buckets of S3 are not sorted, so their listing ends early. obstore drops a slash
-at the end of a key. If a proxy is set, obstore also drops a slash at the beginning of a key, and
-this module cannot confirm that a listing of Google was complete.
+Limits: directory buckets of S3 are not sorted, so their listing ends early. If a proxy is set,
+obstore alone lists the buckets of Google and Azure: it drops a slash at the beginning or the end of
+a key, takes any answer of Google for the last page, and keeps a page of any length in memory.
 """
 
 from __future__ import annotations
@@ -170,56 +168,22 @@ def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: boo
 
 
 def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[Any]:
-    """Yield the pages of obstore; if obstore fails at a key, yield the remaining pages of `exact`.
+    """Yield pages of Google or Azure: by `exact`, or by obstore alone if a proxy is set.
 
     Raises:
         StoreError: the store failed.
-        ListingEndedError: a key can be listed neither by obstore nor by `exact`.
+        ListingEndedError: a proxy is set, and obstore cannot represent a key.
     """
-    from hashclient.objects.exact import (
-        NoExactListingError,
-        exact_pages,
-        has_leading_slash,
-        has_proxy,
-    )
+    from hashclient.objects.exact import NoExactListingError, exact_pages, has_proxy
 
     try:
-        is_plain_so_far = after is None or is_plain(after)
-        if is_plain_so_far and not (has_leading_slash(store) if not prefix else prefix[0] == "/"):
-            confirms = store.scheme == "gs" and not has_proxy()
-            highest = os.fsencode(after or prefix.rstrip("/"))
+        if has_proxy() and (after is None or is_plain(after)) and prefix[:1] != "/":
             try:
-                for page in listed(store.client, prefix, after):
-                    after = os.fsdecode(page.column("key")[-1].as_py())
-                    if confirms:
-                        highest = max(highest, *page.column("key").to_pylist())
-                    yield page
-                if confirms:
-                    yield from _behind(store, prefix, highest)
+                yield from listed(store.client, prefix, after)
                 return
-            except StoreError as error:  # `exact` lists the keys of the failed page
+            except StoreError as error:
                 if error.trouble is not Trouble.NAME:
                     raise
         yield from exact_pages(store, prefix, after)
     except NoExactListingError:
         raise ListingEndedError(UNNAMABLE) from None
-
-
-def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
-    """Yield pages of the keys after `last`, which is the last key that obstore has listed.
-
-    Usually, no key follows.
-
-    This second listing is needed because obstore takes any XML answer of Google for the last page;
-    `exact` only accepts answers that are pages.
-
-    Raises:
-        StoreError, NoExactListingError: see `exact_pages`.
-    """
-    from hashclient.objects.exact import exact_pages
-
-    for page in exact_pages(store, prefix, os.fsdecode(last)):
-        # Keys that end with a slash are left out here, because obstore has already listed them
-        # without the slash.
-        is_new = [key.rstrip(b"/") > last for key in page.column("key").to_pylist()]
-        yield page.filter(pa.array(is_new, pa.bool_()))

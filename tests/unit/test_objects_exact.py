@@ -8,11 +8,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
 from fixtures.buckets import blobs, listing
+from hashclient.core.objecturi import parse_uri
+from hashclient.objects import exact
 from hashclient.objects.exact import (
     NoExactListingError,
     _namable,
@@ -22,6 +24,7 @@ from hashclient.objects.exact import (
     in_digits,
     key_of,
 )
+from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.others import Other
 from hashclient.system.background import start_thread
 
@@ -131,6 +134,38 @@ def test_nobody_else_can_use_the_address(store: str) -> None:
     assert headers["Authorization"] == "Bearer x"
     assert headers["User-Agent"].startswith("hashclient/")
     assert not any(secret in value for value in headers.values())
+
+
+@pytest.mark.parametrize(
+    ("most", "timeout_s", "status"),
+    [(len(PAGE), 60, 200), (len(PAGE) - 1, 60, 400), (len(PAGE), -1, 503)],
+)
+def test_a_page_is_bounded_in_length_and_time(
+    store: str, monkeypatch: pytest.MonkeyPatch, most: int, timeout_s: int, status: int
+) -> None:
+    monkeypatch.setattr(exact, "MAX_PAGE_BYTES", most)
+    with _relayed(store) as (url, secret):
+        monkeypatch.setattr(exact, "TIMEOUT_S", timeout_s)
+        assert get(f"{url}/bucket?list-type=2", secret)[0] == status
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_an_endless_page_of_google_or_azure_ends_the_listing(
+    store: str, monkeypatch: pytest.MonkeyPatch, scheme: Literal["gs", "az"]
+) -> None:
+    variables = {
+        "GOOGLE_BASE_URL": store,
+        "GOOGLE_SKIP_SIGNATURE": "true",
+        "AZURE_STORAGE_ENDPOINT": store,
+        "AZURE_STORAGE_ACCOUNT_NAME": "account",
+        "AZURE_STORAGE_ACCOUNT_KEY": "a2V5",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(exact, "MAX_PAGE_BYTES", len(PAGE) - 1)
+    with pytest.raises(ListingEndedError, match="it answered 400"):
+        next(list_pages(Other(scheme, "bucket"), parse_uri(f"{scheme}://bucket/p/")))
+    assert len(_Store.asked) == 1
 
 
 def test_a_store_that_cannot_be_reached_is_asked_again() -> None:
