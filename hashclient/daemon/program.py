@@ -303,12 +303,13 @@ class ContentChecker:
 
     def _check_object(self, uri: str, lists: InUse) -> Checked:
         # Imported here because the libraries are large, and few programs check objects in buckets.
+        from hashclient.objects.listing import ListingEndedError, list_pages
         from hashclient.objects.stores import open_store
         from hashclient.scan.objects.objects import Objects, Request, Tools
 
         named = parse_uri(uri)
         if not named.key:
-            raise UsageError(f"a bucket is no object: {uri}", hint="write s3://BUCKET/KEY")
+            raise UsageError(f"a bucket is no object: {named.text}", hint="write s3://BUCKET/KEY")
         store = self._stores.setdefault((named.scheme, named.bucket), open_store(named))
         tools = Tools(self._spool, readers=1, store=lambda _: store)
         clean, outcomes = 0, list[Outcome]()
@@ -329,7 +330,13 @@ class ContentChecker:
                     clean += item.clean
                     self._ledger.leave(item.not_opened, lists)
         if not outcomes and not clean:
-            outcomes = [Outcome(Kind.UNREAD, uri, reason=NO_OBJECT, is_object=True)]
+            reason = NO_OBJECT
+            try:
+                # A store gives the same answer about an object in a bucket that it does not have.
+                next(list_pages(store, msgspec.structs.replace(named, version=None)), None)
+            except ListingEndedError as error:
+                reason = str(error)
+            outcomes = [Outcome(Kind.UNREAD, uri, reason=reason, is_object=True)]
         return self._answer(ruled(outcomes, lists, self._openers, None), lists, each=True)
 
     def _answer(self, outcomes: Sequence[Outcome], lists: InUse, *, each: bool = False) -> Checked:

@@ -373,6 +373,7 @@ def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) 
         bucket = site.bucket(listed=LISTED, packed=zip_of(LISTED), clean=b"clean")
         bucket.put("clean/below", LISTED)
         uris = [f"{bucket.uri}/{key}" for key in ("listed", "packed", "clean", "missing")]
+        uris.append("s3://no-bucket/listed")
         done = subprocess.run(
             [sys.executable, "-c", OBJECTS, state.path, *uris],
             env=environment(**site.environment),
@@ -388,7 +389,8 @@ def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) 
         f"match None ['{uris[1]}']",
         "clean None []",
         f"unread there is no such object ['{uris[3]}']",
-        f"{[f'{uris[2]}/below', *uris[:2]]} 10",
+        f"unread no such bucket ['{uris[4]}']",
+        f"{[f'{uris[2]}/below', *uris[:2], uris[4]]} 11",
     ]
 
 
