@@ -30,6 +30,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from hashclient.core.model import is_name
 from hashclient.provider.draftfiles import refuse
 from hashclient.system.text import printable
 from hashclient.trust.additions import (
@@ -130,6 +131,8 @@ def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str
         if delegations is None or delegations.roles is None:
             refuse("targets name no lists")
         for name, role in delegations.roles.items():
+            if not isinstance(name, str) or not is_name(name):
+                refuse("targets name a list by something else than a name")
             found[name] = role, policy_of(delegations, role).keys
     return found
 

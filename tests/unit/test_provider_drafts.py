@@ -547,6 +547,17 @@ def test_a_key_without_a_role_is_new_when_it_gets_one(world: World) -> None:
     assert mallory.keyid not in known_keys(before)
 
 
+@pytest.mark.parametrize("name", [-1, "../x"])
+def test_a_list_without_the_name_of_a_list_is_refused(world: World, name: object) -> None:
+    draft = world.draft(range(3), "second")
+    edited(
+        draft / "roles/targets.json",
+        lambda m: m["signed"]["delegations"]["roles"][-1].update(name=name),
+    )
+    with pytest.raises(VerificationError, match="by something else than a name"):
+        load_draft(draft)
+
+
 def test_true_is_not_a_version(world: World) -> None:
     """Python treats True like 1, but the published file would be called True.second.json."""
     draft = world.draft(range(3), "second")
