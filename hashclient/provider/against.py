@@ -114,6 +114,7 @@ class _Comparison:
             raise
         try:
             found: Metadata[Any] = Metadata.from_bytes(data)
+            _ = found.signed_bytes  # fails for a value that cannot be signed, such as 0.5
         except (RepositoryError, ValueError, RecursionError) as error:
             raise VerificationError(f"not metadata: {name}") from error
         return found

@@ -109,6 +109,18 @@ def test_a_server_that_has_always_a_newer_root_is_refused(hosts: Hosts) -> None:
         hosts.states()
 
 
+@pytest.mark.parametrize("value", [0.5, "\ud800"])
+def test_metadata_that_cannot_be_signed_is_refused(hosts: Hosts, value: object) -> None:
+    def change(data: bytes) -> bytes:
+        document = json.loads(data)
+        document["signed"]["x"] = value
+        return json.dumps(document).encode()
+
+    hosts.two.tamper("metadata/*.baseline.json", change)
+    with pytest.raises(VerificationError, match=r"not metadata: 1\.baseline\.json"):
+        hosts.states()
+
+
 def test_a_name_of_the_other_host_cannot_control_the_terminal(hosts: Hosts) -> None:
     there = hosts.two.repository.public
     path = there / "metadata" / f"{hosts.two.metadata('snapshot').signed.version}.snapshot.json"
