@@ -3,7 +3,7 @@
 A file of feedback replaces all earlier files of the same client. A file is accepted if a recorded
 key of a client has signed the file for this repository, and if the file was made after the client's
 last file. So no file is counted twice, and an older file never replaces a newer file. The feedback
-of revoked clients is not added up.
+of revoked clients is not added up, nor feedback about lists that the client may not fetch.
 """
 
 from __future__ import annotations
@@ -130,11 +130,13 @@ def tallies(repository: Repository, least: int) -> list[Tally]:
     """
     repository.require()
     clients = Clients(repository.clients_file, repository.clock).all()
-    counted = {client.name for client in clients if client.revoked is None}
+    feedback = _load(repository).clients
     given: dict[tuple[str, str], list[EntryFeedback]] = {}
-    for name, taken in _load(repository).clients.items():
-        for one in taken.entries if name in counted else ():
-            given.setdefault((one.list, one.entry), []).append(one)
+    for client in clients:
+        taken = feedback.get(client.name) if client.revoked is None else None
+        for one in () if taken is None else taken.entries:
+            if client.lists is None or one.list in client.lists:
+                given.setdefault((one.list, one.entry), []).append(one)
     listed = _listed(repository, given.keys())
     found = []
     for (name, entry), some in given.items():

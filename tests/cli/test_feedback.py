@@ -268,6 +268,20 @@ def test_feedback_that_could_not_be_read_again_is_refused(
     assert not site.repository.feedback_file.exists()
 
 
+def test_feedback_counts_for_lists_that_the_client_may_fetch(site: Site, tmp_path: Path) -> None:
+    site.publish(csv_of(LISTED), "other")
+    provider(site, "client", "add", "guest", "--list", "other", "--output", tmp_path / "token")
+    counts = {"confirmed": 0, "rejected": 1, "excepted": 0, "held": 0}
+    given = [{"list": name, "entry": "e-1", **counts} for name in ("baseline", "other")]
+    taken = {"made": "2026-01-01T00:00:00Z", "sha256": "", "entries": given}
+    form = {"format": "hashclient-provider-feedback/1", "clients": {"guest": taken}}
+    site.repository.feedback_file.write_text(json.dumps(form))
+    done = provider(site, "feedback", "--clients", 1, "--format", "json")
+    assert [(e["list"], e["proposed"]) for e in json.loads(done.out)["entries"]] == [
+        ("other", True)
+    ]
+
+
 def test_a_key_of_two_clients_is_damage(site: Site, tmp_path: Path) -> None:
     for name in ("one", "two"):
         provider(site, "client", "add", name, "--output", tmp_path / name)
