@@ -25,7 +25,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.core.errors import ExitCode, HashclientError, UnreachableError, UsageError
-from hashclient.system.files import make_private_dir
+from hashclient.system.files import make_private_dir, temporary_file_errors
 
 #: The number of seconds that a step may take; every step takes far less.
 STEP_TIMEOUT_S = 60
@@ -221,7 +221,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
         _Demo(app, keep.absolute()).run()
         app.out(f"\nEverything is in {keep}; `export HASHCLIENT_STATE_DIR={keep}/state` to go on.")
         return ExitCode.OK
-    with tempfile.TemporaryDirectory(prefix="hashclient-demo-") as folder:
+    with temporary_file_errors(), tempfile.TemporaryDirectory(prefix="hashclient-demo-") as folder:
         app.refuse_shared(Path(folder), "directory")
         _Demo(app, Path(folder)).run()
     return ExitCode.OK

@@ -58,6 +58,7 @@ from hashclient.system.files import (
     make_private_dir,
     read_regular,
     state_errors,
+    temporary_file_errors,
     write_atomic,
 )
 from hashclient.system.strictjson import parse_json
@@ -158,7 +159,7 @@ class Share:
 
         assert self.source is not None
         if not self._writes:
-            with tempfile.TemporaryDirectory() as name:
+            with temporary_file_errors(), tempfile.TemporaryDirectory() as name:
                 table = self._verified(Path(name), files.provenance(roles, self._folder.name))
         else:
             where = make_private_dir(self._folder / "metadata")

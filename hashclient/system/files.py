@@ -306,6 +306,22 @@ def state_errors(what: str, path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def temporary_file_errors() -> Iterator[None]:
+    """Translate an `OSError` in the block, which makes and writes temporary files.
+
+    Raises:
+        StateError: the block raised an `OSError`, for example because the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StateError(
+            f"cannot write a temporary file: {printable(error.strerror or str(error))}",
+            hint="free some space, or name another directory in TMPDIR",
+        ) from error
+
+
+@contextlib.contextmanager
 def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> Iterator[None]:
     """If the block raises an `OSError`, raise the exception that `translate` returns for it."""
     try:

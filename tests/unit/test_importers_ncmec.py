@@ -98,8 +98,24 @@ def test_of_very_many_entries_one_that_is_present_and_deleted_is_found(
 def test_without_room_for_a_temporary_file_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ncmec, "_MAX_HASHES_BYTES", 64)
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    with pytest.raises(StateError, match="cannot write: /nowhere"):
+    with pytest.raises(StateError, match="cannot write a temporary file: No such file"):
         read(exported(50))
+
+
+def test_a_disk_that_is_full_for_the_last_hashes_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ncmec, "SpooledTemporaryFile", lambda _: open("/dev/full", "w+b"))  # noqa: PTH123, SIM115
+    with pytest.raises(StateError, match="cannot write a temporary file: No space left"):
+        read(exported(50))
+
+
+def test_hashes_in_memory_need_no_place_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
+    assert sum(batch.count for batch in read(exported(50))) == 50
 
 
 @pytest.mark.parametrize(

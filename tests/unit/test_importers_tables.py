@@ -144,6 +144,8 @@ def test_an_option_that_names_no_column_is_refused(text: str) -> None:
         parse_columns((text,))
     with pytest.raises(UsageError, match="given twice for md5"):
         parse_columns(("md5=a", "MD5=b"))
+    with pytest.raises(UsageError, match="names the column A twice"):
+        parse_columns(("md5=a", "entry_id=A"))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

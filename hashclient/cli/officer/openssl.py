@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hashclient.core.errors import StateError, UsageError
+from hashclient.core.errors import UsageError
+from hashclient.system.files import temporary_file_errors
 from hashclient.system.text import printable
 
 
@@ -42,16 +43,10 @@ def files_for_openssl(files: Mapping[str, bytes]) -> Iterator[str]:
     Raises:
         StateError: the files cannot be written.
     """
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            for name, data in files.items():
-                Path(directory, name).write_bytes(data)
-            yield directory
-    except OSError as error:
-        raise StateError(
-            f"cannot write a temporary file: {error.strerror or error}",
-            hint="free some space, or name another directory in TMPDIR",
-        ) from error
+    with temporary_file_errors(), tempfile.TemporaryDirectory() as directory:
+        for name, data in files.items():
+            Path(directory, name).write_bytes(data)
+        yield directory
 
 
 def run_openssl(words: list[str], directory: str | None = None) -> bytes | None:

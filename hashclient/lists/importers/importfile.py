@@ -93,7 +93,7 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
     """Parse the values of `--column`, which have the form `ours=theirs`.
 
     Raises:
-        UsageError: a value has another form, or a column is given twice.
+        UsageError: a value has another form, or a column is given or named twice.
     """
     columns: dict[str, str] = {}
     for text in given:
@@ -107,6 +107,8 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
             )
         if ours in columns:
             raise UsageError(f"--column is given twice for {ours}")
+        if theirs.lower() in map(str.lower, columns.values()):
+            raise UsageError(f"--column names the column {printable(theirs)} twice")
         columns[ours] = theirs
     return columns
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
-from tempfile import SpooledTemporaryFile, gettempdir
+from contextlib import closing, suppress
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
@@ -25,7 +24,7 @@ from hashclient.core.model import is_entry_id
 from hashclient.lists.importers.importfile import OTHER_HASHES, ImportFile, Reading
 from hashclient.lists.importers.rows import DigestBatch, no_column
 from hashclient.lists.importers.table import batch_of
-from hashclient.system.files import state_errors
+from hashclient.system.files import temporary_file_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -279,13 +278,15 @@ class _Ids:
             StateError: the disk has no space for a temporary file.
         """
         hashes = np.array([hash(_id_of(entry)) for entry in entries], np.int64)
-        with state_errors("cannot write", Path(gettempdir())):
+        with temporary_file_errors():
             self._hashes.write(hashes.tobytes())
+            self._hashes.flush()
         self.count += len(entries)
 
     def close(self) -> None:
         """Remove the temporary file with the hashes, if there is one."""
-        self._hashes.close()
+        with suppress(OSError):  # closing tries to write what the full disk refused
+            self._hashes.close()
 
     def has_any_of(self, others: _Ids) -> bool:
         """Return whether an id is in both sets.
