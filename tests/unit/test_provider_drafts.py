@@ -23,6 +23,8 @@ from fixtures.people import sign
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.core.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.lists.history import FIELD, continued, history_of, written
+from hashclient.lists.wire import parse_index
 from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import roles as provider_roles
@@ -578,11 +580,18 @@ def test_an_index_that_clients_would_refuse_is_not_published(
     data = json.dumps(document).encode()
     digest = hashlib.sha256(data).hexdigest()
     path.rename(path.with_name(f"{digest}.index.json")).write_bytes(data)
-    target = {"length": len(data), "hashes": {"sha256": digest}}
-    edited(
-        draft / "roles/baseline.json",
-        lambda m: m["signed"]["targets"].update({"lists/baseline/index.json": target}),
-    )
+    name = "lists/baseline/index.json"
+    earlier = json.loads((draft / "before/baseline.json").read_bytes())["signed"]["targets"][name]
+
+    def replace(metadata: dict[str, Any]) -> None:
+        targets = metadata["signed"]["targets"]
+        hashes = {path.rpartition("/")[2]: one["hashes"]["sha256"] for path, one in targets.items()}
+        index, known = parse_index(data, "baseline"), history_of(earlier["custom"])
+        custom = {FIELD: written(continued(known, index, hashes))}
+        target = {"length": len(data), "hashes": {"sha256": digest}, "custom": custom}
+        targets[name] = target
+
+    edited(draft / "roles/baseline.json", replace)
     world.sign(draft, "alice", "bob")
     before = world.published()
     with pytest.raises(VerificationError, match="the draft is refused: list baseline does not"):
