@@ -66,10 +66,14 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
 def _machines(rows: Sequence[Row]) -> int:
     """Return the number of pinned machines.
 
-    Twins have the same name, so they count once. Files that belong to no pinned machine are not
-    counted.
+    Twins have the same name, so they count once.
     """
-    return len({row.name for row in rows if row.state not in ("failed", "forged", "unknown")})
+    return len({row.name for row in rows if _is_pinned(row)})
+
+
+def _is_pinned(row: Row) -> bool:
+    """Return whether a row is of a pinned machine, so that nobody else has chosen its name."""
+    return row.state not in ("failed", "forged", "unknown")
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -117,11 +121,16 @@ def metrics(rows: Sequence[Row]) -> str:
     numbers = Counter(row.state for row in rows)
     states: dict[tuple[str, ...], float] = {(state,): numbers[state] for state in STATES}
     of_each: dict[tuple[str, ...], float] = {
-        (row.name, finding.word): 1 for row in rows for finding in row.findings
+        (row.name, finding.word): 1 for row in rows if _is_pinned(row) for finding in row.findings
     }
     found = [
         Metric("fleet_machines", "Machines, by their worst finding.", ("state",), states),
-        Metric("fleet_finding", "1 for each finding.", ("machine", "finding"), of_each),
+        Metric(
+            "fleet_finding",
+            "1 for each finding about a pinned machine.",
+            ("machine", "finding"),
+            of_each,
+        ),
     ]
     for name in ("published", "open", "held", "scanned", "unread", "free_bytes", "exit_code"):
         values: dict[tuple[str, ...], float] = {}

@@ -304,6 +304,16 @@ def test_a_stranger_cannot_make_others_behind_or_twins(yard: Yard) -> None:
     assert Counter(line["state"] for line in lines) == {"well": 3, "unknown": 1}
 
 
+def test_a_stranger_gives_no_metric_a_name(yard: Yard) -> None:
+    """Otherwise a stranger could fill a database of metrics, or speak for another machine."""
+    yard.put(Box(99, "web-1"))
+    (yard.place / "x.jsonl").write_bytes(b"")
+    shown = yard.show("--format", "prometheus").out
+    assert "hashclient_fleet_finding{" not in shown
+    assert 'hashclient_fleet_machines{state="unknown"} 1.0' in shown
+    assert 'hashclient_fleet_machines{state="forged"} 1.0' in shown
+
+
 def test_only_one_document_of_a_machine_is_compared_with_those_of_others(yard: Yard) -> None:
     """A machine that writes many documents cannot fill the memory of `fleet show`."""
     for copy in "12":
