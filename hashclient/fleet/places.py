@@ -238,8 +238,10 @@ def place_at(where: str) -> Folder | Bucket:
     """Return the directory or the bucket that `where` names.
 
     Raises:
-        UsageError: the text has not the form of a path or a URI.
+        UsageError: the text is empty, or has not the form of a path or a URI.
     """
+    if not where:  # often from an unset variable of a shell; it would be the working directory
+        raise UsageError("no directory and no bucket is named", hint="`.` is this directory")
     return Bucket(parse_prefix(where)) if is_object_uri(where) else Folder(user_path(where))
 
 

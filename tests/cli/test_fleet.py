@@ -119,8 +119,13 @@ def test_a_place_that_can_be_none_is_refused_in_the_configuration(world: State, 
         assert "hashclient: error: configuration " in done.err and "fleet" in done.err
 
 
-def test_status_warns_of_a_place_that_can_be_none(world: State) -> None:
-    done = world.call("status", "--publish", "s3://not a bucket")
+@pytest.mark.parametrize("where", ["s3://not a bucket", ""])
+def test_status_warns_of_a_place_that_can_be_none(
+    world: State, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty text, from an unset variable of a shell, is not the working directory."""
+    monkeypatch.chdir(tmp_path)
+    done = world.call("status", "--publish", where)
     assert (done.code, "the status was not published" in done.err) == (0, True)
 
 
