@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.options import refuse_empty
 from hashclient.core.errors import StateError, UsageError
 from hashclient.system.files import is_there
 from hashclient.system.text import counted, log_path_fields, path_fields, printable
@@ -146,6 +147,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     from hashclient.audit.log import Event
     from hashclient.scan.sources.remembered import below, forget_all, load
 
+    refuse_empty(paths)
     # Each path is looked for in two forms: as the user typed it, and with symbolic links resolved.
     roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}
     gone = below((record.real_path for record in load(app.settings.state_dir)), roots)

@@ -20,6 +20,7 @@ from hashclient.cli.options import (
     TIME,
     output_option,
     reason_option,
+    refuse_empty,
     run_alone,
     together,
 )
@@ -185,9 +186,7 @@ def _choice(
     from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.matches.selection import Choice
 
-    # An empty path, often from an unset variable of a shell, would mean the current directory.
-    if "" in paths:
-        raise UsageError("--path is empty", hint="`--path .` is the current directory")
+    refuse_empty(paths)
     # Each path is looked for in two forms. Scans record paths without symbolic links, so symbolic
     # links are resolved. The path is also looked for as the user typed it, because a directory may
     # have been replaced by a symbolic link after the scan.

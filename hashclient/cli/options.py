@@ -144,6 +144,16 @@ def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, A
             )
 
 
+def refuse_empty(paths: Iterable[str]) -> None:
+    """Refuse an empty path, often from an unset variable of a shell: it would mean `.`.
+
+    Raises:
+        UsageError: a path is empty.
+    """
+    if "" in paths:
+        raise UsageError("a path is empty", hint="`.` is the current directory")
+
+
 def refuse_lost_directory(paths: Iterable[str]) -> None:
     """Refuse relative paths if the working directory was removed.
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, own_command, pass_app
-from hashclient.cli.options import DURATION, declared_options, refuse_lost_directory
+from hashclient.cli.options import (
+    DURATION,
+    declared_options,
+    refuse_empty,
+    refuse_lost_directory,
+)
 from hashclient.core.errors import ExitCode, UsageError
 from hashclient.scan.values.options import ScanOptions
 
@@ -90,6 +95,7 @@ def command(
         raise UsageError(
             "--exclude is not for objects", hint="give only the prefixes to check, each as a URI"
         )
+    refuse_empty(paths)
     refuse_lost_directory(paths)
     load_lists(app)
     written = formatter(output_format, Context("scan", app.now()))

@@ -291,7 +291,7 @@ def test_options_before_the_subcommand_close_nothing_else(state: State) -> None:
     assert state.call("matches", "--state", "found", "show", ids["a"]).code == 2
     # A script passes an empty path if its shell variable is not set.
     empty = state.call("matches", "close", "--path", "", "--reason", "x")
-    assert (empty.code, "--path is empty" in empty.err) == (2, True)
+    assert (empty.code, "a path is empty" in empty.err) == (2, True)
     assert sorted(listed(state)) == [("a", "found"), ("b", "found")]
 
 

@@ -30,6 +30,13 @@ def test_a_word_of_several_lines_or_great_length_is_not_repeated(words: tuple[st
     assert "xyz" not in result.err.replace("--key", "") and len(result.err.splitlines()) == 2
 
 
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    """At `/`, all file systems would be forgotten."""
+    for words in (("inventory", "forget", ""), ("watch", "")):
+        result = call(*words)
+        assert result.code == 2 and "a path is empty" in result.err
+
+
 @pytest.mark.parametrize("digits", ["9" * 400, "9" * 5000])
 def test_a_length_of_time_beyond_any_timer_is_a_wrong_word(digits: str) -> None:
     for words in (("watch", "--settle", digits, "/"), ("serve", "--idle", f"{digits}d")):
