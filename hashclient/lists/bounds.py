@@ -209,6 +209,8 @@ class _Thrift:
             raise ValueError("not a type that a page header has")
         length = {_BYTE: 1, _DOUBLE: 8}.get(kind) or self._varint()
         self.place += length
+        if self.place > len(self._data):  # a list may claim any number of values
+            raise IndexError("a value is longer than the data")
         return None
 
     def _signed(self) -> int:

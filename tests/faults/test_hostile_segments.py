@@ -22,7 +22,10 @@ from tests.kit.run import ROOT
 MAX_SECONDS = 10
 MAX_MIB = 300
 #: Segments that take less than a second to make.
-QUICK = ("some-row-groups", "growing-ids", "claims-a-large-page", "long-footer", "nested")
+QUICK = (
+    *("some-row-groups", "growing-ids", "claims-a-large-page", "claims-a-long-list"),
+    *("long-footer", "nested"),
+)
 
 
 @pytest.mark.slow
