@@ -19,7 +19,7 @@ from hashclient.provider.draftroles import delegated, is_signed
 from hashclient.provider.public import metadata_file, parse_metadata, read_public
 from hashclient.provider.repository import Repository
 from hashclient.provider.roles import Roles
-from hashclient.system.files import MAX_STATE_BYTES
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 
 #: How many newer roots a copy may have; a hostile server could answer with a root for ever.
 _MOST_ROOTS = 256
@@ -105,7 +105,7 @@ class _Comparison:
         """Return metadata of the copy; None if the copy does not have this version."""
         name = metadata_file(role, version)
         try:
-            data = self._place.get(f"{self._base}/metadata/{name}", MAX_STATE_BYTES)
+            data = self._place.get(f"{self._base}/metadata/{name}", MAX_METADATA_BYTES)
         except (UnreachableError, AuthorisationError) as error:
             # The status 403 means that the token is not valid for this list. Some servers also
             # answer 403 if a file is missing.

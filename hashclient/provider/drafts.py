@@ -46,7 +46,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root
 
 from hashclient.core.errors import StateError, VerificationError
-from hashclient.core.model import is_name
+from hashclient.core.model import MAX_LISTS, is_name
 from hashclient.provider.draftfiles import (
     ListChange,
     NoticeChange,
@@ -76,9 +76,10 @@ from hashclient.provider.draftroles import (
     with_other_root_keys,
 )
 from hashclient.provider.listfiles import Shown
-from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES, translated
+from hashclient.system.files import MAX_TEXT_BYTES, translated
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 
 FORMAT = "hashclient-draft/1"
 MAX_SIGNATURES = 1000
@@ -266,11 +267,13 @@ def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes
     found, data = {}, {}
     with translated(folder, unreadable):
         paths = sorted(folder.iterdir())
+    if len(paths) > MAX_LISTS + len(TOP_LEVEL_ROLE_NAMES) + 1:  # 1: the role of notices
+        refuse(f"more than {MAX_LISTS} lists")
     for path in paths:
         name = path.name.removesuffix(".json")
         if path.suffix != ".json" or not is_name(name):
             refuse(f"a file that does not belong there: {printable(path)}")
-        data[name] = read_file(path, MAX_STATE_BYTES)
+        data[name] = read_file(path, MAX_METADATA_BYTES)
         try:
             found[name] = Metadata.from_bytes(data[name])
             _ = found[name].signed_bytes  # fails for a value that cannot be signed, such as 0.5

@@ -35,6 +35,7 @@ from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.system import files as system_files
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.kit import arguments, call, environment
 
 NONE = Passphrases()
@@ -228,6 +229,10 @@ def other_bytes(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
 
 
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" " * MAX_METADATA_BYTES)
+
+
 def pipe_at(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -298,6 +303,10 @@ CHANGED: dict[str, Callable[[Path], object]] = {
         d / "draft.json", lambda h: h.update(format="hashclient-draft/2")
     ),
     "a pipe": lambda d: pipe_at(d / "roles/baseline.json"),
+    "a role of very many bytes": lambda d: longer(d / "roles/baseline.json"),
+    "very many roles": lambda d: [
+        shutil.copy(d / "roles/baseline.json", d / f"roles/{number}.json") for number in range(270)
+    ],
 }
 
 
