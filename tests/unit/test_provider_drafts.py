@@ -15,24 +15,28 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from securesystemslib.signer import Signature
+from tuf.api.metadata import Metadata, Targets
 
 from fixtures.client import csv
 from fixtures.people import sign
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.core.errors import HashclientError, StateError, UsageError, VerificationError
-from hashclient.lists.history import FIELD, continued, history_of, written
+from hashclient.lists import history
 from hashclient.lists.wire import parse_index
 from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import roles as provider_roles
+from hashclient.provider.changes import withdrawals
 from hashclient.provider.drafting import open_signer, published_bytes, sign_draft
 from hashclient.provider.draftroles import known_keys
 from hashclient.provider.drafts import load_draft, verify_digest, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
 from hashclient.provider.keys import Keys
+from hashclient.provider.listfiles import next_history
 from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.system import files as system_files
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
@@ -227,6 +231,24 @@ def first_file(draft: Path, pattern: str) -> Path:
 
 def other_bytes(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def exchange(draft: Path, path: Path, data: bytes) -> None:
+    """Give a new file of the list other bytes, and change the role accordingly."""
+    digest, name = hashlib.sha256(data).hexdigest(), path.name.partition(".")[2]
+    path.rename(path.with_name(f"{digest}.{name}")).write_bytes(data)
+    files = {f"lists/baseline/{name}": {"length": len(data), "hashes": {"sha256": digest}}}
+    edited(draft / "roles/baseline.json", lambda m: m["signed"]["targets"].update(files))
+    before, after = (
+        Metadata[Targets].from_bytes((draft / folder / "baseline.json").read_bytes()).signed.targets
+        for folder in ("before", "roles")
+    )
+    at = "lists/baseline/index.json"
+    index = parse_index(first_file(draft, "files/*/*/*.index.json").read_bytes(), "baseline")
+    custom = {history.FIELD: history.written(next_history(before[at], index, after))}
+    edited(
+        draft / "roles/baseline.json", lambda m: m["signed"]["targets"][at].update(custom=custom)
+    )
 
 
 def longer(path: Path) -> None:
@@ -586,26 +608,22 @@ def test_an_index_that_clients_would_refuse_is_not_published(
     document = json.loads(path.read_bytes()) | wrong
     for segment in document["segments"]:
         segment["first"] = segment["last"] = min(segment["last"], document["generation"])
-    data = json.dumps(document).encode()
-    digest = hashlib.sha256(data).hexdigest()
-    path.rename(path.with_name(f"{digest}.index.json")).write_bytes(data)
-    name = "lists/baseline/index.json"
-    earlier = json.loads((draft / "before/baseline.json").read_bytes())["signed"]["targets"][name]
-
-    def replace(metadata: dict[str, Any]) -> None:
-        targets = metadata["signed"]["targets"]
-        hashes = {path.rpartition("/")[2]: one["hashes"]["sha256"] for path, one in targets.items()}
-        index, known = parse_index(data, "baseline"), history_of(earlier["custom"])
-        custom = {FIELD: written(continued(known, index, hashes))}
-        target = {"length": len(data), "hashes": {"sha256": digest}, "custom": custom}
-        targets[name] = target
-
-    edited(draft / "roles/baseline.json", replace)
+    exchange(draft, path, json.dumps(document).encode())
     world.sign(draft, "alice", "bob")
     before = world.published()
     with pytest.raises(VerificationError, match="the draft is refused: list baseline does not"):
         world.publish(draft)
     assert world.published() == before
+
+
+def test_a_withdrawal_of_an_entry_that_was_never_listed_is_not_published(world: World) -> None:
+    draft = world.place()
+    world.repository.withdraw("baseline", ["e-1"], draft=draft)
+    (new,) = withdrawals(2, np.array([b"e-9"]))
+    exchange(draft, first_file(draft, "files/*/*/*.parquet"), new.data)
+    world.sign(draft, "alice", "bob")
+    with pytest.raises(VerificationError, match="does not have the entries that its index counts"):
+        world.publish(draft)
 
 
 @pytest.mark.slow
