@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hashclient.core.errors import ExitCode, StateError, UsageError
 from hashclient.session import Session
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.alerts.alert import Noticed
@@ -138,7 +139,8 @@ class Client:
         be on this machine.
 
         Raises:
-            UsageError: nothing is given to check, or options contradict each other.
+            UsageError: nothing is given to check, no file can have a given path, or options
+                contradict each other.
             StateError: no list can be used.
             ConfigError: the seal key is wrong, or a recipient is wrong and files should be
                 isolated.
@@ -148,7 +150,7 @@ class Client:
 
         return start_scan(
             self.session,
-            Inputs([os.fspath(path) for path in paths], sources, stream, objects),
+            Inputs([*map(_path_of, paths)], sources, stream, objects),
             options or ScanOptions(),
             lists,
             front,
@@ -358,3 +360,19 @@ class Client:
         session = self.session
         check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
+
+
+def _path_of(given: str | os.PathLike[str]) -> str:
+    """Return a path as a text.
+
+    Raises:
+        UsageError: no file can have this path.
+    """
+    path = os.fspath(given)
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate
+        is_possible = False
+    if not is_possible:
+        raise UsageError(f"no file can have this path: {printable(path)}", hint="leave it out")
+    return path

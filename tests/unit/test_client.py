@@ -45,6 +45,12 @@ def test_a_scan_in_this_process_forks_nothing(
     assert run.progress.summary is run.summary and not run.is_mount_missing
 
 
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+def test_a_path_that_no_file_can_have_is_refused(state: Path, path: str) -> None:
+    with pytest.raises(UsageError, match="no file can have this path"):
+        Client(state).scan(path)
+
+
 def test_a_program_whose_locale_is_not_utf_8_is_told_how_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
