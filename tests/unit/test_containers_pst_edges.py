@@ -151,3 +151,48 @@ def test_nodes_and_names_are_looked_at_up_to_limits(monkeypatch: pytest.MonkeyPa
     for most, is_told in ((blocks, False), (blocks - 1, True)):
         monkeypatch.setattr(pst, "_MAX_NAMED_BLOCKS", most)
         assert bool(opened(Pst(), out.file()).unread) is is_told
+
+
+def heap_with_table_in_front(value: int, *, end: int = 0, count: int = 3) -> bytes:
+    """Return properties whose last item, the file, ends where the block ends.
+
+    `value` is the number of the item with the file; `end` moves the end of this item, and `count`
+    is the stated number of items.
+    """
+    items = [struct.pack("<BBBBL", 0xB5, 2, 6, 0, 0x40)]
+    items += [struct.pack("<HHL", 0x3701, 258, value), b"benign"]
+    places = [12 + 4 + 2 * 4]
+    for item in items:
+        places.append(places[-1] + len(item))
+    places[-1] += end
+    table = struct.pack("<6H", count, 0, *places)
+    return struct.pack("<HBBLL", 12, 0xEC, 0xBC, 0x20, 0) + table + b"".join(items)
+
+
+@pytest.mark.parametrize(
+    ("value", "moved", "content"),
+    [
+        (0x60, {}, b"benign"),
+        (0x60, {"end": -1}, b"benig"),
+        (0x60, {"end": -6}, b""),
+        (0x60, {"end": -7}, None),
+        (0x60, {"end": 1}, None),
+        (0x60, {"count": 2}, None),
+        (0x60, {"count": 4}, b"benign"),
+        (0, {}, b""),
+        (0x40, {}, struct.pack("<HHL", 0x3701, 258, 0x40)),
+        (0x80, {}, None),
+        (0x61, {}, None),
+        (0x7F, {}, None),
+        (0x10060, {}, None),
+    ],
+)
+def test_an_item_of_a_heap_lies_within_its_block(
+    value: int, moved: dict[str, int], content: bytes | None
+) -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    out.node(4 | 1 << 5, (out.block(heap_with_table_in_front(value, **moved)), 0))
+    found = opened(Pst(), out.file())
+    assert found.contents == ([] if content is None else [content])
+    assert found.reasons == ({Why.DAMAGED} if content is None else set())
