@@ -34,7 +34,7 @@ SHA256 = hashlib.sha256(b"benign").hexdigest()
 CSV = f"""entry_id,md5,sha1,sha256,size,category,added
 a-1,{MD5},{SHA1},{SHA256},6,baseline,2024-05-01
 a-2,{MD5},,,,,
-,,{SHA1},,0,other,2024-05-01T10:00:00Z
+,,{SHA1},,7,other,2024-05-01T10:00:00Z
 """.encode()
 
 ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")

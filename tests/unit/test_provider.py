@@ -49,7 +49,7 @@ SHA256 = hashlib.sha256(b"benign").hexdigest()
 CSV = f"""entry_id,md5,sha1,sha256,size,category,added
 a-1,{MD5},{SHA1},{SHA256},6,baseline,2024-05-01
 a-2,{MD5},,,,,
-,,{SHA1},,0,other,2024-05-01T10:00:00Z
+,,{SHA1},,7,other,2024-05-01T10:00:00Z
 """.encode()
 
 ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")
@@ -172,7 +172,7 @@ def test_a_client_reads_the_published_entries(simulator: Simulator, client: Plai
     assert [s.name for s in index.segments] == ["g000001-add-000.parquet"]
     (batch,) = _batches(index, files)
     assert batch.masks.tolist() == [7, 1, 2]
-    assert batch.sizes.astype(np.int64).tolist() == [6, -1, 0]
+    assert batch.sizes.astype(np.int64).tolist() == [6, -1, 7]
     categories = [batch.categories[code] for code in batch.category_codes]
     assert categories == ["baseline", "baseline", "other"]
     for algorithm, digits, rows in (
