@@ -28,6 +28,7 @@ import os
 import re
 import secrets
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -51,6 +52,8 @@ from hashclient.system.background import start_thread
 MAX_PAGE_BYTES = 64 << 20
 #: The relay checks at this interval whether it must end, in seconds.
 POLL_S = 0.02
+#: How long a listing waits for the end of its relay, in seconds.
+_END_S = 1.0
 #: Headers of a request that only concern the connection between obstore and the relay.
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "host", "user-agent"})
 #: Names, in lower case, of environment variables that name a proxy for HTTP without TLS.
@@ -132,21 +135,25 @@ def _relayed(endpoint: str) -> Iterator[tuple[str, str]]:
     """Run a relay to a store; yield the relay's address, and the secret that its client needs."""
     real = urlsplit(endpoint)
     relay = _Relay(f"{real.scheme}://{real.netloc}")
-    with contextlib.closing(relay.store), relay:
-        start_thread(lambda: relay.serve_forever(POLL_S), "relay")
+    with contextlib.closing(relay.store):
+        thread = start_thread(relay.run, "relay")
         try:
             port = relay.server_address[1]
             yield f"http://127.0.0.1:{port}{real.path.rstrip('/')}", relay.secret
         finally:
-            relay.shutdown()
+            relay.ends.set()
+            # An interpreter that ends has stopped the thread, and may then close this generator.
+            thread.join(_END_S)
 
 
 class _Relay(ThreadingTCPServer):
     """A server at a local address; the server passes each request on to the store at `origin`."""
 
     daemon_threads = True
+    timeout = POLL_S
 
     def __init__(self, origin: str) -> None:
+        self.ends = threading.Event()
         self.secret = secrets.token_hex(16)
         self._origin = origin
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -155,6 +162,12 @@ class _Relay(ThreadingTCPServer):
             timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S),
             verify=ssl.create_default_context(),
         )
+
+    def run(self) -> None:
+        """Accept connections until `ends` is set; then close the socket."""
+        with self:
+            while not self.ends.is_set():
+                self.handle_request()
 
     def handle_error(self, *_: object) -> None:
         """Print nothing about an error in a request, because obstore reports the missing answer."""

@@ -81,7 +81,7 @@ def test_status_shows_no_address_that_may_have_a_password(state: Path, url: str)
 def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) -> None:
     """An entry without the digest lowers the share, except for `size+` if the entry has a size."""
     rows = [
-        f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n}"
+        f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n + 1}"
         for n in range(20)
     ]
     rows.append(f"u,{'f' * 32},,")
@@ -99,7 +99,7 @@ def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) 
     assert f'hashclient_list_recognised_ratio{{by="sha1",list="base"}} {8 / 21!r}\n' in metrics
     # A lookup exits with an error exactly if the status reports one.
     assert call("--state-dir", state, "lookup", "0" * 32).code == 3
-    (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
+    (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},20\n")
     assert call("--state-dir", state, "lookup", "--from", state / "rows.csv").code == 0
 
 

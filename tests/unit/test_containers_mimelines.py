@@ -130,12 +130,13 @@ def test_lines_before_a_header_are_skipped_among_the_first_bytes(
         assert is_behind_text is is_behind
 
 
-def test_a_header_without_a_field_of_mail_is_read_up_to_a_limit() -> None:
-    """The last line that is read is the line that crosses the limit."""
-    for count, is_found in ((9, True), (10, True), (11, False)):
-        text = b"X: y\n" * count + TYPE + b"\n"
-        for step in STEPS[2:]:
-            assert header(text, step, 50)[3] is is_found
+def test_a_field_of_mail_is_found_on_both_sides_of_the_limit() -> None:
+    """The last line that is read is the line that crosses the limit; later lines are searched."""
+    for count in (9, 10, 11, 40):
+        for field, is_found in ((TYPE, True), (b"Y: z\n", False)):
+            text = b"X: y\n" * count + field + b"\n"
+            for step in STEPS[2:]:
+                assert header(text, step, 50)[3] is is_found
     text = TYPE + b"X: y\n" * 40 + b"\nz"
     assert header(text, 5, 50)[:2] == (b"z", b"a/b")
 

@@ -33,7 +33,7 @@ from hashclient.scan.sources.interface import Several
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import NOT_THERE
 from hashclient.session import Session
-from hashclient.system.identity import boot_id
+from hashclient.system.identity import boot_id, mount_namespace
 from tests.kit import csv_of, make_state
 
 NOW = datetime(2026, 2, 28, 12, tzinfo=UTC)
@@ -155,6 +155,7 @@ def test_a_cluster_is_told_what_the_options_say(
         "asks_inventory": False,
         "gets_known": False,
         "boot": boot_id(),
+        "namespace": mount_namespace(),
     }
     told, default = msgspec.structs.asdict(unusual), msgspec.structs.asdict(usual)
     assert len(bytes.fromhex(told.pop("run"))) == len(bytes.fromhex(default.pop("run"))) == 8
