@@ -193,14 +193,19 @@ class Lines(Forward):
     def _skip_to_marks(self, collector: Collector) -> bool:
         """Skip lines of a header up to fields of mail; return False if the header has none."""
         empty = _EMPTY_OLD_LINE if self.is_old else _EMPTY_LINE
+        line_end = b"\r" if self.is_old else b"\n"
+        before = line_end
         while block := self.peek(PIECE_BYTES):
-            text = b"\n" + block
+            text = before + block
             end = empty.search(text)
             if collector.has_marks_in(text[: end and end.start()].replace(b"\r", b"\n")):
                 return True
             if end is not None:
                 return False
-            self.skip(max(block.rfind(b"\n"), block.rfind(b"\r")) + 1 or len(block))
+            # The next block begins with a line, unless a line is longer than a block.
+            whole = block.rfind(line_end) + 1
+            before = line_end if whole else b""
+            self.skip(whole or len(block))
         return False
 
     def _fields_follow(self, after: int) -> bool:

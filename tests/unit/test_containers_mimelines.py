@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import HEAD_BYTES
 from hashclient.containers.mailmarks import MAX_LINE_BYTES
 from hashclient.containers.mimelines import Boundaries, Hit, Lines
@@ -139,6 +140,17 @@ def test_a_field_of_mail_is_found_on_both_sides_of_the_limit() -> None:
                 assert header(text, step, 50)[3] is is_found
     text = TYPE + b"X: y\n" * 40 + b"\nz"
     assert header(text, 5, 50)[:2] == (b"z", b"a/b")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("shift", range(12))
+def test_a_line_end_on_the_border_of_two_searched_pieces_is_one_line_end(
+    end: bytes, shift: int
+) -> None:
+    begin = (b"X: y" + end) * 10  # longer than 50 bytes, so the search begins behind these lines
+    long = b"X: ".ljust(PIECE_BYTES - shift, b"y") + end
+    assert header(begin + long + b"X: y" + end + TYPE, PIECE_BYTES, 50)[3] is True
+    assert header(begin + long + end + TYPE, PIECE_BYTES, 50)[3] is False
 
 
 def test_fields_are_looked_for_within_a_line_of_any_length_that_counts() -> None:
