@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
-from fixtures.used_state import LISTED, unpack, use, write_listed
+from fixtures.used_state import LISTED, pack, unpack, use, write_listed
 from hashclient.core.errors import StateError
 from hashclient.migrations import migrate, version
 from hashclient.migrations.migrate import STEPS, Step, check_state, writing
@@ -109,8 +109,15 @@ RELEASES = sorted((Path(__file__).parents[1] / "data").glob("state-*.tar.xz"))
 
 @pytest.mark.parametrize("archive", RELEASES, ids=lambda path: path.name)
 def test_the_state_that_a_release_has_written_is_used(tmp_path: Path, archive: Path) -> None:
-    layout = Layout(unpack(archive, tmp_path) / "state")
-    check_all(layout)
+    check_all(Layout(unpack(archive, tmp_path) / "state"))
+
+
+@pytest.mark.slow
+def test_a_state_that_is_packed_now_is_used(tmp_path: Path) -> None:
+    """The next release packs its state in this way."""
+    archive = tmp_path / "state.tar.xz"
+    pack(archive)
+    check_all(Layout(unpack(archive, tmp_path) / "state"))
 
 
 def taking(layout: Layout, act: Act) -> None:
