@@ -51,7 +51,7 @@ def test_a_path_that_no_file_can_have_is_refused(state: Path, path: str) -> None
         Client(state).scan(path)
 
 
-def test_a_program_whose_locale_is_not_utf_8_is_told_how_to_start(
+def test_a_program_whose_locale_is_not_utf_8_gets_a_hint_how_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In ISO 8859-1, the record of matches would have names that no file has."""

@@ -180,7 +180,7 @@ SIZE, MARK_AT = len(USUAL), USUAL.rindex(b"MSCF")
 
 @pytest.mark.skipif(not libarchive.is_here(), reason="libarchive is not here")
 @pytest.mark.parametrize(
-    ("data", "is_told"),
+    ("data", "is_unread"),
     [
         (USUAL, False),
         (USUAL + b"behind", False),
@@ -196,8 +196,10 @@ SIZE, MARK_AT = len(USUAL), USUAL.rindex(b"MSCF")
         (with_length(others.cab_of({"a": b"benign"}), 0), False),
     ],
 )
-def test_a_mark_behind_a_cabinet_that_is_read_once_is_unread(data: bytes, *, is_told: bool) -> None:
+def test_a_mark_behind_a_cabinet_that_is_read_once_is_unread(
+    data: bytes, *, is_unread: bool
+) -> None:
     for step in (1 << 30, 7):
         out = opened(Cab("cab"), Once(data, step))
         assert out.names == [b"a"]
-        assert out.unread == [(b"", Why.UNSUPPORTED)] * is_told
+        assert out.unread == [(b"", Why.UNSUPPORTED)] * is_unread

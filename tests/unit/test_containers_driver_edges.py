@@ -286,12 +286,14 @@ def test_a_member_of_a_kind_that_is_not_opened_is_a_container_of_it(
 ) -> None:
     sink = drive([member(content[:100], content[100:])], wanted=(-1,))
     assert read_row(content) in sink.rows
-    told = [(sink.containers[row.container - 1], row.name) for row in sink.rows if row.not_opened]
+    counted = [
+        (sink.containers[row.container - 1], row.name) for row in sink.rows if row.not_opened
+    ]
     assert [row.not_opened for row in sink.rows if row.not_opened] == [kind] * bool(kind)
-    assert told == [((0, b"m"), b"")] * bool(kind)
+    assert counted == [((0, b"m"), b"")] * bool(kind)
 
 
-def test_a_member_of_such_a_kind_is_told_even_if_it_is_ruled_out() -> None:
+def test_a_member_of_such_a_kind_is_counted_even_if_it_is_ruled_out() -> None:
     sink = drive([member(LUKS, size=9, head=lambda count: LUKS[:count])])
     assert sink.containers == [(0, b"m")]
     assert sink.rows == [OUT, Row(1, b"", None, not_opened="luks")]

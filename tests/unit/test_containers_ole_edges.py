@@ -117,9 +117,9 @@ def test_entries_have_names_kinds_and_sizes(
 
 @pytest.mark.parametrize("field", ["before", "behind", "child"])
 def test_an_entry_that_is_not_there_is_told(field: str) -> None:
-    for number, is_told in ((7, False), (8, True), (0xFFFFFFFE, True)):
+    for number, is_unread in ((7, False), (8, True), (0xFFFFFFFE, True)):
         out = look(entry(S_AT if field == "child" else A_AT, field, number))
-        assert ((b"", Why.DAMAGED) in out.unread) is is_told
+        assert ((b"", Why.DAMAGED) in out.unread) is is_unread
 
 
 def test_a_directory_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

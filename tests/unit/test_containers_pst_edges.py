@@ -116,7 +116,7 @@ def test_properties_that_hold_a_file_are_members(number: int, *, is_file: bool) 
 
 
 @pytest.mark.parametrize(
-    ("rows", "is_told"),
+    ("rows", "is_unread"),
     [
         ([], False),
         ([(0x3701, 0)], True),
@@ -127,14 +127,14 @@ def test_properties_that_hold_a_file_are_members(number: int, *, is_file: bool) 
     ],
 )
 def test_a_name_of_a_property_that_is_a_file_is_told(
-    rows: list[tuple[int, int]], *, is_told: bool
+    rows: list[tuple[int, int]], *, is_unread: bool
 ) -> None:
     raw = b"".join(struct.pack("<LHH", number, kind, 7) for number, kind in rows)
     for cut in (b"", b"odd"):
         out = Writer()
         out.node(0x21, out.properties({}))
         out.node(0x61, out.properties({3: (258, raw + cut)}))
-        assert bool(opened(Pst(), out.file()).unread) is is_told
+        assert bool(opened(Pst(), out.file()).unread) is is_unread
 
 
 def test_nodes_and_names_are_looked_at_up_to_limits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +148,9 @@ def test_nodes_and_names_are_looked_at_up_to_limits(monkeypatch: pytest.MonkeyPa
     raw = struct.pack("<LHH", 0x8000, 0, 7) * 3_000
     out.node(0x61, out.properties({3: (258, raw)}))
     blocks = -(-len(raw) // out.most)
-    for most, is_told in ((blocks, False), (blocks - 1, True)):
+    for most, is_unread in ((blocks, False), (blocks - 1, True)):
         monkeypatch.setattr(pst, "_MAX_NAMED_BLOCKS", most)
-        assert bool(opened(Pst(), out.file()).unread) is is_told
+        assert bool(opened(Pst(), out.file()).unread) is is_unread
 
 
 def heap_with_table_in_front(value: int, *, end: int = 0, count: int = 3) -> bytes:

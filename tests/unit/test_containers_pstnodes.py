@@ -262,7 +262,7 @@ def leaf(version: int, *numbers: int, level: int = 0) -> bytes:
         ((4, 8), (7, 6), 2),
     ],
 )
-def test_rows_outside_of_the_range_of_their_page_are_read_and_told(
+def test_rows_outside_of_the_range_of_their_page_are_read_and_reported(
     version: int, first: tuple[int, int], second: tuple[int, int], faults: int
 ) -> None:
     nodes = branches(version, (5, leaf(version, *first)), (8, leaf(version, *second))).open()
@@ -271,7 +271,7 @@ def test_rows_outside_of_the_range_of_their_page_are_read_and_told(
 
 
 @each_form
-def test_rows_of_blocks_in_a_wrong_place_are_told(version: int) -> None:
+def test_rows_of_blocks_in_a_wrong_place_are_reported(version: int) -> None:
     store = store_of(version=version)
     store.block(12, b"benign")
     store.block(8, b"benign")
@@ -405,7 +405,7 @@ def test_the_end_of_a_block_is_where_its_length_puts_it(version: int, more: int)
 
 
 @each_form
-def test_a_block_that_disagrees_with_its_end_is_read_and_told(version: int) -> None:
+def test_a_block_that_disagrees_with_its_end_is_read_and_reported(version: int) -> None:
     for content in (b"benign", b""):
         tails: list[tuple[dict[str, int], int]] = [
             ({}, 0), ({"size": len(content) + 1}, 1), ({"sum_": crc(content) ^ 1}, 1),
@@ -421,7 +421,7 @@ def test_a_block_that_disagrees_with_its_end_is_read_and_told(version: int) -> N
 
 
 @each_form
-def test_a_block_that_is_missing_or_cut_off_is_told(version: int) -> None:
+def test_a_block_that_is_missing_or_cut_off_is_reported(version: int) -> None:
     nodes = store_of(version=version).open()
     assert (nodes.block(8), nodes.faults) == (b"", 1)
     for before in (3, 0, -1):
@@ -438,7 +438,7 @@ def test_a_block_that_is_missing_or_cut_off_is_told(version: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", [0, 1, 2])
-def test_an_odd_number_is_told_only_where_it_is_a_part_of_the_key(encoding: int) -> None:
+def test_an_odd_number_is_reported_only_where_it_is_a_part_of_the_key(encoding: int) -> None:
     out = Writer(encoding=encoding)
     number = out.block(b"benign")
     inner = out.block(b"benign inner", is_inner=True)
@@ -521,7 +521,7 @@ def test_a_block_is_decoded_by_all_bits_of_its_number(number: int) -> None:
 
 
 @each_form
-def test_bytes_in_which_other_programs_see_a_heap_are_told(version: int) -> None:
+def test_bytes_in_which_other_programs_see_a_heap_are_reported(version: int) -> None:
     """Other programs take the data for a list of blocks, or decode data that is not encoded."""
     heap = b"\0\0\xec\xbc"
     encoded = bytes(map(INVERSE.index, heap))

@@ -445,7 +445,7 @@ def test_a_client_that_has_sent_all_still_gets_its_answers(talks: Callable[..., 
         (b"nINSTREAM\n" + (101).to_bytes(4, "big"), None),
     ],
 )
-def test_a_client_that_breaks_the_protocol_is_told_and_not_read_any_more(
+def test_a_client_that_breaks_the_protocol_gets_an_error_and_is_not_read_any_more(
     talks: Callable[..., Talk], sent: bytes, said: bytes | None
 ) -> None:
     talk = talks(max_stream_bytes=100)

@@ -1,4 +1,4 @@
-"""The daemon's start and end: its sockets, its processes, its signals, and what systemd is told."""
+"""The daemon's start and end: its sockets, its processes, its signals, and what systemd gets."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Started:
         return act
 
     def run(self) -> None:
-        self.daemon.run(lambda *told: self.steps.append(told))
+        self.daemon.run(lambda *words: self.steps.append(words))
 
 
 def test_a_daemon_is_ready_after_its_lists_sockets_and_processes(

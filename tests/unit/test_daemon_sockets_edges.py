@@ -70,7 +70,9 @@ def test_only_a_socket_is_replaced(ground: Path, kind: str) -> None:
     assert path.lstat() == before and (ground / "other").is_socket()
 
 
-def test_a_file_in_place_of_a_directory_is_told_with_the_words_of_the_system(ground: Path) -> None:
+def test_a_file_in_place_of_a_directory_is_an_error_in_the_words_of_the_system(
+    ground: Path,
+) -> None:
     (ground / "file").touch()
     path = ground / "file" / "socket"
     error = refused(UnixAddress(path))
@@ -79,7 +81,7 @@ def test_a_file_in_place_of_a_directory_is_told_with_the_words_of_the_system(gro
     assert error.hint == HINT
 
 
-def test_a_second_daemon_is_told_of_the_first(ground: Path) -> None:
+def test_a_second_daemon_at_the_same_path_is_refused(ground: Path) -> None:
     path = ground / "socket"
     with listening(UnixAddress(path)):
         error = refused(UnixAddress(path))
@@ -179,7 +181,7 @@ def test_at_the_end_only_the_own_socket_is_removed(ground: Path, act: str) -> No
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_has_a_name_and_is_told_of_if_it_is_in_use(host: str) -> None:
+def test_a_port_has_a_name_which_the_error_has_if_it_is_in_use(host: str) -> None:
     if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6")
     try:

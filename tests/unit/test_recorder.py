@@ -346,6 +346,7 @@ def test_more_entries_are_asked_for_than_are_named(
     other = Run(run.directory)
     other.summary.held = 1
     other.record.end()
+    other.record.end()  # asks no second time
     assert asked == [HELD_ENTRIES + 1]
     monkeypatch.undo()
     (run.directory / DATABASE_NAME).write_bytes(b"no database" * 99)

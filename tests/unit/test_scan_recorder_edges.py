@@ -18,7 +18,6 @@ from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.match import Place
 from hashclient.core.model import (
     Gap,
-    HeldEntry,
     Hit,
     Mail,
     MatchRef,
@@ -27,7 +26,6 @@ from hashclient.core.model import (
     Outer,
     Recorded,
 )
-from hashclient.formats.fields import HELD_ENTRIES
 from hashclient.matches.recording import MAX_NAME_CHARS
 from hashclient.matches.selection import Left, Selection
 from hashclient.matches.store import Matches
@@ -397,26 +395,6 @@ def test_a_match_is_as_old_as_the_batch_in_which_it_was_recorded(tmp_path: Path)
     assert run.kept[0].record.first_seen == NOW + timedelta(minutes=1)
     run.record.note_gone(find)
     assert asked == [NOW]
-
-
-def test_which_entries_are_held_is_asked_only_if_some_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-
-    def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:
-        asked.append(most)
-        return ()
-
-    monkeypatch.setattr(Matches, "held_entries", entries)
-    run = Run(tmp_path)
-    run.add(match("/srv/a"))
-    for held in (0, 1):
-        other = Run(tmp_path)
-        other.summary.held = held
-        other.record.end()
-        other.record.end()
-    assert asked == [HELD_ENTRIES + 1]
 
 
 def test_a_run_that_records_nothing_makes_no_record_of_matches(run: Run) -> None:
