@@ -145,7 +145,9 @@ def acknowledge(app: App, names: tuple[str, ...], reason: str | None, output_for
 
 def _journal(app: App) -> Journal:
     from hashclient.client.journal import Journal
+    from hashclient.system.files import require_state_dir
 
+    require_state_dir(app.settings.state_dir)
     return Journal(app.session)
 
 

@@ -167,5 +167,7 @@ def note_of(report: Report, now: datetime) -> str:
 def open_outbox(app: App) -> Outbox:
     """Return the outbox with the reports in the state directory."""
     from hashclient.reporting.outbox import Outbox
+    from hashclient.system.files import require_state_dir
 
+    require_state_dir(app.settings.state_dir)
     return Outbox(app.session)

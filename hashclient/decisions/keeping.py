@@ -5,8 +5,8 @@ killed after a change was logged and before the change was written, the log has 
 not happen, and the person should make the change again.
 
 With `people = 2` in [decisions], a new or renewed exception counts only after another person has
-approved it. If an exception that already counts is renewed, the exception counts until its former
-end, and a new exception is made that waits for the approval.
+approved it. A renewed exception gets a new id, and waits for the approval; if the exception before
+the renewal already counts, it counts until its former end.
 """
 
 from __future__ import annotations
@@ -129,8 +129,10 @@ class Keeper:
             for ruling in before:
                 if ruling.id not in ids:
                     yield ruling
-                elif self._waits and not ruling.waits:
-                    yield ruling
+                elif self._waits:
+                    if not ruling.waits:
+                        yield ruling
+                    # Who approves by id has read the exception with this id, not the changed one.
                     new = {"id": f"x-{new_id()}", "made_at": now, "origin": ""}
                     yield msgspec.structs.replace(ruling, **values, **new)
                 else:
@@ -197,7 +199,10 @@ class Keeper:
     def _change(
         self, event: str, change: _Change, ids: Sequence[str] = (), **said: str
     ) -> list[Ruling]:
-        """Change the rulings; log and return each ruling that was added, changed or removed."""
+        """Change the rulings, and log each ruling that was added, changed or removed.
+
+        Return the added and changed rulings; if there are none, the removed rulings.
+        """
         with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
             book: Book = load_book(self._layout, self._sealer)
@@ -218,12 +223,15 @@ class Keeper:
                 if left.get(i) != known.get(i)
             ]
             about = [ruling for ruling in changed if ruling is not None]
-            events = [event_of(event, ruling, self._session, **said) for ruling in about]
+            events = [
+                event_of(event if r.id in left else "exception-removed", r, self._session, **said)
+                for r in about
+            ]
             if events:
                 self._session.audit.append(events, durable=True)
             kept = [ruling for ruling in after if ruling.until > now - KEPT]
             write_book(self._layout, kept, self._sealer, now, book.imports)
-        return about
+        return [ruling for ruling in about if ruling.id in left] or about
 
 
 def event_of(event: str, ruling: Ruling, session: Session, **said: str) -> Event:

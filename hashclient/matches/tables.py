@@ -19,7 +19,7 @@ from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import BESIDE_STATE, STREAM_PREFIXES, Match
 from hashclient.core.model import Hit, Seen
-from hashclient.system.files import refuse_irregular
+from hashclient.system.files import refuse_irregular, require_state_dir
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable
@@ -129,7 +129,8 @@ class MatchStore:
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
         """Open the database.
 
-        A missing database is created; without `create`, a missing database counts as empty.
+        A missing database is created; without `create`, a missing database counts as empty if the
+        state directory exists.
 
         Commands that only read should not create the file, because a scan by another user could not
         write to this file.
@@ -158,6 +159,7 @@ class MatchStore:
     def _open(self, *, create: bool) -> sqlite3.Connection:
         refuse_irregular(self._path)
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
+            require_state_dir(self._path.parent)
             return sqlite3.connect(":memory:", isolation_level=None)
         # The database is opened for writing even to read, because the unfinished transaction of a
         # killed writer may have to be rolled back. Several threads may use the connection: one

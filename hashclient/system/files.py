@@ -159,6 +159,19 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def require_state_dir(state_dir: Path) -> None:
+    """Refuse a missing state directory, because its absence does not mean that it has no records.
+
+    Raises:
+        StateError: the state directory is missing, or cannot be looked for.
+    """
+    if not is_there(state_dir):
+        raise StateError(
+            f"no state directory: {printable(state_dir)}",
+            hint="check --state-dir; `hashclient init` makes the directory",
+        )
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """Read a regular file that is at most `max_bytes` bytes long.
 

@@ -51,6 +51,18 @@ def test_before_any_scan_there_are_none(state: State) -> None:
     assert state.call("-q", "matches", "--state", "purged").err == ""
 
 
+@pytest.mark.parametrize(
+    "command", ["matches", "matches stats", "quarantine list", "report status", "notices"]
+)
+def test_a_state_directory_that_is_missing_does_not_count_as_one_without_records(
+    tmp_path: Path, command: str
+) -> None:
+    result = run("--state-dir", tmp_path / "mistyped", *command.split())
+    assert (result.code, result.out) == (8, "")
+    assert f"no state directory: {tmp_path}/mistyped" in result.err
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
     ids = state.ids()
     assert len(set(ids.values())) == 2
