@@ -245,6 +245,7 @@ ENDINGS: Mapping[str, Behaviour] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name",
     [

@@ -52,6 +52,7 @@ def test_each_program_extracts_what_is_written_as_usual(kind: str) -> None:
     name_missing(kind)
 
 
+@pytest.mark.slow
 def test_a_tree_is_read_that_is_deeper_than_python_calls_functions() -> None:
     if PROGRAMS["tar"].missing:
         pytest.skip("tar is not here")

@@ -299,6 +299,7 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
     assert err.strip() == f"hashclient: {'interrupted' if code == 130 else 'terminated'}"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_whose_output_nobody_reads(
     number: signal.Signals, code: int

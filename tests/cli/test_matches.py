@@ -51,6 +51,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
     assert state.call("-q", "matches", "--state", "purged").err == ""
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "command", ["matches", "matches stats", "quarantine list", "report status", "notices"]
 )

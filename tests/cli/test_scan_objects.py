@@ -261,6 +261,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     assert list(reasons(without)) == [f"{bucket.uri}/one"]
 
 
+@pytest.mark.slow
 def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan: Scan) -> None:
     """ETags of an encrypted bucket look like MD5s, but are not."""
     bucket = site.bucket(**{f"n{n}": b"%010d" % n for n in range(5)})

@@ -282,6 +282,7 @@ def test_a_file_that_its_owner_makes_again_and_again_is_one_item(ground: Path) -
     verify_matches(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_another(
     ground: Path, rounds: int

@@ -139,6 +139,7 @@ def test_a_batch_that_kills_three_workers_is_unread(
     assert summary.exit_code is ExitCode.MATCH_ATTENTION
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("says", [b"", bytes(range(256)) * 8, b"HTTP/1.1 400 Bad\r\n\r\n"])
 def test_another_program_in_place_of_the_scheduler_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, says: bytes

@@ -114,6 +114,7 @@ GIVEN: Mapping[str, tuple[tuple[str, ...], tuple[str, str]]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("rounds", "most_pause_us"), [(4, 50), pytest.param(200, 3_000, marks=pytest.mark.slow)]
 )
@@ -150,6 +151,7 @@ def mounted(source: Path, place: Path) -> Iterator[None]:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("race", "rounds"),
     [

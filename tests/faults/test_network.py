@@ -160,6 +160,7 @@ def test_a_connect_that_hangs_meets_the_deadline() -> None:
             transport.get(f"{url}/x", CAP)
 
 
+@pytest.mark.slow
 def test_one_silent_address_leaves_time_for_the_next(server: HostileServer) -> None:
     server.on("/x", reply(b"hello"))
     with hostile.silent_listener() as silent:

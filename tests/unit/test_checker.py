@@ -640,6 +640,7 @@ def test_a_known_container_is_opened_where_its_members_are_named(
     assert list(map(sorted, found)) == [[(), ("0",)]] * 2
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("members", [False, True], ids=["files alone", "with members"])
 def test_several_directories_are_judged_as_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: bool
@@ -845,6 +846,7 @@ def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
     return results
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("before", [b"LISTED", b"of another size", None])
 @pytest.mark.parametrize("size", [0, DEFER_BYTES])
 def test_a_container_that_is_there_only_after_the_look_is_opened(
@@ -1057,6 +1059,7 @@ def test_a_file_that_cannot_be_opened_is_judged_by_its_size_whatever_was_read_be
         assert (result.clean, result.ruled_out_by_size, result.deferred) == (1, 1, [])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("follow", [False, True])
 def test_a_match_says_which_file_it_is(
     tmp_path: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_no_function_has_sixty_lines(path: Path) -> None:
     assert {name: lines for name, lines in functions(path) if lines > MAX_LINES} == {}
 
 
+@functools.cache
 def called(path: Path) -> set[str]:
     """Return the names that a module calls, as they are spelled in the source."""
     tree = ast.parse(path.read_text())

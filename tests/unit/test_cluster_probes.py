@@ -46,6 +46,7 @@ def test_a_probe_is_a_small_file_of_its_own_that_anybody_may_read(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_probe_goes_also_after_an_error_and_if_somebody_was_faster(tmp_path: Path) -> None:
     files = open_files()
     with pytest.raises(ZeroDivisionError), written([str(tmp_path)]):

@@ -171,6 +171,7 @@ def test_it_has_nothing_of_ours(cage: Cage, archive: Path, monkeypatch: pytest.M
         os.close(kept)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSYS])
 def test_one_that_is_killed_is_replaced(cage: Cage, archive: Path, number: signal.Signals) -> None:
     opened(cage, archive)

@@ -130,6 +130,7 @@ def test_flags_of_gzip_that_mean_nothing_are_passed_over(flag: int) -> None:
     assert sniffs(Gzip(), data)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("window", [1, 2, 3, 6, 512, 3072, 4096, 12288, 3 << 28, 1 << 31])
 def test_every_window_that_programs_take_is_recognised(window: int) -> None:
     for content in (b"benign", bytes(3 << 20)):
@@ -209,6 +210,7 @@ def test_a_stream_of_another_kind_behind_it_is_joined(expander: Expander, other:
     assert not opened(Bzip2(), bzip2_of(A) + OTHERS[other](B)).unread
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("mark", [0x9D, 0x1E, 0xA0])
 def test_a_stream_that_gzip_alone_joins_is_unread(mark: int) -> None:
     data = gzip_of(A) + bytes([0x1F, mark]) + compress_of(B)[2:]

@@ -161,6 +161,7 @@ def test_a_file_that_is_cut_in_or_behind_its_first_stream_is_unread() -> None:
         assert opened(Pdf(), whole[:end]).reasons == {Why.DAMAGED}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ROWS)
 def test_a_file_that_is_cut_behind_the_beginning_of_a_stream_gives_it_or_is_unread(
     name: str,

@@ -101,6 +101,7 @@ def test_what_the_daemon_has_open_is_not_reached_through_proc(
         os.close(held)
 
 
+@pytest.mark.sampled
 @needs_root
 @pytest.mark.parametrize("rounds", [6, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def test_no_listed_file_of_a_tree_is_answered_as_clean(
     assert said[NOTHING] == 0, said
 
 
+@pytest.mark.sampled
 @needs_root
 @pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["up", "up/d", "up/d/f"])

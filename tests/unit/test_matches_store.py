@@ -550,6 +550,7 @@ def test_a_page_of_matches_may_end_among_those_of_one_path(record: Matches) -> N
     assert len({one.id for one in record.left_below("/", NOW)}) == count
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kill_at", [1, 4, 9])
 def test_a_scan_killed_while_it_records_leaves_all_or_nothing(tmp_path: Path, kill_at: int) -> None:
     Matches(tmp_path).__exit__()

@@ -166,6 +166,7 @@ def test_a_number_that_is_not_in_the_table_or_damaged_there_says_nothing(
     assert taken(meanings, other) == [False] * 3
 
 
+@pytest.mark.slow
 def test_where_no_number_is_left_all_is_read_again(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

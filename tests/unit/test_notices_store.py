@@ -56,6 +56,7 @@ def test_written_notices_are_read_back(layout: Layout) -> None:
     assert layout.notices.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_any_byte_that_changes_is_found(layout: Layout) -> None:
     path = write(layout, book())
     data = path.read_bytes()

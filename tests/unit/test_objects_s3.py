@@ -204,6 +204,7 @@ def test_no_listing_is_longer_than_a_page(
         next(store.pages("", None))
 
 
+@pytest.mark.slow
 def test_a_redirect_that_leads_to_itself_is_a_failure(site: Site, store: S3) -> None:
     site.answer = lambda _: ("307 Temporary Redirect", {"Location": f"{site.url}/"}, b"")
     with pytest.raises(StoreError):

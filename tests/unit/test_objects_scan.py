@@ -74,6 +74,7 @@ def objects_at(directory: Path, *uris: str, **how: Any) -> Objects | None:
     return objects_of(Session(settings), [*map(parse_uri, uris)], ScanOptions(), "key", **how)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("opens", [False, True])
 def test_listed_objects_are_found_and_members_only_where_containers_are_opened(
     site: Site, lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
@@ -160,6 +161,7 @@ def test_other_machines_list_no_buckets_of_other_stores(lists: OpenLists, tmp_pa
     assert elsewhere.asked == []
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["plain", "after a key", "all versions", "a version"])
 def test_other_machines_are_asked_for_the_latest_objects_of_a_bucket_alone(
     site: Site, lists: OpenLists, tmp_path: Path, how: str

@@ -96,6 +96,7 @@ def test_many_roots_of_one_address_take_little_time() -> None:
         assert set(also(*packages)) == {"r-1", "r-2"}
 
 
+@pytest.mark.slow
 def test_an_answer_about_many_matches_takes_little_time() -> None:
     ids = [f"{number:010}" for number in range(70_000)]
     to_keep = Request("keep", tuple(ids[20_000:]), NOW, "file 1")
