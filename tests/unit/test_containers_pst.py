@@ -106,6 +106,21 @@ def test_properties_that_lie_in_several_blocks_and_levels_are_read(version: int)
     assert found.members == [(b"m", b"benign")] and not found.unread
 
 
+@pytest.mark.parametrize(("levels", "is_read"), [(1, True), (2, True), (8, True), (9, False)])
+def test_properties_have_trees_of_at_most_eight_levels(levels: int, is_read: bool) -> None:
+    out = Writer()
+    rows = struct.pack("<HHL", 0x3701, 258, 3 << 5) + struct.pack("<HHL", 0x3705, 3, 1)
+    branches = [struct.pack("<HL", 0x3701, item + 5 << 5) for item in range(levels - 1)]
+    top = struct.pack("<BBBBL", 0xB5, 2, 6, levels, 4 << 5)
+    last = struct.pack("<HL", 0x3701, 2 << 5)
+    items = [top, rows, b"benign", *branches, last]
+    out.node(0x21, out.properties({}))
+    lost = {5 | 9 << 5: (out.data(heap_of(0xBC, items)), 0)}
+    out.node(4 | 7 << 5, out.properties({0x0037: (31, b"l\0")}, lost), 0x7777)
+    found = opened(Pst(), out.file())
+    assert (found.contents == [b"benign"], bool(found.unread)) == (is_read, not is_read)
+
+
 def test_names_are_of_folder_message_and_file_and_hold_no_separator() -> None:
     odd = Message("\x01\x05Re: a/b", attached={"c/d": b"1", "": b"2", "\u00e9\ud800": b"3"})
     found = opened(Pst(), store_of({"x/y": [odd], "": [odd]}))

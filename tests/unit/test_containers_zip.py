@@ -442,6 +442,18 @@ def test_lzma_with_and_without_an_end_mark_and_a_window_too_large() -> None:
     assert look(large).unread == [(b"a", Why.LIMIT)]
 
 
+def test_a_header_of_lzma_that_does_not_fit_into_its_member_is_damaged() -> None:
+    """The bytes behind the member are of the next header, and do not complete it."""
+    for size in range(12):
+        data = bytearray(archives.zip_of({"a": A}, archives.LZMA))
+        local, central = data.index(b"PK\3\4"), data.index(b"PK\1\2")
+        for at in (local + 18, central + 20):
+            data[at : at + 4] = size.to_bytes(4, "little")
+        found = look(bytes(data))
+        assert found.contents == [], size
+        assert [why for name, why in found.unread if name == b"a"] == [Why.DAMAGED], size
+
+
 @pytest.mark.slow
 def test_empty_members_without_end_come_in_small_batches_as_the_directory_is_read() -> None:
     count = 70_000

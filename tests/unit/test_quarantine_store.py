@@ -228,10 +228,11 @@ def test_a_folder_is_removed_and_nothing_behind_a_link(tmp_path: Path) -> None:
     (folder / "a" / "link").symlink_to(mine)
     (folder / "link").symlink_to(mine)
     link.symlink_to(mine)
+    os.mkfifo(tmp_path / "pipe")  # without a writer, it cannot be opened
     # The second removal of the folder finds nothing.
-    for path in (folder, str(folder), link, mine / "f"):
+    for path in (folder, str(folder), link, mine / "f", tmp_path / "pipe"):
         remove_folder(path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine", "pipe"]
     assert sorted(path.name for path in mine.iterdir()) == ["deeper", "f"]
 
 
