@@ -103,13 +103,12 @@ def _is_bzip2(head: bytes) -> bool:
 
 
 def _is_compress(head: bytes) -> bool:
-    """Return whether a `.Z` file states a possible code length, and its first codes are valid.
+    """Return whether the first codes of a `.Z` file are valid.
 
     Each byte value has a code, and each code that is read defines one new code. If a flag is set,
-    the code 256 removes all codes that were defined. The first codes have nine bits each.
+    the code 256 removes all codes that were defined. The first codes have nine bits each. The
+    longest code that the header allows is not examined, because unar takes more than 16 bits.
     """
-    if head[2] & 0x1F > 16:
-        return False
     bits = int.from_bytes(head[3:21], "little")
     for number in range(min(16, (len(head) - 3) * 8 // 9)):
         code = bits >> 9 * number & 0x1FF
@@ -205,7 +204,7 @@ OPENED = (
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
         version=5,
-        reads=5,
+        reads=6,
         hides_end=False,
         has_readings=True,
         # A line of more than `MAX_LINE_BYTES` is read in pieces, and each piece may begin with a
@@ -214,7 +213,7 @@ OPENED = (
     ),
     # No file is recognised as a `message`; only a member of a mailbox or of another message has
     # this kind.
-    Kind("message", (), "mail:Message", version=3, has_readings=True),
+    Kind("message", (), "mail:Message", version=3, reads=2, has_readings=True),
     Kind(
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),
@@ -324,7 +323,12 @@ OPENED = (
         version=2,
         reads=2,
     ),
-    Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
+    Kind(
+        "compress",
+        (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),),
+        "libformats:reader",
+        version=2,
+    ),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
     # lzma has no magic bytes, so the expander recognises lzma by decoding the first bytes.
     Kind(

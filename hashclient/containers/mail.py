@@ -306,14 +306,17 @@ class _Walk:
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
             is_read_again = fields.rest or not fields.has_end or decoding.is_disputed or others
+            is_read_again = is_read_again or (kind and first)
             if is_doubtful or is_both or has_parts or ends_at_field or is_read_again:
                 yield Unlisted(name, Why.LIMIT, _TWO_WAYS)
             return
         ways: list[tuple[Way, str]] = []
         if decoding.is_disputed:
             ways += [(way, kind) for way in other_ways(first)]
-        if is_both:
-            ways += [(first_way(encoding), MESSAGE) for encoding in fields.ways]
+        if is_both or kind:
+            # A message must not be encoded (RFC 2046, 5.2.1), so some programs ignore its encoding.
+            encodings = dict.fromkeys([*fields.ways, b""])
+            ways += [(first_way(each), MESSAGE) for each in encodings if is_both or each != first]
         if lines.may_end_with_return and not first:
             ways.append((lambda pieces: chain(pieces, (b"\r",)), kind))
         for way, which in ways:

@@ -94,6 +94,22 @@ def test_a_message_in_a_message_is_a_member_of_that_kind() -> None:
     assert B in opened(Message(), look(multipart(encoded)).contents[0]).contents
 
 
+@pytest.mark.parametrize("encodings", [["base64"], ["quoted-printable"], ["base64", "8bit"]])
+def test_a_message_is_also_read_without_the_encoding_that_its_header_names(
+    encodings: list[str],
+) -> None:
+    """Programs that follow RFC 2046, 5.2.1, ignore the encoding of a message."""
+    fields = "".join(f"Content-Transfer-Encoding: {each}\n" for each in encodings)
+    inner = raw(f"Subject: =3D\nContent-Type: multipart/mixed; boundary=x\n\n--x\n{TEXT}", "")
+    out = look(multipart(f"{fields}Content-Type: message/rfc822\n\n{inner.decode()}"))
+    found = [
+        content for content, member in zip(out.contents, out.listed, strict=True) if member.kind
+    ]
+    assert any(inner.strip() in content for content in found)
+    long = "x" * (MAX_AGAIN_BYTES + 1)
+    assert look(multipart(f"{fields}Content-Type: message/rfc822\n\n{long}")).reasons == {Why.LIMIT}
+
+
 # Encodings
 
 
