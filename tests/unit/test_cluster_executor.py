@@ -22,7 +22,15 @@ from hashclient.scan.cluster.answers import verified
 from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.listing import ClusterTrees, Errand
-from hashclient.scan.cluster.messages import Listed, Lost, ToCheck, ToList, paths_of
+from hashclient.scan.cluster.messages import (
+    INODE,
+    SIGN,
+    Listed,
+    Lost,
+    ToCheck,
+    ToList,
+    paths_of,
+)
 from hashclient.scan.executors.interface import TICK_S
 from hashclient.scan.executors.wire import (
     Checked,
@@ -422,3 +430,17 @@ def test_when_the_cluster_has_gone_everything_left_is_unread(
         "/s": (Kind.SKIPPED, None),
     }
     assert house.trees.coverage.has_failed(str(tree))
+
+
+@pytest.mark.parametrize("field", ["inodes", "signs"])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_worker_gives_numbers_of_all_files_of_a_directory_or_of_none(
+    field: str, count: int
+) -> None:
+    one = INODE.itemsize if field == "inodes" else SIGN.itemsize
+    names = names_of(Group("/t", ["a", "b"], follow=False))
+    names = msgspec.structs.replace(names, **{field: bytes(one * count)})
+    listed = Listed([names], [], [])
+    is_taken = count in (0, 2)
+    batch = ToList((Start(b"/t"),))
+    assert verified(batch, listed) == (listed if is_taken else Lost(WORKER_FAILED))

@@ -308,6 +308,12 @@ def test_a_mark_at_the_end_stands_512_bytes_before_it(mark: bytes, size: int) ->
     assert not sniffing.ends_as_container(b"", 0, 0)
 
 
+@pytest.mark.parametrize("last", sorted(sniffing._LAST))
+def test_a_last_byte_alone_is_no_end_of_a_container(last: int) -> None:
+    data = b"text " * 200 + bytes([last])
+    assert not sniffing.ends_as_container(data, len(data), len(data))
+
+
 ALL = frozenset(range(256))
 PROGRAMS = frozenset(b"M\x7f")
 

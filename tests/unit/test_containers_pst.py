@@ -121,6 +121,23 @@ def test_properties_have_trees_of_at_most_eight_levels(levels: int, is_read: boo
     assert (found.contents == [b"benign"], bool(found.unread)) == (is_read, not is_read)
 
 
+@pytest.mark.parametrize("parent", [0x042, 0x8022])
+def test_a_folder_may_have_any_number_and_one_within_itself_is_the_top(parent: int) -> None:
+    """A folder whose parent is itself is the top, and names no path; all others do."""
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    folder = {0x3001: (31, "f".encode("utf-16-le"))}
+    top = {0x3001: (31, "g".encode("utf-16-le"))}
+    for number, above, values in sorted([(0x122, parent, folder), (parent, parent, top)]):
+        out.node(number, out.properties(values), above)
+    part = out.properties({0x3701: (258, b"benign"), 0x3705: (3, 1)})
+    message = out.properties({0x0037: (31, "m".encode("utf-16-le"))}, {5 | 9 << 5: part})
+    out.node(0x200004, message, 0x122)
+    found = opened(Pst(), out.file())
+    assert found.contents == [b"benign"] and not found.unread
+    assert found.names[0].startswith(b"f/m/")
+
+
 def test_names_are_of_folder_message_and_file_and_hold_no_separator() -> None:
     odd = Message("\x01\x05Re: a/b", attached={"c/d": b"1", "": b"2", "\u00e9\ud800": b"3"})
     found = opened(Pst(), store_of({"x/y": [odd], "": [odd]}))

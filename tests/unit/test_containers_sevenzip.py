@@ -274,3 +274,10 @@ def test_members_of_a_folder_are_read_in_any_part_and_checked() -> None:
     broken = opened(expander(), changed)
     assert broken.contents == [b"one", b"three"]
     assert broken.unread == [(b"b", Why.DAMAGED)]
+
+
+def test_an_archive_whose_header_has_no_byte_is_empty() -> None:
+    fields = bytes(20)
+    data = b"7z\xbc\xaf\x27\x1c\0\4" + zlib.crc32(fields).to_bytes(4, "little") + fields
+    found = opened(Registry().named("7zip")[0], data)
+    assert (found.contents, found.unread) == ([], [])

@@ -27,6 +27,7 @@ from hashclient.scan.sources.listing import (
     SLOW_STEPS,
     STEP_S,
     Lister,
+    Listing,
 )
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH
@@ -515,3 +516,20 @@ def test_no_more_directories_are_read_ahead_than_there_is_room_for(
     assert lefts[:2] == begun[:2] and lefts[2] is not None
     lefts[2].run()  # `run` closes a directory that the walk has given up
     os.close(fd)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_directory_that_nobody_needs_is_closed_before_or_after_the_thread_has_it(
+    tmp_path: Path, *, is_early: bool
+) -> None:
+    (tmp_path / "d").mkdir()
+    before = open_files()
+    one = Listing(os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY), "d")
+    if is_early:
+        one.leave()
+        assert open_files() == before + 1
+    one.run()
+    assert (one.found.get() is None) is is_early
+    if not is_early:
+        one.leave()
+    assert open_files() == before

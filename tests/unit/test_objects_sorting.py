@@ -141,6 +141,12 @@ def test_md5s_of_one_form_are_the_same_as_mixed_ones(form: str) -> None:
         assert [bytes(d) for d in digests] == [hashlib.md5(b"%d" % n).digest() for n in range(2, 9)]
 
 
+def test_blanks_in_etags_move_no_digest_to_another_row() -> None:
+    """The characters without the blanks are those of whole digests."""
+    flags, digests = md5_claims(pa.array(["ab" * 15 + "  "] * 16, pa.string()))
+    assert (flags.any(), len(digests)) == (False, 0)
+
+
 def sorter(judge: Judge, **options: Any) -> Sorter:
     return Sorter(judge, S3("b"), None, Random(1), **options)
 
