@@ -864,6 +864,19 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     assert sum(result.clean for result in results) == 3
 
 
+def test_a_large_container_that_no_size_makes_read_is_opened_when_it_is_alone(
+    tmp_path: Path,
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": zipped(b"listed", bytes(DEFER_BYTES)), "b": b"text"})
+    with contextlib.closing(Members(lists.judge(), Options())) as members:
+        one = checker(lists, members=members)
+        both = one.check([Group(str(tree), ["a", "b"], follow=False)])
+        assert ([group.names for group in both.deferred], both.clean) == ([["a"]], 1)
+        (outcome,) = one.check(both.deferred).outcomes
+    assert (outcome.kind, outcome.members) == (Kind.MATCH, ("0",))
+
+
 def test_a_kind_that_only_its_end_shows_is_counted_unless_it_is_opened(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     end = b"koly".ljust(512, b"\0")

@@ -327,6 +327,27 @@ def test_a_listing_of_other_directories_leaves_the_tree_unread(
     assert house.trees.coverage.has_failed(str(tree))
 
 
+def test_the_client_lists_a_wide_directory_and_a_worker_lists_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tree = write_tree(tmp_path / "t", {"w/a": b"", "n/b": b"", "w/c/d": b""})
+    house, asked = House(monkeypatch, tree), list[bytes]()
+    list_them = worker.list_directories
+
+    def list_one(run: str, payload: bytes) -> bytes:
+        starts = decode(payload, type=ToList).starts
+        asked.extend(start.path for start in starts)
+        if os.fsencode(tree) not in asked[-1:]:
+            return list_them(run, payload)
+        rest = [Start(os.fsencode(tree / name), is_wide=name == "w") for name in ("w", "n")]
+        return encode(Listed([], [], rest))
+
+    monkeypatch.setattr(worker, "list_directories", list_one)
+    found, _ = house.go()
+    assert found == {f"{tree}/{name}": (Kind.CLEAN, None) for name in ("w/a", "n/b", "w/c/d")}
+    assert os.fsencode(tree / "w") not in asked and os.fsencode(tree / "n") in asked
+
+
 def test_a_damaged_index_ends_the_run_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(monkeypatch, answer=lambda _: encode(Failed("damaged", "fetch")))
     with pytest.raises(StateError, match="damaged") as failed:

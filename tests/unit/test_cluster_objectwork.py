@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -117,6 +118,20 @@ def keys_of(answer: ListedRange) -> str:
     table = pa.ipc.open_stream(answer.pages).read_all()
     assert table.schema.names == ["key", "size", "etag", "note"]
     return " ".join(key.as_py().decode() for key in table["key"])
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_worker_opens_containers_of_a_bucket_if_the_scan_does(
+    tmp_path: Path, *, opens: bool
+) -> None:
+    work = SimpleNamespace(
+        members=lambda: object() if opens else None,
+        state_dir=tmp_path,
+        judge=lambda: None,
+        spec=SimpleNamespace(learn=False, keep_clean=False),
+    )
+    reader = objectwork.Bucket(cast(Any, work), "a-bucket").reader()
+    assert (reader._opener is not None) is opens
 
 
 def test_how_long_a_worker_lists_and_how_much_it_reads_at_a_time() -> None:

@@ -263,6 +263,39 @@ def test_a_kind_is_recognised_up_to_the_edges_of_its_marks(name: str) -> None:
             assert (name in [kind.name for kind in sniffing.look(head)]) == is_one, number
 
 
+#: Well-known marks, each with its offset; the documents of the formats have the same bytes.
+MARKS = (
+    ("zip", 0, b"PK\3\4"), ("zip", 0, b"PK\5\6"), ("7zip", 0, b"7z\xbc\xaf\x27\x1c"),
+    ("rar", 0, b"Rar!\x1a\7\0"), ("rar5", 0, b"Rar!\x1a\7\1\0"), ("rar-1", 0, b"RE~^"),
+    ("xz", 0, b"\xfd7zXZ\0"), ("zstd", 0, b"\x28\xb5\x2f\xfd"), ("lz4", 0, b"\x04\x22\x4d\x18"),
+    ("lz4", 0, b"\x02\x21\x4c\x18"), ("lzip", 0, b"LZIP\1"), ("lrzip", 0, b"LRZI\0"),
+    ("lzop", 0, b"\x89LZO\0\r\n\x1a\n"), ("rzip", 0, b"RZIP"), ("snappy", 0, b"\xff\6\0\0sNaPpY"),
+    ("ar", 0, b"!<arch>\n"), ("rpm", 0, b"\xed\xab\xee\xdb"), ("xar", 0, b"xar!\0"),
+    ("lha", 2, b"-lh5-"), ("lha", 2, b"-lzs-"), ("lha", 2, b"-pm2-"), ("zoo", 0, b"ZOO 2."),
+    ("stuffit", 0, b"SIT!\0"), ("stuffit", 0, b"StuffIt (c)"), ("alz", 0, b"ALZ\1"),
+    ("egg", 0, b"EGGA\0"), ("zpaq", 0, b"7kSt"), ("freearc", 0, b"ArC\1"), ("pdf", 0, b"%PDF-"),
+    ("pdf", 0, b"\xef\xbb\xbf%PDF-"), ("luks", 0, b"LUKS\xba\xbe"), ("aff", 0, b"AFF10\r\n\0"),
+    ("ewf", 0, b"EVF\t\r\n\xff\0"), ("ewf", 0, b"EVF2\r\n\x81\0"), ("qcow", 0, b"QFI\xfb"),
+    ("qed", 0, b"QED\0"), ("vmdk", 0, b"KDMV"), ("vmdk", 0, b"# Disk DescriptorFile"),
+    ("vhd", 0, b"conectix"), ("vhdx", 0, b"vhdxfile"), ("parallels", 0, b"WithoutFreeSpace"),
+    ("wim", 0, b"MSWIM\0\0\0"), ("partclone", 0, b"partclone-image"), ("bkf", 0, b"TAPE\0\0"),
+    ("dbx", 0, b"\xcf\xad\x12\xfe"), ("nsf", 0, b"\x1a\0\0\4\0\0"), ("chm", 0, b"ITSF\3\0"),
+    ("installshield", 0, b"ISc("), ("onenote", 0, b"\xe4R\\{\x8c\xd8\xa7M\xae\xb1Sx\xd0)\x96\xd3"),
+    ("program", 0, b"MZ"), ("program", 0, b"\x7fELF"), ("script", 0, b"#!"),
+    ("picture", 0, b"\xff\xd8\xff"), ("picture", 0, b"\x89PNG"), ("picture", 0, b"GIF8"),
+    ("sound or film", 0, b"RIFF"), ("sound or film", 0, b"ID3"), ("document", 0, b"{\\rtf"),
+)  # fmt: skip
+
+
+def test_a_mark_is_found_at_its_place_alone() -> None:
+    for name, at, mark in MARKS:
+        whole = put((0, b"\x55" * 4), (at, mark))
+        for data, is_one in ((whole, True), (b"\x55" + whole, False), (whole[1:], False)):
+            assert (name in {kind.name for kind in sniffing.look(data)}) is is_one, mark
+        short = whole[: at + len(mark) - 1]
+        assert name not in {kind.name for kind in sniffing.look(short)}, mark
+
+
 LENGTHS = {0: True, 1: True, (1 << 38) - 1: True, 1 << 38: False, (1 << 64) - 1: True}
 LENGTHS |= {(1 << 64) - 2: False, 1 << 63: False}
 

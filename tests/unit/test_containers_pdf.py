@@ -248,3 +248,15 @@ def test_what_pdfdetach_extracts_is_a_member(name: str, tmp_path: Path) -> None:
     extracted = [path.read_bytes() for path in tmp_path.iterdir() if path.name != "a.pdf"]
     assert set(extracted) <= set(opened(Pdf(), ROWS[name]).contents)
     assert name != "as-an-attachment" or extracted == [JPEG]
+
+
+@pytest.mark.parametrize("mark", [b"endstream", b"stream\r", b"stream\n"])
+def test_a_file_that_cannot_be_repaired_is_damaged_if_a_stream_is_anywhere_in_it(
+    mark: bytes,
+) -> None:
+    window = 1 << 20
+    near = (window - len(mark), window - 3, window, window + 1)
+    for at in (9, *near, window * 3 // 2, 2 * window):
+        begin = b"%PDF-1.4\n".ljust(at, b"x")
+        assert opened(Pdf(), begin + mark + b"x" * 9).reasons == {Why.DAMAGED}, at
+        assert opened(Pdf(), begin + mark[:-1]).reasons == set(), at

@@ -556,3 +556,17 @@ def test_what_a_closed_connection_holds_is_given_back_once(talks: Callable[..., 
     talk.connection.writable()
     talk.connection._go_on()
     assert talk.soon == []
+
+
+@pytest.mark.parametrize("data", [SESSION, SESSION + b"zPING\0", SESSION + b"zPI", b"zPI"])
+def test_a_descriptor_that_no_command_takes_is_closed(
+    talks: Callable[..., Talk], data: bytes
+) -> None:
+    talk = talks()
+    before = open_files()
+    sent = os.open("/dev/null", os.O_RDONLY)
+    socket.send_fds(talk.ours, [data], [sent])
+    os.close(sent)
+    talk.connection.readable()
+    talk.run()
+    assert open_files() == before

@@ -313,6 +313,23 @@ def test_attributes_that_forbid_it_are_named(
     assert (tmp_path / "f").read_text() == "f"
 
 
+@pytest.mark.skipif(
+    shutil.which("chattr") is None or os.geteuid() != 0, reason="only root has chattr"
+)
+def test_attributes_of_what_a_link_leads_to_are_not_those_of_the_link(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("f")
+    (tmp_path / "link").symlink_to("f")
+    if subprocess.run(["chattr", "+i", tmp_path / "f"], check=False).returncode:
+        pytest.skip("this file system has no such attributes")
+    try:
+        with at(tmp_path / "f") as place:
+            error = PermissionError(errno.EPERM, "not permitted")
+            assert reason_of(error, place.at("link")) == reason_of(error)
+            assert reason_of(error, place).startswith("the file is immutable")
+    finally:
+        subprocess.run(["chattr", "-i", tmp_path / "f"], check=True)
+
+
 # --- descriptors -------------------------------------------------------------------------
 
 
