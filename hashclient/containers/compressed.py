@@ -38,6 +38,8 @@ _GZIP_HEADER_BYTES, _MAX_GZIP_HEADER_BYTES = 10, 80 << 10
 #: a gzip trailer: the checksum and the length of the decoded bytes
 _GZIP_TRAILER = Struct("<2L")
 _GZIP = b"\x1f\x8b"
+#: The first bytes of a stream of gzip; only unar takes the second mark.
+_GZIP_MARKS = (_GZIP, b"\x1f\xa1")
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
@@ -221,7 +223,7 @@ class Gzip(_Compressed):
             elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):
                 error = "gzip: its checksum or its length does not agree"
             zeros = source.zeros()
-            if source.peek(2) != _GZIP:
+            if source.peek(2) not in _GZIP_MARKS:
                 source.is_behind = True
                 break
             if zeros:

@@ -174,9 +174,11 @@ OPENED = (
     ),
     Kind(
         "gzip",
-        (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),),
+        # unar also takes the second mark.
+        (Mark(0, (b"\x1f\x8b\x08", b"\x1f\xa1\x08"), is_one=lambda h: len(h) >= 10),),
         "compressed:Gzip",
-        reads=2,
+        version=2,
+        reads=3,
     ),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
     Kind("xz", (Mark(0, (b"\xfd7zXZ\0",)),), "compressed:Xz"),

@@ -76,6 +76,12 @@ def test_padding_is_part_of_xz_and_of_gzip_at_the_end_only() -> None:
     assert opened(Gzip(), gzip_of(A) + bytes(1000) + gzip_of(B)).reasons == {Why.DAMAGED}
 
 
+def test_a_stream_of_gzip_may_have_the_mark_that_only_unar_takes() -> None:
+    other = b"\x1f\xa1" + gzip.compress(A)[2:]
+    for data, content in ((other, A), (gzip.compress(B) + other, B + A), (other * 2, A + A)):
+        assert has_mark(data) and opened(Gzip(), data).contents == [content]
+
+
 def test_gzip_says_how_its_member_is_called() -> None:
     assert opened(Gzip(), gzip_of(A, "a.txt")).names == [b"a.txt"]
     assert opened(Gzip(), gzip_of(A)).names == [b""]
