@@ -217,6 +217,8 @@ class _Bucket:
             keep_clean=keep_clean,
         )
         self._pending = Pending(tools.spool)
+        #: Whether objects wait for outcomes that were not yielded yet.
+        self._has_waiting = False
         self._is_contradicted = False
         self._open: deque[_OpenPage] = deque()
         self._numbers = 0
@@ -224,7 +226,7 @@ class _Bucket:
     @property
     def token(self) -> str | None:
         """The token to continue; None if no page is finished, or objects wait for outcomes."""
-        if self._after is None or self._pending.count:
+        if self._after is None or self._has_waiting:
             return None
         return make_token(self._uri, self._after)
 
@@ -248,6 +250,7 @@ class _Bucket:
                     else:
                         yield from self._take(event)
             yield from self._settle()
+            self._has_waiting = False
             if ended is not None:
                 yield _ended(self._uri, ended, self._after)
         finally:
@@ -287,6 +290,7 @@ class _Bucket:
         yield done.result
         if done.by_store is not None:
             if self._request.reads:
+                self._has_waiting = True
                 self._pending.add_page(done.by_store)
             else:  # no content can contradict the store, because nothing is read
                 yield self._clean_by_store(done.by_store)
@@ -310,6 +314,7 @@ class _Bucket:
         wanted = checked.wanted
         yield checked.result
         if checked.by_store:
+            self._has_waiting = True
             self._pending.add(wanted)
         if checked.contradicted:
             self._sorter.trusts, self._is_contradicted = False, True
