@@ -112,12 +112,14 @@ def _verify_listed(batch: ToCheck | ToList, listed: Listed) -> None:
         _need(b"\0" not in path and (path.rstrip(b"/") + b"/").startswith(above))
     # A worker lists at least the first directory of its batch. So it returns directories below the
     # directories of the batch, the later directories of the batch, and wide ones, which the client
-    # lists.
+    # lists. Where a directory of the batch is on another file system, the worker does not list it,
+    # and the client verifies it.
     later, back = {one.path for one in batch.starts[1:]}, 0
     for start in (one for one in listed.rest if not one.is_wide):
         path = start.path.rstrip(b"/") + b"/"
         if not any(
-            path.startswith(prefix) and path[len(prefix) :].count(b"/") >= level
+            path.startswith(prefix)
+            and path[len(prefix) :].count(b"/") >= (1 if start.is_border else level)
             for prefix, level in zip(above, levels, strict=True)
         ):
             _need(start.path in later)
