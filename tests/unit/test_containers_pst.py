@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import mails
-from fixtures.pst import Message, Writer, heap_of, pst_of, store_of
+from fixtures.pst import Message, Properties, Writer, heap_of, pst_of, store_of
 from hashclient.containers.interface import Why
 from hashclient.containers.pst import Pst
 from tests.opened import Opened, Whole, opened
@@ -126,8 +126,8 @@ def test_a_folder_may_have_any_number_and_one_within_itself_is_the_top(parent: i
     """A folder whose parent is itself is the top, and names no path; all others do."""
     out = Writer()
     out.node(0x21, out.properties({}))
-    folder = {0x3001: (31, "f".encode("utf-16-le"))}
-    top = {0x3001: (31, "g".encode("utf-16-le"))}
+    folder: Properties = {0x3001: (31, "f".encode("utf-16-le"))}
+    top: Properties = {0x3001: (31, "g".encode("utf-16-le"))}
     for number, above, values in sorted([(0x122, parent, folder), (parent, parent, top)]):
         out.node(number, out.properties(values), above)
     part = out.properties({0x3701: (258, b"benign"), 0x3705: (3, 1)})

@@ -144,7 +144,7 @@ def test_md5s_of_one_form_are_the_same_as_mixed_ones(form: str) -> None:
 def test_blanks_in_etags_move_no_digest_to_another_row() -> None:
     """The characters without the blanks are those of whole digests."""
     flags, digests = md5_claims(pa.array(["ab" * 15 + "  "] * 16, pa.string()))
-    assert (flags.any(), len(digests)) == (False, 0)
+    assert not flags.any() and len(digests) == 0
 
 
 def sorter(judge: Judge, **options: Any) -> Sorter:
