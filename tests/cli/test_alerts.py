@@ -308,6 +308,7 @@ def test_a_webhook_with_the_certificate_of_somebody_else_gets_nothing(
         assert server.requests == []
 
 
+@pytest.mark.slow
 def test_a_server_that_never_begins_tls_holds_nothing_up(
     state: State, monkeypatch: pytest.MonkeyPatch, authority: Authority, context: ssl.SSLContext
 ) -> None:
@@ -352,6 +353,7 @@ def test_a_mail_server_without_encryption_is_for_loopback_alone(
         assert len(box.mails) == 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -475,6 +477,7 @@ def test_the_commands_say_what_to_do(state: State, inbox: Path) -> None:
     assert shown == {"attempts": [{"receiver": "command", "taken": 1, "error": None}]}
 
 
+@pytest.mark.slow
 def test_status_and_its_metrics_say_what_waits_and_who_fails(state: State) -> None:
     configure(state, 'command = ["/bin/false"]\n')
     assert "alert not sent: command: ended with 1" in state.scan().err

@@ -297,6 +297,7 @@ def test_a_withdrawal_ends_held_matches_by_itself(world: Braked) -> None:
     assert "held, waiting" not in world.call("status").out
 
 
+@pytest.mark.slow
 def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked) -> None:
     """An attacker who plants many copies of one listed file must not stop other actions."""
     world.scan()

@@ -101,6 +101,7 @@ def test_a_list_that_the_configuration_names_is_not_missed_when_it_has_ended(
     assert site.call("scan", tmp_path / "files").code == 0
 
 
+@pytest.mark.slow
 def test_the_only_list_may_end(site: Site) -> None:
     end(site)
     end(site, "baseline")
@@ -111,6 +112,7 @@ def test_the_only_list_may_end(site: Site) -> None:
     assert "no list is offered" in empty.err
 
 
+@pytest.mark.slow
 def test_an_ended_name_is_not_used_again_and_status_shows_it(site: Site, tmp_path: Path) -> None:
     end(site)
     repo = site.repository.directory
@@ -131,6 +133,7 @@ def test_an_ended_name_is_not_used_again_and_status_shows_it(site: Site, tmp_pat
     assert "basline.json" in site.repository.load().snapshot.signed.meta
 
 
+@pytest.mark.slow
 def test_a_bundle_is_without_it_and_ends_it_as_well(site: Site, tmp_path: Path) -> None:
     end(site)
     bundle = tmp_path / "lists.bundle"
@@ -191,6 +194,7 @@ def test_a_kill_before_the_folder_is_removed_is_made_up_for(
     assert [path.name for path in lists.iterdir()] == ["baseline"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("value", "message"),
     [

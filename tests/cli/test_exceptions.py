@@ -179,6 +179,7 @@ def test_a_release_passes_over_what_was_excepted_meanwhile(world: Ruled) -> None
     assert "excepted" in world.states().values()
 
 
+@pytest.mark.slow
 def test_the_story_has_each_change_and_the_log_who_and_why(world: Ruled) -> None:
     (first, _) = sorted(world.ids().values())
     ruling = world.add("base/wrong")
@@ -389,6 +390,7 @@ def test_what_was_made_while_the_clock_was_ahead_does_not_count_for_years(
     assert world.kinds() == {"wrong-1": "match", "wrong-2": "match"}
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_withdrawal_of_the_entry_and_does_not_come_back_with_another(
     world: Ruled,
 ) -> None:

@@ -115,6 +115,7 @@ def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, 
 BY_CONTENT = [p for p in _doors if p.values[0] != "lookup"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("door", BY_CONTENT)
 def test_a_file_is_excepted_through_each_door_if_its_entry_has_no_sha256(
     tmp_path: Path, door: str

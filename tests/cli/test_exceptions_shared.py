@@ -146,6 +146,7 @@ def test_no_path_and_no_digest_is_in_the_file_and_what_has_one_stays(pair: Pair)
     assert [one["id"] for one in listed(pair.server)] == [travels]
 
 
+@pytest.mark.slow
 def test_what_waits_or_has_ended_or_was_imported_does_not_travel(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_machine_does_not_import_its_own_decisions(pair: Pair) -> None:
     assert (done.code, "of this machine" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_nothing(
     pair: Pair,
 ) -> None:
@@ -216,6 +218,7 @@ def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_noth
     assert pair.take(write(pair, older)).code == 6
 
 
+@pytest.mark.slow
 def test_a_replay_after_the_versions_were_lost_is_refused_by_its_time(pair: Pair) -> None:
     pair.hub.add("base/wrong")
     pair.export()
@@ -291,6 +294,7 @@ def test_a_clock_that_was_set_back_refuses_the_file_and_ends_what_came_by_it(
     assert pair.server.obstacles() == ["the clock was set back"]
 
 
+@pytest.mark.slow
 def test_an_entry_that_is_not_here_is_said_and_the_rest_is_taken(pair: Pair) -> None:
     pair.hub.add("base/wrong")
     list_on(pair.hub, later=b"listed there only")
@@ -308,6 +312,7 @@ def test_an_entry_that_is_not_here_is_said_and_the_rest_is_taken(pair: Pair) -> 
     assert pair.server.scan().code == 0
 
 
+@pytest.mark.slow
 def test_an_entry_that_has_changed_since_is_not_taken_for_the_one_that_was_meant(
     pair: Pair,
 ) -> None:

@@ -178,6 +178,7 @@ def test_what_several_clients_reject_is_proposed_once_each_counts(
     assert (logged.count("feedback-taken"), logged.count("client-key")) == (3, 2)
 
 
+@pytest.mark.slow
 def test_a_revoked_client_does_not_count(site: Site, tmp_path: Path) -> None:
     peer = Peer(site, tmp_path, "peer")
     peer.let_in()
@@ -190,6 +191,7 @@ def test_a_revoked_client_does_not_count(site: Site, tmp_path: Path) -> None:
     assert "no client has the key" in provider(site, "feedback", peer.output, code=6).err
 
 
+@pytest.mark.slow
 def test_what_is_not_for_this_repository_or_of_nobody_is_refused(
     site: Site, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_scan_that_fetches_first_finds_what_is_new(
         assert site.call("scan", tree).code == 0
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("what", "how"),
     [("manifest.json", "empty"), ("manifest.json", "cut"), ("run-*", "cut"), ("run-*", "gone")],

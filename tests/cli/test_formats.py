@@ -23,6 +23,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return state
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_scan_and_its_record(state: Path, tmp_path: Path, name: str) -> None:
     form, files = TABLE[name], state.parent / "files"

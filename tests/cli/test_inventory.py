@@ -285,6 +285,7 @@ def test_another_seal_key_begins_again(world: Known) -> None:
         assert (matches(found), reads(found)[0], found.err) == ({"f0"}, expected, "")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "empty"])
 def test_a_damaged_inventory_is_reported_and_made_again(world: Known, damage: str) -> None:
     world.scan()

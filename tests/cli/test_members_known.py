@@ -67,6 +67,7 @@ def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
     assert second.summary["known_unchanged"] >= 10
 
 
+@pytest.mark.slow
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
     world: Archives,
 ) -> None:
@@ -113,6 +114,7 @@ def test_one_that_has_changed_is_opened(world: Archives) -> None:
     }
 
 
+@pytest.mark.slow
 def test_clean_members_are_shown_on_request(world: Archives) -> None:
     world.scan()
     assert len(world.scan("--show-all").lines) == 16
@@ -181,6 +183,7 @@ def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
     assert summary["inputs"] == read + summary["unread"]
 
 
+@pytest.mark.slow
 def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
     """No entry has the file's size; it begins like a tar, and reading it would take hours."""
     import os

@@ -513,6 +513,7 @@ sys.stdin.read()
         process.stdout.read()  # wait until the process with the lock ends
 
 
+@pytest.mark.sampled
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("orphaned", [False, True])

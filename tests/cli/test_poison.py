@@ -441,6 +441,7 @@ def test_init_writes_what_was_asked_for(
     assert (config["max_churn"], config["grace_hours"]) == (0.25, 36.0)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "options",
     [

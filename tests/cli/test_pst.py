@@ -18,6 +18,7 @@ STORE = store_of(
 PATH = ["top/Inbox/hello/a.zip", "in zip"]
 
 
+@pytest.mark.slow
 def test_a_listed_attachment_is_shown_with_folder_message_and_name(tmp_path: Path) -> None:
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     unknown = STORE[:8] + b"XX" + STORE[10:]

@@ -873,6 +873,7 @@ def test_without_the_libraries_the_extra_is_named(
     assert "pip install '.[objects]'" in result.err
 
 
+@pytest.mark.slow
 def test_matches_are_chosen_by_uri(site: Site, state: Path, scan: Scan, commands: Commands) -> None:
     bucket = site.bucket(**{"a/one": LISTED, "b/two": LISTED})
     scan(bucket.uri)
@@ -998,6 +999,7 @@ def test_a_key_of_google_or_azure_that_no_client_can_name_is_unread_alone(
         assert result.outcomes == below, result.err
 
 
+@pytest.mark.slow
 def test_a_listing_goes_on_behind_a_key_that_obstore_cannot_name(
     scan: Scan, unnamable: tuple[str, dict[str, str]]
 ) -> None:

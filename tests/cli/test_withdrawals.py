@@ -358,6 +358,7 @@ def test_the_command_says_that_it_cannot_reach_back(
         assert "generation 1 -> generation 2, 0 added, 1 withdrawn" in done.out
 
 
+@pytest.mark.slow
 def test_the_command_names_the_paths(world: Withdrawals, monkeypatch: pytest.MonkeyPatch) -> None:
     world.scan()
     for number, arguments in enumerate(([], ["--format", "json"]), 1):

@@ -103,6 +103,7 @@ def cache_files(client: Client) -> list[Path]:
     return sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "pinned-root.json")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff" * 100])
 def test_tampered_cache_heals(client: Client, world: Generations, data: bytes) -> None:
     world.simulator.files = dict(world.served[3])
@@ -252,6 +253,7 @@ def test_attack_on_the_command(site: Site, world: Generations, attack: str) -> N
     }
 
 
+@pytest.mark.slow
 def test_provider_that_is_honest_again_is_followed(site: Site, world: Generations) -> None:
     site.simulator.files = dict(world.served[1])
     site.serve()
@@ -262,6 +264,7 @@ def test_provider_that_is_honest_again_is_followed(site: Site, world: Generation
     assert site.matches() == {"e-3"}
 
 
+@pytest.mark.slow
 def test_refusals_are_in_the_audit_log(site: Site) -> None:
     site.simulator.edit("snapshot", signers=[])
     site.serve()
@@ -281,6 +284,7 @@ def test_wrong_credential_on_the_command(site: Site, code: int) -> None:
     assert site.matches() == {"e-0", "e-3"}
 
 
+@pytest.mark.slow
 def test_redirect_on_the_command(site: Site) -> None:
     with HostileServer() as other:
         elsewhere = [("Location", f"{other.origin}/x")]
@@ -290,6 +294,7 @@ def test_redirect_on_the_command(site: Site) -> None:
     assert site.matches() == {"e-0", "e-3"}
 
 
+@pytest.mark.slow
 def test_truncated_body_on_the_command(
     site: Site, world: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +315,7 @@ def test_compressed_body_on_the_command(site: Site) -> None:
     assert site.run("fetch")[0] == 6
 
 
+@pytest.mark.slow
 def test_a_fetch_without_news_costs_two_small_requests(site: Site, world: Generations) -> None:
     code, out, _ = site.run("fetch")
     assert code == 0 and "nothing new, generation 2" in out

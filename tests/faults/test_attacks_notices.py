@@ -239,6 +239,7 @@ def test_a_key_that_was_replaced_counts_no_more(client: Client, simulator: Simul
     refused(client, ExitCode.UNVERIFIED, "notices was signed by 0/1 keys")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", [NOTICES, "targets", "snapshot", "timestamp", "root"])
 def test_new_keys_of_any_role_are_followed(client: Client, simulator: Simulator, role: str) -> None:
     simulator.rotate(role)

@@ -309,6 +309,7 @@ def test_a_real_limit_is_survived(log: AuditLog, directory: Path, room: int) -> 
     assert content(directory) == before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("limit", [0, 50, 200])
 def test_no_room_for_a_new_log_is_survived(directory: Path, limit: int) -> None:
     """At 0 and 50 bytes the key does not fit, and at 200 bytes the first record does not fit."""

@@ -227,6 +227,7 @@ def test_a_gzip_bomb_is_not_opened(server: HostileServer) -> None:
     assert server.requests[0].header("accept-encoding") == "identity"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "behaviour",
     [

@@ -479,6 +479,7 @@ def test_answers_that_are_none(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("call", ["upload", "fileinfo", "finish"])
 def test_an_answer_about_another_report_is_none(
     desk: Desk, service: ReportingService, report: Report, call: str

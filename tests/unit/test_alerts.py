@@ -559,6 +559,7 @@ def test_paths_are_named_only_if_the_configuration_asks_for_them(tmp_path: Path)
 _SECRET = st.text("\N{SNOWMAN}\N{UMBRELLA}", min_size=4, max_size=8)
 
 
+@pytest.mark.slow
 @given(
     path=_SECRET,
     entry=_SECRET,

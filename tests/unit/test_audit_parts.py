@@ -46,6 +46,7 @@ def test_a_larger_one_is_several_which_together_have_all_of_it(is_encoded: bool)
         assert [value for part in parts for value in part[key]] == data[key]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_every_part_fits_into_a_line_beside_others(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit", clock=lambda: NOW)
     log.append([Event("one", {}), Event("match", {"id": "m", "hits": HITS}), Event("two", {})])

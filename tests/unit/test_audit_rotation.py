@@ -321,6 +321,7 @@ def test_any_change_of_closed_files_is_found(book: Logbook, attack: str) -> None
     assert failure(book)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [FIRST, SECOND, LAST])
 def test_any_byte_that_was_changed_is_found(book: Logbook, name: str) -> None:
     data = (book.directory / name).read_bytes()

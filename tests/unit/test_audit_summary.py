@@ -278,6 +278,7 @@ def test_a_file_of_another_log_does_not_count(tmp_path: Path) -> None:
         summarise(tmp_path / "audit", [archive])
 
 
+@pytest.mark.slow
 def test_a_record_in_several_parts_counts_once_and_its_lists_whole(tmp_path: Path) -> None:
     used: list[dict[str, Any]] = [
         {**FRESH, "list": f"{'l' * 200}{number}"} for number in range(2000)

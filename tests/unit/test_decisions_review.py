@@ -141,6 +141,7 @@ def test_without_the_policy_no_report_waits_and_a_rejected_match_is_in_none(tmp_
         desk.prepare(second)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("table", "others"),
     [

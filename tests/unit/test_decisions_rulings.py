@@ -86,6 +86,7 @@ def test_of_many_rulings_only_those_about_the_entry_are_decoded(
     assert not book.is_empty and len(decoded) == 1
 
 
+@pytest.mark.slow
 def test_each_changed_byte_of_the_file_is_noticed(tmp_path: Path) -> None:
     kept(tmp_path, [ruling(1, ("base", "e-1")), ruling(2, ("base", "e-2"))])
     path = Layout(tmp_path).exceptions

@@ -77,6 +77,7 @@ def test_the_first_address_is_enough(world: World) -> None:
     assert two.requests == [] and len(world.notices) == 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("fault", [truncated, status(404), status(403)], ids=["cut", "404", "403"])
 def test_notices_that_one_address_lacks_come_from_the_next_and_lists_come_once(
     world: World, fault: Any

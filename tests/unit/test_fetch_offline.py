@@ -319,6 +319,7 @@ def test_unpublished_files_are_not_exported(world: Exporting) -> None:
     assert len([name for name in names if name.endswith("index.json")]) == 1
 
 
+@pytest.mark.slow
 def test_a_consolidated_list_is_exported_whole(world: Exporting) -> None:
     for n in range(20, 26):
         world.provider.publish(csv([n]))

@@ -262,6 +262,7 @@ def test_lists_wait_for_the_disk_together_and_for_no_long_list(
     ]
 
 
+@pytest.mark.slow
 def test_a_list_that_cannot_be_switched_to_holds_up_no_other(
     client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +461,7 @@ def break_off(client: Client, simulator: Simulator) -> None:
     assert (folder(client) / "staging.json").exists()
 
 
+@pytest.mark.slow
 def test_a_build_that_broke_off_goes_on(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
@@ -496,6 +498,7 @@ def test_a_build_that_cannot_go_on_starts_again(
     assert client.leftovers() == set()
 
 
+@pytest.mark.slow
 def test_no_build_continues_from_a_damaged_one(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,6 +533,7 @@ def rot_tags(run: Path) -> None:
     run.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
@@ -545,6 +549,7 @@ def test_a_build_does_not_continue_from_damaged_bytes(
     assert client.leftovers() == set()
 
 
+@pytest.mark.slow
 def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -604,6 +609,7 @@ def test_a_build_upon_an_older_generation_is_no_fresh_build(
     assert client.numbers(ALL) == set(range(40))
 
 
+@pytest.mark.slow
 def test_an_update_that_broke_off_leaves_nothing(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,6 +188,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
 def test_known_good_files_come_in_many_formats(tmp_path: Path, make: object) -> None:
     assert callable(make)
@@ -264,6 +265,7 @@ def test_another_key_builds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert refused(state, [path], digests_of(2)) is None
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", ["garbled", "cut", "removed", "sources garbled"])
 def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
     path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
@@ -368,6 +370,7 @@ def _broken(path: Path, how: str) -> None:
         _database(path, table, f"INSERT INTO FILE VALUES (x'{'ab' * 32}', '', '')")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "how",
     [

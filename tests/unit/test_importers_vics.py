@@ -315,6 +315,7 @@ def test_many_at_once_mean_the_same_as_one_by_one(
 READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("odd", READ_ODD)
 def test_an_odd_medium_among_usual_ones_means_the_same(
     odd: str, monkeypatch: pytest.MonkeyPatch

@@ -111,6 +111,7 @@ def test_a_manifest_that_changed_in_any_byte_is_found(
             assert isinstance(caught.value, (DamagedError, OtherKeyError)), (position, other)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_was_cut_or_goes_on_is_found(
     folder: Path, tmp_path: Path, sealer: Sealer
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_code_under_another_key_is_damage(client: Client, folder: Path, sealer
     assert msgspec.structs.replace(loaded, mac="") == msgspec.structs.replace(manifest, mac="")
 
 
+@pytest.mark.slow
 def test_the_note_of_an_unfinished_build_has_an_authentication_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

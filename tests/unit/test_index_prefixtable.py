@@ -28,6 +28,7 @@ def searched(column: Keys, asked: Keys) -> list[tuple[int, int]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 8, 1000, 300_000])
 def test_present_keys_are_found_and_no_others(count: int) -> None:
     rng = np.random.default_rng(count)

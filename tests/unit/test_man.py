@@ -142,6 +142,7 @@ def test_the_files_are_where_shells_and_man_look() -> None:
     assert all(re.search("_HASHCLIENT_COMPLETE=", t) for p, t in found.items() if "man1" not in p)
 
 
+@pytest.mark.slow
 def test_man_pages_are_made_with_click_alone() -> None:
     """A build has click and the build backend, but not the other dependencies of the commands."""
     program = """

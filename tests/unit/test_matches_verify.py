@@ -41,6 +41,7 @@ def test_a_record_that_is_whole(state: Path) -> None:
     assert call("--state-dir", state, "status", "--verify").code == 0
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "statement",
     [

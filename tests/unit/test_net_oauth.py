@@ -123,6 +123,7 @@ def test_a_token_is_renewed_before_it_expires(
     assert sent == ["Bearer first", "Bearer first", "Bearer second"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

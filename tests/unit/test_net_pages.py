@@ -54,6 +54,7 @@ BAD_PAGES: dict[str, Behaviour] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", BAD_PAGES)
 def test_a_page_changes_nothing_of_what_a_status_says(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch, name: str

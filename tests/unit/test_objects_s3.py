@@ -145,6 +145,7 @@ PAGE = body(listing([("a&b", 1, "e")]))
 XML = {"Content-Type": "application/xml"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "reason"),
     [

@@ -84,6 +84,7 @@ def sealed_of(desk: Desk) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_is_one_small_file_that_holds_no_compiled_module(tool: Path) -> None:
     assert tool.stat().st_size < 1_000_000
     assert bundle() == tool.read_bytes()
@@ -129,6 +130,7 @@ def test_vectors_of_answers_have_the_same_results_as_in_the_package(tool: Path) 
         assert [row["match"] for row in found.lines] == expected["matches"]
 
 
+@pytest.mark.slow
 def test_an_answer_is_shown_and_compared_with_the_reporters_key(tool: Path) -> None:
     path = ANSWERS / "with-requests" / "answer.json"
     found, ours = use(tool, path), call("report", "verify", path)
@@ -255,6 +257,7 @@ def test_a_sealed_package_that_was_cut(tool: Path, desk: Desk, tmp_path: Path, c
     assert use(tool, tmp_path / "x.tar.age", "--identity", key).code == 6
 
 
+@pytest.mark.slow
 def test_without_openssl_or_age_nothing_is_verified(tool: Path, desk: Desk, tmp_path: Path) -> None:
     key = desk.directory / "recipient.key"
     for missing, package in (("openssl", folder_of(desk)), ("age", sealed_of(desk))):

@@ -123,6 +123,7 @@ def test_a_match_is_on_record_and_in_the_log_when_the_answer_is_there(
     assert [record.event for record in log.read(state.path / "audit")][-1] == "match"
 
 
+@pytest.mark.slow
 def test_a_thread_that_ends_takes_no_process_with_it(checker: ContentChecker) -> None:
     """The kernel ends the container process together with the thread that started it."""
     for _ in range(3):
@@ -240,6 +241,7 @@ def test_a_stream_that_breaks_off_raises_and_leaves_nothing(
     assert state.call("matches", "--format", "jsonl").lines == []
 
 
+@pytest.mark.slow
 def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: ContentChecker) -> None:
     """`check` searches all bytes of a `bytes` object, but only a kept part of a long stream."""
     data = bytes(3 << 20) + zip_of(LISTED)
@@ -331,6 +333,7 @@ def test_many_threads_get_the_answers_of_one(checker: ContentChecker) -> None:
     assert checker.failures == 0
 
 
+@pytest.mark.slow
 def test_checks_leave_no_descriptor_and_no_object(checker: ContentChecker) -> None:
     def check() -> None:
         for _ in range(20):

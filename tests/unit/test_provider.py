@@ -253,6 +253,7 @@ def test_large_publications_are_cut_into_segments(
     assert live_ids(index, files) == [f"1-{n}" for n in range(13, 25)]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -375,6 +376,7 @@ def test_two_writers_do_not_meet(simulator: Simulator) -> None:
 # Keys
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ROLES)
 def test_clients_follow_rotations(simulator: Simulator, client: PlainClient, role: str) -> None:
     simulator.publish(CSV, list_keys=Keys(2, 2))
@@ -427,6 +429,7 @@ def test_too_few_keys_of_the_root_replace_nothing(tmp_path: Path) -> None:
     assert before == {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ROLES)
 def test_a_rotation_can_change_how_many_have_to_sign(
     simulator: Simulator, client: PlainClient, role: str

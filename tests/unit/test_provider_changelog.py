@@ -81,6 +81,7 @@ def test_a_change_is_recorded_before_it_is_seen(
     assert record.data["timestamp"] == roles.timestamp.signed.version
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_failed_change_is_recorded(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, name: str

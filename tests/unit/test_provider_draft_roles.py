@@ -524,6 +524,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     assert kills == {"root": 2, "snapshot": 4, "timestamp": 3, "notices": 4}[role]
 
 
+@pytest.mark.slow
 def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
     """The timestamp is valid for a week, so the people with its key sign at least weekly."""
     simulator = Simulator(tmp_path / "repo")

@@ -352,6 +352,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(world, {"before it is signed": unsigned, "after": signed})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CHANGED)
 @pytest.mark.parametrize("when", ["before it is signed", "after"])
 def test_a_draft_that_was_changed_is_refused(
@@ -599,6 +600,7 @@ def test_true_is_not_a_version(world: World) -> None:
         load_draft(draft)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("wrong", [{"checksum": "0" * 16}, {"generation": 9}, {"generation": 1}])
 def test_an_index_that_clients_would_refuse_is_not_published(
     world: World, wrong: dict[str, Any]

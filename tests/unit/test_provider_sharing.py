@@ -112,6 +112,7 @@ def test_live_entries_are_shared_on_and_withdrawals_follow(countries: Countries)
     assert (found.added, found.withdrawn) == (("e-10", "e-11"), ("e-5",))
 
 
+@pytest.mark.slow
 def test_entries_are_chosen_and_the_choice_is_remembered(countries: Countries) -> None:
     countries.theirs.publish(csv(range(20, 24), category="other"))
     assert countries.share(where="category = other").changed == 4
@@ -139,6 +140,7 @@ def test_an_entry_keeps_all_that_it_had(countries: Countries) -> None:
         assert facts[0] == facts[1]
 
 
+@pytest.mark.slow
 def test_what_people_have_withdrawn_here_stays_out(countries: Countries) -> None:
     countries.share()
     countries.ours.withdraw("e-3", "e-4", list_name="a")
@@ -188,6 +190,7 @@ def test_a_withdrawal_here_can_be_undone(countries: Countries) -> None:
     assert countries.listed(range(10)) == {0, *range(3, 10)}
 
 
+@pytest.mark.slow
 def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countries) -> None:
     countries.share()
     countries.theirs.withdraw("e-5")
@@ -289,6 +292,7 @@ def test_a_list_of_another_provider_does_not_take_its_place(countries: Countries
             share.begin(other.root, None, None)
 
 
+@pytest.mark.slow
 def test_new_keys_of_the_other_provider_are_followed(countries: Countries) -> None:
     countries.share()
     for role in ("root", "baseline", "timestamp", "snapshot", "targets"):
@@ -297,6 +301,7 @@ def test_new_keys_of_the_other_provider_are_followed(countries: Countries) -> No
     assert countries.share().withdrawn == 1
 
 
+@pytest.mark.slow
 def test_all_may_be_withdrawn_but_a_list_that_ends_says_so(countries: Countries) -> None:
     countries.share()
     countries.theirs.withdraw(*(f"e-{n}" for n in (0, *range(3, 10))))
@@ -352,6 +357,7 @@ def provider(*words: object, code: int = 0) -> Run:
     return done
 
 
+@pytest.mark.slow
 def test_the_commands(countries: Countries, tmp_path: Path) -> None:
     root, ours = tmp_path / "theirs.json", countries.ours.repository.directory
     root.write_bytes(countries.known)

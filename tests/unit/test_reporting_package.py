@@ -208,6 +208,7 @@ def files_of(package: Path) -> list[Path]:
     return sorted(p for p in package.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_edit_passes(package: Path, data: st.DataObject) -> None:
     """One byte is changed, inserted or removed anywhere, or the end is cut off."""

@@ -53,6 +53,7 @@ def test_documents_are_checked_one_after_another() -> None:
     assert process.returncode is not None
 
 
+@pytest.mark.slow
 def test_a_schema_that_is_none() -> None:
     with pytest.raises(VerificationError, match="cannot be used"):
         ConfinedSchema(SCHEMA[:-100])
