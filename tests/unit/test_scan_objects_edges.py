@@ -217,6 +217,17 @@ def test_a_scan_does_not_continue_behind_objects_that_wait_for_its_end(
     assert scan.objects.token is None
 
 
+def test_a_scan_does_not_continue_behind_a_page_of_objects_that_wait(
+    tmp_path: Path, judge: Judge
+) -> None:
+    trusted = page("a", "b", size=4, etags=lambda key: etag(key.encode()))
+    how: dict[str, Any] = {"trusts": lambda _: True}
+    scan = Scan(tmp_path, judge, trusted, READ, page("c"), KeyboardInterrupt(), **how)
+    with pytest.raises(KeyboardInterrupt):
+        list(scan.check())
+    assert scan.objects.token is None
+
+
 def test_objects_that_have_waited_do_not_stop_a_scan_from_continuing(
     tmp_path: Path, judge: Judge
 ) -> None:
