@@ -114,6 +114,19 @@ def test_a_size_that_no_entry_has_is_clean_and_so_is_an_empty_object(
     assert by_store(done) == []
 
 
+@pytest.mark.parametrize("looks", [False, True])
+def test_an_empty_object_is_clean_also_beside_entries_of_any_size(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    def of_sizes(sizes: Any) -> tuple[Any, Any]:
+        return np.ones(len(sizes), np.bool_), np.ones(len(sizes), np.uint8)
+
+    monkeypatch.setattr(judge, "of_sizes", of_sizes)
+    done = sort(judge, ("a", 0, etag(b"x")), ("b", 1, etag(b"x")), looks=looks, trusts=True)
+    assert [one.key for one in done.wanted] == ["b"]
+    assert (done.result.clean, done.result.ruled_out_by_size) == (1, 1)
+
+
 @pytest.mark.parametrize("reads", [False, True])
 def test_where_containers_are_opened_each_object_with_content_is_looked_at(
     judge: Judge, reads: bool
