@@ -22,7 +22,7 @@ from hashclient.core.version import __version__
 from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster import executor as module
 from hashclient.scan.cluster import worker
-from hashclient.scan.cluster.buckets import ClusterBucket
+from hashclient.scan.cluster.buckets import _Range
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import (
@@ -193,8 +193,8 @@ def test_a_connection_is_kept_for_objects(objects: bool) -> None:
     assert connection.left == [goodbye] * (not objects)
     if objects:
         bucket = made.bucket(parse_uri("s3://bkt/p"), "after", "namespace")
-        assert isinstance(bucket, ClusterBucket) and bucket._jobs is made._jobs
-        assert (bucket._namespace, bucket._ranges[0].after) == ("namespace", b"after")
+        assert bucket._jobs is made._jobs and bucket._namespace == "namespace"
+        assert [*bucket._ranges] == [_Range(b"after", None)]
     for _ in range(2):
         made.close()
     assert (connection.closed, connection.left) == (1, [goodbye])
