@@ -108,6 +108,66 @@ def test_inodes_are_sent_if_the_file_system_is_the_same_everywhere(
         assert (rest.inode, rest.above) == (0, 0)
 
 
+@pytest.mark.parametrize("number", [77, None])
+def test_a_wide_directory_goes_back_with_what_is_the_same_everywhere(
+    tmp_path: Path, number: int | None
+) -> None:
+    """A directory below a given one is found again by its inodes if all machines have these."""
+    tree = write_tree(tmp_path, {"n": b"", "w/1": b"", "w/2": b"", "w/in/x": b""})
+    found = errand(identities=Numbered(number), wide_names=2).run([root(tree)])
+    w = tree / "w"
+    inode, above = (w.stat().st_ino, tree.stat().st_ino) if number else (0, 0)
+    assert found.rest == [Start(os.fsencode(w), is_wide=True, inode=inode, above=above)]
+    assert list(paths_of(found.groups)) == [f"{tree}/n"]
+    given = errand(wide_names=1).run([root(w)]).rest
+    assert given == [Start(os.fsencode(w), verified=True, is_root=True, is_wide=True)]
+
+
+@pytest.mark.parametrize(("most", "rest"), [(1, 2), (2, 2), (3, 1), (4, 0)])
+def test_only_files_count_for_the_end_of_a_batch(tmp_path: Path, most: int, rest: int) -> None:
+    tree = write_tree(tmp_path, {"1": b"", "2": b"", "a/x": b"", "b/y": b""})
+    found = errand(most_names=most).run([root(tree)])
+    assert len(found.rest) == rest
+    assert {start.path for start in found.rest} <= {os.fsencode(tree / name) for name in "ab"}
+
+
+@pytest.mark.parametrize("objection", [None, "the file system is not mounted"])
+def test_a_tree_whose_file_system_is_missing_is_unread_and_listed(
+    tmp_path: Path, objection: str | None
+) -> None:
+    tree = write_tree(tmp_path / "t", {"x": b""})
+    looked: list[bool] = []
+
+    def look(fd: int, *, given: bool) -> str | None:
+        assert os.fstat(fd).st_ino == tree.stat().st_ino
+        looked.append(given)
+        return objection
+
+    mounts: Any = SimpleNamespace(look=look, watched=lambda path, _fd: {f"{path}/m"})
+    made = ClusterTrees([str(tree), str(tmp_path / "gone")], ScanOptions(), mounts)
+    assert made.begin() == [str(tree)]
+    assert (looked, made.points) == ([True], {f"{tree}/m"})
+    gone = Outcome(Kind.UNREAD, f"{tmp_path}/gone", reason="no such file or directory")
+    unread = Outcome(Kind.UNREAD, str(tree), reason=objection)
+    assert list(made.batches()) == [*([unread] if objection else []), gone]
+    assert made.coverage.has_failed(str(tree)) is bool(objection)
+    assert made.starts == [root(tree)]
+
+
+def test_a_tree_that_cannot_be_opened_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    made = trees(tmp_path)
+    monkeypatch.setattr(module, "open_directory", fail)
+    assert made.begin() == [str(tmp_path)]
+    unread = Outcome(Kind.UNREAD, str(tmp_path), reason="permission denied")
+    assert (list(made.batches()), made.starts) == ([unread], [])
+    assert made.coverage.has_failed(str(tmp_path))
+
+
 def trees(*paths: Path, **options: Any) -> ClusterTrees:
     return ClusterTrees([str(path) for path in paths], ScanOptions(**options))
 
