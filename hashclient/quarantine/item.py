@@ -268,7 +268,7 @@ def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None =
     folder = folder_path(directory, match_id)
     path = folder / ITEM_NAME
     try:
-        with open(path, "rb") as stream:  # noqa: PTH123 - thousands of names
+        with files.open_at_once(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             data = files.read_bounded(stream, size, MAX_ITEM_BYTES)
     except FileNotFoundError as error:
@@ -295,7 +295,7 @@ def load_notes(directory: Path) -> dict[str, Note]:
     """
     path = directory / RESTORED_NAME
     try:
-        with open(path, "rb") as stream:  # noqa: PTH123 - for each item that is read
+        with files.open_at_once(path) as stream:
             notes = msgspec.json.decode(stream.read(), type=Notes)
     except FileNotFoundError:
         return {}

@@ -140,7 +140,8 @@ def _check_files(room: Room, item: Item) -> str | None:
 def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
     """Return a message about a fault of a sealed copy (steps 2 to 4 of `verify`), or None."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without O_NONBLOCK, the open of a pipe would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if stat.S_IMODE(os.fstat(fd).st_mode) & _NOT_FOR_OTHERS:  # 2
                 return f"others can read it: chmod go= {printable(path)}"

@@ -570,3 +570,19 @@ def test_a_descriptor_that_no_command_takes_is_closed(
     talk.connection.readable()
     talk.run()
     assert open_files() == before
+
+
+def test_a_descriptor_that_waits_behind_unanswered_requests_is_closed_with_its_connection(
+    talks: Callable[..., Talk],
+) -> None:
+    talk = talks()
+    talk.send(SESSION, instream(b"listed") * MAX_PENDING)
+    before = open_files()
+    sent = os.open("/dev/null", os.O_RDONLY)
+    socket.send_fds(talk.ours, [instream(b"listed") * 99], [sent])
+    os.close(sent)
+    talk.answer(talk.uploads[0])
+    talk.connection.readable()
+    assert open_files() == before + 1 and talk.connection._rest
+    talk.connection.close()
+    assert open_files() <= before

@@ -14,6 +14,12 @@ import pytest
 from fixtures.quarantine import Ward
 from hashclient.core.kinds import MatchState
 from hashclient.quarantine.verify import Finding
+from hashclient.system.layout import ITEM_NAME, RESTORED_NAME
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
 
 
 def damage(path: Path) -> None:
@@ -126,6 +132,7 @@ def test_nobody_else_may_read_any_part(ward: Ward, file: Path) -> None:
         (lambda path: os.truncate(path, 9), "evidence.1.age has 9 bytes instead of"),
         (lambda path: (path.unlink(), path.symlink_to("item.json")), "evidence.1.age cannot be"),
         (lambda path: (path.unlink(), path.mkdir(mode=0o700)), "evidence.1.age cannot be read:"),
+        (make_pipe, "evidence.1.age cannot be read:"),
     ],
 )
 def test_files_that_belong_to_an_item_are_checked(
@@ -138,6 +145,19 @@ def test_files_that_belong_to_an_item_are_checked(
     spoil(ward.evidence(match).with_name("evidence.1.age"))
     (finding,) = ward.verify().values()
     assert not finding.ok and finding.detail.startswith(why)
+
+
+@pytest.mark.parametrize("name", [RESTORED_NAME, ITEM_NAME])
+def test_a_pipe_in_the_place_of_a_document_is_damage_and_waits_for_no_writer(
+    ward: Ward, file: Path, name: str
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    folder = ward.evidence(match).parent
+    path = (folder if name == ITEM_NAME else folder.parent) / name
+    make_pipe(path)
+    damaged = [found for found in ward.verify().values() if not found.ok]
+    assert [found.detail.startswith(f"damaged: {path}: ") for found in damaged] == [True]
 
 
 def test_a_copy_that_was_always_of_something_else_is_found(ward: Ward, file: Path) -> None:
