@@ -274,8 +274,6 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.context._seal",
             "quarantine.context.keep_context",
             "quarantine.item.item_ids",
-            "quarantine.item.load_item",
-            "quarantine.item.load_notes",
             "quarantine.item.save_notes",
             "quarantine.restore._decrypt",
             "quarantine.retention.purge",
