@@ -166,7 +166,8 @@ def parse_pax(text: bytes) -> Pax | None:
             return None
         end = at + int(digits)
         name, equals, value = text[space + 1 : end - 1].partition(b"=")
-        if end > len(text) or end <= space + 1 or text[end - 1 : end] != b"\n" or not equals:
+        # If the length is too large or too small, one of these slices is empty.
+        if text[end - 1 : end] != b"\n" or not equals:
             return None
         if name in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             pieces.append(value)

@@ -196,3 +196,31 @@ def test_an_item_of_a_heap_lies_within_its_block(
     found = opened(Pst(), out.file())
     assert found.contents == ([] if content is None else [content])
     assert found.reasons == ({Why.DAMAGED} if content is None else set())
+
+
+@pytest.mark.parametrize("above", [(0x142, 0x122), (0x142, 0x162, 0x122), (0x122,), (0x999,)])
+def test_folders_within_each_other_come_to_an_end(above: tuple[int, ...]) -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    folders = dict(zip((0x122, *above), above, strict=False))
+    for number, parent in sorted(folders.items()):
+        out.node(number, out.properties({0x3001: (30, b"%x" % number)}), parent)
+    out.node(0x200004, out.properties({0x3701: (258, b"benign")}), 0x122)
+    found = opened(Pst(), out.file())
+    assert found.contents == [b"benign"] and not found.unread
+    assert found.names[0].endswith(b"/node-200004") is (above != (0x122,))
+    assert len(found.names[0]) < 1_100
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 80])
+def test_a_path_has_as_many_folders_as_the_limit(count: int) -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    numbers = [0x2 | 0x20 * n for n in range(2, count + 2)]
+    for number, parent in zip(numbers, [numbers[0], *numbers], strict=False):
+        out.node(number, out.properties({0x3001: (30, b"f")}), parent)
+    # The message comes before its folders, so that no path is known yet.
+    out.node(0x24, out.properties({0x3701: (258, b"benign")}), numbers[-1])
+    found = opened(Pst(), out.file())
+    depth = min(count - 1, 64)
+    assert found.members == [(b"f/" * depth + b"node-24", b"benign")]
