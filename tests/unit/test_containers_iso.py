@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 
 import pytest
 
-from fixtures.images import SECTOR, record
+from fixtures.images import SECTOR, image_of, record
 from hashclient.containers import iso
 from hashclient.containers.interface import NotReadError, Why
 from tests.opened import Whole
@@ -214,3 +215,59 @@ def test_a_partition_of_another_system_may_be_behind_64(number: int) -> None:
     if number:
         made[512:514] = b"XX"
         assert not iso._has_hfs(Whole(bytes(made)), set())
+
+
+@pytest.mark.parametrize("joliet", [None, {"b": b"x"}])
+def test_new_descriptors_contain_only_the_necessary_fields(joliet: dict[str, bytes] | None) -> None:
+    whole = Whole(image_of({"a": b"benign"}, joliet))
+    roots = dict(iso._roots(whole))
+    tidied = iso._with_tidied(whole)
+    assert tidied.size == whole.size
+    assert tidied.read_at(0, 16 * SECTOR) == whole.read_at(0, 16 * SECTOR)
+    end = (17 + len(roots)) * SECTOR
+    assert tidied.read_at(end, whole.size) == whole.read_at(end, whole.size)
+    assert list(roots) == ([1] if joliet is None else [1, 2])
+    for number, (kind, root) in enumerate(roots.items(), 16):
+        volume = tidied.read_at(number * SECTOR, SECTOR)
+        assert volume[:7] == bytes([kind]) + b"CD001\1"
+        count, place = whole.size // SECTOR, int.from_bytes(root[2:6], "little")
+        fields = {
+            80: struct.pack("<L", count) + struct.pack(">L", count),
+            88: b"%/E" if kind == 2 else bytes(3),
+            120: b"\1\0\0\1\1\0\0\1" + struct.pack("<H", SECTOR) + struct.pack(">H", SECTOR),
+            132: bytes(8) + struct.pack("<2L", place, 0) + struct.pack(">2L", place, 0),
+            156: root,
+            881: b"\1",
+        }
+        rest = bytearray(volume[7:])
+        for at, content in fields.items():
+            assert volume[at : at + len(content)] == content
+            rest[at - 7 : at - 7 + len(content)] = bytes(len(content))
+        assert not any(rest)
+    last = tidied.read_at(end - SECTOR, SECTOR)
+    assert last == (b"\xffCD001\1").ljust(SECTOR, b"\0")
+
+
+SP = b"SP\7\1\xbe\xef"
+
+
+@pytest.mark.parametrize(
+    ("root", "at", "has_one"),
+    [
+        (None, 0, False),
+        (folder(50), 50 * SECTOR, True),
+        (folder(50), 50 * SECTOR + 250, True),
+        (folder(50), 50 * SECTOR + 251, False),
+        (folder(50), 50 * SECTOR - 1, False),
+        (folder(50)[:1] + b"\3" + folder(50)[2:], 53 * SECTOR + 34, True),
+        (folder(50)[:1] + b"\3" + folder(50)[2:], 50 * SECTOR + 34, False),
+    ],
+)
+def test_rock_ridge_is_known_by_the_first_record_of_the_root(
+    root: bytes | None, at: int, *, has_one: bool
+) -> None:
+    made = bytearray(image({})._data)
+    made[at : at + len(SP)] = SP
+    assert iso._has_rock_ridge(Whole(bytes(made)), root) is has_one
+    made[at + 2] = 6
+    assert not iso._has_rock_ridge(Whole(bytes(made)), root)

@@ -153,3 +153,20 @@ def test_streams_of_all_lengths_around_a_sector_are_whole(exponent: int) -> None
         out = opened(Ole(), ole_of(streams, exponent=exponent, scattered=scattered))
         assert dict(out.members) == {name.encode(): content for name, content in streams.items()}
         assert not out.unread
+
+
+def test_a_path_is_cut_in_front() -> None:
+    storages = [chr(97 + number) * 31 for number in range(40)]
+    for count in (31, 32, 40):
+        path = "/".join(storages[:count])
+        ((name, content),) = opened(Ole(), ole_of({f"{path}/x": A})).members
+        assert content == A
+        assert name == path.encode()[-1_000:] + b"/x"
+
+
+@pytest.mark.parametrize("short", [6, 8, 9])
+def test_a_short_sector_is_as_long_as_the_header_says(short: int) -> None:
+    """The chain of a stream of one short sector needs no table."""
+    data = ole_of({"a": A[:60]})
+    out = opened(Ole(), patched((32, "<H", short), data=data))
+    assert (b"a", A[:60]) in out.members
