@@ -124,14 +124,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     is_tired: bool
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """A message: the process cannot open any container."""
-
-    detail: str
-
-
 ToChild = Setup | Job | Masks
-ToWorker = Ready | Ask | Rows | Done | Failed
+ToWorker = Ready | Ask | Rows | Done
 encode = msgspec.msgpack.Encoder().encode
 decode_to_child = msgspec.msgpack.Decoder(ToChild).decode
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
