@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import binascii
 
 import pytest
@@ -195,3 +196,22 @@ def test_parts_without_a_name_are_numbered() -> None:
     out = look(multipart("\none", base64_part("named", A), "\ntwo"))
     assert list(dict.fromkeys(out.names)) == [b"part-1", b"named", b"part-3"]
     assert [out.listed[0].offset, out.listed[1].offset] > [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "front", "is_found"),
+    [
+        (b"", b"", True), (b"", b"odd line!\n", True), (b"x-odd", b"", True),
+        (b"x-odd", b"odd line!\n", True), (b"7bit", b"", False), (b"8bit", b"", False),
+        (b"binary", b"odd line!\n", False), (b"quoted-printable", b"", False),
+        (b"base64", b"", True), (b"base64", b"odd line!\n", True), (b"base64", b"oddl\n", False),
+        (b"7bit\nodd\nX: y", b"", True), (b"7bit\nX: y", b"", False),
+    ],
+)  # fmt: skip
+def test_lines_of_base64_at_the_end_are_decoded_unless_the_encoding_is_another_one(
+    encoding: bytes, front: bytes, *, is_found: bool
+) -> None:
+    """The first lines of a text may be a header or a note for some clients."""
+    data = b"Subject: s\nContent-Type: application/x; name=a\n"
+    data += b"Content-Transfer-Encoding: " + encoding + b"\n" if encoding else b""
+    assert (A in look(data + b"\n" + front + base64.encodebytes(A)).contents) is is_found

@@ -340,3 +340,11 @@ def test_a_tree_at_a_limit_is_read_and_one_beyond_is_not(
     assert read(data) == ({b"a": b"xxx"}, [])
     monkeypatch.setattr(udf, limit, most - 1)
     assert read(data)[0] == {} and len(read(data)[1]) == 1
+
+
+@pytest.mark.parametrize("count", [1, 30, 200])
+def test_a_file_may_have_many_pieces(count: int) -> None:
+    pieces = [short(1, 5 + number % 50) for number in range(count)]
+    blocks = {5 + number: bytes([number]) for number in range(50)}
+    wanted = bytes(number % 50 for number in range(count))
+    assert read(disk({2: file(count, *pieces), **blocks})) == ({b"a": wanted}, [])
