@@ -68,6 +68,18 @@ def test_a_new_kind_touches_what_begins_like_it_and_is_long_enough(
     assert taken(Meanings(database), written) == [False, True, True]
 
 
+def test_each_record_is_judged_by_its_own_meaning(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three programs wrote the records: of an earlier version, without the toy, and of today."""
+    unknown, before, today = (plain_records((900, b"T"), (900, b"x")) for _ in range(3))
+    Meanings(database, records="files").give(before)
+    with_kinds(monkeypatch, *KINDS, TOY)
+    Meanings(database, records="files").give(today)
+    mixed = np.concatenate([unknown, before, today])
+    assert taken(Meanings(database), mixed) == [False, False, False, True, True, True]
+
+
 @pytest.mark.parametrize(
     ("changed", "still"),
     [

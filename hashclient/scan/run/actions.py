@@ -242,6 +242,7 @@ class Responder:
 
         A match that wants a report is not isolated before its turn if the note of the report is
         missing, because the note must be written first.
+        A file that was isolated already is left out, because its result has not been shown yet.
         """
         from hashclient.quarantine.store import AT_ONCE
 
@@ -256,6 +257,7 @@ class Responder:
                 and self._reason(outcome) == reason
                 and not later.held
                 and later.id not in wanted
+                and later.id not in self._taken
                 and self._may_isolate(outcome)
                 and (later.id in self._noted or not self._is_to_be_reported(outcome))
             ):
