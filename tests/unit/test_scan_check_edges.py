@@ -1,0 +1,254 @@
+"""The check of files at its limits: what is deferred, what is opened, what is computed at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.containers.limits import Options
+from hashclient.core.kinds import Algorithm, Kind
+from hashclient.core.model import Outcome
+from hashclient.index.open_lists import OpenLists
+from hashclient.scan.cache import cache
+from hashclient.scan.check import checker, marks, members, opening_files, reading
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.members import Members, Opened
+from hashclient.scan.check.opening_files import Waits
+from hashclient.scan.check.reading import SPARE_BYTES, Deferred, Device, Reader
+from hashclient.scan.sources import interface, listing, trees
+from hashclient.scan.values.work import Group
+from hashclient.system.filesystems import FULL
+from tests.kit import csv_of, write_tree
+from tests.unit.test_checker import lists_of, zipped
+
+MD5, SHA1 = (Algorithm.MD5,), (Algorithm.SHA1,)
+ARCHIVE = zipped(b"content")
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
+    return lists_of(tmp_path_factory.mktemp("lists"), base=csv_of({"e-1": b"listed"}))
+
+
+@pytest.fixture(scope="module")
+def unsized(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
+    """Lists whose entries have no sizes, so that every file is read."""
+    rows = csv_of({"e-1": b"listed"}, sized=False)
+    return lists_of(tmp_path_factory.mktemp("unsized"), base=rows)
+
+
+def test_limits_of_memory_and_time_are_these() -> None:
+    assert (reading.SPARSE_BYTES, reading.SPARSE_SHARE) == (1 << 30, 100)
+    assert (reading.UNSIZED_BYTES, reading.CLAIMED_BYTES) == (1 << 26, 1 << 30)
+    assert (reading.UNSIZED_S, reading.ATTEMPTS, SPARE_BYTES) == (60.0, 3, 1 << 16)
+    assert (marks.LOOK_BYTES, members.MAX_KEPT, members.ROWS_AT_ONCE) == (4_096, 10_000, 4_096)
+    assert (opening_files.FILES_AHEAD, checker.DIRECTORIES) == (32, 16)
+    assert (trees.MAX_COVERED, interface.TASK_CHARS, interface.TASK_S) == (10_000, 1 << 14, 0.05)
+    assert listing.NAMES_AHEAD == 512
+    seconds = [
+        timedelta(microseconds=ns / 1_000).total_seconds()
+        for ns in (cache.FRESH_NS, cache.FRESH_PROVEN_NS, cache.COARSE_NS)
+    ]
+    assert seconds == [60, 1, 2]
+    assert (cache.REREAD_DAYS, cache.BLOCK_INODES) == (14, 1 << cache._BLOCK_BITS)
+
+
+class Openers(Members):
+    """Opens no container, and starts no process; it notes the names of the files."""
+
+    def __init__(self, lists: OpenLists, error: OSError | None = None) -> None:
+        super().__init__(lists.judge(), Options())
+        self.names: list[str] = []
+        self.waits: list[bool] = []
+        self.errors = [error] if error else []
+
+    def open(
+        self,
+        fd: int,
+        size: int,
+        path: str,
+        is_unchanged: Callable[[], bool],
+        *,
+        can_wait: bool = False,
+    ) -> Opened:
+        assert os.fstat(fd).st_size == size and is_unchanged()
+        self.waits.append(can_wait)
+        if self.errors:
+            raise self.errors.pop()
+        self.names.append(Path(path).name)
+        return Opened(members=1, clean=1)
+
+
+@pytest.mark.parametrize(
+    ("others", "defer", "is_whole"), [(1, False, False), (0, False, True), (0, True, False)]
+)
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_long_container_is_a_task_of_its_own(
+    lists: OpenLists,
+    unsized: OpenLists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    others: int,
+    defer: bool,
+    is_whole: bool,
+    more: int,
+    is_read: bool,
+) -> None:
+    """The limit is the same for a file that is read, and for one whose size no entry has."""
+    monkeypatch.setattr(checker, "DEFER_BYTES", len(ARCHIVE) - more)
+    write_tree(tmp_path, {"a": ARCHIVE, "b": b"text"})
+    chosen = unsized if is_read else lists
+    opener = Openers(chosen)
+    task = [Group(str(tmp_path), ["a", "b"][: 1 + others], follow=False)]
+    result = Checker(chosen.judge(), members=opener).check(task, defer=defer)
+    is_late = more >= 0 and not is_whole
+    assert opener.names == ([] if is_late else ["a"])
+    assert [[*group.names] for group in result.deferred] == [["a"]] * is_late
+    assert result.clean == others + (0 if is_late else 2)
+    assert result.outcomes == []
+
+
+def test_files_of_two_groups_are_not_alone(
+    unsized: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checker, "DEFER_BYTES", 6)
+    write_tree(tmp_path, {"a/f": b"listed", "b/f": b"short"})
+    groups = [Group(f"{tmp_path}/{name}", ["f"], follow=False) for name in "ab"]
+    one = Checker(unsized.judge())
+    result = one.check(groups)
+    assert ([group.directory for group in result.deferred], result.clean) == ([groups[0][0]], 1)
+    empty = Group(str(tmp_path), [], follow=False)
+    (match,) = one.check([groups[0], empty]).outcomes
+    assert match.kind is Kind.MATCH
+
+
+@pytest.mark.parametrize(
+    ("files", "expects"),
+    [
+        ({"a": b"listed"}, True),
+        ({"a": b"listed", "b": b"LISTED"}, False),
+        ({"a": b"listed", "b": b"listed", "c": b"LISTED"}, True),
+        ({"b": b"LISTED"}, False),
+        ({}, False),
+    ],
+)
+def test_most_files_of_a_task_must_hit_before_all_digests_are_computed_at_once(
+    unsized: OpenLists, tmp_path: Path, files: dict[str, bytes], expects: bool
+) -> None:
+    write_tree(tmp_path, files)
+    one = Checker(unsized.judge())
+    for _ in range(2):
+        one.check([Group(str(tmp_path), list(files), follow=False)])
+        assert one._expects_hits is expects
+    assert set(one._reader.spare) == (set(Algorithm) if expects else set())
+
+
+@pytest.mark.parametrize(
+    ("size", "spare", "count"),
+    [
+        (SPARE_BYTES - 1, tuple(Algorithm), 3),
+        (SPARE_BYTES, tuple(Algorithm), 1),
+        (0, tuple(Algorithm), 3),
+        (5, SHA1, 1),
+        (5, MD5, 2),
+        (5, (), 1),
+    ],
+)
+def test_further_digests_are_computed_for_short_files(
+    tmp_path: Path, size: int, spare: tuple[Algorithm, ...], count: int
+) -> None:
+    """The digests of the plan come first, and only these are named."""
+    (tmp_path / "f").write_bytes(bytes(size))
+    reader = Reader(lambda _: SHA1)
+    reader.spare = spare
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    try:
+        plan, digests, *_ = reader.read(fd)
+    finally:
+        os.close(fd)
+        reader.end_task()
+    assert (plan, len(digests), len(digests[0])) == (SHA1, count, 20)
+
+
+@pytest.mark.parametrize(("more", "is_late"), [(-1, True), (0, True), (1, False)])
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_a_file_is_deferred_from_a_length_on_if_its_size_is_wanted(
+    tmp_path: Path, more: int, is_late: bool, is_wanted: bool
+) -> None:
+    (tmp_path / "f").write_bytes(b"listed")
+    reader = Reader(lambda _: SHA1 if is_wanted else ())
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    try:
+        reader.devices[os.fstat(fd).st_dev] = Device(FULL)
+        if is_late and is_wanted:
+            with pytest.raises(Deferred):
+                reader.read(fd, 6 + more)
+        else:
+            assert len(reader.read(fd, 6 + more)[1]) == int(is_wanted)
+        assert reader.bytes_read == (6 if is_wanted and not is_late else 0)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("files", "waited", "often"), [(10, 6, False), (10, 7, True), (1, 4, False), (1, 5, True)]
+)
+def test_files_are_opened_ahead_after_so_many_waits(
+    monkeypatch: pytest.MonkeyPatch, files: int, waited: int, often: bool
+) -> None:
+    now = 100
+    monkeypatch.setattr(Waits, "count", staticmethod(lambda: now))
+    waits = Waits()
+    assert not waits.often
+    for _ in range(2):
+        waits.begin()
+        now += waited
+        waits.end(files)
+        assert waits.often is often
+
+
+@pytest.mark.parametrize("has_lists", [False, True])
+@pytest.mark.parametrize("opens", [False, True])
+@pytest.mark.parametrize("is_listed", [False, True])
+@pytest.mark.parametrize("expects", [False, True])
+def test_the_status_of_a_file_is_read_first_only_if_it_can_decide(
+    lists: OpenLists,
+    unsized: OpenLists,
+    tmp_path: Path,
+    has_lists: bool,
+    opens: bool,
+    is_listed: bool,
+    expects: bool,
+) -> None:
+    """`has_lists`: whether entries have sizes, so that a size may rule a file out."""
+    chosen = lists if has_lists else unsized
+    one = Checker(chosen.judge(), members=Openers(chosen) if opens else None)
+    one._expects_hits = expects
+    group = Group(str(tmp_path), ["f"], follow=False)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        group = group.only(["f"], [7 if is_listed else 0]) if is_listed else group
+        directory = opening_files.directory_of(fd, group, os.fstat(fd))
+    finally:
+        os.close(fd)
+    looks = has_lists and not expects and not (opens and is_listed)
+    assert one._looks_first(directory) is looks
+
+
+def test_a_container_that_lacks_a_descriptor_alone_in_its_directory_does_not_wait(
+    lists: OpenLists, tmp_path: Path
+) -> None:
+    """An error other than a missing descriptor makes the file unread, and no other file."""
+    write_tree(tmp_path, {"a": ARCHIVE, "b": ARCHIVE})
+    opener: Any = Openers(lists, OSError(5, "broken"))
+    result = Checker(lists.judge(), members=opener).check(
+        [Group(str(tmp_path), ["a", "b"], follow=False)]
+    )
+    assert [Outcome(Kind.UNREAD, f"{tmp_path}/a", reason="broken")] == result.outcomes
+    assert (opener.names, opener.waits, result.clean) == (["b"], [False, False], 2)
