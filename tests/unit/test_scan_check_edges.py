@@ -233,7 +233,7 @@ def test_the_status_of_a_file_is_read_first_only_if_it_can_decide(
     group = Group(str(tmp_path), ["f"], follow=False)
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        group = group.only(["f"], [7 if is_listed else 0]) if is_listed else group
+        group = group.only(["f"], [7]) if is_listed else group
         directory = opening_files.directory_of(fd, group, os.fstat(fd))
     finally:
         os.close(fd)
