@@ -205,8 +205,8 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
-        version=5,
-        reads=6,
+        version=6,
+        reads=7,
         hides_end=False,
         has_readings=True,
         # A line of more than `MAX_LINE_BYTES` is read in pieces, and each piece may begin with a
@@ -215,7 +215,7 @@ OPENED = (
     ),
     # No file is recognised as a `message`; only a member of a mailbox or of another message has
     # this kind.
-    Kind("message", (), "mail:Message", version=3, reads=2, has_readings=True),
+    Kind("message", (), "mail:Message", version=3, reads=3, has_readings=True),
     Kind(
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),

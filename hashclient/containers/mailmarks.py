@@ -107,11 +107,12 @@ def begins_as_mail(head: bytes) -> bool:
 def _is_header(text: bytes) -> bool:
     """Return whether the lines are fields, and the header may continue after the last line.
 
-    Some lines may be no fields, because programs skip such lines.
+    Some lines may be no fields, because programs skip such lines. One such line is allowed however
+    few lines there are, because a long field may hide the lines behind it.
     """
     lines = _ENDS.split(text)[:-1]
     odd = sum(line[:1] not in (b" ", b"\t") and not FIELD.match(line) for line in lines)
-    return odd * _ODD_SHARE <= len(lines) and b"" not in lines
+    return odd * _ODD_SHARE <= max(len(lines), _ODD_SHARE) and b"" not in lines
 
 
 def can_be_mail(content: bytes | memoryview) -> bool:

@@ -26,9 +26,10 @@ MAX_AGAIN_BYTES = 16 << 20
 #: How many bytes a text may have to be listed with other line ends.
 MAX_TEXT_BYTES = 8 << 20
 
-#: `_BASE64_LINE` matches a line of base64. `_LEAST_BASE64`: if lines at the end of a text look like
-#: base64 and have fewer bytes in all, they count as other text.
-_BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r{0,3}"), 32
+#: `_BASE64_LINE` matches a line of base64, which may have too much padding. `_LEAST_BASE64`: if
+#: lines at the end of a text look like base64 and have fewer bytes in all, they count as other
+#: text.
+_BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+=*\r{0,3}"), 32
 _EMPTY_LINE = re.compile(rb"\n\r{0,2}\n")
 
 Way = Callable[[Iterable[bytes]], Iterator[bytes]]

@@ -112,7 +112,8 @@ def test_names_in_later_lines_have_2_to_40_letters() -> None:
         (b"\r\n" + FULL, True),
         (b"\xef\xbb\xbf" + FULL, True),
         (b"\xef\xbb\xbf\n" + FULL[: HEAD_BYTES - 5], False),
-        # An empty line ends the header; a fourth of the lines may be no fields.
+        # An empty line ends the header; a fourth of the lines may be no fields, and
+        # one line in any case.
         (OTHER + b"\n" + FULL, False),
         (OTHER + b"\r\n" + FULL, False),
         ((OTHER * 3 + b"odd\n") * 20, True),
@@ -124,7 +125,9 @@ def test_names_in_later_lines_have_2_to_40_letters() -> None:
         # The last line may be cut off, so it does not count.
         (b"Key: " + b"x" * HEAD_BYTES, True),
         (OTHER * 3 + b"odd\n" + b"x" * HEAD_BYTES, True),
-        (OTHER * 2 + b"odd\n" + b"x" * HEAD_BYTES, False),
+        (OTHER + b"odd\n" + b"x" * HEAD_BYTES, True),
+        (OTHER * 6 + b"odd\n" * 2 + b"x" * HEAD_BYTES, True),
+        (OTHER * 5 + b"odd\n" * 2 + b"x" * HEAD_BYTES, False),
         (b"x" * HEAD_BYTES, False),
         (b"(c): x\n" + FULL, False),
     ],

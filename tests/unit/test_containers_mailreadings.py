@@ -34,7 +34,7 @@ def kept(text: bytes, step: int) -> Kept:
         (b"two words\n" + LINE[1:], False, None),
         (LINE + b"\ntwo words", False, None),
         (LINE + b"\n\n" + LINE, False, LINE),
-        (LINE + b"===", False, None),
+        (LINE + b"===", False, LINE + b"==="),
         (LINE + b"=a", False, None),
         (b"\n " + LINE, False, LINE),
         # The part is known as base64, so its text is kept only behind lines of other text.
