@@ -50,7 +50,9 @@ def is_taken(answer: Checked) -> bool:
     found = verified(batch, answer)
     assert found in (answer, FAILED)
     read = ToRead("here", "bucket", [Wanted("a", 1, None, None)])
-    assert is_about(read, ReadObjects([(answer, False, False)])) is (found == answer)
+    named = [msgspec.structs.replace(one, path=b"s3://bucket/a") for one in answer.outcomes]
+    of_object = msgspec.structs.replace(answer, outcomes=named)
+    assert is_about(read, ReadObjects([(of_object, False, False)])) is (found == answer)
     return found == answer
 
 
@@ -157,6 +159,31 @@ def test_a_size_may_be_unknown(size: int | None) -> None:
 def test_each_object_has_one_result(count: int) -> None:
     batch = ToRead("here", "bucket", [Wanted(key, 1, None, None) for key in "ab"])
     assert is_about(batch, ReadObjects([(checked(), False, False)] * count)) is (count == 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "taken"),
+    [
+        ("s3://bucket/a", True),
+        ("s3://bucket/a?versionId=1", True),
+        ("s3://bucket/b%3F", True),
+        ("s3://bucket/b%3F?versionId=v", True),
+        ("s3://bucket/b%3F?versionId=w", True),
+        ("s3://bucket/aa", False),
+        ("s3://bucket/", False),
+        ("s3://other/a", False),
+        ("gs://bucket/a", False),
+        ("/d/a", False),
+    ],
+)
+def test_the_result_of_an_object_names_the_object(path: str, taken: bool) -> None:
+    wanted = Wanted("b?" if "b%" in path else "a", 1, None, None)
+    batch = ToRead("here", "bucket", [wanted])
+    answer = checked(outcomes=[Outcome(Kind.MATCH, path, is_object=True)])
+    assert is_about(batch, ReadObjects([(answer, False, False)])) is taken
+    versioned = ToRead("here", "bucket", [msgspec.structs.replace(wanted, version="v")])
+    is_version = path.endswith("=v")
+    assert is_about(versioned, ReadObjects([(answer, False, False)])) is is_version
 
 
 @pytest.mark.parametrize(

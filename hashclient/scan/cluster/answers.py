@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.objecturi import ObjectUri
 from hashclient.scan.cache.inside import MEMBER
 from hashclient.scan.cache.records import RECORD
 from hashclient.scan.cluster.messages import (
@@ -54,12 +55,17 @@ def verified(batch: ToCheck | ToList, answer: Answer) -> Answer:
 
 def is_about(batch: ToRead, read: ReadObjects) -> bool:
     """Return whether the answer to a batch of objects has a valid result for each object."""
+    bucket = ObjectUri("s3", batch.bucket).bucket_text
     try:
-        for checked, _, _ in read.results:
+        for (checked, _, _), wanted in zip(read.results, batch.wanted, strict=True):
             _verify_checked(checked)
+            uri = os.fsencode(wanted.uri(bucket))
+            for outcome in checked.outcomes:
+                # The URI of an outcome may also name the version that was read.
+                _need(outcome.path.startswith(uri) and outcome.path[len(uri) :][:1] in (b"", b"?"))
     except ValueError:
         return False
-    return len(read.results) == len(batch.wanted)
+    return True
 
 
 def _verify_checked(checked: Checked) -> None:
