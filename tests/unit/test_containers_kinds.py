@@ -296,6 +296,11 @@ def test_a_mark_is_found_at_its_place_alone() -> None:
         assert name not in {kind.name for kind in sniffing.look(short)}, mark
 
 
+def test_an_archive_at_the_end_is_looked_for_behind_these_kinds_alone() -> None:
+    shown = {kind.name for kind in KINDS if not kind.hides_end}
+    assert shown == {"eml", "encoded", "form", "ole", "pdf"}
+
+
 LENGTHS = {0: True, 1: True, (1 << 38) - 1: True, 1 << 38: False, (1 << 64) - 1: True}
 LENGTHS |= {(1 << 64) - 2: False, 1 << 63: False}
 

@@ -417,6 +417,7 @@ def test_a_directory_has_no_bytes_unless_it_has() -> None:
 def test_unsupported_members_are_unread_with_a_reason() -> None:
     made = archives.Zip().add(b"a", A, 3, data=b"x" * 20).add(b"b", A, 97, data=b"y" * 20)
     made.add(b"locked", A, flags=1).add(b"masked", A, flags=0x2041).add(b"patch", A, flags=0x20)
+    made.add(b"strong", A, flags=0x40).add(b"hidden", A, flags=0x2000)
     out = look(made.add(b"c", B).end())
     assert out.contents == [B]
     assert out.unread == [
@@ -425,6 +426,8 @@ def test_unsupported_members_are_unread_with_a_reason() -> None:
         (b"locked", Why.ENCRYPTED),
         (b"masked", Why.ENCRYPTED),
         (b"patch", Why.UNSUPPORTED),
+        (b"strong", Why.ENCRYPTED),
+        (b"hidden", Why.ENCRYPTED),
     ]
 
 
