@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.mails import base64_part, multipart, raw, uuencoded
 from hashclient.containers import mail
-from hashclient.containers.interface import NEVER, Why
+from hashclient.containers.interface import HEAD_BYTES, NEVER, Why
 from hashclient.containers.mail import MESSAGE, Eml, Message
 from tests.opened import Once, Opened, opened
 
@@ -215,3 +215,10 @@ def test_lines_of_base64_at_the_end_are_decoded_unless_the_encoding_is_another_o
     data = b"Subject: s\nContent-Type: application/x; name=a\n"
     data += b"Content-Transfer-Encoding: " + encoding + b"\n" if encoding else b""
     assert (A in look(data + b"\n" + front + base64.encodebytes(A)).contents) is is_found
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 255, 256, 511, 512, 513, 1_025])
+def test_empty_lines_before_a_mail_are_passed_over_among_its_first_bytes(count: int) -> None:
+    mail = raw("Subject: x\nContent-Type: multipart/mixed; boundary=b", "--b\n\nbenign\n--b--\n")
+    is_found = b"benign" in opened(Eml(), b"\n" * count + mail).contents
+    assert is_found is (count <= HEAD_BYTES)

@@ -442,3 +442,17 @@ def test_marks_are_noted_as_numbers_of_eight_bytes(tmp_path: Path, notes: Notes)
     notes.again._notes.seek(module._HEAD.size + len(str(tmp_path)))
     marks = array("Q", notes.again._notes.read())
     assert list(marks) == [inode for part in frame.listed for inode in part] + frame.marks
+
+
+def test_a_directory_whose_path_has_many_bytes_in_few_characters_is_opened(tmp_path: Path) -> None:
+    """The kernel counts bytes, and a path in Python has characters."""
+    name, fds = "\U0001f4c1" * 60, [os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)]
+    for _ in range(20):
+        os.mkdir(name, dir_fd=fds[-1])
+        fds.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fds[-1]))
+    path = "/".join([str(tmp_path), *[name] * 20])
+    assert len(path) < 4_096 < len(os.fsencode(path))
+    fds.append(open_directory(path))
+    assert os.path.samestat(os.fstat(fds[-1]), os.fstat(fds[-2]))
+    for fd in fds:
+        os.close(fd)
