@@ -580,3 +580,11 @@ def test_counts_of_results_come_as_they_are(tmp_path: Path, judge: Judge) -> Non
     assert [one.objects for one in results] == [1, 0]
     assert [one.files_read for one in results] == [0, 1]
     assert results[0].outcomes == [] and BY_SIZE == "size"
+
+
+@pytest.mark.parametrize("odd", ["\n", " ", "!", "+", "/", "\u00e9"])
+def test_a_token_with_another_character_in_it_is_none(odd: str) -> None:
+    """Nobody can say which character was lost, so the listing does not go on at a guess."""
+    token = make_token(URI, "k")
+    with pytest.raises(UsageError, match="is no token"):
+        read_token(token[:9] + odd * 4 + token[9:], URI)
