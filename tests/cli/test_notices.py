@@ -324,6 +324,7 @@ def test_words_that_mean_nothing_are_refused(site: Site, state: Path, tmp_path: 
     odd = site.run("notices", "acknowledge", first, "--reason", b"caf\xe9", state=state)
     assert odd.code == 0
     assert "caf\ufffd\n" in site.run("notices", "show", first, state=state).out
+    (tmp_path / "none").mkdir()
     nothing = call("--state-dir", tmp_path / "none", "notices")
     assert (nothing.code, nothing.out) == (0, "")
     layout = Layout(state)
