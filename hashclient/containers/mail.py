@@ -305,8 +305,8 @@ class _Walk:
         is_both = any(messages) and not all(messages)
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
-            is_read_again = fields.rest or not fields.has_end or decoding.is_disputed or others
-            is_doubtful |= kind != "" and first != b""
+            is_read_again = bool(fields.rest or decoding.is_disputed or others or (kind and first))
+            is_read_again |= not fields.has_end
             if is_doubtful or is_both or has_parts or ends_at_field or is_read_again:
                 yield Unlisted(name, Why.LIMIT, _TWO_WAYS)
             return

@@ -56,7 +56,7 @@ _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
 _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
-#: At most every fourth line of a header may be no field.
+#: At most every fourth line of a header may be no field, and one line in any case.
 _ODD_SHARE = 4
 _COLON = ord(":")
 #: The first colon of a mail is at a lower offset than this number.

@@ -168,7 +168,7 @@ def test_members_have_the_names_of_their_containers_and_the_outermost_mail(world
     assert [member.row for member in found] == rows + last
 
 
-def test_the_numbers_of_containers_begin_anew_with_each_file(world: Make) -> None:
+def test_the_numbers_of_containers_begin_again_with_each_file(world: Make) -> None:
     rows = Rows([(1, 0, b"a", None)], [Row(1, b"x", 1, ruled_out=True)])
     one = world(Ready(WHOLE), rows, DONE, rows, DONE)
     assert one.open() == one.open()

@@ -141,7 +141,7 @@ def table(numbers: list[int], *, count: int | None = None, kind: int = 0x7C) -> 
         (table([1] * 255), False),
         (heap_of(0x7C, [bytes(21)]), True),
         (heap_of(0x7C, [bytes(22)]), False),
-        # Tables of an older kind are told only below another node.
+        # A table of an older kind is reported only below another node.
         (table([1], kind=0xAC), True),
     ],
 )

@@ -109,7 +109,7 @@ def test_a_member_ends_within_the_file() -> None:
     assert agree(Whole(whole), entry())[1] == len(whole)
     with pytest.raises(NotReadError, match="beyond the end of the file"):
         agree(Whole(whole[:-1]), entry())
-    # Bytes that are missing at the end are told before values that differ, and after methods.
+    # Bytes that are missing at the end are reported before values that differ, and after methods.
     with pytest.raises(NotReadError, match="beyond the end of the file"):
         agree(Whole(whole[:-1]), entry(crc=1))
     with pytest.raises(NotReadError, match="methods"):

@@ -1,4 +1,4 @@
-"""The executor of a cluster at its edges: what workers are told, and which batch is next."""
+"""The executor of a cluster at its edges: the messages to workers, and which batch is next."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_files_that_come_back_stay_together_unless_all_come_back(
 def test_a_directory_that_is_the_same_everywhere_is_listed_from_its_top(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another file system begins at two directories, one of which is another one elsewhere."""
+    """Another file system begins at two directories; at one of them, workers find another one."""
     tree = write_tree(tmp_path / "t", {"a/x": b"", "b/y": b"", "z": b""})
     house = House(monkeypatch, tree)
     house.trees.points |= {f"{tree}/a", f"{tree}/b"}

@@ -1,4 +1,4 @@
-"""Work in this process and its messages to others: what is handed on, and in which form."""
+"""Work in this process, and the content and form of its messages to other processes."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def world(tmp_path: Path) -> Recorded:
 
 
 class Terminated(BaseException):
-    """The exception for a signal, of which a test derives another one."""
+    """The exception for a signal; a test derives another exception from it."""
 
 
 class TerminatedAgain(Terminated):

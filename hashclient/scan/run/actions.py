@@ -241,8 +241,8 @@ class Responder:
         """Isolate the file of a match, and the files of the following matches in the batch.
 
         A match that wants a report is not isolated before its turn if the note of the report is
-        missing, because the note must be written first.
-        A file that was isolated already is left out, because its result has not been shown yet.
+        missing, because the note must be written first. A file that was isolated ahead of its turn
+        is left out, because its first result has not been shown yet.
         """
         from hashclient.quarantine.store import AT_ONCE
 
