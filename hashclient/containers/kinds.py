@@ -143,7 +143,7 @@ OPENED = (
         (Mark(0, (b"PK\3\4", b"PK\5\6", b"PK00PK\3\4", b"PK\7\x08PK\3\4")),),
         "passwords:zip_with",
         version=3,
-        reads=3,
+        reads=4,
         in_tail=b"PK\5\6",
         most_members=4 << 20,  # the expander keeps 16 bytes in memory for each member
     ),

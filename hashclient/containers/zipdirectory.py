@@ -62,8 +62,8 @@ class Directory(msgspec.Struct, frozen=True):
 class End(msgspec.Struct, frozen=True):
     """An end record.
 
-    The end record begins at `start` (with its zip64 records), and `directories` are the directories
-    that it may refer to.
+    The end record begins at `start` (with the locator of its zip64 record), and `directories` are
+    the directories that it may refer to.
     """
 
     start: int
@@ -142,7 +142,6 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
                 _, _, _, disk, first_disk, _, count, size, offset = _END64.unpack(long)
                 is_part |= 0 < disk < _MAX_PARTS
                 directories += _places(data, place, size, offset, count, 1 << 64)
-                start = min(start, place) if place >= position - 4096 else start
     if not directories and not is_part:
         # The end record of an empty archive has no directory. The first four bytes of an end record
         # may occur in other data by chance, so they are no end record without valid fields.

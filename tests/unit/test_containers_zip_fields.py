@@ -13,7 +13,7 @@ from fixtures.archives import STORED
 from hashclient.containers import ziphidden
 from hashclient.containers.interface import TAIL_BYTES, Why
 from hashclient.containers.zip import Ranges, Zip
-from hashclient.containers.zipdirectory import MAX32, extra_field, wide
+from hashclient.containers.zipdirectory import MAX32, Entries, ends, extra_field, wide
 from hashclient.containers.zipmember import descriptor_bytes
 from tests.opened import Whole, opened
 
@@ -350,3 +350,111 @@ def test_a_mark_is_found_wherever_the_bytes_are_divided(monkeypatch: pytest.Monk
     for window in (4, 5, 31, 64, 100):
         monkeypatch.setattr(ziphidden, "_WINDOW_BYTES", window)
         assert opened(Zip(), data).members == wanted
+
+
+def test_the_longest_entry_of_a_directory_is_read() -> None:
+    """Name, extra fields and comment have 65,535 bytes each."""
+    most = 0xFFFF
+    made = archives.Zip()
+    for number in range(2):
+        made.add(b"%d" % number * most, A)
+        longest = bytearray(made.entries[-1])
+        struct.pack_into("<2H", longest, 30, most, most)
+        made.entries[-1] = bytes(longest) + field(9, bytes(most - 4)) + bytes(most)
+    out = opened(Zip(), made.add(b"b", B).end())
+    assert out.members == [(b"0" * most, A), (b"1" * most, A), (b"b", B)] and not out.unread
+
+
+def test_the_last_entry_may_have_no_name() -> None:
+    out = opened(Zip(), archives.Zip().add(b"a", A).add(b"", B).end())
+    assert out.members == [(b"a", A), (b"", B)] and not out.unread
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(17, True), (18, False)])
+def test_16_directories_and_more_of_the_length_of_the_file_are_read(
+    count: int, *, is_read: bool
+) -> None:
+    """The directories overlap, and each of them has more than half of the bytes of the file."""
+    none = {"flags": 0, "method": 8, "crc": 0, "packed": 0, "size": 0}
+    entries = [archives.entry(b"%03d" % number, **none, offset=number) for number in range(60)]
+    data = b"".join(entries)
+    for number in range(count):
+        start = sum(map(len, entries[:number]))
+        data += record(size=len(data) - start)
+    assert (Why.LIMIT in opened(Zip(), data).reasons) is not is_read
+
+
+def test_a_directory_that_two_end_records_name_is_read_once() -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    size, offset = sum(map(len, made.entries)), len(made.body)
+    out = opened(Zip(), made.end() + record(counts=(2, 2), size=size, offset=offset))
+    assert out.members == [(b"a", A), (b"b", B)] and not out.unread
+
+
+def test_an_offset_that_is_too_large_moves_no_member() -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    size, offset = sum(map(len, made.entries)), len(made.body)
+    for more in (1, 5, 1 << 20):
+        end = record(counts=(2, 2), size=size, offset=offset + more)
+        out = opened(Zip(), two_with(end))
+        assert out.members == [(b"a", A), (b"b", B)] and not out.unread
+
+
+def test_members_behind_the_entries_of_a_directory_are_found() -> None:
+    """The end record counts these members as a part of the directory."""
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    size, offset = sum(map(len, made.entries)), len(made.body)
+    more = local(b"h", b"hidden")
+    end = record(counts=(2, 2), size=size + len(more), offset=offset)
+    out = opened(Zip(), two_with(more + end))
+    assert out.members == [(b"a", A), (b"b", B), (b"h", b"hidden")] and not out.unread
+
+
+@pytest.mark.parametrize("before", [0, 4_000, 5_000])
+def test_members_between_the_end_records_are_found(before: int) -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    data = long_end(made, between=bytes(before) + local(b"h", b"hidden"))
+    out = opened(Zip(), data)
+    assert out.members == [(b"a", A), (b"b", B), (b"h", b"hidden")] and not out.unread
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_empty"),
+    [
+        ({}, True),
+        ({"counts": (0, 1)}, False),
+        ({"size": 1}, False),
+        ({"disks": (1, 0)}, False),
+        ({"disks": (0, 1)}, False),
+    ],
+)
+def test_an_end_record_alone_is_an_empty_archive_if_its_fields_are_zero(
+    fields: dict[str, Any], *, is_empty: bool
+) -> None:
+    given = {"counts": (0, 0), "size": 0, **fields}
+    out = opened(Zip(), record(**given))
+    assert (out.members, out.unread) == ([], [] if is_empty else [(b"", Why.DAMAGED)])
+
+
+def test_the_number_of_entries_has_16_bits_or_64_bits() -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    long = long_end(made)
+    for data, bits in ((made.end(), 16), (long, 64)):
+        (end,) = ends(Whole(data))
+        (directory,) = end.directories
+        for count in (2, 3, 2 + (1 << 15), 2 + (1 << 16), 1 + (1 << 16)):
+            entries = Entries(Whole(data), directory)
+            entries.count = count
+            assert entries.is_complete is (count % (1 << bits) == 2), (bits, count)
+
+
+def test_members_of_an_earlier_archive_are_put_in_order_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last archive is read first, so all members of the first archive are out of order."""
+    first = archives.zip_of({"a": A, "b": B, "c": b"c"})
+    data = first + archives.zip_of({"last": b"last"})
+    assert not opened(Zip(), data).unread
+    monkeypatch.setattr("hashclient.containers.zip._MAX_MOVED", 0)
+    out = opened(Zip(), data)
+    assert (out.members, out.unread) == ([(b"last", b"last")], [(b"", Why.LIMIT)])

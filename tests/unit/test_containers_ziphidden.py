@@ -246,3 +246,18 @@ def test_a_mark_without_bytes_costs_no_try(monkeypatch: pytest.MonkeyPatch) -> N
         (b"\1", A),
         (b"", "limit: zip: too many marks of members in other bytes"),
     ]
+
+
+def test_a_thousand_marks_are_tried() -> None:
+    wrong, good = b"." + header(b"\1", b"x", local={"crc": 1}), b"." + header(b"\1")
+    assert search(wrong * 999 + good) == [(b"\1", A)]
+    assert search(wrong * 1_000 + good) == [
+        (b"", "limit: zip: too many marks of members in other bytes"),
+    ]
+
+
+def test_a_member_that_fills_its_gap_hides_the_headers_in_its_bytes() -> None:
+    inner = header(b"inner")
+    whole = header(content=inner)
+    assert search(whole) == [(b"h", inner)]
+    assert search(whole, (0, len(whole) - 1)) == [(b"h", CUT_OFF), (b"inner", CUT_OFF)]

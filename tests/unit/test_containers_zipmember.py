@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hashclient.containers import libarchive
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import HEAD_BYTES, NotReadError
 from hashclient.containers.zipdirectory import MAX32, Entry
@@ -304,3 +305,39 @@ def test_the_first_bytes_are_found_behind_empty_blocks(count: int, empty: int) -
     packed = b"".join(blocks(empty))
     row = entry(method=DEFLATED, packed=len(packed))
     assert first_inflated(Whole(FRONT + packed), len(FRONT), row, count) == A
+
+
+needs_library = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+ZSTD, PPMD = 93, 98
+
+
+def zstd(content: bytes) -> bytes:
+    """Return a frame of zstd with one block that is not compressed, of less than 256 bytes."""
+    block = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    return b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)]) + block
+
+
+@needs_library
+def test_a_member_that_the_library_decodes_is_as_its_entry_says() -> None:
+    content = A[:200]
+    packed, crc = zstd(content), zlib.crc32(content)
+    assert read(packed, entry(method=ZSTD, packed=len(packed), size=200, crc=crc)) == content
+    for behind in (b"", header() + A):
+        row = entry(method=ZSTD, packed=len(packed), size=200, crc=crc)
+        assert read(packed, row, behind) == content
+    assert read(packed, entry(method=ZSTD, packed=len(packed), size=200, crc=crc ^ 1)) != content
+    assert read(packed, entry(method=ZSTD, packed=len(packed), size=201, crc=crc)) != content
+    assert read(packed, entry(method=ZSTD, packed=len(packed) - 1, size=200, crc=crc)) != content
+
+
+@needs_library
+def test_the_library_decodes_no_member_of_4_gib() -> None:
+    most = (4 << 30) - 2
+    for size, packed, is_one in (
+        (most, 9, True),
+        (9, most, True),
+        (most + 1, 9, False),
+        (9, most + 1, False),
+    ):
+        found = read(bytes(9), entry(method=PPMD, packed=packed, size=size))
+        assert (found != "zip: method 98") is is_one

@@ -238,3 +238,95 @@ def test_codes_of_shrink_have_13_bits_at_most() -> None:
     assert decoded(SHRUNK, shrunk(*pairs), size=2) == b"ab"
     with pytest.raises(NotReadError):
         decoded(SHRUNK, shrunk(*pairs[:-1], (256, 13), (1, 13), (98, 14)), size=2)
+
+
+def test_codes_of_shrink_fill_their_table_and_no_more() -> None:
+    """The table has 8,192 codes. Later pairs of bytes get no code."""
+    content = CHANCE.randbytes(8_200)
+    widened = [(code, width) for width in range(9, 13) for code in (256, 1)]
+    packed = shrunk((content[0], 9), *widened, *((byte, 13) for byte in content[1:]))
+    assert decoded(SHRUNK, packed, size=len(content)) == content
+    last = 8_191 - 257  # the place of the pair that has the last code
+    again = shrunk((content[0], 9), *widened, *((b, 13) for b in content[1:]), (8_191, 13))
+    assert decoded(SHRUNK, again, size=8_202) == content + content[last : last + 2]
+
+
+def test_a_code_of_shrink_that_continues_itself_is_damaged() -> None:
+    """After codes were cleared, the last code can become the beginning of itself."""
+    codes = [(97, 9), (98, 9), (257, 9), (256, 9), (2, 9), (99, 9), (257, 9)]
+    with pytest.raises(NotReadError):
+        decoded(SHRUNK, shrunk(*codes), size=99_999)
+
+
+def test_bytes_before_the_first_byte_of_implode_are_zeros() -> None:
+    """The first bytes of a repetition may lie before the beginning of the member."""
+    for distance, repeated in ((2, b"ababa"), (3, b"\0ab\0a"), (4, b"\0\0ab\0"), (9, bytes(5))):
+        bits = Bits()
+        tree(bits, 64, 6)
+        tree(bits, 64, 6)
+        bits.put(1, 1).put(97, 8).put(1, 1).put(98, 8).put(0, 1).put(distance - 1, 6)
+        inverted(bits, 0, 6)
+        inverted(bits, 3, 6)
+        assert decoded(IMPLODED, bits.data + bytes(1), size=7) == b"ab" + repeated
+
+
+def test_a_code_that_no_symbol_has_is_damaged() -> None:
+    """The codes of seven bits leave half of all values without a symbol."""
+    for code, is_one in ((3, True), (63, True), (64, False), (127, False)):
+        bits = Bits()
+        tree(bits, 64, 7)
+        tree(bits, 64, 7)
+        bits.put(0, 1).put(0, 6)
+        inverted(bits, code, 7)
+        inverted(bits, 3, 7)
+        if is_one:
+            assert decoded(IMPLODED, bits.fill().data + bytes(1), size=5) == bytes(5)
+        else:
+            with pytest.raises(NotReadError):
+                decoded(IMPLODED, bits.fill().data + bytes(1), size=5)
+
+
+@pytest.mark.parametrize("step", [1, 3, 8, 999])
+@pytest.mark.parametrize("behind", [0, 1, 7, 8, 9, 30])
+def test_bytes_behind_a_member_are_left_over(behind: int, step: int) -> None:
+    """The number of input bytes that were read and not used is known."""
+    for method, packed, size in (
+        (DEFLATED64, fixed(*map(literal, b"benign")), 0),
+        (DEFLATED64, Bits().put(1, 3).fill().data + b"\1\0\xfe\xff" + b"x", 0),
+        (SHRUNK, shrunk((97, 9), (98, 9), (257, 9)), 4),
+    ):
+        data, taken = packed + b"\xff" * behind, 0
+
+        def read(data: bytes = data) -> bytes:
+            nonlocal taken
+            piece = data[taken : taken + step]
+            taken += len(piece)
+            return piece
+
+        old = Old(method, 0, size, read)
+        assert b"".join(old.chunks())
+        assert taken - old.unused == len(packed)
+
+
+def test_decoded_bytes_come_in_pieces() -> None:
+    repeated = match(285, 65_538 - LONGEST, LONGEST_BITS, 0, 0, 0)
+    deflated = fixed(literal(97), *[repeated] * 9)
+    shrunken = shrunk(*((97, 9), *((code, 9) for code in range(257, 512))), *((511, 9),) * 999)
+    bits = Bits()
+    tree(bits, 64, 6)
+    tree(bits, 64, 6)
+    bits.put(1, 1).put(97, 8)
+    for _ in range(999):
+        bits.put(0, 1).put(0, 6)
+        inverted(bits, 0, 6)
+        inverted(bits, 63, 6)
+        bits.put(255, 8)
+    for method, data, size in (
+        (DEFLATED64, deflated, 1 + 9 * 65_538),
+        (SHRUNK, shrunken, 280_000),
+        (IMPLODED, bits.fill().data, 300_000),
+    ):
+        given = iter([data])
+        pieces = list(Old(method, 0, size, lambda given=given: next(given, b"")).chunks())  # type: ignore[misc]
+        assert sum(map(len, pieces)) == size
+        assert max(map(len, pieces)) <= 131_074 and len(pieces) <= 12
