@@ -431,7 +431,7 @@ def test_members_between_the_end_records_are_found(before: int) -> None:
 def test_an_end_record_alone_is_an_empty_archive_if_its_fields_are_zero(
     fields: dict[str, Any], *, is_empty: bool
 ) -> None:
-    given = {"counts": (0, 0), "size": 0, **fields}
+    given: dict[str, Any] = {"counts": (0, 0), "size": 0, **fields}
     out = opened(Zip(), record(**given))
     assert (out.members, out.unread) == ([], [] if is_empty else [(b"", Why.DAMAGED)])
 
