@@ -10,7 +10,7 @@ import pytest
 
 from fixtures import others
 from hashclient.containers import cab, libarchive
-from hashclient.containers.cab import Cab
+from hashclient.containers.cab import Cab, _table
 from hashclient.containers.interface import NotReadError, Unlisted, Why
 from tests.opened import Once, Whole, each, opened
 
@@ -203,3 +203,51 @@ def test_a_mark_behind_a_cabinet_that_is_read_once_is_unread(
         out = opened(Cab("cab"), Once(data, step))
         assert out.names == [b"a"]
         assert out.unread == [(b"", Why.UNSUPPORTED)] * is_unread
+
+
+@pytest.mark.parametrize("lengths", [(32_768, 9, 9), (9, 32_768, 9), (32_767, 9), (32_767, 32_768)])
+def test_a_block_of_less_than_32_kib_may_be_any_block(lengths: tuple[int, ...]) -> None:
+    content = A * 3_000
+    size = sum(lengths)
+    files = [(b"all", size, 0, 0), (b"end", 9, size - 9, 0)]
+    found = read(cabinet(files, (STORED, stored(content, *lengths))))
+    assert found == [(b"all", content[:size], ""), (b"end", content[size - 9 : size], "")]
+
+
+@pytest.mark.parametrize("length", [1, 255, 256, 257])
+def test_a_name_may_be_long_and_one_of_256_bytes_hides_no_cabinet(length: int) -> None:
+    """cabextract accepts no name of 256 bytes, and searches for another cabinet at once."""
+    inner = cabinet([(b"inner", 25, 0, 0)], (STORED, stored(A, 20, 5)))
+    files = [(b"n" * length, len(inner), 4, 0), (b"next", 4, 0, 0)]
+    outer = cabinet(files, (STORED, stored(b"text" + inner, 4, len(inner))))
+    wanted = [(b"n" * length, inner, ""), (b"next", b"text", "")]
+    assert read(outer) == wanted + [(b"inner", A, "")] * (length > 255)
+    assert read(with_length(outer, 0)) == [*wanted, (b"inner", A, "")]
+
+
+@pytest.mark.skipif(not libarchive.is_here(), reason="libarchive is not here")
+def test_bytes_that_programs_ignore_may_have_any_value() -> None:
+    for at in range(4, 8):
+        data = USUAL[:at] + b"\xff" + USUAL[at + 1 :]
+        assert opened(Cab("cab"), data).members == [(b"a", b"benign MSCF benign")]
+
+
+@pytest.mark.parametrize("flags", [1, 2, 3])
+def test_a_part_of_a_set_of_cabinets_is_left_to_the_library(flags: int) -> None:
+    """Names of the other cabinets would follow the header; here, they are missing."""
+    data = cabinet([(b"a", 25, 0, 0)], (STORED, stored(A, 20, 5)), flags=flags)
+    out = opened(Cab("cab"), data)
+    assert not out.contents and out.unread
+
+
+def test_a_mark_without_a_cabinet_ends_no_search() -> None:
+    one = cabinet([(b"a", 25, 0, 0)], (STORED, stored(A, 20, 5)))
+    two = cabinet([(b"b", 63, 0, 0)], (MSZIP, packed(B, 60, 3)))
+    for between in (b"MSCF" + bytes(60), b"MSCF" + b"\xff" * 60, b"MSCF\0"):
+        assert read(one + between + two) == [(b"a", A, ""), (b"b", B, "")]
+
+
+def test_a_table_of_folders_that_is_cut_off_has_whole_folders() -> None:
+    data = cabinet([], *[(STORED, stored(A, 20, 5))] * 2)
+    for length, count in ((43, 0), (44, 1), (51, 1), (52, 2), (60, 2)):
+        assert len(_table(Whole(data[:length]))) == count
