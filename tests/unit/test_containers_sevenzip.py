@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from fixtures.archives import raw_deflate
-from fixtures.others import seven_zip_of, solid_seven_zip_of
+from fixtures.others import _streams, seven_zip_of, solid_seven_zip_of
 from fixtures.zipmethods import deflated64
 from hashclient.containers import libarchive, sevenzip
-from hashclient.containers.interface import Expander, Why
+from hashclient.containers.interface import Expander, NotReadError, Why
 from hashclient.containers.registry import Registry
 from hashclient.containers.sevenzipheader import Coder, Folder
 from tests.opened import Whole, opened
@@ -281,3 +281,65 @@ def test_an_archive_whose_header_has_no_byte_is_empty() -> None:
     data = b"7z\xbc\xaf\x27\x1c\0\4" + zlib.crc32(fields).to_bytes(4, "little") + fields
     found = opened(Registry().named("7zip")[0], data)
     assert (found.contents, found.unread) == ([], [])
+
+
+def packed_again(data: bytes, *, size: int | None = None) -> bytes:
+    """Return a 7z whose last header is packed, uncompressed; `size` replaces its length."""
+    offset, length, crc = sevenzip._START.unpack_from(data, 12)
+    streams = _streams(offset, length, length if size is None else size, ((b"\0", b""),),
+                       b"\x0a\1" + crc.to_bytes(4, "little"))  # fmt: skip
+    header = b"\x17" + streams + b"\0"
+    return sevenzip._start(len(data) - 32, header) + data[32:] + header
+
+
+def test_a_header_may_be_packed_three_times() -> None:
+    data = solid_seven_zip_of(CONTENTS, ALL, (b"\0", b""), (b"\0", b""))
+    for _ in range(3):
+        data = packed_again(data)
+        assert sevenzip._header(Whole(data)).folders[0].size == len(ALL)
+        out = opened(expander(), data)
+        assert (out.contents, out.unread) == (list(CONTENTS.values()), [])
+    with pytest.raises(ValueError, match=r"^4$"):
+        sevenzip._header(Whole(packed_again(data)))
+
+
+def test_a_header_has_16_mib_at_most() -> None:
+    most = 16 << 20
+    data = solid_seven_zip_of({"a": b"benign"}, b"benign", (b"\0", b""))
+    for length, text in ((most, "^7$"), (most + 1, f"^{most + 1}$")):
+        whole = Whole(data[:12] + sevenzip._START.pack(0, length, 7) + data[32:])
+        whole.size = 1 << 30
+        with pytest.raises(ValueError, match=text):
+            sevenzip._header(whole)
+    too_long = packed_again(data, size=most + 1)
+    with pytest.raises(ValueError, match=f"^{most + 1}$"):
+        sevenzip._header(Whole(too_long))
+
+
+def test_a_folder_may_end_where_the_file_does() -> None:
+    folder = Folder(32, 9, [Coder(b"\0", b"", 9), Coder(b"\0", b"", 9)], None)
+    data = bytes(32) + b"benign..."
+    assert b"".join(sevenzip._unpacked(Whole(data), folder)) == b"benign..."
+    with pytest.raises(NotReadError, match="ends too early"):
+        list(sevenzip._unpacked(Whole(data[:-1]), folder))
+
+
+UNIX = 0x8000
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_member"),
+    [
+        (0x20, True),
+        (UNIX | 0o100644 << 16, True),
+        (UNIX | 0o120777 << 16, False),
+        # A directory or a pipe has no bytes, so 7-Zip extracts the bytes as a file.
+        (UNIX | 0x10 | 0o040755 << 16, True),
+        (UNIX | 0o010644 << 16, True),
+    ],
+)
+def test_a_member_with_bytes_is_a_file_unless_it_is_a_link(
+    attributes: int, *, is_member: bool
+) -> None:
+    data = seven_zip_of({"a": b"benign"}, attributes)
+    assert opened(expander(), data).contents == [b"benign"] * is_member
