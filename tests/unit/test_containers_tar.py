@@ -410,3 +410,59 @@ def test_the_generator_makes_what_python_reads() -> None:
     data = archives.tar_member(b"a", A) + archives.TAR_END
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == ["a"]
+
+
+def test_a_pax_header_has_8_mib_at_most() -> None:
+    most = 8 << 20
+    for size, reason in ((most, Why.DAMAGED), (most + 1, Why.LIMIT)):
+        whole = Whole(tar_header(b"x", size, b"x"))
+        whole.size = 16 << 20  # the bytes of the header are missing
+        assert opened(Tar(), whole).unread[0] == (b"x", reason)
+
+
+@pytest.mark.parametrize(("length", "is_member"), [(4_096, False), (4_097, True)])
+def test_a_long_name_is_a_member_if_it_is_longer_than_any_path(
+    length: int, *, is_member: bool
+) -> None:
+    name = b"n" * length
+    out = look(tar_member(b"././@LongLink", name, b"L") + tar_member(b"a", A))
+    assert out.members == [(b"././@LongLink", name)] * is_member + [(name, A)]
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(4_096, True), (4_097, False)])
+def test_fields_for_all_members_are_as_long_as_a_path(length: int, *, is_read: bool) -> None:
+    fields = {b"path": b"n" * (length - 1), b"size": b"4"}
+    out = look(pax(fields, b"g") + tar_member(b"a", b"four") + tar_member(b"b", b"more"))
+    assert out.names == [b"n" * (length - 1) if is_read else name for name in (b"a", b"b")]
+    assert out.unread == [] if is_read else [(b"PaxHeaders/x", Why.LIMIT)]
+
+
+def test_a_pax_header_of_solaris_without_text_is_no_member() -> None:
+    assert look(tar_member(b"x", b"", b"X") + tar_member(b"a", A)).members == [(b"a", A)]
+
+
+def test_each_size_in_front_of_a_member_counts() -> None:
+    """Programs disagree which of several pax headers they use."""
+    for first in (b"5", b"x", b"-5", b"5" * 19, b"0"):
+        sizes = pax({b"size": first}) + pax({b"size": b"%d" % len(A)})
+        out = look(sizes + tar_member(b"a", A) + tar_member(b"b", B))
+        assert out.contents == [A[:5]] * (first == b"5") + [A, B]
+        assert out.unread == [(b"a", Why.DAMAGED)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(b"1", b"a"), (b"2", b"a"), (b"5", b"a"), (b"\0", b"a/")]
+)
+def test_a_size_of_a_member_without_bytes_is_ignored_by_all_programs(
+    kind: bytes, name: bytes
+) -> None:
+    out = look(tar_header(name, 777, kind) + tar_member(b"b", B) + TAR_END)
+    assert (out.members, out.unread) == ([(b"b", B)], [])
+
+
+def test_the_largest_size_of_a_header_is_no_size_that_is_too_large_for_it() -> None:
+    most = 0o77777777777
+    for size, count in ((most, 1), (most + 1, 0)):
+        data = pax({b"size": b"%d" % size}) + tar_header(b"a", 0)
+        found = [isinstance(one, Unlisted) for one in each(Tar(), Whole(data))]
+        assert found.index(False) == count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hashclient.containers import tarsparse
@@ -10,11 +12,13 @@ from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.tarheader import (
     Pax,
     begins_late,
+    differs_from_sum,
     is_header,
     number,
     octal,
     parse_header,
     parse_pax,
+    with_sum,
 )
 from tests.opened import Once
 
@@ -390,3 +394,42 @@ def test_a_map_of_old_tar_that_is_wrong_is_none(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(find_old(head, behind), tarsparse.Sparse)
     monkeypatch.setattr(tarsparse, "MAX_PIECES", 3)
     assert find_old(head, behind) is Why.LIMIT
+
+
+@pytest.mark.parametrize(("count", "why"), [(262_144, Why.DAMAGED), (262_145, Why.LIMIT)])
+def test_a_map_has_262_144_pieces_at_most(count: int, why: Why) -> None:
+    """The pieces themselves are missing."""
+    assert read(tarsparse.Sparse(5, None), (b"%d\n" % count).ljust(512, b"\0")) is why
+
+
+@pytest.mark.parametrize("start", [0, 512])
+@pytest.mark.parametrize(
+    ("field", "odd_at", "may_be_sum", "may_be_header"),
+    [
+        (b"012345 x", None, True, True),
+        (b"  1234 x", None, True, True),
+        (b"01234567", None, True, True),
+        (b"01x34567", None, False, False),
+        (b"012x4567", None, False, False),
+        (b"0123x567", None, False, False),
+        # A byte that is no text may be anywhere in the block.
+        (b"01x34567", 0, False, True),
+        (b"01x34567", 511, False, True),
+        (b"01x34567", -1, False, False),
+        (b"01x34567", 512, False, False),
+    ],
+)
+def test_a_text_is_no_header_without_the_digits_of_a_sum(
+    field: bytes, odd_at: int | None, start: int, *, may_be_sum: bool, may_be_header: bool
+) -> None:
+    for odd in b"\0\x80\xff":
+        data = bytearray(b"a" * 2_000)
+        data[start + 148 : start + 156] = field
+        if odd_at is not None:
+            if start + odd_at < 0:
+                continue
+            data[start + odd_at] = odd
+        differs = eval(differs_from_sum(start), {"data": data})
+        assert bool(differs) is not may_be_header
+        is_one = re.compile(with_sum(start), re.DOTALL).match(data) is not None
+        assert is_one is may_be_sum
