@@ -7,11 +7,13 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 from fixtures.archives import raw_deflate
-from hashclient.containers import forward, limits
+from hashclient.containers import forward, iso, libarchive, limits, udf, ziphidden
+from hashclient.containers import zip as zip_module
 from hashclient.containers.compressed import Gzip
 from hashclient.containers.driver import Tee
 from hashclient.containers.forward import (
@@ -241,6 +243,23 @@ def test_limits_are_those_that_the_documents_promise() -> None:
     assert Limits(memory_mib=3).spool_bytes == 3 << 19
     options = Options()
     assert not (options.requires_sandbox or options.verify_sizes or options.refuses_unopened)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "most"),
+    [
+        (iso, "_MAX_DIRECTORIES", 100_000),
+        (libarchive, "_MOST_FAILURES", 1_000),
+        (udf, "_MAX_FILES", 2_000_000),
+        (udf, "_MAX_PIECES", 1_048_576),
+        (zip_module, "_MAX_MOVED", 2_147_483_648),
+        (ziphidden, "_MAX_TRIED_BYTES", 64 << 20),
+    ],
+)
+def test_limits_that_no_test_can_reach_have_their_numbers(
+    module: ModuleType, name: str, most: int
+) -> None:
+    assert getattr(module, name) == most
 
 
 def gzip(

@@ -271,3 +271,11 @@ def test_rock_ridge_is_known_by_the_first_record_of_the_root(
     assert iso._has_rock_ridge(Whole(bytes(made)), root) is has_one
     made[at + 2] = 6
     assert not iso._has_rock_ridge(Whole(bytes(made)), root)
+
+
+def test_a_directory_has_64_mib_at_most() -> None:
+    whole = image({0: file()})
+    whole.size = 1 << 27  # the bytes behind the first sectors are missing
+    assert iso._files(whole, folder(0, 64 << 20)) == {FILE}
+    with pytest.raises(NotReadError, match="a directory of too many bytes"):
+        iso._files(whole, folder(0, (64 << 20) + 1))

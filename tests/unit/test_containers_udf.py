@@ -348,3 +348,14 @@ def test_a_file_may_have_many_pieces(count: int) -> None:
     blocks = {5 + number: bytes([number]) for number in range(50)}
     wanted = bytes(number % 50 for number in range(count))
     assert read(disk({2: file(count, *pieces), **blocks})) == ({b"a": wanted}, [])
+
+
+@pytest.mark.parametrize(
+    ("size", "detail"),
+    [(64 << 20, "a file is shorter than it says"), ((64 << 20) + 1, "a directory is none")],
+)
+def test_a_directory_has_64_mib_at_most(size: int, detail: str) -> None:
+    whole = Whole(disk({1: entry(DIRECTORY, 0, size, short(SECTOR, 5))}))
+    whole.size = 1 << 30
+    (found,) = udf.members(whole, set())
+    assert isinstance(found, Unlisted) and found.detail == f"UDF: {detail}"
