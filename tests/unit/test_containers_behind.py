@@ -106,6 +106,14 @@ def test_archives_and_false_marks_are_looked_at_up_to_limits(
             assert refused.value.why is Why.LIMIT
 
 
+def test_64_archives_and_10_000_false_marks_are_looked_at() -> None:
+    assert found(b"AA3" * 64) == [b"AA3"] * 64
+    assert found(b"AAx" * 10_000 + b"AA3") == [b"AA3"]
+    for data in (b"AA3" * 65, b"AAx" * 10_001):
+        with pytest.raises(NotReadError):
+            found(data)
+
+
 # Mailboxes
 
 TIME = b"From a@b Fri May  1 12:00:00 2026"

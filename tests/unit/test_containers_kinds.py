@@ -7,9 +7,11 @@ import zlib
 
 import pytest
 
+from fixtures.archives import lzma_of
 from hashclient.containers import meaning, sniffing
-from hashclient.containers.kind import ANYWHERE, End, Kind, Mark
+from hashclient.containers.kind import ANYWHERE, End, Kind, Mark, Sure
 from hashclient.containers.kinds import KINDS, is_lzma_header
+from hashclient.containers.registry import Registry
 
 
 def put(*pieces: tuple[int, bytes], size: int = 2_000) -> bytes:
@@ -443,3 +445,77 @@ def test_kinds_are_opened_or_not_or_fronts(
     assert sniffing.is_front(found) is is_front
     assert sniffing.not_opened(found) == alone
     assert sniffing.not_opened(found, is_other=True) == beside
+
+
+#: The numbers `version` and `reads` of each kind that has other numbers than (1, 1).
+NUMBERED = {
+    "zip": (3, 4), "tar": (1, 3), "gzip": (2, 3), "tnef": (1, 2), "eml": (6, 7), "message": (3, 3),
+    "encoded": (2, 2), "ole": (1, 2), "pst": (2, 1), "7zip": (4, 1), "cab": (3, 2), "rpm": (1, 2),
+    "cpio": (2, 2), "iso9660": (1, 3), "zstd": (2, 1), "lz4": (2, 2), "compress": (2, 1),
+    "lzip": (2, 1), "lzma": (4, 2), "program": (3, 1),
+}  # fmt: skip
+
+
+def test_the_numbers_of_a_kind_change_only_if_its_rules_change() -> None:
+    """After another number, a scan looks again at files that it remembers."""
+    numbers = {kind.name: (kind.version, kind.reads) for kind in KINDS}
+    assert {name: both for name, both in numbers.items() if both != (1, 1)} == NUMBERED
+
+
+def test_some_kinds_have_readings_guesses_and_a_number_of_members() -> None:
+    registry = Registry()
+    names = [kind.name for kind in KINDS]
+    readings = {name for name in names if registry.has_readings(name)}
+    assert readings == {"mbox", "eml", "message", "form"}
+    limits = {name: most for name in names if (most := registry.most_members(name)) is not None}
+    assert limits == {"zip": 4_194_304}
+    sure = {kind.name: kind.sure for kind in KINDS if kind.sure is not Sure.MARK}
+    assert sure == {"mbox": Sure.VERIFIED, "lzma": Sure.GUESS}
+    at = {kind.name: kind.in_programs_at for kind in KINDS if kind.in_programs_at}
+    assert at == {"tar": 257, "lha": 2}
+
+
+def test_a_guess_gives_way_to_a_kind_that_is_sure() -> None:
+    guess = lzma_of(b"x")
+    for data, names in ((guess, ["lzma"]), (guess.ljust(32_769, b"\0") + b"CD001", ["iso9660"])):
+        assert [one.name for one in Registry().pick(data, b"")] == names
+
+
+TEXT, MAIL = b"key: value\nother:\n" * 60, b"Subject: x\nTo: y\n"
+NOT_YET = [
+    (b"PK\3\4" + bytes(40), 3, "zip"),
+    (b"\x1f\x8b\x08" + bytes(40), 9, "gzip"),
+    (lzma_of(b"x") + bytes(40), 17, "lzma"),
+    (arj(b"header" * 400) + bytes(40), 4 + 2_400 + 3, "arj"),
+    (put((32_769, b"CD001"), size=33_792), 32_773, "iso9660"),
+    (summed(b"%08o", b"x") + bytes(40), 511, "tar"),
+]
+
+
+@pytest.mark.parametrize(("data", "length", "name"), NOT_YET)
+def test_bytes_behind_a_file_in_its_buffer_do_not_count(
+    data: bytes, length: int, name: str
+) -> None:
+    """A buffer may contain bytes of an earlier, longer file behind those of a file."""
+    for buffer in (data, bytearray(data)):
+        for count, is_one in ((length, False), (length + 1, True)):
+            padded = bytearray(buffer.ljust(1_152, b"\xff"))
+            found = (
+                () if sniffing.fits_none(padded, count) else sniffing.look_at(padded, count, False)
+            )
+            assert (name in [kind.name for kind in found]) is is_one, count
+
+
+def test_a_text_that_is_all_there_is_ends_where_its_file_ends() -> None:
+    buffer = bytearray(TEXT + MAIL)
+    for count, is_mail in ((len(TEXT), False), (len(buffer), True)):
+        found = sniffing.look_at(buffer, count, True)
+        assert [kind.name for kind in found] == ["eml"] * is_mail
+    assert [kind.name for kind in sniffing.look_at(buffer, len(TEXT), False)] == ["eml"]
+
+
+@pytest.mark.parametrize("count", [(64 << 10) - 1, 64 << 10])
+def test_a_text_of_64_kib_may_be_a_mail_whatever_its_lines_are(count: int) -> None:
+    """A line of 64 KiB is read in pieces, and each piece may begin with a field."""
+    found = sniffing.look((TEXT * 100)[:count], is_all=True)
+    assert [kind.name for kind in found] == ["eml"] * (count == 65_536)

@@ -382,3 +382,38 @@ def test_128_kib_may_stand_behind_a_zip_whose_file_begins_as_another_kind() -> N
     for more, is_found in ((b"", True), (b"\0", False)):
         count = sniffing.tail_bytes(len(data + more), is_front=True)
         assert sniffing.has_end_of_zip((data + more)[-count:]) is is_found
+
+
+MARK = b"Rar!\x1a\7\0"
+
+
+@pytest.mark.parametrize("step", [60, 9_000])
+def test_a_program_that_is_read_forwards_is_searched_in_the_same_places(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fronts, "SEARCHED_BYTES", 300)
+    monkeypatch.setattr(sniffing, "SEARCHED_BYTES", 300)
+    resources = windows((b".text", 300, 1_000), (b".rsrc", 400, 2_000))
+    lying = windows((b".text", 300, 9_000))
+    places = (290, 293, 294, 300, 949, 950, 1_243, 1_244, 1_999, 2_000, 2_293, 2_294, 2_399, 2_400,
+              2_693, 2_694)  # fmt: skip
+    for begin, wanted in (
+        (resources, [2_000, 2_293, 2_400, 2_693]),
+        (lying, [290, 293]),
+        (elf("<", 2, [(0, 950)]), [950, 1_243]),
+        (b"text" * 50, []),
+    ):
+        found = []
+        for at in places:
+            data = (begin.ljust(at, b"\0") + MARK).ljust(2_900, b"\0")
+            searched = sniffing.InProgram(data[: fronts.FRONT_BYTES])
+            for place in range(0, len(data), step):
+                searched.watch(data[place : place + step])
+
+            def read_at(offset: int, count: int, data: bytes = data) -> bytes:
+                return data[offset : offset + count]
+
+            is_one = sniffing.in_program(data[: fronts.FRONT_BYTES], len(data), read_at)
+            assert searched.has_found() is is_one
+            found += [at] * is_one
+        assert found == wanted

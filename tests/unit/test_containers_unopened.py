@@ -93,6 +93,7 @@ BEHIND = {
     "a zip": archives.zip_of({"x": b"listed"}),
     "a 7z": seven_zip_of({"x": b"listed"}),
     "zeros": bytes(40_000),
+    "a zip and zeros": archives.zip_of({"x": b"listed"}) + bytes(100_000),
 }
 
 
