@@ -125,6 +125,15 @@ def test_a_sum_of_the_header_of_gzip_that_does_not_agree_is_damage() -> None:
         assert (out.contents, out.reasons) == (contents, unread)
 
 
+@pytest.mark.parametrize(("length", "is_one"), [(17, False), (18, False), (40, True)])
+def test_an_lzma_with_a_length_is_one_if_a_byte_of_it_can_be_decoded(
+    length: int, *, is_one: bool
+) -> None:
+    content = bytes(900)
+    data = lzma_of(content)
+    assert Lzma().sniff(data[:5] + len(content).to_bytes(8, "little") + data[13:length]) is is_one
+
+
 @pytest.mark.parametrize("flag", [0x20, 0x40, 0x80, 0xE0])
 def test_flags_of_gzip_that_mean_nothing_are_passed_over(flag: int) -> None:
     """busybox and Python ignore these flags, too."""

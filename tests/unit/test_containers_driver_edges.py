@@ -431,3 +431,45 @@ def test_a_file_that_cannot_be_read_is_unread() -> None:
         lambda: Broken(bytearray(b"given"))
     )
     assert sink.rows == [unread_row(name=b"")]
+
+
+def test_a_member_of_exactly_the_limit_is_kept_even_if_all_of_it_was_looked_at() -> None:
+    for most, is_kept in ((3, True), (2, False)):
+        tee = tee_of(b"abc", most=most)
+        assert tee.peek(1) == b"a"
+        tee.keep()
+        tee.drain()
+        assert (tee.spooled() is not None) is is_kept
+
+
+def test_the_end_of_a_long_file_is_searched_behind_128_kib() -> None:
+    picture, archive = b"\xff\xd8\xff\xe0" + bytes(200_000), archives.zip_of({"z": X})
+    for more, names in ((0, [b"z"]), (1, [])):
+        data, sink = picture + archive + bytes((128 << 10) + more), Sink()
+        one = Driver(
+            Registry(), Limits(), Job(len(data), BOTH, SHA256, forced=False), sink,
+            verify_sizes=False,
+        )  # fmt: skip
+        one.run(lambda data=data: Spool(bytearray(data)))  # type: ignore[misc]
+        assert [row.name for row in sink.rows] == names
+
+
+IMAGE = b"x" * 32_769 + b"CD001" + bytes(9_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "is_found"),
+    [
+        (None, 0, True),
+        (len(IMAGE), 0, True),
+        (ISO_HEAD_BYTES, 0, True),
+        (9, SHA256, True),
+        (9, 0, False),  # a member with this number of bytes is no image
+    ],
+)
+def test_the_mark_of_an_image_is_looked_for_in_each_member_that_may_have_it(
+    size: int | None, mask: int, *, is_found: bool
+) -> None:
+    pieces = [IMAGE[at : at + 400] for at in range(0, len(IMAGE), 400)]
+    sink = drive([member(*pieces, size=size)], one_mask=mask)
+    assert sink.containers == [(0, b"m")] * is_found

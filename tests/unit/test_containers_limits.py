@@ -65,6 +65,24 @@ def test_each_member_allows_some_more_bytes_up_to_the_number() -> None:
         budget.take(1)
 
 
+def test_1_gib_and_8_kib_for_each_member_come_out_of_any_file() -> None:
+    for members, most in ((0, 1 << 30), (1, (1 << 30) + 8_192), (3, (1 << 30) + 24_576)):
+        budget = Budget(Limits(), 1)
+        for _ in range(members):
+            budget.member()
+        budget.take(most)
+        with pytest.raises(LimitError):
+            budget.take(1)
+
+
+def test_a_file_has_250_000_containers() -> None:
+    budget = Budget(Limits(), 1)
+    for _ in range(250_000):
+        budget.enter(1)
+    with pytest.raises(LimitError, match=r"^more than 250,000 containers$"):
+        budget.enter(1)
+
+
 def test_half_of_the_memory_keeps_one_container() -> None:
     for memory_mib, most in ((1, 512 << 10), (3, 3 << 19), (256, 128 << 20)):
         assert Limits(memory_mib=memory_mib).spool_bytes == most
