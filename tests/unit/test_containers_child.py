@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import cast
 import pytest
 
 from fixtures.archives import zip_of
-from hashclient.containers import protocol
+from hashclient.containers import child, protocol
 from hashclient.containers.child import FileData, Out, Stall, serve
+from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import LimitError, Limits
 from hashclient.containers.protocol import (
     Ask,
@@ -24,6 +27,7 @@ from hashclient.containers.protocol import (
     Done,
     Job,
     Masks,
+    Ready,
     Row,
     Rows,
     Setup,
@@ -31,6 +35,7 @@ from hashclient.containers.protocol import (
     encode,
 )
 from hashclient.containers.registry import Registry
+from hashclient.containers.sandbox import Locks
 
 
 class Sent:
@@ -205,3 +210,87 @@ def test_a_message_comes_with_one_file(count: int) -> None:
             receiver.take_fd()
     for channel in (sender, receiver):
         channel.close()
+
+
+def test_a_frame_of_8_mib_is_waited_for_and_no_longer_one() -> None:
+    for length, text in ((8 << 20, "it has ended"), ((8 << 20) + 1, "too long")):
+        one, other = socket.socketpair()
+        with one, other:
+            one.sendall(length.to_bytes(4, "little") + b"x")
+            one.shutdown(socket.SHUT_WR)
+            with pytest.raises(BrokenError, match=text):
+                Channel(other).receive()
+
+
+def test_a_file_that_cannot_be_read_is_damaged(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(NotReadError, match=r"^is a directory$") as caught:
+            FileData(fd, 9).read_at(0, 9)
+    finally:
+        os.close(fd)
+    assert caught.value.why is Why.DAMAGED
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...]]]:
+    """Replace all functions that change this process for ever; return their calls."""
+    calls: list[tuple[object, ...]] = []
+    channels: list[Channel] = []
+
+    def channel_of(end: socket.socket) -> Channel:
+        channels.append(Channel(end))
+        return channels[-1]
+
+    monkeypatch.setattr(child, "Channel", channel_of)
+
+    def lock(*given: int) -> Locks:
+        calls.append(("lock", *given))
+        return Locks(6, seccomp=True)
+
+    monkeypatch.setattr(child, "lock", lock)
+    for name in ("die_with_parent", "load_charsets"):
+        monkeypatch.setattr(child, name, lambda *given, name=name: calls.append((name, *given)))
+    monkeypatch.setattr(signal, "signal", lambda *given: calls.append(("signal", *given)))
+    monkeypatch.setattr(signal, "setitimer", lambda *given: calls.append(("setitimer", *given)))
+    monkeypatch.setattr(locale, "setlocale", lambda *given: calls.append(("setlocale", *given)))
+    monkeypatch.setattr(sys, "tracebacklimit", 1_000, raising=False)
+    yield calls
+    for channel in channels:
+        channel.close()
+
+
+def test_the_process_is_locked_up_before_it_opens_a_file(
+    locked: list[tuple[object, ...]],
+) -> None:
+    """Its limits are the memory of one file and twice the time of one file."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    channel.send(Setup(Limits(time_s=7, memory_mib=3), 4711, passwords=(b"p",)))
+    ours.shutdown(socket.SHUT_WR)
+    child.main(theirs.detach())
+    assert decode_to_worker(channel.receive()) == Ready(Locks(6, seccomp=True))
+    channel.close()
+    assert locked[0] == ("signal", signal.SIGINT, signal.SIG_IGN)
+    assert locked[1:4] == [
+        ("die_with_parent", 4711), ("setlocale", locale.LC_CTYPE, "C.UTF-8"), ("load_charsets",),
+    ]  # fmt: skip
+    assert locked[-2:] == [("setitimer", signal.ITIMER_PROF, 60, 60), ("lock", 3 << 20, 14)]
+    assert sys.tracebacklimit == 0
+
+
+def test_a_process_without_settings_ends(locked: list[tuple[object, ...]]) -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    channel.send(Masks(b""))
+    child.main(theirs.detach())
+    assert locked == [("signal", signal.SIGINT, signal.SIG_IGN)]
+    channel.close()
+
+
+def test_a_message_that_is_no_file_ends_the_process() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        Channel(ours).send(Masks(b""))
+        with pytest.raises(BrokenError, match="no job"):
+            serve(Channel(theirs), Setup(Limits(), 1), Registry(), cast(Stall, NoStall()))

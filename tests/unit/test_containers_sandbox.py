@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
 import resource
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -182,6 +184,22 @@ def test_all_privileges_are_given_up(
     assert given_up[3:] == ([] if refused else [("prctl", 22, 2)])
     (caps,) = [call for call in kernel.calls if call[0] == "capset"]
     assert caps[1:] == (struct.pack("<2L", 0x20080522, 0), bytes(24))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_kernel_gets_the_whole_filter(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bytes] = []
+
+    class Reading(Kernel):
+        def prctl(self, *words: Any) -> int:
+            assert words[:2] + words[3:] == (22, 2, 0, 0)
+            count, pointer = struct.unpack("@HP", bytes(words[2])[:16])
+            given.append(ctypes.string_at(pointer, 8 * count))
+            return 0
+
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert sandbox._seccomp(cast(Any, Reading()))
+    assert given == [sandbox._filter(machine)]
 
 
 def test_a_process_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
