@@ -161,6 +161,21 @@ def test_the_cheapest_cover_covers_and_nothing_cheaper_does() -> None:
         assert cost(Algorithm.in_mask(cover)) == cheapest
 
 
+@pytest.mark.parametrize(
+    ("entries", "first"),
+    [
+        ([7], Algorithm.SHA1),
+        ([1 | 2], Algorithm.SHA1),
+        ([1 | 4], Algorithm.SHA256),
+        ([2 | 4], Algorithm.SHA1),
+        ([1 | 4, 7], Algorithm.SHA256),
+    ],
+)
+def test_sha1_is_the_cheapest_and_md5_the_dearest(entries: list[int], first: Algorithm) -> None:
+    masks = sum(1 << (entry - 1) for entry in entries)
+    assert Algorithm.in_mask(CHEAPEST_COVER[masks]) == (first,)
+
+
 def test_every_digest_is_that_of_any_entry() -> None:
     assert len(EVERY_DIGEST) == 128
     for masks, every in enumerate(EVERY_DIGEST):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_what_is_written_is_read(made: MetadataDir) -> None:
         ("targets.json", b"{}" + b" " * (MAX_METADATA_BYTES - 2), True),
         ("targets.json", b"{}" + b" " * (MAX_METADATA_BYTES - 1), False),
         ("tmpabc", EMPTY, False),
+        (".tmp-abc", EMPTY, False),
         ("tmp-list.json", EMPTY, True),
         ("other", EMPTY, True),
     ],
@@ -54,13 +56,27 @@ def test_files_that_would_be_refused_are_removed_first(
     assert path.exists() is stays
 
 
+def test_metadata_beyond_the_limit_is_not_read(made: MetadataDir) -> None:
+    path = made.path / "notices.json"
+    path.write_bytes(bytes(8 << 20))
+    assert len(made.read_bytes("notices")) == 8 << 20
+    with path.open("ab") as file:
+        file.write(b"1")
+    with pytest.raises(OSError, match="longer than 8,388,608 bytes"):
+        made.read_bytes("notices")
+
+
 def test_each_file_is_synced_once_for_each_content(
     made: MetadataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[set[str]] = []
-    monkeypatch.setattr(
-        module, "make_durable", lambda paths, *_: synced.append({path.name for path in paths})
-    )
+    folders = []
+
+    def note(paths: Iterable[Path], *names: Path) -> None:
+        synced.append({path.name for path in paths})
+        folders.append(names)
+
+    monkeypatch.setattr(module, "make_durable", note)
     (made.path / "root.json").write_bytes(EMPTY)
     (made.path / "root_history" / "1.root.json").write_bytes(EMPTY)
     made.make_durable()
@@ -69,7 +85,14 @@ def test_each_file_is_synced_once_for_each_content(
     made.make_durable()
     (made.path / "more.json").write_bytes(EMPTY)
     made.make_durable()
-    assert synced == [{"root.json", "1.root.json"}, set(), {"root.json"}, {"more.json"}]
+    # Another file, which has the same time, has replaced the file.
+    (made.path / "new").write_bytes(EMPTY)
+    os.utime(made.path / "new", ns=(1, 2))
+    (made.path / "new").rename(made.path / "root.json")
+    made.make_durable()
+    first = [{"root.json", "1.root.json"}, set(), {"root.json"}, {"more.json"}]
+    assert synced == [*first, {"root.json"}]
+    assert set(folders) == {(made.path, made.path / "root_history")}
     monkeypatch.undo()
     (made.path / "root_history" / "1.root.json").unlink()
     (made.path / "root_history").rmdir()

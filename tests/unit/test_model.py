@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hashclient.core.kinds import Algorithm, Kind
+from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.model import (
     ENTRY_FIELDS,
     LOGGED_FIELDS,
     Gap,
+    Handled,
     HeldEntry,
     Hit,
     Mail,
+    MatchRef,
     Outcome,
     Outer,
     Seen,
@@ -129,3 +131,12 @@ def test_the_place_of_a_member_has_one_meaning() -> None:
     # All values of a new outcome say that nothing was found.
     assert (outcome.size, outcome.reason, outcome.hits, outcome.digests) == (None, None, (), {})
     assert not outcome.is_stream and not outcome.is_object
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_match_without_a_record_is_unrecorded(kind: Kind) -> None:
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    outcome, record = Outcome(kind, "/a"), MatchRef("b" * 10, MatchState.FOUND, now, now)
+    assert Handled(outcome).is_unrecorded is (kind in ("match", "excepted"))
+    assert not Handled(outcome, record).is_unrecorded
+    assert (record.in_place, record.held, Handled(outcome).acted) == (True, False, ())

@@ -31,6 +31,12 @@ def test_an_attempt_is_due_from_its_time_on(after: timedelta | None, due: bool) 
     assert is_due(None if after is None else NOW + after, NOW) is due
 
 
+def test_a_pause_beyond_the_longest_that_a_caller_knows_is_over() -> None:
+    hour = timedelta(hours=1)
+    for after, due in ((hour, False), (hour + TICK, True), (LAST, True)):
+        assert is_due(NOW + after, NOW, longest=hour) is due
+
+
 def test_pauses_double_up_to_the_longest_or_are_as_long_as_asked_for() -> None:
     assert [pause(attempts) / FIRST for attempts in range(4)] == [1, 2, 4, 8]
     assert pause(9) == pause(10**9) == LAST

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core import staleness
+from hashclient.core.errors import ConfigError
 from hashclient.core.staleness import CLOCK_TOLERANCE, ListState, state_of
 from tests.kit import State
 
@@ -56,6 +57,19 @@ def test_a_clock_that_shows_no_possible_time_is_refused(
     for done in (state.call(*scan[:2]), state.call(*scan), state.call("matches")):
         assert done.code == 2, done
         assert "the clock shows the year 9999 or a later year" in done.err
+
+
+@pytest.mark.parametrize("error", [ValueError("year 10000"), OverflowError("too large")])
+def test_a_year_that_cannot_be_expressed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Broken:
+        def now(self, _zone: object) -> datetime:
+            raise error
+
+    monkeypatch.setattr(staleness, "datetime", Broken())
+    with pytest.raises(ConfigError, match="the year 9999 or a later year"):
+        staleness.present_time()
 
 
 def test_the_last_time_that_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,16 @@ from typing import Any, cast
 import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import BadVersionNumberError, RepositoryError, UnsignedMetadataError
-from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    SuccinctRoles,
+    TargetFile,
+    Targets,
+)
 
 from hashclient.trust import additions
 from hashclient.trust.additions import (
@@ -95,7 +104,9 @@ def test_the_version_of_the_role_is_the_number_that_the_snapshot_names(
             verify_role(delegator, MetaFile(named), data)
 
 
-@pytest.mark.parametrize("wrong", ["no role", "two roles", "name", "paths", "goes on", "list"])
+@pytest.mark.parametrize(
+    "wrong", ["no role", "two roles", "name", "paths", "goes on", "list", "bins"]
+)
 def test_a_delegation_to_anything_else_is_refused(wrong: str) -> None:
     targets = Targets()
     delegate(targets, new_delegator(1))
@@ -113,6 +124,9 @@ def test_a_delegation_to_anything_else_is_refused(wrong: str) -> None:
         role["terminating"] = False
     if wrong == "list":
         targets.delegations = new_delegator(1).delegations
+    if wrong == "bins":
+        bins = Delegations({}, None, SuccinctRoles(["0" * 64], 1, 1, "bin")).to_dict()
+        targets.unrecognized_fields[FIELD] = bins
     with pytest.raises(RepositoryError):
         delegator_of(targets)
 
@@ -120,7 +134,7 @@ def test_a_delegation_to_anything_else_is_refused(wrong: str) -> None:
 @pytest.mark.parametrize(
     ("names", "valid"),
     [
-        *(([], True), (["a"], True), (["a", "b"], True), (["a", "a"], False)),
+        *(([], True), (["a"], True), (["b", "a"], True), (["a", "a"], False)),
         *(("a", False), ({"a": 1}, False), ([1], False), (["A"], False), (["a", ""], False)),
         ([f"n{n}" for n in range(1_024)], True),
         ([f"n{n}" for n in range(1_025)], False),
@@ -139,6 +153,19 @@ def test_ended_lists_are_names_that_are_not_delegated(names: Any, valid: bool) -
     else:
         with pytest.raises(RepositoryError):
             ended_lists(targets)
+
+
+def test_beside_lists_and_hash_bins_a_role_of_notices_and_ended_lists_are_read() -> None:
+    """`Trust.lists` refuses hash bins; here they only have no names of lists."""
+    role = DelegatedRole("base", [], 1, terminating=True, paths=["lists/base/*"])
+    for others in (
+        Delegations({}, {"base": role}),
+        Delegations({}, None, SuccinctRoles(["0" * 64], 1, 1, "bin")),
+    ):
+        targets = Targets(delegations=others)
+        delegate(targets, new_delegator(1))
+        end(targets, ["more"])
+        assert delegator_of(targets) is not None and ended_lists(targets) == {"more"}
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,11 @@ def test_a_note_is_read_as_it_was_written_and_an_empty_one_is_none(said: Provena
     target = TargetFile.from_data("index.json", b"{}")
     assert noted(Provenance()) == {}
     assert provenance_of(target) == provenance_of(None) == Provenance()
+    target.unrecognized_fields["custom"] = {"other": 1}
+    assert provenance_of(target) == Provenance()
     target.unrecognized_fields["custom"] = noted(said)
     assert provenance_of(target) == said
+    assert len(noted(said)[FIELD]) == 1  # type: ignore[arg-type]
 
 
 def note(**changes: object) -> dict[str, object]:

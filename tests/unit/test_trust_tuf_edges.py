@@ -35,7 +35,6 @@ from hashclient.core.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.core.model import MAX_LISTS
 from hashclient.trust.additions import ENDED, NOTICES, delegate, new_delegator
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from hashclient.trust.tuf import Trust, TufFetcher
@@ -82,6 +81,16 @@ def trust(tmp_path: Path, source: Source) -> Any:
         "targets": Targets(expires=NOW + timedelta(days=3)),
     }
     return made
+
+
+def test_a_pinned_root_has_one_meaning(tmp_path: Path, source: Source) -> None:
+    root = Root(expires=NOW + timedelta(days=4))
+    root.add_key(SIGNER.public_key, "root")
+    signed = Metadata(root)
+    signed.sign(SIGNER)
+    data = signed.to_bytes().replace(b'"signatures"', b'"signatures": [], "signatures"', 1)
+    with pytest.raises(VerificationError, match="provider main: metadata is malformed"):
+        Trust(tmp_path / "trust", URL, source, data, name="main", now=NOW)
 
 
 def failed(error: HashclientError, status: int | None) -> HashclientError:
@@ -164,6 +173,7 @@ def test_lists_are_delegated_in_any_order(trust: Any) -> None:
         role(paths=[]),
         role(paths=None, path_hash_prefixes=["00"]),
         role(terminating=False),
+        role(terminating=1),
     ],
     ids=lambda wrong: f"{wrong.name} {wrong.paths} {wrong.terminating}",
 )
@@ -178,14 +188,24 @@ def test_a_delegation_to_other_files_is_refused(trust: Any, wrong: DelegatedRole
     assert refused.value.hint == "nothing was changed; tell the provider if it persists"
 
 
+def test_names_of_lists_and_of_keys_are_texts(trust: Any) -> None:
+    named = role()
+    named.name = 1  # type: ignore[assignment]
+    trust._verified["targets"].delegations = delegations(named)
+    trust._verified["root"].roles["snapshot"].keyids = [1]
+    for read in (trust.lists, trust.epoch):
+        with pytest.raises(VerificationError, match="provider main: metadata is malformed"):
+            read()
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_provider_may_offer_so_many_lists(trust: Any, more: int) -> None:
-    count = MAX_LISTS + more
+    count = 256 + more
     trust._verified["targets"].delegations = delegations(*(role(f"l{n}") for n in range(count)))
     if not more:
         assert len(trust.lists()) == count
         return
-    with pytest.raises(VerificationError, match=f"it offers {count:,} lists, more than"):
+    with pytest.raises(VerificationError, match="it offers 257 lists, more than 256"):
         trust.lists()
 
 
@@ -286,7 +306,9 @@ def test_hashes_of_a_list_are_those_of_its_files_with_a_strong_one(trust: Any) -
         "c": with_hashes(md5="2" * 32),
         "d": with_hashes(sha512="3" * 128, sha256="4" * 64),
     }
-    trust._verified["base"] = Targets(targets={f"lists/base/{n}": i for n, i in files.items()})
+    other = {"lists/more/e": files["a"], "index.json": files["a"]}
+    mine = {f"lists/base/{n}": i for n, i in files.items()}
+    trust._verified["base"] = Targets(targets=mine | other)
     assert trust.hashes("base") == {"a": "0" * 64, "b": f"sha512:{'1' * 128}", "d": "4" * 64}
 
 
@@ -345,6 +367,26 @@ def test_notices_are_fetched_once_for_each_version(trust: Any, source: Source) -
     (trust._directory.path / "notices.json").unlink()
     trust.notices()
     assert source.asked[-1][1] == 1 << 20
+
+
+def test_notices_are_asked_for_up_to_a_mebibyte(trust: Any, source: Source) -> None:
+    published = Published(trust, source)
+    published.meta["notices.json"] = MetaFile(3, (1 << 20) + 1)
+    with pytest.raises(VerificationError, match=r"notices\.json is not the file"):
+        trust.notices()
+    assert [most for _, most, _ in source.asked] == [1 << 20]
+
+
+@pytest.mark.parametrize("stored", ["older", b"", b"{}", b"[]", b'{"signed": {}}'])
+def test_stored_notices_that_are_not_the_present_ones_are_fetched_again(
+    trust: Any, source: Source, stored: bytes | str
+) -> None:
+    older = Published(trust, source, version=2).data
+    published = Published(trust, source)
+    path = trust._directory.path / "notices.json"
+    path.write_bytes(older if isinstance(stored, str) else stored)
+    assert trust.notices().version == 3
+    assert path.read_bytes() == published.data and len(source.asked) == 1
 
 
 @pytest.mark.parametrize(("later", "is_stale"), [(-1, True), (0, True), (1, False)])

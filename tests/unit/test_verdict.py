@@ -174,6 +174,10 @@ def test_reasons_are_counted_up_to_a_number(kind: Kind) -> None:
     ]
 
 
+def test_fifty_reasons_are_counted_separately() -> None:
+    assert (MAX_REASONS, OTHER_REASONS) == (50, "other reasons")
+
+
 def test_of_several_failures_the_first_is_kept() -> None:
     made = summary(Kind.CLEAN)
     assert (made.failed, made.failure) == (None, None)
