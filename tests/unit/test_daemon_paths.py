@@ -114,7 +114,6 @@ def test_of_a_tree_the_matches_are_named_or_the_first_one(
     assert ask(command, tree / "b", NoVerdict.FOUND) == [": OK"]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("rule", list(NoVerdict))
 @pytest.mark.parametrize("command", [Command.CONTSCAN, Command.ALLMATCHSCAN])
 def test_what_is_unread_is_no_answer_beside_a_match_unless_every_one_is_asked_for(

@@ -645,7 +645,6 @@ def test_a_file_that_a_body_wants_to_be_kept_is_held_from_the_beginning(
         assert hold.until == end
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("first_by", "second_by", "is_known"),
     [

@@ -240,7 +240,6 @@ def test_a_restored_match_that_was_found_again_keeps_its_state(
 LATER, SOONER = timedelta(days=9), timedelta(days=3)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("first", "second", "end"),
     [
@@ -321,7 +320,6 @@ def test_an_interrupted_purge_is_due(kept: tuple[Ward, Match]) -> None:
         assert [s.event for s in record.story(match.id)].count("purged") == 1
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("days", [None, 0.0, 1.5])
 def test_a_report_is_kept_for_the_days_of_the_configuration(
     tmp_path: Path, file: Path, days: float | None

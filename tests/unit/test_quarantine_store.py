@@ -75,7 +75,9 @@ def test_without_proc_one_item_goes_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     assert (AT_ONCE, AT_ONCE_BYTES) == (128, 64 * 1024 * 1024)
 
 
-def test_the_first_act_removes_what_a_kill_has_left(ward: Ward, tmp_path: Path) -> None:
+def test_the_first_act_removes_what_a_kill_has_left(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = ward.settings.layout.quarantine
     mine = tmp_path / "mine"
     (mine / "deeper").mkdir(parents=True)
@@ -88,8 +90,14 @@ def test_the_first_act_removes_what_a_kill_has_left(ward: Ward, tmp_path: Path) 
     (directory / "bcdfgh2345").mkdir()
     (directory / "x.tmp-").touch()
     room = Room(ward.session(), lambda _: None, Files())
-    with room.locked():
-        assert ward.names() == {"bcdfgh2345", "x.tmp-"}
+    synced: list[tuple[Path, int]] = []
+    with monkeypatch.context() as patched:
+        fsync_dir = lambda path: synced.append((path, len(ward.names())))  # noqa: E731
+        patched.setattr(system_files, "fsync_dir", fsync_dir)
+        with room.locked():
+            assert ward.names() == {"bcdfgh2345", "x.tmp-"}
+    # An exchange of two folders is made durable before one of the two is removed.
+    assert synced == [(directory, 5)]
     assert sorted(path.name for path in mine.iterdir()) == ["deeper", "f"]
     (directory / ".tmp-again").touch()
     with room.locked():  # the temporary folder belongs to an action of this process
@@ -142,20 +150,24 @@ def test_errors_name_the_path(room: Room) -> None:
 # Folders
 
 
-def test_a_new_folder_is_private_and_removed_unless_it_is_admitted(room: Room, item: Item) -> None:
+def test_a_new_folder_is_private_and_removed_unless_it_is_admitted(
+    room: Room, item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with room.new_folder() as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert folder.parent == room.directory and folder.name.startswith(".tmp-")
         (folder / "evidence.age").touch()
     assert not folder.exists()
     new = msgspec.structs.replace(item, id="b" * 10)
+    synced: list[Path] = []
+    monkeypatch.setattr(system_files, "fsync_dir", synced.append)
     with room.new_folder() as folder:
         (folder / "evidence.age").touch()
         room.admit(folder, new)
+    assert synced == []  # the caller makes the name durable
     assert not folder.exists() and room.evidence(new.id).exists()
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_folder_takes_the_place_of_an_item(
     room: Room, ward: Ward, item: Item, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
@@ -166,7 +178,11 @@ def test_a_folder_takes_the_place_of_an_item(
         (folder / "evidence.age").write_text("new")
         with pytest.raises(StateError, match="cannot write to the quarantine"):
             room.admit(folder, item)  # the name of the item is in use
+        synced: list[tuple[Path, bool]] = []
+        fsync_dir = lambda path: synced.append((path, folder.exists()))  # noqa: E731
+        monkeypatch.setattr(system_files, "fsync_dir", fsync_dir)
         room.admit(folder, item, replaces=True)
+        assert synced[-1] == (room.directory, can_exchange)
     assert room.evidence(item.id).read_text() == "new"
     assert ward.names() == {item.id}
 
@@ -209,12 +225,20 @@ def test_an_exchange_that_may_not_be_durable_keeps_both_folders(
     assert (folder / "item.json").exists() and room.evidence(item.id).read_text() == "new"
 
 
-def test_several_items_are_dropped_together(room: Room, ward: Ward, item: Item) -> None:
+def test_several_items_are_dropped_together(
+    room: Room, ward: Ward, item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("b" * 10, "c" * 10, "d" * 10):
         (room.directory / name / "more").mkdir(parents=True)
         (room.directory / name / "item.json").touch()
-    room.drop("b" * 10, item.id, "c" * 10)
+    before: list[set[str]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(system_files, "fsync_dir", lambda _: before.append(ward.names()))
+        room.drop("b" * 10, item.id, "c" * 10)
     assert ward.names() == {"d" * 10}
+    # The folders have lost their names durably before their content is removed.
+    ((temporary, *names),) = map(sorted, before)
+    assert temporary.startswith(".tmp-") and names == ["d" * 10]
     with pytest.raises(StateError, match=f"cannot remove from the quarantine: .*{'b' * 10}"):
         room.drop("b" * 10)
 
@@ -281,7 +305,6 @@ def test_an_item_whose_match_is_not_on_record_is_kept(room: Room, ward: Ward, it
         assert room.need_kept(item.id, record) == (item, None)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("state", "in_place", "after"),
     [
@@ -353,7 +376,6 @@ def fail(error: BaseException) -> Callable[..., Any]:
     return failing
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("is_slow", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_acts_take_their_steps_together_and_return_their_results(
@@ -483,6 +505,39 @@ def test_acts_are_closed_if_something_else_fails(room: Room, ward: Ward) -> None
     with ward.record() as record, pytest.raises(KeyboardInterrupt):
         room.run(acts, record)
     assert sorted(closed) == ["a", "b", "c"]
+
+
+def test_events_of_steps_are_logged_durably(
+    room: Room, ward: Ward, item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, how = ward.audit.append, list[dict[str, bool]]()
+
+    def noting(events: Any, **options: bool) -> None:
+        how.append(options)
+        append(events, **options)
+
+    monkeypatch.setattr(ward.audit, "append", noting)
+    with ward.record() as record:
+        room.run({"a": act(Wait(Event("x", {})))}, record)
+    room.log("done", item, room.mark("because"))
+    assert how == [{"durable": True}] * 2
+
+
+def test_a_file_system_that_does_not_rename_keeps_the_new_folder(
+    room: Room, item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a check, the last copy of a file could be removed."""
+    for replaces in (True, False):
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "exchange", lambda *_: True)
+            patched.setattr(Path, "rename", lambda path, _: path)
+            with (
+                room.new_folder() as folder,
+                pytest.raises(StateError, match="does not rename folders"),
+            ):
+                room.admit(folder, item, replaces=replaces)
+        assert folder.exists()
+        assert room.load(item.id) == item
 
 
 def test_an_event_names_the_item_the_person_and_the_reason(

@@ -110,7 +110,6 @@ def test_nothing_is_unfinished_before_the_first_act(ward: Ward) -> None:
     assert not ward.settings.layout.quarantine.exists()
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(("by", "name"), [(None, "ann"), ("desk", "desk"), ("", "")])
 def test_a_hold_is_by_the_operator_or_by_who_asks(
     ward: Ward, taken: Match, by: str | None, name: str

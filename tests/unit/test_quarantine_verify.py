@@ -81,7 +81,6 @@ def test_a_match_whose_file_was_never_taken_is_not_missing(ward: Ward, file: Pat
     assert ward.verify() == {}
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("state", "is_missing"),
     [
@@ -123,7 +122,6 @@ def test_nobody_else_may_read_any_part(ward: Ward, file: Path) -> None:
     assert (finding.ok, finding.attention, finding.detail) == (True, False, "whole")
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
