@@ -99,6 +99,56 @@ def test_a_file_that_nobody_else_has_open_is_free(file: Path, unlinked: bool) ->
         assert open_elsewhere(fd) == []  # no lease of the first call is left
 
 
+@pytest.mark.parametrize("holders", [[], ["b (2)", "a (1)"]])
+@pytest.mark.parametrize(
+    ("error", "unlinked", "is_used"),
+    [
+        (BlockingIOError(), True, True),
+        (OSError(errno.EINVAL, "x"), True, None),
+        (PermissionError(), True, None),
+        (None, True, False),
+        (None, False, None),  # a file with a name must not get a lease
+    ],
+)
+def test_a_lease_shows_whether_and_proc_shows_which_processes_use_a_file(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError | None,
+    unlinked: bool,
+    is_used: bool | None,
+    holders: list[str],
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def lease(fd: int, *request: int) -> None:
+        assert not os.fstat(fd).st_nlink
+        asked.append(request)  # type: ignore[arg-type]
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(fcntl, "fcntl", lease)
+    monkeypatch.setattr(files, "_holders", lambda _: iter(holders))
+    with opened(file, unlinked=unlinked) as fd:
+        found = open_elsewhere(fd)
+    expected = sorted(holders) or ([UNSEEN] if is_used else [])
+    assert found == ([] if is_used is False else expected)
+    first = (fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    given_back = [(fcntl.F_SETLEASE, fcntl.F_UNLCK)] if is_used is False else []
+    assert asked == ([first, *given_back] if unlinked else [])
+
+
+def test_this_process_is_left_out_of_those_that_have_a_file_open(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = Path("/proc/self/comm").read_text().strip()
+    pid = os.getpid()
+    with opened(file, unlinked=False) as fd:
+        status = os.fstat(fd)
+        assert list(files._holders(status)) == []
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        assert list(files._holders(status)) == [f"{name} ({pid})"]
+
+
 def test_a_file_that_is_mapped_and_not_open_is_in_use(file: Path) -> None:
     if not has_leases(file):
         pytest.skip("this file system has no leases")

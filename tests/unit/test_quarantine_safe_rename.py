@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import watched
+from hashclient.quarantine import safe_rename as module
 from hashclient.quarantine.safe_rename import (
     Place,
     Removal,
@@ -28,6 +29,7 @@ from hashclient.quarantine.safe_rename import (
 )
 from hashclient.system import beneath
 from hashclient.system.beneath import move_aside, rename_noreplace
+from hashclient.system.strangers import Stranger
 from tests.kit import open_files
 
 PRIVATE = ".hashclient-x"
@@ -565,3 +567,174 @@ def test_an_error_while_the_name_is_aside_brings_it_back(
                 remove_exactly(place, PRIVATE, fd, status)
         assert raised.value.errno == errno.EIO
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "a"}
+
+
+# --- reasons and attributes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOENT, "x"), "not there any more"),
+        (OSError(errno.ESTALE, "x"), "not there any more"),
+        (OSError(errno.EROFS, "x"), "read-only file system"),
+        (OSError(errno.EACCES, "x"), "permission denied"),
+        (OSError(errno.EPERM, "x"), "the system does not permit it"),
+        (OSError(errno.ENOSPC, "x"), "no space left on its file system"),
+        (OSError(errno.EBUSY, "x"), "something is mounted on it"),
+        (OSError(errno.EIO, "Input/Output error"), "input/output error"),
+        (OSError("Odd"), "odd"),
+        (OSError(errno.ELOOP, "x"), "a link leads to it (it is one): scan it by its real path"),
+        (OSError(errno.ELOOP, "x", b"/a\n\xff"), r"a link leads to it (/a\x0a\xff): scan it by its"),
+    ],
+    ids=str,
+)
+def test_the_reason_of_an_error_is_said(error: OSError, why: str) -> None:
+    assert reason_of(error).startswith(why)
+    assert ("scan it by its" in why) or reason_of(error) == why
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (0x10, "{} is immutable (`chattr -i` makes it mutable)"),
+        (0x20, "{} is append-only (`chattr -a` ends that)"),
+        (0x30, "{} is immutable (`chattr -i` makes it mutable)"),
+        (0x80010, "{} is immutable (`chattr -i` makes it mutable)"),
+        (0x4F, None),
+        (0x10 << 32, None),  # the kernel writes four bytes
+    ],
+)
+@pytest.mark.parametrize("target", ["the file", "the directory"])
+def test_an_attribute_of_the_file_or_its_directory_is_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, flags: int, words: str | None
+) -> None:
+    (tmp_path / "f").touch()
+    inode = (tmp_path if target == "the directory" else tmp_path / "f").stat().st_ino
+
+    def ioctl(fd: int, request: int, given: bytes) -> bytes:
+        assert (request, given) == (0x80086601, bytes(8))
+        return (flags if os.fstat(fd).st_ino == inode else 0).to_bytes(8, "little")
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    denied = OSError(errno.EPERM, "x")
+    other = OSError(errno.EACCES, "x")
+    with at(tmp_path / "f") as place:
+        expected = "the system does not permit it" if words is None else words.format(target)
+        assert reason_of(denied, place) == expected
+        assert reason_of(denied) == "the system does not permit it"
+        assert reason_of(other, place) == "permission denied"
+
+
+@pytest.mark.parametrize(
+    ("code", "becomes"),
+    [
+        *((code, errno.EIO) for code in (errno.ENOENT, errno.ELOOP, errno.EISDIR)),
+        *((code, code) for code in (errno.EACCES, errno.EPERM, errno.ENXIO)),
+    ],
+)
+def test_a_file_that_was_found_and_cannot_be_opened_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, becomes: int
+) -> None:
+    (tmp_path / "f").touch()
+    real = os.open
+
+    def refuse(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        if path.startswith("/proc/self/fd/"):
+            raise OSError(code, os.strerror(code))
+        return real(path, flags, *args, **kwargs)
+
+    with at(tmp_path / "f") as place:
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(OSError) as raised, open_file(place):
+            pass
+    assert raised.value.errno == becomes
+    assert (raised.value.filename == place.path) == (becomes != code)
+
+
+@pytest.mark.parametrize("is_strange", [False, True])
+def test_a_named_place_may_be_behind_a_link_that_no_stranger_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_strange: bool
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "f").touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "file").touch()
+    stranger = Stranger("/shared", "user 7") if is_strange else None
+    monkeypatch.setattr(module, "stranger_on", lambda _: stranger)
+    with open_named(tmp_path / "real" / "f") as place:
+        assert place.path == str(tmp_path / "real" / "f")
+        inode = place.directory_inode()
+    if is_strange:
+        with pytest.raises(OSError) as raised, open_named(tmp_path / "link" / "f"):
+            pass
+        assert raised.value.errno == errno.ELOOP
+    else:
+        with open_named(tmp_path / "link" / "f") as place:
+            assert (place.name, place.directory_inode()) == ("f", inode)
+            assert place.status() is not None
+    for path, code in (("none/f", errno.ENOENT), ("file/f", errno.ENOTDIR)):
+        with pytest.raises(OSError) as raised, open_named(tmp_path / path):
+            pass
+        assert raised.value.errno == code
+
+
+@pytest.mark.parametrize(
+    ("content", "later_ns", "removal"),
+    [
+        ("b", 0, Removal.REMOVED),  # only the time shows that a file was written to
+        ("b", 1, Removal.CHANGED),
+        ("b", -1, Removal.CHANGED),
+        ("ab", 0, Removal.CHANGED),
+        ("", 0, Removal.CHANGED),
+    ],
+)
+def test_a_file_that_is_aside_is_known_by_its_size_and_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, later_ns: int, removal: Removal
+) -> None:
+    path, aside = tmp_path / "a", tmp_path / PRIVATE
+    path.write_text("a")
+    real = beneath.renameat2
+
+    def and_write(directory: int, source: str, target: str) -> None:
+        real(directory, source, target)
+        if target == PRIVATE:
+            aside.write_text(content)
+            os.utime(aside, ns=(status.st_atime_ns, status.st_mtime_ns + later_ns))
+
+    monkeypatch.setattr(beneath, "renameat2", and_write)
+    with at(path) as place, open_file(place) as (fd, status):
+        assert remove_exactly(place, PRIVATE, fd, status) is removal
+    assert path.exists() is (removal is Removal.CHANGED) and not aside.exists()
+
+
+@pytest.mark.parametrize("keeps", ["the private name", "the old name"])
+def test_a_file_system_that_keeps_a_name_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps: str
+) -> None:
+    path = tmp_path / "a"
+    path.write_text("a")
+    with at(path) as place, open_file(place) as (fd, status):
+
+        def unlink(name: str, *, dir_fd: int) -> None:
+            if keeps == "the old name":
+                os.rename(name, "a", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", unlink)
+            with pytest.raises(OSError) as raised:
+                remove_exactly(place, PRIVATE, fd, status)
+    assert raised.value.strerror == "its file system has kept a name that it seemed to remove"
+    name = PRIVATE if keeps == "the private name" else "a"
+    assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(tmp_path / name))
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_place_is_a_directory_of_one_device(tmp_path: Path) -> None:
+    with at(tmp_path / "f") as place:
+        status = tmp_path.stat()
+        assert place.identity() == (status.st_dev, status.st_ino)
+        assert place.directory_inode() == status.st_ino
+        assert place.status() is None
+        (tmp_path / "f").symlink_to("nowhere")
+        assert place.status() is not None and place.at("g").path == str(tmp_path / "g")
