@@ -115,8 +115,9 @@ def test_processes_that_keep_ending_by_themselves_end_the_daemon(
         house.dead(3, EARLY_S)
     for _ in range(MAX_EARLY_DEATHS):
         house.dead(3, 0.0)
-    with pytest.raises(StateError, match=r"keep ending \(exit code 3\)"):
+    with pytest.raises(StateError, match=r"keep ending \(exit code 3\)") as ended:
         house.dead(3, 0.0)
+    assert "`hashclient status`" in (ended.value.hint or "")
     assert len(house.started) == 3 * MAX_EARLY_DEATHS + 4
 
 
@@ -154,8 +155,9 @@ def test_the_daemon_waits_for_each_process_and_fails_with_the_first_that_ends(
     assert house.waits == [0.005] * 2
     daemon._counts.row(0).add(Count.STARTED, -1)
     daemon._processes[1] = (Process(0), 0.0)  # type: ignore[assignment]
-    with pytest.raises(StateError, match="could not start"):
+    with pytest.raises(StateError, match="could not start") as failed:
         daemon._wait_until_ready(0)
+    assert "`hashclient status`" in (failed.value.hint or "")
     daemon._on_stop()
     daemon._wait_until_ready(0)
 

@@ -89,6 +89,7 @@ def test_streams_are_answered_counted_and_recorded(
     total = {c: counts.total(c) for c in (Count.MATCH, Count.CLEAN, Count.BYTES, Count.FAILURES)}
     assert total == {Count.MATCH: 2, Count.CLEAN: 2, Count.BYTES: 23, Count.FAILURES: 0}
     assert counts.times()[0][-1] == 4
+    assert 0 <= counts.times()[1] < 1  # clean streams took no time, and the others little
     assert checks._kept.left == OPTIONS.kept_bytes and not checks._ended
     checks.end()
     assert checks.loop.is_closed()
@@ -154,6 +155,51 @@ def test_a_stream_without_a_match_is_doubted_as_its_lists_are(
         # Only the answer about an open file frees the client's share of open files.
         assert client.files._files == 1
     assert counts.total(Count.UNREAD) == 2
+
+
+@pytest.mark.parametrize("act", [True, False])
+@pytest.mark.parametrize("exceptions", [True, False])
+def test_the_policy_and_the_exceptions_are_applied_as_the_options_say(
+    state: State, counts: Counts, monkeypatch: pytest.MonkeyPatch, act: bool, exceptions: bool
+) -> None:
+    made: list[tuple[Any, Any]] = []
+    ledger, lists = module.Ledger, module.Lists
+
+    def noted_ledger(*given: Any, **how: Any) -> Any:
+        made.append(("act", how["act"]))
+        return ledger(*given, **how)
+
+    def noted_lists(*given: Any, **how: Any) -> Any:
+        made.append(("exceptions", how["exceptions"]))
+        return lists(*given, **how)
+
+    monkeypatch.setattr(module, "Ledger", noted_ledger)
+    monkeypatch.setattr(module, "Lists", noted_lists)
+    options = replace(OPTIONS, act=act, exceptions=exceptions)
+    Checks(state.client.session, options, counts.row(0), (), 1, 1).end()
+    assert made == [("exceptions", exceptions), ("act", act), ("act", act)]
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_time_of_an_answer_is_that_of_its_judgement(
+    monkeypatch: pytest.MonkeyPatch, counts: Counts, streams: int
+) -> None:
+    """Streams that are judged together are answered together."""
+    checks = bare([])
+    checks.counts = counts.row(0)
+    moments = iter([10.0, 10.75])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    judged: list[Any] = []
+    monkeypatch.setattr(module, "judge", judged.append)
+    uploads: list[Any] = [
+        SimpleNamespace(digester=SimpleNamespace(length=5), outcome="outcome")
+        for _ in range(streams)
+    ]
+    checks._ended = list(uploads)
+    checks._judge()
+    assert (judged, checks._ended) == ([uploads], [])
+    assert counts.times()[1] == 0.75 * streams
+    assert counts.total(Count.BYTES) == 5 * streams
 
 
 class Tool:

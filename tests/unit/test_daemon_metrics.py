@@ -6,11 +6,15 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from hashclient import __version__
 from hashclient.containers.unopened import NAMES
 from hashclient.core.errors import StateError
+from hashclient.daemon import metrics as module
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.metrics import MAX_REQUEST_BYTES, Exposition, render
 from hashclient.daemon.options import TcpAddress
@@ -68,7 +72,7 @@ def test_one_path_has_the_counts(
     head, _, body = ask(exposition, b"GET " + path + b" HTTP/1.1\r\n\r\n").partition(b"\r\n\r\n")
     status, *fields = head.decode().split("\r\n")
     assert status.split()[1] == ("200" if is_there else "404")
-    assert (body == render(counts).encode()) == is_there
+    assert body == (render(counts).encode() if is_there else b"see /metrics\n")
     assert f"Content-Length: {len(body)}" in fields
     assert f"Content-Type: {CONTENT_TYPE}" in fields
 
@@ -76,6 +80,36 @@ def test_one_path_has_the_counts(
 def test_the_counts_of_all_processes_are_one_sum(counts: Counts) -> None:
     (line,) = (line for line in render(counts).splitlines() if '"match"' in line)
     assert float(line.split()[-1]) == 7
+
+
+def test_each_counter_has_its_name(counts: Counts) -> None:
+    row = counts.row(1)
+    for count in Count:
+        row.add(count, 1000 + count)
+    row.timed(0.03)
+    row.timed(9.0)
+    row.add_not_opened({NAMES[0]: 5})
+    lines = [line for line in render(counts).splitlines() if not line.startswith("#")]
+    found = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    prefix = "hashclient_serve_"
+    verdicts = ("clean", "match", "conflict", "unread", "no_verdict")
+    names = {f'objects_total{{verdict="{word}"}}': n for n, word in enumerate(verdicts)}
+    names['objects_total{verdict="excepted"}'] = 17
+    totals = ("bytes", "connections", "", "refused", "idle", "broken", "too_long", "failures")
+    names |= {f"{word}_total": n for n, word in enumerate(totals, 5) if word}
+    names |= {"reloads_total": 13, "slow_total": 15, "crowded_total": 16, "open_connections": 7}
+    for name, count in names.items():
+        assert found.pop(prefix + name) == 1000 + count + 7 * (count == 1), name
+    assert found.pop(f'{prefix}not_opened_total{{kind="{NAMES[0]}"}}') == 5
+    assert found.pop(f'{prefix}info{{version="{__version__}"}}') == 1
+    assert found.pop(f"{prefix}answer_seconds_sum") == 9.03
+    assert found.pop(f"{prefix}answer_seconds_count") == 2
+    buckets = {name.split('"')[1]: value for name, value in found.items()}
+    assert [*buckets] == [
+        *("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5"),
+        *("1", "2.5", "5", "10", "+Inf"),
+    ]
+    assert [*buckets.values()] == [0.0] * 5 + [1.0] * 7 + [2.0] * 2
 
 
 def test_files_of_kinds_that_are_not_opened_are_counted_by_kind(counts: Counts) -> None:
@@ -105,5 +139,51 @@ def test_a_request_that_is_none_is_over_and_the_next_one_is_answered(
 
 
 def test_a_port_in_use_is_an_error_of_ours(exposition: Exposition, counts: Counts) -> None:
-    with pytest.raises(StateError):
+    with pytest.raises(StateError) as refused:
         Exposition(exposition.address, counts)
+    said = f"cannot listen at {exposition.address} for metrics: address already in use"
+    assert refused.value.message == said
+
+
+class Slow:
+    """A socket whose client sends pieces, each some seconds after the one before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *pieces: tuple[float, bytes]) -> None:
+        self.now, self.pieces = 100.0, list(pieces)
+        self.limits: list[float] = []
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def settimeout(self, seconds: float) -> None:
+        self.limits.append(round(seconds, 6))
+
+    def recv(self, count: int) -> bytes:
+        seconds, data = self.pieces.pop(0)
+        self.now += min(seconds, self.limits[-1])
+        if seconds > self.limits[-1]:
+            raise TimeoutError
+        return data[:count]
+
+
+END = b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "read", "limits"),
+    [
+        ([(0.0, b"GET" + END)], b"GET" + END, [1.0]),
+        ([(0.25, b"GET"), (0.5, b" /" + END)], b"GET /" + END, [1.0, 0.75]),
+        ([(0.25, b"GET"), (0.75, b" /"), (0.0, b"x")], b"GET /", [1.0, 0.75]),
+        ([(0.25, b"GET"), (0.8, b" /")], b"GET", [1.0, 0.75]),
+        ([(0.0, b"GET"), (0.0, b"")], b"GET", [1.0, 1.0]),
+        ([(0.0, b"x" * 4096)] * 9, b"x" * 16_384, [1.0] * 4),
+    ],
+)
+def test_a_request_has_a_second_and_so_many_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+    pieces: list[tuple[float, bytes]],
+    read: bytes,
+    limits: list[float],
+) -> None:
+    sock: Any = Slow(monkeypatch, *pieces)
+    assert module._request(sock) == read
+    assert sock.limits == [*limits, 1.0]  # the answer may take a second, too

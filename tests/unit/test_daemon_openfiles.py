@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import hashlib
+import io
 import os
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +18,7 @@ from typing import Any
 import pytest
 
 from hashclient.core.digests import CHUNK_BYTES
+from hashclient.core.kinds import Kind
 from hashclient.daemon import openfiles
 from hashclient.scan.check.reading import SetAside
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE
@@ -124,3 +130,64 @@ def test_only_usual_files_are_read(
         # Open the pipe for writing as well, because opening would otherwise wait for a writer.
         monkeypatch.setattr(os, "O_RDONLY", os.O_RDWR)
     assert read(path, monkeypatch, update=lambda _: None) == [what]
+
+
+@pytest.mark.parametrize("size", [100, CHUNK_BYTES, CHUNK_BYTES + 100])
+def test_a_file_with_an_archive_behind_other_bytes_is_opened(tmp_path: Path, size: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("inside", b"benign")
+    for content, opens in ((b"x" * size + packed.getvalue(), True), (b"x" * (size + 100), False)):
+        (tmp_path / "f").write_bytes(content)
+        digest = hashlib.sha256()
+        with (tmp_path / "f").open("rb") as file:
+            upload: Any = SimpleNamespace(fd=file.fileno(), began=0.0, update=digest.update)
+            assert [*openfiles._read(upload, 1e9)] == []
+        assert upload.opens is opens
+        assert digest.digest() == hashlib.sha256(content).digest()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, None),
+        (SetAside(Kind.UNREAD, CHANGED), CHANGED),
+        (OSError(errno.EIO, "Input/output error"), "input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied"), "permission denied"),
+    ],
+)
+def test_an_open_file_is_passed_on_or_unread_and_let_go(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, reason: str | None
+) -> None:
+    said: list[Any] = []
+
+    def reading(upload: object, most_s: float) -> Iterator[None]:
+        assert (upload, most_s) == ("upload", 7.0)
+        yield None
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(openfiles, "_read", reading)
+    checks: Any = SimpleNamespace(
+        options=SimpleNamespace(stream_s=7.0),
+        unread=lambda *given: said.append(("unread", *given)),
+        ended=lambda *given: said.append(("ended", *given)),
+        release=lambda *given: said.append(("release", *given)),
+    )
+    upload: Any = "upload"
+    with contextlib.closing(openfiles.read_file(checks, upload)) as job:
+        steps = list(job)
+        assert steps[0] is None and len(steps) == 2 and steps[1] is not None
+        steps[1]()
+    answered = [("ended", "upload")] if reason is None else [("unread", "upload", reason)]
+    # The checks let go of a file that they have got.
+    released = [] if reason is None else [("release", "upload")]
+    assert sorted(said, key=str) == sorted(answered + released, key=str)
+
+
+def test_an_open_file_whose_turn_never_comes_is_let_go() -> None:
+    released: list[object] = []
+    checks: Any = SimpleNamespace(release=released.append)
+    upload: Any = "upload"
+    openfiles.read_file(checks, upload).close()
+    assert released == ["upload"]

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.errors import HashclientError, LockedError, StateError, UsageError
+from hashclient.daemon import sockets as module
 from hashclient.daemon.options import Address, TcpAddress, UnixAddress
-from hashclient.daemon.sockets import BACKLOG, listen, name_of
+from hashclient.daemon.sockets import BACKLOG, listen, name_of, notify, passed_sockets
 from tests.kit import open_files
 from tests.kit.attacker import ATTACKER, needs_root, open_ground
 
@@ -214,3 +215,43 @@ def test_many_clients_may_wait_to_be_accepted(
     with listening(TcpAddress("127.0.0.1", 0)), listening(UnixAddress(ground / "s")) as listener:
         assert asked == [BACKLOG]
         assert name_of(listener).startswith("unix:/")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "unix"])
+def test_a_socket_of_systemd_is_taken_over(ground: Path, host: str) -> None:
+    address: Address = UnixAddress(ground / "s") if host == "unix" else TcpAddress(host, 0)
+    with listening(address) as listener:
+        fd = os.dup(listener.fileno())
+        os.set_inheritable(fd, True)
+        with module._passed(fd) as found:
+            assert (found.fileno(), found.family) == (fd, listener.family)
+            assert found.getsockname() == listener.getsockname()
+            assert not found.get_inheritable()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_sockets_of_systemd_are_the_descriptors_from_three_on(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(module, "_passed", lambda fd: fd)
+    environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(count)}
+    assert passed_sockets(environ) == [3, 4, 5][:count]
+    assert environ == {}
+
+
+def test_a_descriptor_of_systemd_that_is_no_socket_has_advice() -> None:
+    with Path("/dev/null").open("rb") as null, pytest.raises(StateError) as error:
+        module._passed(fd := null.fileno())
+    said = f"cannot listen: descriptor {fd} from systemd is no listening socket"
+    assert error.value.message == said
+    assert error.value.hint == "give the socket unit ListenStream=, and Accept=no"
+
+
+def test_a_message_that_systemd_does_not_get_is_logged(
+    ground: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "hashclient.daemon")
+    notify({"NOTIFY_SOCKET": str(ground / "nobody")}, "READY=1")
+    notify({}, "READY=1")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["cannot notify systemd: No such file or directory"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import errno
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,32 @@ def test_a_client_at_a_port_is_named_by_its_address() -> None:
             assert not found.is_trusted
         with socket.socket() as unconnected:
             assert peer_of("tcp:1", unconnected) == Peer("serve:tcp:1", "", False)
+
+
+def test_a_local_client_that_has_gone_has_no_user() -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    theirs.close()
+    assert peer_of("unix:/s", theirs) == Peer("serve:unix:/s", "", True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_groups_of_a_local_client_are_those_of_the_kernel_if_they_are_known(known: bool) -> None:
+    class Local:
+        family = socket.AF_UNIX
+
+        def getsockopt(self, level: int, option: int, size: int) -> bytes:
+            assert level == socket.SOL_SOCKET
+            if option == socket.SO_PEERCRED:
+                return array.array("i", [1, 2, 3]).tobytes()
+            assert (option, size) == (59, 1024)
+            if not known:
+                raise OSError(errno.ERANGE, "too many")
+            return array.array("I", [7, 70_000]).tobytes()
+
+    sock: Any = Local()
+    rights = Rights(2, 3, (7, 70_000) if known else ())
+    assert peer_of("unix:/s", sock) == Peer("serve:unix:/s,uid=2", "uid=2", True, rights)
 
 
 @pytest.mark.parametrize(

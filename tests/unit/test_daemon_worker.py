@@ -224,6 +224,35 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_allowed(
     assert calls == ([(resource.RLIMIT_NOFILE, (limit, hard))] if is_set else [])
 
 
+@pytest.mark.parametrize(
+    ("limit", "asked", "files", "connections"),
+    [
+        *((1, 99, 1, 1), (15, 99, 1, 3), (16, 99, 2, 4), (1_024, 9_999, 128, 256)),
+        *((1_024, 100, 128, 100), (4_096, 9_999, 512, 1_832), (1 << 15, 1 << 20, 4_096, 30_504)),
+        *(((1 << 15) - 1, 7, 4_095, 7), (1 << 17, 1 << 20, 4_096, 128_808)),
+    ],
+)
+def test_files_and_connections_have_parts_of_the_descriptors(
+    monkeypatch: pytest.MonkeyPatch, limit: int, asked: int, files: int, connections: int
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def checks(*given: Any) -> Any:
+        made.append(given)
+        return SimpleNamespace(loop="loop")
+
+    monkeypatch.setattr(worker, "raise_limit", lambda: limit)
+    monkeypatch.setattr(worker, "Checks", checks)
+    listeners: Any = [("one", "unix:/s"), ("two", "127.0.0.1:1")]
+    session: Any = "session"
+    options: Any = SimpleNamespace(max_connections=asked, user_share=50)
+    row = Counts(1).row(0)
+    found: Any = Worker(session, listeners, options, row, 7)
+    assert made == [("session", options, row, ["unix:/s", "127.0.0.1:1"], 7, files)]
+    share = found._connections._share
+    assert (share.left, share._of_each) == (connections, max(1, connections // 2))
+
+
 class Accepted:
     """An accepted connection; `told` are the options that were set on its socket."""
 
@@ -370,7 +399,11 @@ def test_a_worker_looks_around_each_second_and_ends_without_its_parent(
     assert half.loop.later[-1][0] == SWEEP_S == 1.0 and GRACE_S == 5.0
 
 
-def test_a_worker_that_has_failed_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_has_failed_stops(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     half = Half(monkeypatch)
+    caplog.set_level("INFO", "hashclient.daemon")
     half.worker._failed(half.loop, {"exception": ValueError("odd")})
     assert half.loop.is_stopped
+    assert [record.getMessage() for record in caplog.records] == ["failed: ValueError"]
