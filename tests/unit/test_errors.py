@@ -74,6 +74,12 @@ def test_message_and_hint_are_apart(name: str) -> None:
     assert getattr(errors, name)("alone").hint is None
 
 
+def test_without_memory_there_is_advice() -> None:
+    error = errors.out_of_memory()
+    assert (error.exit_code, error.message) == (8, "there is not enough memory")
+    assert "`ulimit -d`" in (error.hint or "") and "fewer --jobs" in (error.hint or "")
+
+
 def test_the_tree_in_the_documentation_is_the_tree() -> None:
     drawn = re.findall(r"([A-Z]\w+Error) +(\d+)", str(errors.__doc__))
     assert {name: int(code) for name, code in drawn} | {"HashclientError": 1} == BY_CLASS

@@ -237,8 +237,9 @@ def test_only_an_id_leads_to_a_folder(tmp_path: Path, name: str, is_id: bool) ->
         assert context_path(tmp_path / name, 1) == tmp_path / name / "evidence.1.age"
         (tmp_path / name).mkdir()
     else:
-        with pytest.raises(UsageError, match="not an id"):
+        with pytest.raises(UsageError, match="not an id") as refused:
             folder_path(tmp_path, name)
+        assert refused.value.hint == "`hashclient quarantine list` shows them"
     (tmp_path / "restored.json").touch()
     assert item_ids(tmp_path) == ([name] if is_id else [])
 
@@ -259,8 +260,9 @@ def test_a_note_is_of_one_sealed_copy(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(StateError, match="it is missing"):
         load_item(tmp_path, ID)
-    with pytest.raises(UsageError, match="nothing in quarantine"):
+    with pytest.raises(UsageError, match="nothing in quarantine") as refused:
         load_item(tmp_path, "c" * 10)
+    assert refused.value.hint == "`hashclient quarantine list` shows what there is"
     (folder / "item.json").write_bytes(encode_item(ITEM))
     assert load_item(tmp_path, ID) == ITEM
     restored = Restoration("bob", "back", NOW)

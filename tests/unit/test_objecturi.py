@@ -61,6 +61,22 @@ def test_an_invalid_uri_is_refused_and_shown_without_secrets(text: str, shown: s
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "advice"),
+    [
+        ("s3://bu/#", "not the URI of an object: s3://bu/%23", "a ? in a key is %3F, a # is %23"),
+        ("s3://b/a", "not the URI of a bucket: s3://b/a", "write s3://BUCKET/PREFIX, gs://BUCKET/"),
+        ("s3://bu/a?versionId=", "the version in a URI is empty: s3://bu/a?…", "leave out the"),
+        ("s3://bu/%", "a % in a URI is not part of an escape: s3://bu/%25", "write %25 for a % "),
+    ],
+)
+def test_a_mistake_in_a_uri_has_advice(text: str, said: str, advice: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_uri(text)
+    assert refused.value.message == said
+    assert advice in (refused.value.hint or "")
+
+
 def test_the_shortest_and_the_longest_bucket_are_accepted() -> None:
     for bucket in ("bu", "b" * 222, "$web"):
         assert parse_uri(f"s3://{bucket}/").bucket_text == f"s3://{bucket}"
@@ -75,8 +91,10 @@ def test_files_and_objects_are_told_apart_in_their_order() -> None:
 
 def test_a_place_for_new_objects_is_no_version() -> None:
     assert parse_prefix("s3://bu/a").key == "a"
-    with pytest.raises(UsageError, match="a version of an object"):
+    with pytest.raises(UsageError) as refused:
         parse_prefix("s3://bu/a?versionId=v")
+    said = "a version of an object cannot contain other objects: s3://bu/a?…"
+    assert (refused.value.message, refused.value.hint) == (said, "write s3://BUCKET/PREFIX")
 
 
 @pytest.mark.parametrize("text", ["./s3://b/a", "/s3://b", "S3://b/a", "s3:/b", "http://b"])

@@ -320,8 +320,9 @@ def test_a_forked_process_has_to_open_its_own(
     checker: ContentChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(UsageError, match="process"):
+    with pytest.raises(UsageError, match="process") as refused:
         checker.check(b"clean")
+    assert refused.value.hint == "open one in each process, after the fork"
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from hashclient.core.agefile import looks_sealed, parse_header, sealed_bytes
 from hashclient.core.errors import (
@@ -22,6 +24,7 @@ from hashclient.core.errors import (
 )
 from hashclient.quarantine.age import (
     EXAMPLE_RECIPIENT,
+    canonical_recipient,
     load_identities,
     parse_recipients,
     seal,
@@ -91,8 +94,45 @@ def test_each_of_several_recipients_opens_it(tmp_path: Path) -> None:
     copy = sealed(b"benign", *publics[:2])
     assert parse_header(copy).recipients == 2
     assert [opened(copy, path) for path in keys[:2]] == [b"benign"] * 2
-    with pytest.raises(AuthorisationError, match="none of the identities opens the sealed file"):
+    with pytest.raises(AuthorisationError, match="none of the identities opens") as refused:
         opened(copy, keys[2])
+    assert "`hashclient quarantine show ID`" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "comment"), [("ed25519", ""), ("ed25519", " me@example.org"), ("rsa", " officer")]
+)
+def test_an_ssh_key_that_was_made_by_a_library_is_a_key(
+    tmp_path: Path, kind: str, comment: str
+) -> None:
+    private: Any = (
+        ed25519.Ed25519PrivateKey.generate()
+        if kind == "ed25519"
+        else rsa.generate_private_key(65537, 2048)
+    )
+    form = serialization
+    path = tmp_path / "id"
+    path.touch(0o600)
+    path.write_bytes(
+        private.private_bytes(form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption())
+    )
+    public_key = private.public_key()
+    public = public_key.public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH).decode()
+    assert opened(sealed(b"benign", f"{public}{comment}\n"), path) == b"benign"
+    assert canonical_recipient(f" {public}{comment}\n") == public
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        (" age1QPZ \n", "age1qpz"),
+        ("ssh-ed25519 AAaa me@host and more", "ssh-ed25519 AAaa"),
+        ("ssh-rsa  AAaa", "ssh-rsa AAaa"),
+        ("ssh-dss AAaa", "ssh-dss aaaa"),
+    ],
+)
+def test_public_keys_are_compared_in_their_normal_form(text: str, normal: str) -> None:
+    assert canonical_recipient(text) == normal
 
 
 @needs_ssh
@@ -229,8 +269,9 @@ def test_a_text_without_the_shape_of_a_public_key_is_not_repeated(text: str) -> 
 
 @pytest.mark.parametrize("text", ["", "age1junk", "ssh-ed25519 AAAA", "ssh-dss AAAA", "\0"])
 def test_an_invalid_public_key_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="not an age public key"):
+    with pytest.raises(ConfigError, match="not an age public key") as refused:
         parse_recipients([text])
+    assert "keygen" in (refused.value.hint or "")
 
 
 def test_the_key_of_an_example_is_refused_as_a_recipient() -> None:
@@ -238,8 +279,9 @@ def test_the_key_of_an_example_is_refused_as_a_recipient() -> None:
 
     assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # the key looks like any other key
     for texts in ([EXAMPLE_RECIPIENT], [f" {EXAMPLE_RECIPIENT}\n"]):
-        with pytest.raises(ConfigError, match="example in the documents"):
+        with pytest.raises(ConfigError, match="example in the documents") as refused:
             parse_recipients(texts)
+        assert "the public key of an officer" in (refused.value.hint or "")
 
 
 def test_recipients_must_be_configured() -> None:
@@ -271,14 +313,25 @@ def test_an_invalid_identity_file_is_refused(tmp_path: Path, text: str, why: str
     path = tmp_path / "key"
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(ConfigError, match=why) as refused:
         load_identities(path)
+    advice = {"is encrypted": "decrypt it first", "not an identity file": "`age-keygen` wrote"}
+    assert advice.get(why, "keygen") in (refused.value.hint or "")
 
 
 def test_an_identity_that_others_can_read_is_refused(key: Path) -> None:
     key.chmod(0o640)
     with pytest.raises(ConfigError, match="can be read by others"):
         load_identities(key)
+
+
+def test_a_key_file_says_when_it_was_made_and_for_which_public_key(tmp_path: Path) -> None:
+    path = tmp_path / "new.key"
+    made = write_identity(path, NOW.replace(microsecond=5))
+    first, second, third = path.read_text().splitlines()
+    assert first == "# created: 2026-03-01T12:00:00+00:00"
+    assert second == f"# public key: {made}" and made.startswith("age1")
+    assert third.startswith("AGE-SECRET-KEY-1")
 
 
 def test_a_new_key_is_private_and_never_overwrites(key: Path, tmp_path: Path) -> None:

@@ -267,6 +267,8 @@ def test_a_file_in_place_is_proven_by_its_tags(ward: Ward, file: Path) -> None:
         with pytest.raises(StateError) as refused, source_in_place(other, ward.sealer):
             pass
         assert refused.value.message.startswith(said)
+        # Only a file without a tag has no advice, because a scan records tags.
+        assert bool(refused.value.hint) is ("no digest" not in said)
     for data in (CONTENT[:-1], CONTENT + b"!", CONTENT[:-1] + b"!"):
         with source_in_place(match, ward.sealer) as proven:
             file.write_bytes(data)

@@ -138,6 +138,27 @@ def test_a_match_without_tags_cannot_be_proven_and_one_without_a_size_can(
             assert ward.match(file).id == match.id  # the file is scanned again
 
 
+def test_a_withdrawn_match_and_one_without_a_key_have_advice(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+
+    def fail(_: object) -> None:
+        raise StateError("the seal key is missing", hint="fetch again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hashclient.session.Session.sealer", fail)
+        patched.setattr("fixtures.quarantine._Session.sealer", fail)
+        with pytest.raises(StateError) as unproven:
+            ward.take(match)
+    said = "without the seal key nobody can prove which file matched: the seal key is missing"
+    assert (unproven.value.message, unproven.value.hint) == (said, "fetch again")
+    ward.withdraw()
+    said = f"match {match.id} is withdrawn: the provider has withdrawn the entry"
+    assert refused(ward, match, UsageError) == said
+    assert file.exists() and ward.names() == set()
+
+
 def test_a_stream_has_no_file(ward: Ward, file: Path) -> None:
     tags = ward.match(file).tags
     hit = Hit("base", "e-2", "c", 1, (Algorithm.SHA256,), complete=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from hashclient.quarantine import restore
 from hashclient.quarantine.age import load_identities
 from hashclient.quarantine.item import Item
 from hashclient.quarantine.restore import Restored
-from hashclient.quarantine.safe_rename import PRIVATE_NAME
+from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.store import Room
 from hashclient.system.strangers import Stranger
 
@@ -228,3 +229,59 @@ def test_the_hold_and_the_state_of_a_match_are_told(ward: Ward, file: Path) -> N
     assert refused.message == f"{match.id} is on hold, by dave: order"
     assert refused.hint is not None and "quarantine release" in refused.hint
     assert "restoring" not in ward.events()
+
+
+@pytest.mark.parametrize("then", ["moved", "replaced"])
+def test_a_restored_file_that_is_moved_away_at_once_keeps_its_sealed_copy(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    match = taken(ward, file)
+    give_name = restore._give_name
+
+    def moving(place: Place, fd: int, name: str | None) -> None:
+        give_name(place, fd, name)
+        file.rename(file.with_name("elsewhere"))
+        if then == "replaced":
+            file.write_bytes(CONTENT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore, "_give_name", moving)
+        with pytest.raises(StateError) as failed:
+            ward.restore(match, force=True)
+    assert failed.value.message == f"somebody has moved the restored file away: {file}"
+    assert failed.value.hint == "the sealed copy is kept; choose another place with --output"
+    assert ward.opened(match) == CONTENT and "restored" not in ward.events()
+
+
+def test_an_object_is_restored_only_to_a_named_place(ward: Ward, file: Path) -> None:
+    match = taken(ward, file)
+    path = ward.evidence(match).with_name("item.json")
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "path": "s3://bu/a%0A"}))
+    with pytest.raises(UsageError) as refused:
+        ward.restore(match, force=True)
+    assert refused.value.message == f"{match.id} came from a bucket: s3://bu/a%0A"
+    assert "give it back as a file, with --output" in (refused.value.hint or "")
+    assert "restoring" not in ward.events()
+    assert ward.restore(match, force=True, to=file) == Restored(str(file), ())
+    assert file.read_bytes() == CONTENT and not ward.get(match).in_place
+
+
+def test_a_copy_that_is_not_the_sealed_file_and_a_place_that_is_gone_have_advice(
+    ward: Ward, file: Path
+) -> None:
+    match = taken(ward, file)
+    path = ward.evidence(match).with_name("item.json")
+    whole = path.read_text()
+    path.write_text(whole.replace(f'"size": {len(CONTENT)}', '"size": 1'))
+    with pytest.raises(StateError) as failed:
+        ward.restore(match, force=True)
+    said = f"the sealed copy is not the file that was sealed: {ward.evidence(match)}"
+    assert failed.value.message == said
+    assert "`hashclient quarantine verify`" in (failed.value.hint or "")
+    path.write_text(whole)
+    file.parent.rmdir()
+    with pytest.raises(UsageError) as refused:
+        ward.restore(match, force=True)
+    assert refused.value.message == f"cannot restore to {file}: not there any more"
+    assert "make its directory" in (refused.value.hint or "")

@@ -351,8 +351,9 @@ def test_a_repository_without_consistent_snapshots_is_refused(
     paths = {role: simulator._path(role) for role in ("snapshot", "targets", "baseline")}
     for role, path in paths.items():
         simulator.files[f"metadata/{role}.json"] = simulator.files.pop(path)
-    with pytest.raises(VerificationError, match="does not say consistent_snapshot: true"):
+    with pytest.raises(VerificationError, match="does not say consistent_snapshot: true") as error:
         opened().refresh()
+    assert "publish under names that carry version and hash" in (error.value.hint or "")
 
 
 @pytest.mark.parametrize(

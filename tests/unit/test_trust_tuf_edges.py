@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import (
+    DownloadError,
     DownloadHTTPError,
     ExpiredMetadataError,
     RepositoryError,
@@ -27,11 +28,14 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+from tuf.api.serialization import DeserializationError
 
 from hashclient.core.errors import (
     AuthorisationError,
+    DeliveryError,
     HashclientError,
     StaleError,
+    StateError,
     UnreachableError,
     VerificationError,
 )
@@ -141,6 +145,40 @@ def test_metadata_is_asked_for_up_to_a_limit_and_has_to_be_strict_json(source: S
     assert source.asked[-1][1] == 64 * 1024 * 1024
 
 
+ADVICE = "nothing was changed; tell the provider if it persists"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            DeserializationError("odd"),
+            DeliveryError,
+            "provider main: last.json is not metadata: odd",
+        ),
+        (RepositoryError("odd"), DeliveryError, "provider main: odd"),
+        (DownloadError("odd"), DeliveryError, "provider main: odd"),
+        (TypeError("odd"), DeliveryError, "provider main: metadata is malformed: odd"),
+        (RuntimeError("odd"), DeliveryError, "provider main: metadata is malformed: odd"),
+    ],
+)
+def test_an_error_of_the_metadata_has_advice(
+    trust: Any, error: Exception, kind: type[HashclientError], said: str
+) -> None:
+    trust._fetcher.last_name = "last.json"
+    with pytest.raises(kind) as refused, trust._translated():
+        raise error
+    assert (type(refused.value), refused.value.message) == (kind, said)
+    assert refused.value.hint == ADVICE
+    assert not isinstance(refused.value, StateError)
+
+
+def test_the_cause_of_metadata_that_cannot_be_read_is_said(trust: Any) -> None:
+    said = r"root\.json is not metadata: the cause"
+    with pytest.raises(DeliveryError, match=said), trust._translated():
+        raise DeserializationError("odd") from ValueError("the cause")
+
+
 # Rules for lists
 
 
@@ -205,19 +243,20 @@ def test_a_provider_may_offer_so_many_lists(trust: Any, more: int) -> None:
     if not more:
         assert len(trust.lists()) == count
         return
-    with pytest.raises(VerificationError, match="it offers 257 lists, more than 256"):
+    with pytest.raises(VerificationError, match="it offers 257 lists, more than 256") as refused:
         trust.lists()
+    assert refused.value.hint == ADVICE
 
 
 def test_the_top_level_role_signs_no_file_and_has_no_hash_bins(trust: Any) -> None:
     targets = trust._verified["targets"]
     bins = SuccinctRoles(["0" * 64], 1, 1, "bin")
     targets.delegations = Delegations({}, None, bins)
-    with pytest.raises(VerificationError, match="provider main: hash bins are not supported"):
-        trust.lists()
-    targets.targets = {"a": TargetFile.from_data("a", b"")}
-    with pytest.raises(VerificationError, match="provider main: the top-level role signs files"):
-        trust.lists()
+    for said in ("hash bins are not supported", "the top-level role signs files"):
+        with pytest.raises(VerificationError) as refused:
+            trust.lists()
+        assert (refused.value.message, refused.value.hint) == (f"provider main: {said}", ADVICE)
+        targets.targets = {"a": TargetFile.from_data("a", b"")}
 
 
 def test_ended_lists_are_named_and_a_malformed_member_is_refused(trust: Any) -> None:
