@@ -21,6 +21,8 @@ from hashclient.core.model import Outcome
 from hashclient.daemon import checks as module
 from hashclient.daemon.checks import KEPT_SHARE, READERS, Checks
 from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import NoVerdict
 from hashclient.daemon.users import HandedOver, Peer, Share
 from hashclient.scan.check.kept import MEMORY_BYTES
@@ -163,15 +165,14 @@ def test_the_policy_and_the_exceptions_are_applied_as_the_options_say(
     state: State, counts: Counts, monkeypatch: pytest.MonkeyPatch, act: bool, exceptions: bool
 ) -> None:
     made: list[tuple[Any, Any]] = []
-    ledger, lists = module.Ledger, module.Lists
 
     def noted_ledger(*given: Any, **how: Any) -> Any:
         made.append(("act", how["act"]))
-        return ledger(*given, **how)
+        return Ledger(*given, **how)
 
     def noted_lists(*given: Any, **how: Any) -> Any:
         made.append(("exceptions", how["exceptions"]))
-        return lists(*given, **how)
+        return Lists(*given, **how)
 
     monkeypatch.setattr(module, "Ledger", noted_ledger)
     monkeypatch.setattr(module, "Lists", noted_lists)

@@ -98,8 +98,8 @@ def test_each_counter_has_its_name(counts: Counts) -> None:
     totals = ("bytes", "connections", "", "refused", "idle", "broken", "too_long", "failures")
     names |= {f"{word}_total": n for n, word in enumerate(totals, 5) if word}
     names |= {"reloads_total": 13, "slow_total": 15, "crowded_total": 16, "open_connections": 7}
-    for name, count in names.items():
-        assert found.pop(prefix + name) == 1000 + count + 7 * (count == 1), name
+    for name, number in names.items():
+        assert found.pop(prefix + name) == 1000 + number + 7 * (number == 1), name
     assert found.pop(f'{prefix}not_opened_total{{kind="{NAMES[0]}"}}') == 5
     assert found.pop(f'{prefix}info{{version="{__version__}"}}') == 1
     assert found.pop(f"{prefix}answer_seconds_sum") == 9.03

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,8 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine import isolate, restore, store
 from hashclient.quarantine.isolate import Taken
+from hashclient.quarantine.isolators.interface import Held
+from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, load_identities
 
 
@@ -100,7 +102,7 @@ def test_an_id_that_is_given_twice_and_a_second_name_are_left_for_the_next_batch
 
 
 def test_limits_are_those_of_the_documents() -> None:
-    assert (store.LOCK_WAIT_S, isolate.AT_ONCE_BYTES) == (60.0, 64 << 20)
+    assert (store.LOCK_WAIT_S, store.AT_ONCE_BYTES) == (60.0, 64 << 20)
 
 
 # Which matches may be isolated
@@ -286,10 +288,9 @@ def test_a_file_that_changes_while_an_operation_is_finished_stays(
 ) -> None:
     match = ward.match(file)
     stuck(ward, match, monkeypatch)
-    real = isolate.digest_all
 
-    def touching(*arguments: object) -> object:
-        found = real(*arguments)  # type: ignore[arg-type]
+    def touching(held: Held, tags: Iterable[Algorithm], limit: int) -> Digester:
+        found = digest_all(held, tags, limit)
         os.utime(file)
         return found
 
