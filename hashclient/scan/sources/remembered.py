@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -21,8 +21,9 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.text import path_of, printable
+from hashclient.system.versions import format_of, is_newer, newer
 
-FORMAT = "hashclient-mounts/1"
+FORMAT: Final = "hashclient-mounts/1"
 #: The most directories in the file. Beyond this number, directories that are no mount points are
 #: removed first, and then the directories that were not seen for the longest time.
 MAX_RECORDS = 4_096
@@ -73,7 +74,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: str
+    format: Literal["hashclient-mounts/1"]
     mounts: list[Record]
 
 
@@ -124,7 +125,10 @@ def by_path(state_dir: Path) -> dict[str, Record]:
     """Return the remembered directories by path; see `load`."""
     path = Layout(state_dir).mounts
     try:
-        document = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Document)
+        data = read_regular(path, MAX_STATE_BYTES)
+        if is_newer(format_of(data), FORMAT):
+            raise newer(path)
+        document = msgspec.json.decode(data, type=_Document)
         records = {record.real_path: record for record in document.mounts}
         for record in document.mounts:
             if not record.point.startswith("/"):
@@ -139,11 +143,6 @@ def by_path(state_dir: Path) -> dict[str, Record]:
             hint="this scan records them again, and does not notice a missing mount: mount all file"
             " systems, and scan again",
         ) from error
-    if document.format != FORMAT:
-        raise StateError(
-            f"file has format {document.format!r}, not {FORMAT!r}: {printable(path)}",
-            hint="a newer hashclient has written the file; use that version",
-        )
     return records
 
 
