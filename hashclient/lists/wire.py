@@ -109,6 +109,10 @@ class AddBatch(msgspec.Struct, frozen=True):
     digests: dict[Algorithm, tuple[Uint8, Uint32]]
 
 
+class _Format(msgspec.Struct, frozen=True):
+    format: str
+
+
 def target_name(list_name: str, file_name: str) -> str:
     """Return the TUF target name of a file of a list."""
     return f"lists/{list_name}/{file_name}"
@@ -126,14 +130,17 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
     if len(data) > MAX_INDEX_BYTES:
         raise VerificationError(f"{what} is too large: {len(data)} bytes")
     try:
-        index = msgspec.convert(parse_json(data), ListIndex)
+        document = parse_json(data)
+        # The format is checked first, because an index of a later format may have other keys.
+        format_ = msgspec.convert(document, _Format).format
+        if format_ != FORMAT:
+            raise VerificationError(
+                f"{what} has format {excerpt(format_)}, this client reads {FORMAT}",
+                hint="a newer hashclient may be needed",
+            )
+        index = msgspec.convert(document, ListIndex)
     except ValueError as error:  # `parse_json` and `msgspec.convert` raise subclasses of ValueError
         raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error
-    if index.format != FORMAT:
-        raise VerificationError(
-            f"{what} has format {excerpt(index.format)}, this client reads {FORMAT}",
-            hint="a newer hashclient may be needed",
-        )
     if index.list != list_name:
         raise VerificationError(f"{what} is the index of list {excerpt(index.list)}")
     if index.published_at.tzinfo is None:

@@ -84,6 +84,10 @@ BAD_INDEXES: dict[str, tuple[MakeIndex, str]] = {
     "segments as an object": (with_field(segments={}), "not valid"),
     "unknown key": (with_field(**{"\x1b[2Jextra": 1}), "unknown field"),
     "newer format": (with_field(format="hashclient-list/2"), "has format hashclient-list/2"),
+    "newer format with another key": (
+        with_field(format="hashclient-list/2", more=1),
+        "has format hashclient-list/2",
+    ),
     "format that floods a terminal": (with_field(format="\x1b]0;x\x07" * 5000), "has format"),
     "checksum too short": (with_field(checksum="0" * 15), "malformed checksum"),
     "checksum not hexadecimal": (with_field(checksum="Z" * 16), "malformed checksum"),
