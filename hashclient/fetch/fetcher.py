@@ -85,10 +85,12 @@ from hashclient.lists.wire import (
 from hashclient.session import Session
 from hashclient.system.cgroups import available_memory
 from hashclient.system.files import (
+    is_there,
     make_private_dir,
     sweep_temporary,
+    writer_lock,
 )
-from hashclient.system.layout import CHECKS_NAME
+from hashclient.system.layout import CHECKS_NAME, Layout
 from hashclient.system.log import Log
 from hashclient.system.text import first_of, for_people
 from hashclient.trust.tuf import Source, Trust
@@ -206,7 +208,7 @@ class Fetcher:
             AuditError: the audit log cannot be written.
         """
         config = self._config
-        sweep_temporary(self._settings.state_dir)
+        _sweep(self._settings.layout)
         sweep_removed(self._settings.layout.lists)
         try:
             pinned = load_pinned_root(self._settings, self._provider)
@@ -538,6 +540,18 @@ class Fetcher:
     def _refused(self, name: str, error: HashclientError) -> Fetched:
         log_refusal(self._session.audit, self._provider, name, error, self._origin)
         return Fetched(name, self._provider, error=error, source=self._origin)
+
+
+def _sweep(layout: Layout) -> None:
+    """Remove temporary files of killed commands from the state directory.
+
+    A scan writes `mounts.json` there without the writers' lock, so nothing is removed while a scan
+    has the lock of `mounts.json`.
+    """
+    with contextlib.ExitStack() as stack, contextlib.suppress(StateError):
+        if is_there(layout.mounts_lock):
+            stack.enter_context(writer_lock(layout.mounts_lock))
+        sweep_temporary(layout.root)
 
 
 def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:

@@ -641,6 +641,18 @@ def test_the_next_fetch_removes_leftovers_of_a_kill_after_the_switch(client: Cli
     assert client.leftovers() == set()
 
 
+def test_a_fetch_removes_no_file_that_a_scan_is_writing(client: Client) -> None:
+    """A scan writes `mounts.json` under a lock of its own, not under the lock of a fetch."""
+    layout = client.settings.layout
+    half = layout.root / ".tmp-abc"
+    with writer_lock(layout.mounts_lock):
+        half.write_bytes(b"half")
+        client.fetch()
+        assert half.exists()
+    client.fetch()
+    assert not half.exists()
+
+
 # Too much change
 
 
