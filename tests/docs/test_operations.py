@@ -353,6 +353,19 @@ def test_the_lines_for_logrotate_rotate(tmp_path: Path) -> None:
     assert not (tmp_path / "scan.jsonl").exists()
 
 
+def test_the_backup_copies_each_part_that_has_to_be_backed_up() -> None:
+    rows = table_rows(OPERATIONS, "## What has to be backed up")
+    (backup,) = marked_blocks(OPERATIONS, "backup")
+    wanted = [
+        name.rstrip("/").replace("NAME", "*")
+        for what, answer in rows
+        if answer.startswith("yes") and "another place" not in answer.partition(";")[0]
+        for name in re.findall("`(.+?)`", what)
+    ]
+    assert {"facts", "fleet"} <= {*wanted}
+    assert [name for name in wanted if not re.search(rf"[ .]{re.escape(name)}[ ;]", backup)] == []
+
+
 PREPARE = """
 set -e
 hashclient quarantine keygen --output officer.key --format json > pair.json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -27,7 +28,7 @@ from hashclient.migrations.version import Version, read_version, write_version
 from hashclient.notices import store
 from hashclient.packages import document
 from hashclient.quarantine import item
-from hashclient.reporting import report
+from hashclient.reporting import facts, report
 from hashclient.scan.cache import cache
 from hashclient.scan.sources import remembered
 from hashclient.session import Session
@@ -57,6 +58,7 @@ def test_the_document_has_each_format_with_the_version_that_the_modules_write() 
         "`known-good/listed.json`": _KnownListed.__struct_defaults__[-1],
         "`alerts/outbox.json`": BOOK_FORMAT,
         "`trust/*/`": "1",
+        "`trust/*/denied.json`": "1",
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),
         "`decisions/exceptions.json`": rulings.RULINGS_FORMAT,
@@ -69,6 +71,7 @@ def test_the_document_has_each_format_with_the_version_that_the_modules_write() 
         "`quarantine/*/item.json`": item.FORMAT,
         "`quarantine/restored.json`": item.NOTES_FORMAT,
         "`quarantine/*/evidence.age`": "1",
+        "`facts/*.json`": get_args(get_type_hints(facts._Added)["format"])[0],
         "`reports/*/report.json`": report.Report.__struct_defaults__[0],
         "`reports/*/document.json`": document.FORMAT,
         "`seal.key`, `audit/key.*`": "1",
