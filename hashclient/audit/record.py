@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from hashclient.core.errors import AuditError
+from hashclient.system.versions import is_newer
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,6 +58,7 @@ _HEX_KEY = r"[0-9a-f]{64}"
 _HEX_ID = r"[0-9a-f]{32}"
 
 _HINT_ALTERED = "the log was altered or the disk fails; keep a copy, see docs/audit-log.md"
+_HINT_NEWER = "a newer hashclient has written this log; use that version"
 _HINT_CHECKPOINT = "give a file made by `hashclient audit checkpoint`, whole and unchanged"
 _CHECKPOINT = "checkpoint"
 
@@ -290,7 +292,7 @@ def parse_genesis(record: Record, where: str) -> Identity:
         or not re.fullmatch(_HEX_ID, log_id)
         or not re.fullmatch(_HEX_KEY, public_key)
     ):
-        broken(where, "not a genesis record")
+        _refuse_first(record, FORMAT, where, "not a genesis record")
     verify_signature(record, public_key, where)
     return Identity(log_id, public_key)
 
@@ -339,7 +341,7 @@ def parse_head(record: Record, where: str) -> Head:
         line = _to_json(data["genesis"]).encode("ascii")
         values = closed["seq"], closed["hash"], closed["time"]  # type: ignore[index]
     except (KeyError, TypeError, ValueError, RecursionError):
-        broken(where, "not the first record of a file")
+        _refuse_first(record, SEGMENT_FORMAT, where, "not the first record of a file")
     genesis = parse_record(line, where)
     identity = parse_genesis(genesis, where)
     follows = record.prev == values[1] and type(values[0]) is int and record.seq == values[0] + 1
@@ -352,9 +354,15 @@ def parse_head(record: Record, where: str) -> Head:
         or (genesis.seq, genesis.prev) != (1, NO_HASH)
         or _to_json(data) != _to_json(_segment_data(number, json.loads(line), values))
     ):
-        broken(where, "not the first record of a file")
+        _refuse_first(record, SEGMENT_FORMAT, where, "not the first record of a file")
     verify_signature(record, identity.public_key, where)
     return Head(identity, genesis, number, Checkpoint(identity, *values))
+
+
+def _refuse_first(record: Record, known: str, where: str, reason: str) -> NoReturn:
+    """Raise the error for a first record; its format may be later than the format `known`."""
+    is_later = is_newer(str(record.data.get("format")), known)
+    broken(where, reason, _HINT_NEWER if is_later else _HINT_ALTERED)
 
 
 def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:

@@ -434,6 +434,18 @@ def test_a_genesis_record_is_what_the_format_says(
     assert "line 1: not a genesis record" in failure(lambda: verify(directory))
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_log_of_a_later_format_is_not_called_altered(
+    log: AuditLog, directory: Path, version: int
+) -> None:
+    genesis = json.loads(lines_of(directory)[0])
+    genesis["data"] |= {"format": f"hashclient-audit/{version}", "more": 1}
+    write_lines(directory, reseal([json.dumps(genesis).encode()], private_key(directory)))
+    with pytest.raises(AuditError, match="line 1: not a genesis record") as caught:
+        verify(directory)
+    assert ("newer hashclient" in (caught.value.hint or "")) is (version > 1)
+
+
 def test_a_first_record_of_another_event_is_no_genesis_record(
     log: AuditLog, directory: Path
 ) -> None:

@@ -360,7 +360,9 @@ def test_a_beginning_is_what_the_format_says(
         "hashclient.audit.rotation.segment_data", lambda *args: WRONG[what](segment_data(*args))
     )
     assert book.log.rotate() is not None
-    assert failure(book)
+    with pytest.raises(AuditError) as caught:
+        verify(book.directory)
+    assert ("newer hashclient" in (caught.value.hint or "")) is (what == "another format")
 
 
 def test_a_log_that_is_closed_in_the_middle_is_found(
