@@ -96,9 +96,9 @@ def note_known_listed(
     `met` is True if new entries are known to be good. `guard` and `index` are called only if the
     list is compared. Return the known good entries of the list, or None if there are no files of
     known good digests. `set_aside` is called with the entries to set aside, if any are set aside
-    now or were before. The exceptions are changed before the result is stored. If the result were
-    stored first, a kill between the two steps could leave exceptions that no later fetch ends. The
-    caller must have the writers' lock.
+    now, or may have been before. The exceptions are changed before the result is stored. If the
+    result were stored first, a kill between the two steps could leave exceptions that no later
+    fetch ends. The caller must have the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -118,7 +118,9 @@ def note_known_listed(
     aside = tuple(by_sha256) if by_sha256 and len(by_sha256) <= guard().most else ()
     left = [entry for entry in ids if entry not in aside]
     known = KnownListed(manifest.generation, stamps, len(left), tuple(left[:NAMED]), aside)
-    if aside or (name in before and before[name].set_aside):
+    # Without a record, an earlier fetch may have made exceptions and was killed before it stored
+    # the record, or the record was lost.
+    if aside or name not in before or before[name].set_aside:
         set_aside(aside)
     lists = {**before, name: known}
     if not files:

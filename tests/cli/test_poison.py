@@ -282,6 +282,12 @@ def test_a_kill_before_it_is_noted_leaves_no_exception_that_nothing_ends(
     with site:
         good.write_text(of_two)
         assert init(site, "--known-good", good).code == 0
+        # The first fetch is killed before anything is noted, and the mistake is then corrected.
+        fetch_killed("hashclient.fetch.known_listed.write_atomic")
+        assert command(site, "exceptions").out.count("baseline/e-2") == 1
+        good.write_text("")
+        assert fetch(site).code == 0
+        assert command(site, "exceptions").out == ""
         for function in (
             "hashclient.fetch.fetcher.set_aside",
             "hashclient.fetch.known_listed.write_atomic",
