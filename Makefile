@@ -70,9 +70,7 @@ check-deep: check ## run what takes long: all examples, every Python, the wheel,
 	$(MAKE) mutants ARGS="--number $(MUTANTS)"
 	targets=$$($(MAKE) fuzz ARGS=)
 	each=$$(( $(FUZZ_SECONDS) / $$(wc -l <<< "$$targets") + 1 ))
-	for target in $$targets; do
-	  $(BIN)/python -m fixtures.fuzz "$$target" "$$each"
-	done
+	xargs -P "$$(nproc)" -I TARGET $(BIN)/python -m fixtures.fuzz TARGET "$$each" <<< "$$targets"
 
 coverage: ## run the slow tests as well, and demand the branch coverage set in pyproject.toml
 	@$(MAKE) test ARGS="--full -m '' --cov --cov-report=term $(ARGS)"
