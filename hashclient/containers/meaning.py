@@ -35,8 +35,9 @@ def number_of(kind: Kind) -> int:
     """Return a checksum of the row of a kind."""
     marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
     ends = [end.last for end in kind.ends]
-    rest = (kind.expander != "", kind.version, kind.sure.name, kind.hides_end, kind.is_front)
-    text = repr((kind.name, marks, ends, kind.in_tail, kind.in_programs, rest))
+    versions = kind.version, kind.reads, kind.expander != ""
+    rest = (kind.sure.name, kind.hides_end, kind.is_front)
+    text = repr((kind.name, marks, ends, kind.in_tail, kind.in_programs, versions, rest))
     return zlib.crc32(text.encode())
 
 
@@ -44,7 +45,7 @@ def number_of(kind: Kind) -> int:
 NUMBERS = {kind.name: number_of(kind) for kind in KINDS}
 #: A checksum of all rows. If this checksum has changed since the members of containers were
 #: recorded, the containers are opened again.
-READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
+READS = zlib.crc32(repr(NUMBERS).encode())
 
 
 def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | None:

@@ -28,6 +28,10 @@ CONNECT_S = 10
 #: The size of the chunks that are passed to a `Sink`, in bytes.
 CHUNK_BYTES = 1 << 18
 
+#: The version in S3 of an object that was stored without versioning. Another object that is stored
+#: without versioning gets the same version.
+NO_VERSION = "null"
+
 #: Called with each chunk of bytes when the chunk arrives.
 Sink = Callable[[memoryview], Any]
 

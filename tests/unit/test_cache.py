@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -237,6 +238,26 @@ def test_another_key_cannot_read_it_and_empties_it(path: Path) -> None:
     other = Inventory(path.parent, "f" * 16, write=True)
     assert other.stats().files == 0
     other.close()
+
+
+def test_tags_under_a_former_key_are_never_used(tmp_path: Path) -> None:
+    """The key is replaced while a scan runs: it reads and writes the inventory until its end."""
+    (tmp_path / "f").write_bytes(b"x")
+    there = (tmp_path / "f").stat()
+    with (
+        closing(Inventory(tmp_path, KEY, write=True)) as writes_before,
+        closing(Inventory(tmp_path, KEY)) as reads_before,
+        closing(Inventory(tmp_path, "f" * 16, write=True)) as now,
+    ):
+        for writer, other in ((now, reads_before), (writes_before, now)):
+            device = there.st_dev
+            members = [(device, records_of([there]).tobytes(), bytes(MEMBER.itemsize))]
+            writer.store([(device, known(there))], containers=members)
+            assert masks(find(writer, [there])[0]) == [MD5]
+            assert masks(find(other, [there])[0]) == [0]
+            identities = {device: Identity(device)}
+            assert [*writer.find_inside([there], identities)] == [0]
+            assert not other.find_inside([there], identities)
 
 
 def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_container_is_found_by_any_inode_and_in_its_place_alone(inode: int) ->
     members = np.ones(2, MEMBER).tobytes()
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(inside.TABLE)
-        store(database, [(7, record(inode), members)], 100)
+        store(database, 3, [(7, record(inode), members)], 100)
         for file_system, asked, found in (
             (7, [inode], 1),
             (7, [inode, 5], 1),
@@ -43,7 +43,7 @@ def test_a_container_is_found_by_any_inode_and_in_its_place_alone(inode: int) ->
             (7, [inode ^ 2], 0),
             (8, [inode], 0),
         ):
-            rows = stored(database, file_system, asked)
+            rows = stored(database, 3, file_system, asked)
             assert rows == [(record(inode), members)] * found
         (seen_day,) = database.execute("SELECT seen_day FROM containers").fetchone()
         assert seen_day == 100
@@ -63,9 +63,9 @@ def test_a_container_is_found_by_any_inode_and_in_its_place_alone(inode: int) ->
 def test_a_damaged_row_is_not_there(damage: str) -> None:
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(inside.TABLE)
-        store(database, [(7, record(5), np.ones(2, MEMBER).tobytes())], 1)
+        store(database, 3, [(7, record(5), np.ones(2, MEMBER).tobytes())], 1)
         database.execute(f"UPDATE containers SET {damage}")
-        assert stored(database, 7, [5]) == stored(database, 8, [5]) == []
+        assert stored(database, 3, 7, [5]) == stored(database, 3, 8, [5]) == []
 
 
 def test_kinds_that_are_not_opened_are_counted_beside_members() -> None:

@@ -51,6 +51,10 @@ def test_what_is_wanted_of_an_object_unless_somebody_says_more() -> None:
         (None, "v", True),
         ('W/"e"', "v", True),
         (None, "", True),
+        # S3 gives the version `null` again to the next object that is stored without versioning.
+        (None, "null", False),
+        ('W/"e"', "null", False),
+        ('"e"', "null", True),
     ],
 )
 def test_a_version_or_a_strong_etag_names_the_bytes_of_an_object(
@@ -98,6 +102,7 @@ def test_the_number_of_a_bucket_stays(namespace: str, number: int) -> None:
     [
         ("k", '"e"', "v", 0, (10533259122891063109, 5456211097383951047, 17495528008298961111)),
         ("k\udcff", '"e"', None, 99, None),
+        ("k", '"e"', "null", 99, None),
     ],
 )
 def test_the_record_of_an_object_stays(

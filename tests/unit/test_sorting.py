@@ -205,11 +205,12 @@ def test_objects_that_were_read_before_are_known_if_all_that_is_wanted_is(
     plan = int(judge.plan(4)[0])
     full = {"all": 7 | PLAIN, "other": plan | PLAIN, "less": (7 & ~plan) | PLAIN, "no": 0}
     rows = [*((key, 4, '"e"') for key in full), ("fixed", 4, '"e"', "v"), ("bare", 4, '"e"')]
-    memory = Memory({**full, "fixed": 7 | PLAIN, "bare": 7})
+    rows.append(("unversioned", 4, '"e"', "null"))
+    memory = Memory({**full, "fixed": 7 | PLAIN, "bare": 7, "unversioned": 7 | PLAIN})
     done = sort(judge, *rows, memory=memory, looks=looks)
     result, bare = done.result, not looks
     assert [one.key for one in done.wanted] == ["less", "no", *([] if bare else ["bare"])]
-    count = 3 + bare
+    count = 4 + bare
     assert (result.clean, result.known_unchanged, result.seen) == (count, count, [(1, 2)])
     # The records of objects without a version are only believed.
     assert result.believed_unchanged == count - 1

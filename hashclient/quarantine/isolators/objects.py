@@ -25,7 +25,7 @@ from hashclient.core.errors import UsageError
 from hashclient.core.model import Seen as SeenFile
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
-from hashclient.objects.interface import Seen, Store
+from hashclient.objects.interface import NO_VERSION, Seen, Store
 from hashclient.objects.s3 import S3
 from hashclient.objects.stores import open_store
 from hashclient.quarantine.isolators.interface import Held, Removed, Sight, Spot
@@ -33,8 +33,6 @@ from hashclient.quarantine.item import Item, Origin
 
 #: The highest number of bytes in one request.
 RANGE_BYTES = 4 << 20
-#: The version id in S3 of an object that was stored without versioning.
-NO_VERSION = "null"
 
 ON_HOLD = "put on legal hold and left in place, as configured"
 NO_WAY = "still in place: its store keeps no versions, and cannot delete exactly this content"

@@ -10,8 +10,10 @@ Records are kept in SQLite. Each row contains the records of a block of up to `B
 neighbouring inodes of one file system, because files of one directory mostly have neighbouring
 inodes. The inventory contains tags, but never digests. Unlike the lists, the inventory may be lost
 at any time, because the next scan without an inventory reads every file. Each row has a checksum,
-so a row that the disk has damaged is treated as missing. If an earlier version of hashclient wrote
-the inventory, opening the inventory for writing empties it.
+so a row that the disk has damaged is treated as missing. The checksum also depends on the key that
+sealed the tags: a scan that began before the key was changed may still have the inventory open, and
+its rows count as missing for scans with the new key. If an earlier version of hashclient wrote the
+inventory, opening the inventory for writing empties it.
 """
 
 from __future__ import annotations
@@ -134,6 +136,8 @@ class Inventory(Cache):
         """
         self._path = Layout(state_dir).inventory
         self._reread_days = reread_days
+        #: The initial value of the checksums of rows.
+        self._seed = zlib.crc32(b"%d %b" % (_VERSION, key_id.encode()))
         with self._errors():
             self._db = open_database(self._path, "rwc" if write else "ro")
             try:
@@ -243,7 +247,7 @@ class Inventory(Cache):
             StateError: the database is damaged or busy for long.
         """
         with self._errors():
-            return inside.stored(self._db, file_system, inodes)
+            return inside.stored(self._db, self._seed, file_system, inodes)
 
     def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
         """Return the last day and the records of a row; None if the row is missing or damaged."""
@@ -251,7 +255,7 @@ class Inventory(Cache):
             row: tuple[Any, int, Any] | None = self._db.execute(_ROW, (device, block)).fetchone()
         if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
             return None
-        if _checksum(device, block, row[2]) != row[1]:
+        if self._checksum(device, block, row[2]) != row[1]:
             return None
         return row[0], row[2]
 
@@ -297,7 +301,7 @@ class Inventory(Cache):
                     "UPDATE files SET seen_day = ? WHERE file_system = ? AND block = ?",
                     [(day, device, block) for device, block in seen],
                 )
-                inside.store(self._db, containers, day)
+                inside.store(self._db, self._seed, containers, day)
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
@@ -326,7 +330,7 @@ class Inventory(Cache):
                 believed = int(np.count_nonzero(part["read_day"]))
                 self._db.execute(
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-                    (device, block, day, _checksum(device, block, data), believed, data),
+                    (device, block, day, self._checksum(device, block, data), believed, data),
                 )
 
     def prune(self, days: int) -> int:
@@ -375,6 +379,10 @@ class Inventory(Cache):
             size = self._path.stat().st_size
         return Stats(length // RECORD.itemsize, believed, blocks, size, oldest)
 
+    def _checksum(self, device: int, block: int, records: bytes) -> int:
+        """Return the checksum of a row's records and of its device and block numbers."""
+        return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block), self._seed))
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -409,8 +417,3 @@ def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
     fresh = np.where(ctime % 1_000_000_000 == 0, fresh + COARSE_NS, fresh)
     settled: npt.NDArray[np.bool_] = np.maximum(ctime, mtime) < since_ns - fresh
     return settled
-
-
-def _checksum(device: int, block: int, records: bytes) -> int:
-    """Return the checksum of a row's records and of its device and block numbers."""
-    return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block)))

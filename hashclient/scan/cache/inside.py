@@ -58,13 +58,15 @@ _FIND = (
 
 
 def stored(
-    database: sqlite3.Connection, file_system: int, inodes: Sequence[int]
+    database: sqlite3.Connection, seed: int, file_system: int, inodes: Sequence[int]
 ) -> list[tuple[bytes, bytes]]:
-    """Return record and members of each container among `inodes`, from undamaged rows."""
+    """Return record and members of each container among `inodes`, from undamaged rows.
+
+    `seed` is the initial value of the checksums of rows.
+    """
     rows: list[tuple[Any, ...]]
     asked = (file_system, json.dumps(list(map(_signed, inodes))))
     rows = database.execute(_FIND, asked).fetchall()
-    prefix = zlib.crc32(b"%d %d" % (file_system, READS))
     return [
         (raw, members)
         for crc, raw, members in rows
@@ -72,7 +74,7 @@ def stored(
         and isinstance(members, bytes)
         and len(raw) == RECORD.itemsize
         and not len(members) % MEMBER.itemsize
-        and crc == zlib.crc32(members, zlib.crc32(raw, prefix))
+        and crc == _checksum(seed, file_system, raw, members)
     ]
 
 
@@ -120,8 +122,13 @@ def counts_of(members: Inside) -> tuple[int, dict[str, int]]:
     return len(members) - len(places), dict(Counter(NAMES[place] for place in places))
 
 
-def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:
-    """Keep the members of containers; replace the earlier records of the same files."""
+def store(
+    database: sqlite3.Connection, seed: int, containers: Sequence[Container], day: int
+) -> None:
+    """Keep the members of containers; replace the earlier records of the same files.
+
+    `seed` has the same meaning as in `stored`.
+    """
     database.executemany(
         "INSERT OR REPLACE INTO containers VALUES (?, ?, ?, ?, ?, ?)",
         [
@@ -129,7 +136,7 @@ def store(database: sqlite3.Connection, containers: Sequence[Container], day: in
                 file_system,
                 _signed(int(np.frombuffer(record, RECORD)["ino"][0])),
                 day,
-                _checksum(file_system, record, members),
+                _checksum(seed, file_system, record, members),
                 record,
                 members,
             )
@@ -143,6 +150,7 @@ def _signed(inode: int) -> int:
     return inode - 2**64 if inode >= 2**63 else inode
 
 
-def _checksum(file_system: int, record: bytes, members: bytes) -> int:
+def _checksum(seed: int, file_system: int, record: bytes, members: bytes) -> int:
     """Return a checksum of a row, of its file system and of `READS`."""
-    return zlib.crc32(members, zlib.crc32(record, zlib.crc32(b"%d %d" % (file_system, READS))))
+    prefix = zlib.crc32(b"%d %d" % (file_system, READS), seed)
+    return zlib.crc32(members, zlib.crc32(record, prefix))

@@ -44,7 +44,7 @@ class Meanings:
         if records:
             database.execute(_TABLE)
         found = _read(database)
-        kinds = json.dumps({**meaning.NUMBERS, "": meaning.READS}, sort_keys=True)
+        kinds = json.dumps(meaning.NUMBERS, sort_keys=True)
         #: The number of the meaning of this scan; 0 if no writer has added this meaning yet.
         self.number = next((number for number, text in found.items() if text == kinds), 0)
         if records and not self.number:

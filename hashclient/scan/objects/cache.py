@@ -4,8 +4,8 @@ The record of an object contains a hash of the object's key, version and ETag in
 and times. So an object with a new ETag or length is not known, and the record reveals nothing of
 the content of a bucket. The inventory contains only tags of content that was read, never digests
 that a store reports. The record of an object with a version is proven, because a version cannot
-change. The record of an object without a version is believed until the record is due, if the ETag
-is the same.
+change. The record of an object without a version, or with the version `null` of S3, is believed
+until the record is due, if the ETag is the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _record(one: Wanted, mask: int = 0, tags: bytes = bytes(48), begin: int = 0)
     text = "\0".join([f"{len(part)} {part}" for part in parts])
     raw = text.encode("utf-8", "surrogateescape")
     inode, mtime, ctime = _WORDS.unpack(hashlib.blake2b(raw, digest_size=24).digest())
-    day = today() if one.version is None else 0
+    day = 0 if one.is_fixed else today()
     return _FIELDS.pack(inode, one.size, mtime, ctime, mask, tags, day, begin, 0)
 
 

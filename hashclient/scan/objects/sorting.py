@@ -294,7 +294,7 @@ class Sorter:
             if is_clean
         }
         return {
-            number: _Known(mask, wanted.version is None, *members.get(number, (0, {})))
+            number: _Known(mask, not wanted.is_fixed, *members.get(number, (0, {})))
             for number, (mask, wanted) in enumerate(
                 zip(records["mask"].tolist(), objects, strict=True)
             )

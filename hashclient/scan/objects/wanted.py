@@ -8,6 +8,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import key_text, version_text
 from hashclient.index.matcher import Plan
+from hashclient.objects.interface import NO_VERSION
 from hashclient.scan.values.work import Result
 
 #: The possible evidence of an outcome, besides the names in `sorting.EVIDENCE`: `read` says that
@@ -40,9 +41,14 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
     page: int = 0
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the object has a version that no other content of its key can get."""
+        return self.version not in (None, NO_VERSION)
+
+    @property
     def has_name(self) -> bool:
         """Whether a version or a strong ETag identifies the exact bytes of the object."""
-        return self.version is not None or (self.etag or "W/")[:2] != "W/"
+        return self.is_fixed or (self.etag or "W/")[:2] != "W/"
 
     def uri(self, bucket: str, version: str | None = None) -> str:
         """Return the URI of the object, with the version that was read, if that is known."""
