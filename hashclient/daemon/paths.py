@@ -72,7 +72,7 @@ class Named:
         with Directory.plain(directory or "/") as parent:
             status = parent.status(self._name or ".")
             if status is None or identity_of(status) != identity_of(self._status):
-                raise OSError(errno.ESTALE, CHANGED)
+                raise OSError(errno.ENOENT, CHANGED)
             if stat.S_ISREG(self._status.st_mode):
                 os.dup2(parent.fd, self._fd, inheritable=False)
         self._real = real

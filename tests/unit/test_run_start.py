@@ -232,13 +232,17 @@ def test_outcomes_are_accepted_as_the_configuration_and_the_options_say(
     state: Path, config: str, ignores: bool, found: tuple[Kind, Kind]
 ) -> None:
     assert date(2026, 2, 28) == NOW.date()
-    rules = module._rules(session_of(state, config), ScanOptions(ignore_missing=ignores))
+    session, options = session_of(state, config), ScanOptions(ignore_missing=ignores)
+    rules = module._rules(session, options, ["/c"])
     encrypted = Outcome(
         Kind.UNREAD, "/a.zip", reason="encrypted: x", members=("m",), obstacle="encrypted"
     )
     missing = Outcome(Kind.UNREAD, "/b", reason=NOT_THERE)
     assert tuple(one.kind for one in rules([encrypted, missing])) == found
     assert list(rules([])) == []
+    # A PATH that is not there is unread, because nobody else has named it.
+    (given,) = module._rules(session, options, ["/b"])([missing])
+    assert given is missing
 
 
 POLICY = "[[policy]]\nactions = []\n"

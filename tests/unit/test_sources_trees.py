@@ -430,7 +430,9 @@ def test_open_directory_knows_its_limits(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_reasons_are_the_systems_words() -> None:
-    assert reason_of(OSError(errno.ESTALE, "stale")) == "no such file or directory"
+    assert reason_of(FileNotFoundError(errno.ENOENT, "gone")) == "no such file or directory"
+    # Every file of an NFS mount is stale if its export has changed, and no file has to be missing.
+    assert reason_of(OSError(errno.ESTALE, "Stale file handle")) == "stale file handle"
     assert reason_of(PermissionError(errno.EACCES, "Permission denied")) == "permission denied"
     assert reason_of(OSError("odd")) == "odd"
 

@@ -96,7 +96,7 @@ def start_scan(
             options.passwords,
             verify_sizes=options.verify_sizes,
         )
-    rules = _rules(session, options)
+    rules = _rules(session, options, paths)
     if options.exceptions:
         ruler = exceptions_of(session, lists, summary, observer)
         lists, rules = ruler.lists, _then(rules, ruler.rule_all)
@@ -240,12 +240,19 @@ def _executor_of(
     return Inline() if options.jobs == 0 else Here(options.jobs)
 
 
-def _rules(session: Session, options: ScanOptions) -> Rules:
-    """Return the rules about outcomes from the configuration and the options."""
+def _rules(session: Session, options: ScanOptions, paths: Sequence[str]) -> Rules:
+    """Return the rules about outcomes from the configuration and the options.
+
+    The option `ignore_missing` is about names from another program, and not about `paths`, which
+    the user gave.
+    """
     rules: Rules = as_they_are
     if accept := session.settings.config.accept:
         rules = _each(accepting(accept, session.now().date()))
-    return _then(rules, _each(ignoring_missing)) if options.ignore_missing else rules
+    if options.ignore_missing:
+        given = frozenset(paths)
+        rules = _then(rules, _each(lambda o: o if o.path in given else ignoring_missing(o)))
+    return rules
 
 
 def _each(rule: Rule) -> Rules:

@@ -41,7 +41,7 @@ CLUSTER_GONE = "the cluster could not be reached any more"
 
 def reason_of(error: OSError) -> str:
     """Return why an input was not read, in the words of the operating system."""
-    if error.errno in (errno.ENOENT, errno.ESTALE):
+    if error.errno == errno.ENOENT:
         return NOT_THERE
     return (error.strerror or str(error)).lower()
 
