@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import queue
 import resource
@@ -466,9 +467,12 @@ def test_an_error_ahead_is_raised_after_the_names_before_it() -> None:
         next(given)
 
 
-@pytest.mark.parametrize(("took", "threads"), [(0.0, False), (STEP_S, True), (STEP_S / 2, False)])
+@pytest.mark.parametrize(
+    ("began", "took", "threads"),
+    [(0.0, 0.0, False), (0.0, STEP_S, True), (0.0, STEP_S / 2, False), (5.0, 0.0, False)],
+)
 def test_types_are_looked_at_in_threads_if_the_first_takes_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, threads: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: float, took: float, threads: bool
 ) -> None:
     write_tree(tmp_path, {str(n): b"" for n in range(10)})
     slices: list[int] = []
@@ -481,7 +485,7 @@ def test_types_are_looked_at_in_threads_if_the_first_takes_long(
         return background.together(do, items, threads=1)  # type: ignore[arg-type]
 
     monkeypatch.setattr(listing, "together", side_by_side)
-    clock = iter((0.0, took))
+    clock = iter((began, began + took))
     with os.scandir(tmp_path) as entries:
         found = Lister(lambda: next(clock))._typed_together([*entries])
     assert sorted(found.names) == sorted(str(n) for n in range(10))
@@ -516,6 +520,45 @@ def test_no_more_directories_are_read_ahead_than_there_is_room_for(
     assert lefts[:2] == begun[:2] and lefts[2] is not None
     lefts[2].run()  # `run` closes a directory that the walk has given up
     os.close(fd)
+
+
+@pytest.mark.parametrize(("step_s", "is_slow"), [(0.0, False), (1.0, True)])
+@pytest.mark.parametrize("how", ["open", "read"])
+def test_the_steps_of_a_listing_are_timed(
+    tmp_path: Path, how: str, step_s: float, is_slow: bool
+) -> None:
+    write_tree(tmp_path, {"d/f": b""})
+    clock = itertools.count(5.0, step_s)
+    lister, fd = Lister(lambda: next(clock)), os.open(tmp_path, os.O_RDONLY)
+    for _ in range(4):
+        if how == "open":
+            os.close(lister.open(fd, "d", follow=False)[0])
+        else:
+            assert [chunk.others[0][0] for chunk in lister.read(fd)] == ["d"]
+            os.lseek(fd, 0, os.SEEK_SET)
+    os.close(fd)
+    assert lister.is_slow is is_slow
+
+
+def test_where_listing_is_quick_no_directory_is_read_ahead(tmp_path: Path) -> None:
+    lister = Lister()
+    lister.may_thread = True
+    assert (lister.ahead(-1, "d"), lister._threads) == (None, 0)
+
+
+def test_a_directory_for_which_there_is_no_memory_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> listing.Chunk:
+        raise MemoryError
+
+    write_tree(tmp_path, {"d/f": b""})
+    before = open_files()
+    one = Listing(os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY), "d")
+    monkeypatch.setattr(listing, "typed", fail)
+    one.run()
+    assert isinstance(one.found.get(), MemoryError)
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("is_early", [True, False])

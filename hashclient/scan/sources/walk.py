@@ -36,7 +36,7 @@ from hashclient.scan.sources.finding_again import (
     where_now,
     with_status,
 )
-from hashclient.scan.sources.frame import AT_ONCE, Frame, chunk_of
+from hashclient.scan.sources.frame import Frame, chunk_of
 from hashclient.scan.sources.frontier import OTHER_FILE_SYSTEM, Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
 from hashclient.scan.values.options import ScanOptions
@@ -171,7 +171,7 @@ class Walk:
                     yield self._group(frame)
                 chunk = next(frame.chunks, None)
                 if is_last := chunk is None:
-                    chunk = frame.missed() if frame.count > AT_ONCE else None
+                    chunk = frame.missed()
                     if chunk is None:
                         break
                 if not frame.is_listed:
