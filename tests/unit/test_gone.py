@@ -11,6 +11,8 @@ import pytest
 
 from fixtures.desk import A, Desk
 from hashclient.core.match import Place
+from hashclient.matches.selection import Left
+from hashclient.scan.run import gone as module
 from hashclient.scan.run.gone import find_gone
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.trees import Coverage
@@ -112,6 +114,27 @@ def put_link_that_is_dead(path: Path) -> None:
     path.parent.symlink_to("nowhere")
 
 
+def put_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_pipe_for_directory(path: Path) -> None:
+    remove_directory(path)
+    os.mkfifo(path.parent)
+
+
+def put_loop(path: Path) -> None:
+    """Nobody can say where a loop of links leads."""
+    path.unlink()
+    path.symlink_to(path)
+
+
+def put_loop_for_directory(path: Path) -> None:
+    remove_directory(path)
+    path.parent.symlink_to(path.parent)
+
+
 @pytest.mark.parametrize(
     ("act", "is_gone"),
     [
@@ -125,6 +148,10 @@ def put_link_that_is_dead(path: Path) -> None:
         (put_link, False),
         (put_link_for_directory, False),
         (put_link_that_is_dead, True),
+        (put_pipe, True),
+        (put_pipe_for_directory, True),
+        (put_loop, False),
+        (put_loop_for_directory, False),
     ],
 )
 def test_a_match_is_gone_if_the_way_to_it_ends_without_its_name(
@@ -174,3 +201,76 @@ def test_a_tree_is_followed_by_its_path_without_links(desk: Desk, tmp_path: Path
     link.symlink_to(desk.files)
     assert gone(desk, named=link) == [NAME]
     assert gone(desk, "d", named=link) == []
+
+
+def test_each_directory_on_the_ways_is_opened_once_and_has_its_own_place(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The matches come in the order of their paths, so a directory is not visited again."""
+    places = ["d/e/f", "d/e/g", "d/unmounted/a", "d/unmounted/b", "z/f", "z/unmounted"]
+    outcome = desk.find("another", A).handled().outcome
+    with desk.record() as record:
+        for name in places[1:]:
+            place = Place(str(desk.files / name), "inner system")
+            record.record([outcome], desk.sealer().key_id, desk.now(), [place])
+    desk.wait(hours=1)
+    (desk.files / NAME).unlink()
+    (desk.files / "d/unmounted").mkdir()
+    (desk.files / "z").mkdir()
+    opened, opens = list[str](), os.open
+
+    def opening(path: str | bytes, *args: int, **how: int) -> int:
+        opened.append(os.path.basename(os.fsdecode(path)))  # noqa: PTH119
+        return opens(path, *args, **how)
+
+    monkeypatch.setattr(os, "open", opening)
+    assert gone(desk) == ["d/e/f", "d/e/g", "z/f", "z/unmounted"]
+    top = desk.files.name
+    assert [name for name in opened if name != "matches.db"] == [
+        *(top, "d", "e"),
+        *(top, "d", "unmounted"),
+        *(top, "z"),
+    ]
+
+
+def test_names_that_an_encrypted_directory_hides_are_not_gone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk.files / NAME).unlink()
+    shown: list[int] = []
+
+    def shows(fd: int) -> bool:
+        shown.append(os.fstat(fd).st_ino)
+        return False
+
+    monkeypatch.setattr(module, "shows_all_names", shows)
+    assert gone(desk) == []
+    assert shown == [(desk.files / NAME).parent.stat().st_ino]
+
+
+@pytest.mark.parametrize("one_file_system", [False, True])
+@pytest.mark.parametrize("tree", ["/", "/dev"])
+def test_on_another_file_system_nothing_is_gone_if_the_scan_stays_on_one(
+    tree: str, one_file_system: bool
+) -> None:
+    if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
+        pytest.skip("nothing is mounted below /dev")
+    coverage = Coverage(ScanOptions(one_file_system=one_file_system))
+    way = module._Way(tree, tree, coverage)
+    left = Left("bbbbbbbbbb", b"/dev/shm/no such directory/f", "inner system", "")
+    try:
+        assert way.lacks(left, Grounds()) is not one_file_system
+    finally:
+        way.close()
+
+
+def test_in_the_whole_system_what_was_not_listed_is_not_gone(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    left = Left("bbbbbbbbbb", os.fsencode(tmp_path / "d/f"), "inner system", "")
+    for failed in (None, tmp_path, tmp_path / "d", tmp_path.parent):
+        coverage = Coverage(ScanOptions())
+        if failed is not None:
+            coverage.fail(str(failed))
+        way = module._Way("/", "/", coverage)
+        assert way.lacks(left, Grounds()) is (failed is None)
+        way.close()

@@ -81,8 +81,37 @@ def test_open_matches_without_an_action_are_excepted(
     assert {event["path"] for event in logged} == {match.path for match in matches[:2]}
     assert [event["exceptions"] for event in logged] == [["r-1"]] * 2
     assert except_open(ward.session(), excepts("0", "1", "2", "3")) == 0
+    assert {event["id"] for event in logged} == {match.id for match in matches[:2]}
     with ward.record() as record:
         assert record.story(matches[0].id)[-1].detail == {"exceptions": ["r-1"]}
+
+
+@pytest.mark.parametrize("state", [MatchState.FOUND, MatchState.HELD])
+def test_a_match_whose_file_was_moved_is_not_excepted(
+    ward: Ward, matches: list[Match], state: MatchState
+) -> None:
+    with ward.record() as record:
+        record.change(matches[0].id, state, ward.now, {}, in_place=False)
+    assert except_open(ward.session(), excepts("0", "1")) == 1
+    assert states(ward, matches[:2]) == [state, "excepted"]
+
+
+def test_each_decision_is_on_the_disk_and_signed_before_it_is_recorded(
+    ward: Ward, matches: list[Match], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, calls = ward.session(), list[tuple[int, dict[str, Any]]]()
+    append = session.audit.append
+
+    def noting(events: list[Any], **how: Any) -> Any:
+        calls.append((len(events), how))
+        return append(events, **how)
+
+    monkeypatch.setattr(session.audit, "append", noting)
+    hold(ward, matches[:3])
+    responder: Any = Responder()
+    assert len(list(release(session, responder, matches, "a reason", excepts("0")))) == 2
+    safe = {"durable": True, "sign_each": True}
+    assert calls == [(1, safe), (2, safe)]
 
 
 def test_without_a_record_or_an_exception_nothing_is_written(tmp_path: Path, ward: Ward) -> None:
@@ -115,8 +144,10 @@ def test_held_matches_are_released_and_acted_upon_once(
     logged = logged_as(ward, "released")
     assert [(event["by"], event["reason"]) for event in logged] == [("eve", "a reason")] * 3
     assert {event["path"] for event in logged} == {matches[n].path for n in (0, 2, 3)}
+    assert {event["id"] for event in logged} == {matches[n].id for n in (0, 2, 3)}
     with ward.record() as record:
-        assert "released" in [step.event for step in record.story(matches[0].id)]
+        (step,) = [step for step in record.story(matches[0].id) if step.event == "released"]
+        assert step.detail == {"by": "eve", "reason": "a reason"}
     assert list(release(ward.session(), responder, [], "none", as_it_is)) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ import pytest
 from hashclient.config.settings import Settings, parse_config
 from hashclient.containers import meaning
 from hashclient.containers.limits import Options
-from hashclient.core.errors import ConfigError, UsageError
+from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.kinds import Kind
+from hashclient.core.match import Place
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import parse_uri
 from hashclient.core.version import __version__
@@ -28,8 +30,10 @@ from hashclient.scan.cluster.messages import PROTOCOL, Spec, pins_of
 from hashclient.scan.executors.here import Here, Inline
 from hashclient.scan.objects.objects import READERS
 from hashclient.scan.run import start as module
+from hashclient.scan.run.pipeline import FrontEnd
 from hashclient.scan.run.start import Inputs, objects_of, start_scan
 from hashclient.scan.sources.interface import Several
+from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import NOT_THERE
 from hashclient.session import Session
@@ -333,3 +337,131 @@ def test_without_a_library_objects_are_refused_before_the_scan(
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else name)
     with pytest.raises(UsageError):
         objects(state, ScanOptions(), "s3://bucket-a")
+
+
+class Made:
+    """Notes how `start_scan` makes the parts of a scan; a part is only its name."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, unknown: StateError | None = None) -> None:
+        self.given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.mounts = SimpleNamespace(unknown=unknown)
+        self.ruled: list[list[Outcome]] = []
+        ruler = SimpleNamespace(lists="lists of exceptions", rule_all=self._rule)
+        for name, part in (
+            *((name, name) for name in ("scan", "RunRecord", "Scan", "Memory")),
+            ("container_options", "containers"),
+            ("exceptions_of", ruler),
+            ("Mounts", self.mounts),
+            ("_executor_of", Inline()),
+        ):
+            patch.setattr(module, name, self._noting(name, part))
+
+    def _noting(self, name: str, part: object) -> Any:
+        def make(*args: Any, **how: Any) -> object:
+            self.given[name] = args, how
+            return part
+
+        return make
+
+    def _rule(self, outcomes: list[Outcome]) -> list[Outcome]:
+        self.ruled.append(outcomes)
+        return outcomes
+
+
+MISSING = Outcome(Kind.UNREAD, "/b", reason=NOT_THERE)
+
+
+def test_a_scan_is_made_of_parts_that_know_each_other(
+    state: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, front = Made(monkeypatch), FrontEnd()
+    session = session_of(state, "[inventory]\nreread_days = 3\n")
+    options = ScanOptions(passwords=(b"p",), verify_sizes=True, ignore_missing=True)
+    source: Any = SimpleNamespace(arguments=["--files-from x"])
+    inputs = Inputs(["/a"], [source], Stream(0, "stdin"))
+    assert start_scan(session, inputs, options, lists, front) == "Scan"
+    observer, given = front.observer, made.given
+    (_, found, progress, of_scan), parts = given["scan"]
+    trees = parts["again"]
+    assert (found, of_scan, parts["memory"], parts["containers"]) == (
+        *("lists of exceptions", options),
+        *("Memory", "containers"),
+    )
+    assert (type(parts["executor"]), type(trees), parts["stream"]) == (Inline, Trees, inputs.stream)
+    assert ([*trees.arguments], trees._mounts, parts["objects"]) == (["/a"], made.mounts, None)
+    assert [one.kind for one in parts["accept"]([MISSING])] == [Kind.SKIPPED]
+    assert [one.kind for (one,) in made.ruled] == [Kind.SKIPPED]
+    summary = progress.summary
+    assert (summary.lists, summary.missing, summary.failure) == (lists.states, lists.missing, None)
+    (place,), how = given["Memory"]
+    assert (place._state_dir, place._key_id, place._reread_days) == (state, lists.sealer.key_id, 3)
+    assert how == {"use": True, "on_failure": observer.failed}
+    assert given["container_options"] == (
+        (session.settings.config.containers, observer.noticed, (b"p",)),
+        {"verify_sizes": True},
+    )
+    assert given["exceptions_of"] == ((session, lists, summary, observer), {})
+    told = {"on_failure": observer.failed, "on_change": observer.file_system_changed}
+    assert given["Mounts"] == ((state,), told)
+    assert given["_executor_of"] == (
+        (options, session, "lists of exceptions"),
+        {
+            "objects": None,
+            "inventory": place,
+            "containers": "containers",
+            "on_notice": observer.noticed,
+        },
+    )
+    args, how = given["RunRecord"]
+    assert args == (session, "scan", summary, lists.sealer.key_id)
+    assert how.pop("places_of")([MISSING]) == [Place("/b")]
+    assert how == {"on_failure": observer.failed, "decision": None, "brief": False}
+    args, how = given["Scan"]
+    assert args == ("scan", "RunRecord", progress, made.mounts, trees.coverage)
+    assert how == {
+        "arguments": ["-", "/a", "--files-from x"],
+        "actions": None,
+        "front": front,
+    }
+
+
+def test_a_part_of_a_scan_that_the_options_turn_off_is_not_made(
+    state: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, session = Made(monkeypatch), session_of(state)
+    monkeypatch.setattr(session, "open_lists", lambda: lists)
+    options = ScanOptions(
+        members=False, learn=False, inventory=False, exceptions=False, brief=True, policy_check=True
+    )
+    start_scan(session, Inputs(["/a"]), options)
+    (_, found, _, _), parts = made.given["scan"]
+    assert (found, parts["containers"]) == (lists, None)
+    assert not {"container_options", "exceptions_of"} & {*made.given}
+    (place,), how = made.given["Memory"]
+    assert (place, how["use"]) == (None, False)
+    executor = made.given["_executor_of"][1]
+    assert (executor["inventory"], executor["containers"]) == (None, None)
+    args, how = made.given["RunRecord"]
+    responder = made.given["Scan"][1]["actions"]
+    assert (args[1], how["brief"], how["decision"]) == ("watch-look", True, responder.decision)
+    assert parts["accept"]([MISSING]) == [MISSING]
+
+
+@pytest.mark.parametrize("options", [ScanOptions(inventory=False), ScanOptions(learn=False)])
+def test_an_inventory_is_read_only_if_it_is_used(
+    state: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch, options: ScanOptions
+) -> None:
+    """Without `inventory`, new records are still written, and each file is read."""
+    made = Made(monkeypatch)
+    start_scan(session_of(state), Inputs(["/a"]), options, lists)
+    (place,), _ = made.given["Memory"]
+    assert (place is None) is not options.learn
+    assert made.given["_executor_of"][1]["inventory"] is None
+
+
+def test_a_scan_that_knows_no_earlier_file_system_has_failed(
+    state: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(monkeypatch, StateError("damaged"))
+    start_scan(session_of(state), Inputs(["/a"]), ScanOptions(), lists)
+    assert made.given["scan"][0][2].summary.failure == "damaged"

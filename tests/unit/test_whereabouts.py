@@ -172,3 +172,57 @@ def test_a_link_that_becomes_a_file_while_it_is_looked_at_leads_to_no_other_plac
     monkeypatch.setattr(os, "readlink", too_late)
     standing = None if through_links else "here"
     assert places_of([outcome], Grounds()) == [Place(str(file), standing)]
+
+
+def test_files_of_the_root_have_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of the root ends in a slash, unlike that of any other directory."""
+    root, proc = Path("/").stat(), Path("/proc").stat()
+    by_directory = Seen(root.st_dev, root.st_ino, 1, 1)
+    by_file = Seen(None, None, proc.st_dev, proc.st_ino)
+    monkeypatch.chdir("/")
+    for path, seen, name in (
+        ("/f", by_directory, "f"),
+        ("f", by_directory, "f"),
+        ("/proc", by_file, "proc"),
+        ("proc", by_file, "proc"),
+    ):
+        outcome = Outcome(Kind.MATCH, path, seen=seen)
+        assert places_of([outcome], Grounds()) == [Place(f"/{name}", "here")]
+    assert places_of([Outcome(Kind.MATCH, "/dev", seen=by_file)], Grounds()) == [Place("/dev")]
+
+
+@pytest.mark.parametrize("end", ["", "/", "/.", "/..", "/x/.."])
+def test_a_path_that_names_no_file_is_an_unknown_place(tmp_path: Path, end: str) -> None:
+    (tmp_path / "d" / "x").mkdir(parents=True)
+    (place,) = places([f"{tmp_path}/d{end}"]) if end else places([f"{tmp_path}/no/d"])
+    assert place == Place(str(tmp_path) if end == "/.." else f"{tmp_path}/{'d' if end else 'no/d'}")
+
+
+@pytest.mark.parametrize("name", ["a\0b/f", "x" * 300 + "/f", "x" * 300])
+@pytest.mark.parametrize("through_links", [False, True])
+def test_a_path_that_no_file_can_have_is_an_unknown_place(
+    tmp_path: Path, name: str, through_links: bool
+) -> None:
+    seen = Seen(None, None, 1, 1) if through_links else Seen(1, 1, 1, 1)
+    path = f"{tmp_path}/{name}"
+    if through_links and "\0" in name:
+        path = f"{tmp_path}/f"
+    assert places_of([Outcome(Kind.MATCH, path, seen=seen)], Grounds()) == [Place(path)]
+
+
+def test_a_path_that_is_too_long_for_one_call_has_a_place(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    (short,) = found([f"{tmp_path}/f"])
+    for path in (f"{tmp_path}{'/.' * 2_500}/f", f"{tmp_path}/{'./' * 2_500}f"):
+        outcome = Outcome(Kind.MATCH, path, seen=short.seen)
+        assert places_of([outcome], Grounds()) == [Place(f"{tmp_path}/f", "here")]
+
+
+def test_an_input_that_is_no_file_is_its_own_place() -> None:
+    outcomes = [
+        Outcome(Kind.MATCH, "s3://b/k", is_object=True),
+        Outcome(Kind.MATCH, "mail", is_stream=True),
+    ]
+    found_at = [place.path for place in places_of(outcomes, Grounds())]
+    assert found_at[0] == "s3://b/k"
+    assert found_at[1].endswith("mail")

@@ -112,8 +112,8 @@ class _Way:
 
     def _go(self, directory: bytes) -> _End | None:
         """Open the existing directories of a way; return None if the scan did not cover the way."""
-        root = os.fsencode(self._real).rstrip(b"/")
-        parts = [part for part in directory[len(root) :].split(b"/") if part]
+        below = directory[len(os.fsencode(self._real)) :]
+        parts = [part for part in below.split(b"/") if part]
         named = self._named
         try:
             fd = os.open(self._real, _FLAGS)
