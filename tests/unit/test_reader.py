@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hashclient.containers.limits import Options
@@ -18,6 +19,7 @@ from hashclient.scan.cache.records import PLAIN, RECORD
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.check.members import Members
 from hashclient.scan.objects import reader as module
+from hashclient.scan.objects.cache import number_of
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
 from hashclient.scan.objects.wanted import BY_SIZE, Checked, Wanted
 from hashclient.scan.values.work import Result
@@ -250,6 +252,47 @@ def test_a_container_is_opened_and_a_plain_object_known_as_plain(
     assert result.members == (0 if is_plain else 1)
     mask = mask_of(plan) | (PLAIN if is_plain else 0)
     assert learnt(result) == ([mask] if mask else [], 0 if is_plain else 1)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("plan", [(), (SHA1,)])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("luks", b"LUKS\xba\xbe" + b"x" * 999),
+        ("dmg", b"x" * 999 + b"koly" + bytes(508)),
+        ("dmg", b"x" * 60_000 + b"koly" + bytes(508)),
+    ],
+    ids=["begin", "end", "far end"],
+)
+def test_a_kind_that_is_not_opened_is_counted_and_no_plain_object(
+    judge: Judge,
+    opens: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    data: bytes,
+    plan: tuple[Algorithm, ...],
+    large: bool,
+) -> None:
+    monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)
+    store = Store(data, 1 << 16)
+    asked = wanted(store, *plan, looks=True, settled=BY_SIZE, etag='"e"')
+    result = check(judge, store, asked, opener=opens, learns=True).result
+    assert (result.not_opened, result.outcomes, result.clean) == ({kind: 1}, [], 1)
+    assert learnt(result) == ([mask_of(plan)] * len(plan), 1)
+
+
+def test_a_record_has_the_tags_and_the_first_byte_of_its_object(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RANGE_BYTES", 10)
+    store = Store(bytes(range(7, 32)), 4)
+    asked = wanted(store, SHA1, etag='"e"')
+    ((number, raw),) = check(judge, store, asked, learns=True).result.learned
+    (record,) = np.frombuffer(raw, RECORD)
+    (words,) = judge.sealer.tags_of(SHA1, [hashlib.sha1(store.data).digest()])
+    assert (number, record["begin"]) == (number_of("of a bucket"), 7)
+    assert record["tags"].tolist() == [[0, 0], words.tolist(), [0, 0]]
 
 
 def test_without_an_opener_nothing_is_known_of_members(judge: Judge) -> None:

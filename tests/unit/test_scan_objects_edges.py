@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import struct
 from collections import deque
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -22,7 +24,9 @@ from hashclient.index.matcher import Judge
 from hashclient.objects.failures import StoreError, Trouble
 from hashclient.objects.listing import ListingEndedError
 from hashclient.objects.pages import page_of
+from hashclient.scan.cache.records import RECORD
 from hashclient.scan.check.kept import Spool
+from hashclient.scan.objects import cache as object_cache
 from hashclient.scan.objects import objects as module
 from hashclient.scan.objects.objects import (
     CONTRADICTED,
@@ -561,6 +565,30 @@ def test_a_token_needs_no_padding_and_is_as_long_as_the_longest_key_makes_it(len
     token = make_token(uri, key)
     assert "=" not in token and len(token) < module._MAX_CHARS == 16_384
     assert read_token(token, uri) == key
+
+
+@pytest.mark.parametrize(("version", "day"), [(None, 500), ("v", 0)])
+def test_the_record_of_an_object_keeps_its_form(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, day: int
+) -> None:
+    """A later version must know the records of an inventory again."""
+    monkeypatch.setattr(object_cache, "today", lambda: 500)
+    one, tags = Wanted("k\udcff", 7, '"e"', version), bytes(range(48))
+    named = "0 " if version is None else "1 v"
+    raw = f'2 k\udcff\0{named}\0003 "e"'.encode("utf-8", "surrogateescape")
+    words = struct.unpack("<QQQ", hashlib.blake2b(raw, digest_size=24).digest())
+    result = Result()
+    object_cache.learn(result, 5, one, (3, tags, 9), b"inside")
+    ((number, learned),), ((of_container, empty, inside),) = result.learned, result.containers
+    (record,), (bare,) = np.frombuffer(learned, RECORD), np.frombuffer(empty, RECORD)
+    assert (number, of_container, inside) == (5, 5, b"inside")
+    for found, mask, begin, of_record in ((record, 3, 9, tags), (bare, 0, 0, bytes(48))):
+        assert (found["ino"], found["mtime"], found["ctime"]) == words
+        assert (found["size"], found["mask"], found["read_day"]) == (7, mask, day)
+        assert (found["begin"], found["meaning"]) == (begin, 0)
+        assert found["tags"].tobytes() == of_record
+    digest = hashlib.sha256(b"bucket s3  b").digest()
+    assert object_cache.number_of("s3  b") == int.from_bytes(digest[:8], "big") // 2
 
 
 def test_an_error_of_the_client_ends_the_scan_and_leaves_nothing_open(
