@@ -15,6 +15,7 @@ import pytest
 from hashclient.containers.cage import Found
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Options
+from hashclient.containers.mailfacts import mail_facts
 from hashclient.containers.protocol import Row
 from hashclient.containers.unopened import NAMES
 from hashclient.core.digests import digests_of
@@ -292,6 +293,34 @@ def test_members_are_counted_once_by_what_their_answer_rests_on(
     assert set(match.outer.tags) == set(match.tags) == set(match.digests) == set(Algorithm)
     others = [one for one in opened.outcomes if one.kind is not Kind.MATCH]
     assert not any(one.outer or one.tags for one in others)
+
+
+@pytest.mark.parametrize("inner", [None, Mail("<c@d>", "c@example.org")])
+def test_a_match_in_a_mail_says_which_mail_it_was(
+    lists: OpenLists, tmp_path: Path, inner: Mail | None
+) -> None:
+    """The mail that is the file itself is named, whatever mail it contains."""
+    head = b"Message-ID: <a@b.example>\r\nFrom: a@b.example\r\nTo: c@d.example\r\n\r\nx\r\n"
+    with file_of(tmp_path, head) as fd, opener(lists) as members:
+        opened = opened_by(members, Cage(found_of(LISTED, mail=inner)), fd)
+    (match,) = opened.outcomes
+    assert mail_facts(head) is not None
+    assert match.mail == mail_facts(head)
+
+
+def test_a_match_stays_if_its_container_cannot_be_read_any_more(
+    lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(module, "digest_fd", fail)
+    mail = Mail("id", "sender")
+    with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
+        (match,) = opened_by(members, Cage(found_of(LISTED, mail=mail)), fd).outcomes
+    assert (match.kind, match.mail) == (Kind.MATCH, mail)
+    assert match.outer is not None
+    assert (match.outer.size, match.outer.tags, match.outer.members) == (8, {}, 1)
 
 
 def test_members_that_lack_a_digest_are_read_again_with_all(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hashclient.containers.limits import Options
@@ -15,6 +17,8 @@ from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Outcome
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache import cache
+from hashclient.scan.cache.interface import Cache
+from hashclient.scan.cache.records import PLAIN, RECORD, records_of
 from hashclient.scan.check import checker, marks, members, opening_files, reading
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members, Opened
@@ -22,8 +26,9 @@ from hashclient.scan.check.opening_files import Waits
 from hashclient.scan.check.reading import SPARE_BYTES, Deferred, Device, Reader
 from hashclient.scan.sources import interface, listing, trees
 from hashclient.scan.values.work import Group
-from hashclient.system.filesystems import FULL
-from tests.kit import csv_of, write_tree
+from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust
+from hashclient.system.identity import Identities, Identity
+from tests.kit import csv_of, open_files, remember_at_once, write_tree
 from tests.unit.test_checker import lists_of, zipped
 
 MD5, SHA1 = (Algorithm.MD5,), (Algorithm.SHA1,)
@@ -252,3 +257,188 @@ def test_a_container_that_lacks_a_descriptor_alone_in_its_directory_does_not_wai
     )
     assert [Outcome(Kind.UNREAD, f"{tmp_path}/a", reason="broken")] == result.outcomes
     assert (opener.names, opener.waits, result.clean) == (["b"], [False, False], 2)
+
+
+def group_of(directory: Path, *names: str) -> Group:
+    return Group(str(directory), list(names), follow=False)
+
+
+def test_a_directory_that_is_gone_beside_others_is_unread_and_not_deferred(
+    lists: OpenLists, tmp_path: Path
+) -> None:
+    write_tree(tmp_path, {"a/f": b"LISTED", "b/f": b"LISTED"})
+    task = [group_of(tmp_path / name, "f") for name in ("a", "gone", "b")]
+    result = Checker(lists.judge()).check(task)
+    assert (result.clean, result.deferred) == (2, [])
+    assert [(one.path, one.reason) for one in result.outcomes] == [
+        (f"{tmp_path}/gone/f", "no such file or directory")
+    ]
+
+
+@pytest.mark.parametrize("fails", ["a", "b"])
+def test_a_directory_that_lacks_a_descriptor_waits_for_those_before_it(
+    lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """If no other directory is open, waiting would not free a descriptor."""
+    write_tree(tmp_path, {"a/f": b"LISTED", "b/f": b"LISTED"})
+    opens = checker.open_listed
+
+    def refuse(path: str, identity: Any) -> tuple[int, os.stat_result]:
+        if path.endswith(fails):
+            raise OSError(24, "Too many open files")
+        return opens(path, identity)
+
+    monkeypatch.setattr(checker, "open_listed", refuse)
+    task = [group_of(tmp_path / name, "f") for name in "ab"]
+    result = Checker(lists.judge()).check(task)
+    assert result.clean == 1
+    assert result.deferred == ([task[1]] if fails == "b" else [])
+    assert [one.reason for one in result.outcomes] == ["too many open files"] * (fails == "a")
+
+
+@pytest.mark.parametrize(
+    ("number", "waits", "names"),
+    [(24, [True, False, True], ["a", "b"]), (5, [True, True], ["b"])],
+)
+def test_a_container_gets_the_descriptors_of_files_that_were_opened_ahead(
+    unsized: OpenLists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    waits: list[bool],
+    names: list[str],
+) -> None:
+    write_tree(tmp_path, {"a": ARCHIVE, "b": ARCHIVE})
+    monkeypatch.setattr(Waits, "often", property(lambda _: True, lambda *_: None), raising=False)
+    opener = Openers(unsized, OSError(number, "Broken"))
+    before = open_files()
+    result = Checker(unsized.judge(), members=opener).check([group_of(tmp_path, "a", "b")])
+    assert (opener.waits, opener.names) == (waits, names)
+    assert result.clean == 2 * len(names)
+    assert [one.reason for one in result.outcomes] == ["broken"] * (2 - len(names))
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_container_waits_for_descriptors_if_other_directories_are_open(
+    lists: OpenLists, tmp_path: Path, count: int
+) -> None:
+    write_tree(tmp_path, {"a/z": ARCHIVE, "b/z": ARCHIVE})
+    opener = Openers(lists)
+    Checker(lists.judge(), members=opener).check(
+        [group_of(tmp_path / n, "z") for n in "ab"[:count]]
+    )
+    assert opener.waits == [count > 1] * count
+
+
+class Recording(Cache):
+    """A cache without records; it notes the file systems that it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[int, Identity | None]] = []
+
+    def find(self, statuses: Any, identities: Any) -> Any:
+        self.asked.append(dict(identities))
+        return records_of(statuses), []
+
+    def find_inside(self, *_: Any) -> dict[int, Any]:
+        return {}
+
+
+class Numbered(Identities):
+    """Identities that have the number 7 for every file system."""
+
+    def of(self, fd: int, device: int) -> Identity:
+        return Identity(7)
+
+
+@pytest.mark.parametrize("has_cache", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+def test_file_systems_are_identified_for_a_cache_and_for_new_records(
+    unsized: OpenLists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_cache: bool,
+    learns: bool,
+) -> None:
+    remember_at_once(monkeypatch, tmp_path)
+    write_tree(tmp_path / "t", {"f": b"benign"})
+    while time.time_ns() <= (tmp_path / "t/f").stat().st_ctime_ns:
+        pass
+    cache = Recording()
+    one = Checker(
+        *(unsized.judge(),),
+        cache=cache if has_cache else None,
+        learn=learns,
+        file_systems=Numbered(),
+    )
+    result = one.check([group_of(tmp_path / "t", "f")])
+    device = (tmp_path / "t").stat().st_dev
+    assert cache.asked == [{device: Identity(7)}] * has_cache
+    assert [number for number, _ in result.learned] == [7] * learns
+    assert one.check([group_of(tmp_path / "t", "f")]).clean == 1
+
+
+@pytest.mark.parametrize("begin", [0, 1, 255])
+@pytest.mark.parametrize("is_container", [False, True])
+def test_what_is_no_container_is_remembered_with_its_first_byte(
+    lists: OpenLists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: int,
+    is_container: bool,
+) -> None:
+    remember_at_once(monkeypatch, tmp_path)
+    data = ARCHIVE if is_container else bytes([begin]) + b" of another size"
+    write_tree(tmp_path / "t", {"f": data})
+    while time.time_ns() <= (tmp_path / "t/f").stat().st_ctime_ns:
+        pass
+    made = Checker(*(lists.judge(),), members=Openers(lists), learn=True, file_systems=Numbered())
+    result = made.check([group_of(tmp_path / "t", "f")])
+    records = np.frombuffer(b"".join(raw for _, raw in result.learned), RECORD)
+    found = [(int(one["mask"]), int(one["begin"])) for one in records]
+    assert found == ([] if is_container else [(PLAIN, begin)])
+
+
+@pytest.mark.parametrize("is_mount", [False, True])
+def test_a_file_that_is_mounted_on_a_name_is_the_file_of_that_name(
+    unsized: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_mount: bool
+) -> None:
+    """The directory shows the inode of the file that the mount hides."""
+    write_tree(tmp_path, {"f": b"listed"})
+    monkeypatch.setattr(checker, "is_mounted_on", lambda *_: is_mount)
+    other = (tmp_path / "f").stat().st_ino + 999_999
+    result = Checker(unsized.judge()).check([group_of(tmp_path, "f").only(["f"], [other])])
+    assert [one.kind for one in result.outcomes] == [Kind.MATCH]
+    assert result.lost == ([] if is_mount else [other])
+
+
+@pytest.mark.parametrize(
+    ("trust", "content", "is_read"),
+    [
+        (FULL, b"other size", False),
+        (NONZERO, b"other size", False),
+        (NONE, b"other size", True),
+        (FULL, b"", False),
+        (NONZERO, b"", True),
+        (NONE, b"", True),
+    ],
+)
+@pytest.mark.parametrize("keep_clean", [False, True])
+def test_only_a_size_that_can_be_relied_on_rules_a_file_out(
+    lists: OpenLists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trust: SizeTrust,
+    content: bytes,
+    is_read: bool,
+    keep_clean: bool,
+) -> None:
+    monkeypatch.setattr(reading, "trust_of", lambda *_: trust)
+    write_tree(tmp_path, {"f": content})
+    result = Checker(lists.judge(), keep_clean=keep_clean).check([group_of(tmp_path, "f")])
+    assert (result.clean, result.files_read, result.ruled_out_by_size) == (
+        *(1, int(is_read)),
+        int(not is_read),
+    )
+    assert [one.size for one in result.outcomes] == [len(content)] * keep_clean
