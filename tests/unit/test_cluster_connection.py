@@ -5,8 +5,11 @@ No scheduler is started.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.core.errors import ConfigError, StateError
+from hashclient.core.errors import ConfigError, StateError, UnreachableError, UsageError
 from hashclient.scan.cluster import connection as module
 from hashclient.scan.cluster import jobs as jobs_module
 from hashclient.scan.cluster.address import LocalCluster, Scheduler, Tls
@@ -119,7 +122,8 @@ def test_calls_that_no_worker_may_do_are_stuck() -> None:
     made.abandon([futures["a"], SimpleNamespace(key="gone")])
     assert [*made._asked] == ["b"]
     function, (given,), named, limit_s = dask.called[-1]
-    assert (function, given[0].key, named["force"], limit_s) == ("cancel", "a", True, ANSWER_S)
+    assert (function, given[0].key, limit_s) == ("cancel", "a", ANSWER_S)
+    assert named == {"force": True, "asynchronous": True}
 
 
 def test_workers_are_asked_by_their_addresses() -> None:
@@ -129,7 +133,8 @@ def test_workers_are_asked_by_their_addresses() -> None:
     assert dask.called[-1][2] == {"n_workers": -1}
     assert made.call(bytes, workers=[]) == {}
     assert made.call(bytes, 1, workers={"tcp://a"}) == {"tcp://a": "answer"}
-    assert dask.called[-1][2]["callback_timeout"] == CALL_S
+    how = {"workers": ["tcp://a"], "on_error": "return", "callback_timeout": CALL_S}
+    assert dask.called[-1] == (bytes, (1,), how)
 
 
 def test_a_scheduler_that_does_not_answer_has_gone() -> None:
@@ -309,6 +314,140 @@ def test_what_dask_leaves_out() -> None:
     }
     # A batch during which three workers have died is not handed out again.
     assert module._ALLOWED_FAILURES + 1 == MOST_DEATHS == 3
+
+
+class Packages(Library):
+    """Replaces the packages of Dask; it notes the settings, and the clients with their calls."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.settings: list[dict[str, Any]] = []
+        self.clients: list[tuple[Any, ...]] = []
+        self.started: list[float] = []
+        self.reached: list[tuple[Any, ...]] = []
+        self.completed: list[dict[str, Any]] = []
+        self.synced: list[tuple[Any, ...]] = []
+        self.refusal: Exception | None = None
+        packages = self
+
+        class Client:
+            loop, status = "loop", "running"
+
+            def __init__(
+                self, address: object, *, security: object, timeout: float, set_as_default: bool
+            ) -> None:
+                packages.clients.append((address, security, timeout, set_as_default))
+                self.start(timeout=timeout)
+
+            def start(self, *, callback_timeout: float, timeout: float) -> None:
+                packages.started.append(callback_timeout)
+                if packages.failure is not None:
+                    raise packages.failure
+
+            def close(self, timeout: float) -> None:
+                packages.close(timeout)
+
+        self.Client = Client
+        self.utils = SimpleNamespace(sync=lambda *args, **how: self.synced.append((*args, how)))
+        patch.setitem(sys.modules, "distributed", self)
+        config = SimpleNamespace(set=self.set)
+        patch.setitem(sys.modules, "dask", SimpleNamespace(config=config))
+        patch.setattr(socket, "create_connection", self.reach)
+
+    def set(self, settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        self.settings.append(settings)
+        return contextlib.nullcontext()
+
+    def as_completed(self, **how: Any) -> str:
+        self.completed.append(how)
+        return "completed"
+
+    def reach(self, *where: Any) -> Any:
+        self.reached.append(where)
+        if self.refusal is not None:
+            raise self.refusal
+        return SimpleNamespace(close=lambda: self.reached.append(("closed",)))
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> Packages:
+    return Packages(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1"), ("files.example",) * 2]
+)
+def test_a_scheduler_is_tried_before_a_client_of_dask_waits_for_it(
+    packages: Packages, host: str, reached: str
+) -> None:
+    tls = TLS if host == "files.example" else None
+    with module.connected(Scheduler(host, 5, tls), {}) as made:
+        assert (made.shares_state, made.is_up) == (False, True)
+        assert packages.closed == []
+    assert packages.reached == [((reached, 5), 10.0), ("closed",)]
+    assert packages.settings == [module.QUIET]
+    ((address, security, timeout, is_default),) = packages.clients
+    assert (address, timeout, is_default) == (
+        f"{'tls' if tls else 'tcp'}://{host}:5",
+        *(10.0, False),
+    )
+    assert (security is not None) is bool(tls)
+    # The start of a client ends after twice the time if the scheduler does not answer.
+    assert (packages.started, packages.closed) == ([20.0], [2.0])
+    assert packages.completed == [{"loop": "loop", "with_results": True, "raise_errors": False}]
+
+
+@pytest.mark.parametrize("fails", ["the connection", "the client"])
+def test_a_scheduler_that_cannot_be_reached_is_named(packages: Packages, fails: str) -> None:
+    if fails == "the client":
+        packages.failure = OSError("no scheduler")
+    else:
+        packages.refusal = ConnectionRefusedError()
+    with (
+        pytest.raises(UnreachableError) as failed,
+        module.connected(Scheduler("127.0.0.1", 5), {}),
+    ):
+        raise AssertionError
+    assert failed.value.message == "the scheduler cannot be reached: tcp://127.0.0.1:5"
+    assert failed.value.hint == "is it running, and are the certificates of the same authority?"
+    assert packages.closed == ([2.0] if fails == "the client" else [])
+
+
+def test_workers_here_share_the_state_and_may_die_twice_during_a_batch(packages: Packages) -> None:
+    made = SimpleNamespace(security="its certificates", close=packages.close)
+    packages.LocalCluster = lambda **how: made  # type: ignore[method-assign]
+    with module.connected(LocalCluster(3), {}) as found:
+        assert found.shares_state
+    assert packages.settings == [module.QUIET, {"distributed.scheduler.allowed-failures": 2}]
+    assert packages.clients == [(made, "its certificates", 10.0, False)]
+    assert (packages.reached, packages.closed) == ([], [2.0, 10.0])
+    packages.failure = OSError("no answer")
+    with (
+        pytest.raises(UnreachableError, match="the scheduler cannot be reached: local cluster"),
+        module.connected(LocalCluster(3), {}),
+    ):
+        raise AssertionError
+
+
+def test_without_dask_there_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask", None)
+    with (
+        pytest.raises(UsageError, match="a cluster needs Dask") as failed,
+        module.connected(LocalCluster(1), {}),
+    ):
+        raise AssertionError
+    assert failed.value.hint == "`pip install '.[cluster]'` in a checkout installs what it needs"
+
+
+def test_requests_to_the_scheduler_have_a_limit_of_time(packages: Packages) -> None:
+    client: Any = SimpleNamespace(loop="loop", status="running")
+    made = Connection(client, shares_state=True)
+    made._sync("ask", 1, named=2)
+    made._sync("ask", limit_s=3.0)
+    assert packages.synced == [
+        ("loop", "ask", 1, {"callback_timeout": 60.0, "named": 2}),
+        ("loop", "ask", {"callback_timeout": 3.0}),
+    ]
 
 
 class Crew:

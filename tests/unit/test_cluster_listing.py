@@ -342,3 +342,14 @@ def test_a_worker_lists_what_the_client_names(lists: OpenLists, tmp_path: Path) 
     assert list(paths_of(found.groups)) == ["t/a"]
     assert [(start.path, start.is_border) for start in found.rest] == [(b"t/m", True)]
     assert [outcome.path for outcome in unpack_outcomes(found.outcomes)] == ["t/x.iso"]
+
+
+def test_in_the_whole_system_a_border_is_in_the_tree_of_the_root() -> None:
+    made = trees(Path("/"))
+    assert made.begin() == ["/"]
+    assert made.starts == [root(Path("/"))]
+    assert made.cross("/proc") == (True, None)
+    one = trees(Path("/"), one_file_system=True)
+    one.begin()
+    if Path("/").stat().st_dev != Path("/proc").stat().st_dev:
+        assert one.cross("/proc")[0] is False

@@ -259,6 +259,21 @@ def test_shorter_prefixes_that_all_keys_have_divide_nothing(
     assert list(levels_of(key, after, until)) == levels
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_an_etag_is_sent_only_of_an_object_that_may_be_read(opens: bool) -> None:
+    """If containers are opened, each object may be read."""
+    judge = SimpleNamespace(of_sizes=lambda sizes: (sizes == 4, None))
+    containers = object() if opens else None
+    work = SimpleNamespace(spec=SimpleNamespace(containers=containers), judge=lambda: judge)
+    rows = [[("a", 4, '"a"', None, None), ("b", 3, '"b"', None, None)], [], [("c", 4, None)]]
+    raw = objectwork._stream(cast(Any, work), [page_of(one) for one in rows])
+    with pa.ipc.open_stream(raw) as stream:
+        table = stream.read_all()
+    assert table["key"].to_pylist() == [b"a", b"b", b"c"]
+    assert table["etag"].to_pylist() == ['"a"', '"b"' if opens else None, None]
+    assert objectwork._stream(cast(Any, work), [page_of([])]) == b""
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_bucket_of_another_store_is_neither_listed_nor_read(
     monkeypatch: pytest.MonkeyPatch, fails: bool

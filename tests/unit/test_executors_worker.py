@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from hashclient.core.errors import StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.cluster import quiet
 from hashclient.scan.executors import worker as module
 from hashclient.scan.executors.wire import decode_message, encode_task
 from hashclient.scan.executors.worker import PROGRESS_BYTES, serve
@@ -147,3 +151,68 @@ def test_another_error_is_seen_by_whoever_waits_for_the_worker(
 
     with pytest.raises(ZeroDivisionError):
         served(Parent(task("a")), fail)
+
+
+class System:
+    """Notes the calls by which a process changes its signals, streams and descriptors."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def noting(self, name: str, answer: object = None) -> Callable[..., Any]:
+        def note(*args: Any) -> object:
+            self.calls.append((name, *args))
+            return answer
+
+        return note
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> System:
+    made = System()
+    for module_ in (module, quiet):
+        signals = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM")}
+        signals |= {name: getattr(signal, name) for name in ("SIG_IGN", "SIG_DFL", "SIG_UNBLOCK")}
+        signals |= {name: made.noting(name) for name in ("signal", "pthread_sigmask")}
+        monkeypatch.setattr(module_, "signal", SimpleNamespace(**signals))
+        calls = {"open": made.noting("open", 77)}
+        calls |= {name: made.noting(name) for name in ("dup2", "close")}
+        flags = {name: getattr(os, name) for name in ("devnull", "O_RDWR", "O_WRONLY")}
+        monkeypatch.setattr(module_, "os", SimpleNamespace(**calls, **flags))
+    monkeypatch.setattr(module, "gc", SimpleNamespace(freeze=made.noting("freeze")))
+    for name in ("forget_exit_codes", "end_at_bad_pages"):
+        monkeypatch.setattr(module, name, made.noting(name))
+    return made
+
+
+@pytest.mark.parametrize("is_debugged", [False, True])
+def test_a_worker_leaves_signals_and_streams_to_its_parent(
+    system: System, monkeypatch: pytest.MonkeyPatch, is_debugged: bool
+) -> None:
+    monkeypatch.setattr(module, "is_debugged", lambda: is_debugged)
+    end: Any = SimpleNamespace(close=system.noting("an end"))
+    module.become_child([end, end])
+    signals = signal.SIGINT, signal.SIGTERM
+    assert system.calls == [
+        ("signal", signal.SIGINT, signal.SIG_IGN),
+        ("signal", signal.SIGTERM, signal.SIG_DFL),
+        ("pthread_sigmask", signal.SIG_UNBLOCK, signals),
+        ("forget_exit_codes",),
+        ("end_at_bad_pages",),
+        ("open", "/dev/null", os.O_RDWR),
+        *(("dup2", 77, fd) for fd in ((0, 1) if is_debugged else (0, 1, 2))),
+        *(("close", 77), ("an end",), ("an end",), ("freeze",)),
+    ]
+
+
+@pytest.mark.parametrize("is_debugged", [False, True])
+def test_a_worker_of_a_local_cluster_is_silent_unless_somebody_debugs(
+    system: System, monkeypatch: pytest.MonkeyPatch, is_debugged: bool
+) -> None:
+    monkeypatch.setattr(quiet, "is_debugged", lambda: is_debugged)
+    quiet.dask_setup(object())
+    silent = [("open", "/dev/null", os.O_WRONLY), ("dup2", 77, 2), ("close", 77)]
+    assert system.calls == [
+        ("signal", signal.SIGINT, signal.SIG_IGN),
+        *([] if is_debugged else silent),
+    ]

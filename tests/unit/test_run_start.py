@@ -379,7 +379,8 @@ def test_a_scan_is_made_of_parts_that_know_each_other(
     options = ScanOptions(passwords=(b"p",), verify_sizes=True, ignore_missing=True)
     source: Any = SimpleNamespace(arguments=["--files-from x"])
     inputs = Inputs(["/a"], [source], Stream(0, "stdin"))
-    assert start_scan(session, inputs, options, lists, front) == "Scan"
+    made_of: object = start_scan(session, inputs, options, lists, front)
+    assert made_of == "Scan"
     observer, given = front.observer, made.given
     (_, found, progress, of_scan), parts = given["scan"]
     trees = parts["again"]

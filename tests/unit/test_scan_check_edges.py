@@ -25,6 +25,7 @@ from hashclient.scan.check.members import Members, Opened
 from hashclient.scan.check.opening_files import Waits
 from hashclient.scan.check.reading import SPARE_BYTES, Deferred, Device, Reader
 from hashclient.scan.sources import interface, listing, trees
+from hashclient.scan.sources.finding_again import open_listed
 from hashclient.scan.values.work import Group
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust
 from hashclient.system.identity import Identities, Identity
@@ -281,12 +282,11 @@ def test_a_directory_that_lacks_a_descriptor_waits_for_those_before_it(
 ) -> None:
     """If no other directory is open, waiting would not free a descriptor."""
     write_tree(tmp_path, {"a/f": b"LISTED", "b/f": b"LISTED"})
-    opens = checker.open_listed
 
     def refuse(path: str, identity: Any) -> tuple[int, os.stat_result]:
         if path.endswith(fails):
             raise OSError(24, "Too many open files")
-        return opens(path, identity)
+        return open_listed(path, identity)
 
     monkeypatch.setattr(checker, "open_listed", refuse)
     task = [group_of(tmp_path / name, "f") for name in "ab"]

@@ -14,7 +14,7 @@ from hashclient.core.errors import StateError
 from hashclient.scan.sources import mounts as module
 from hashclient.scan.sources.mounts import UNIDENTIFIED, Mounts
 from hashclient.scan.sources.remembered import Record, load
-from hashclient.system.filesystems import Mount
+from hashclient.system.filesystems import Mount, parse_mountinfo
 from hashclient.system.layout import MOUNTS_NAME
 from tests.kit import write_tree
 from tests.unit.test_sources_mounts import ONE, TWO, record, write
@@ -48,8 +48,8 @@ def test_a_directory_is_remembered_by_its_place_in_its_file_system(
     """A later version must know the records again, so the form of the names is fixed."""
     tree, fd = here
     mount_at(monkeypatch, str(tmp_path))
+    seen = Mounts(tmp_path / "state", now=lambda: 3 * 86_400.0 + 86_399)
     for given, count in ((False, 0), (True, 1)):
-        seen = Mounts(tmp_path / "state", now=lambda: 3 * 86_400.0 + 86_399)
         assert seen.look(fd, given=given) is None
         seen.save()
         assert len(load(tmp_path / "state")) == count
@@ -165,11 +165,10 @@ def test_mounts_that_change_during_a_scan_are_read_again(
     text, read = b"", Path.read_bytes
     line = "%d 1 0:5 / %s rw - nfs4 host:/x rw\n"
     parsed: list[bytes] = []
-    parse = module.parse_mountinfo
 
     def parsing(raw: bytes) -> dict[int, Mount]:
         parsed.append(raw)
-        return parse(raw)
+        return parse_mountinfo(raw)
 
     def reading(path: Path) -> bytes:
         return text if path.name == "mountinfo" else read(path)
