@@ -339,8 +339,8 @@ class Packages(Library):
                 packages.clients.append((address, security, timeout, set_as_default))
                 self.start(timeout=timeout)
 
-            def start(self, *, callback_timeout: float, timeout: float) -> None:
-                packages.started.append(callback_timeout)
+            def start(self, **how: float) -> None:
+                packages.started.append(how["callback_timeout"])
                 if packages.failure is not None:
                     raise packages.failure
 

@@ -265,7 +265,11 @@ def test_an_etag_is_sent_only_of_an_object_that_may_be_read(opens: bool) -> None
     judge = SimpleNamespace(of_sizes=lambda sizes: (sizes == 4, None))
     containers = object() if opens else None
     work = SimpleNamespace(spec=SimpleNamespace(containers=containers), judge=lambda: judge)
-    rows = [[("a", 4, '"a"', None, None), ("b", 3, '"b"', None, None)], [], [("c", 4, None)]]
+    rows: list[list[tuple[Any, ...]]] = [
+        [("a", 4, '"a"', None, None), ("b", 3, '"b"', None, None)],
+        [],
+        [("c", 4, None)],
+    ]
     raw = objectwork._stream(cast(Any, work), [page_of(one) for one in rows])
     with pa.ipc.open_stream(raw) as stream:
         table = stream.read_all()

@@ -243,7 +243,43 @@ def test_checkers_are_made_as_the_options_say_and_end_together(
         "on_bytes": on_bytes,
     }
     assert (members is not None) is opens
+    assert all(one._keep_clean and one._options is containers for one in make._opened)
     for one in make._opened:
         monkeypatch.setattr(one, "close", lambda: closed.append("members"))
     make.close()
     assert closed == ["memory", *["members"] * opens]
+
+
+@pytest.mark.parametrize("how", [False, True])
+def test_each_part_of_a_scan_has_the_options_of_the_scan(
+    monkeypatch: pytest.MonkeyPatch, how: bool
+) -> None:
+    given: list[tuple[object, ...]] = []
+
+    class Noting(Parts):
+        def check(self, *args: object, **options: object) -> Iterator[Result]:
+            given.append((*args, options))
+            return (one for one in list[Result]())
+
+    def judge(*, all_digests: bool) -> str:
+        assert all_digests is how
+        return "judge"
+
+    def here(jobs: int | None) -> Any:
+        given.append(("here", jobs))
+        return Parts()
+
+    monkeypatch.setattr(module, "Here", here)
+    lists: Any = SimpleNamespace(judge=judge)
+    part: Any = Noting()
+    source: Any = Source()
+    options = ScanOptions(all_digests=how, show_clean=how, jobs=3)
+    progress = Progress(Summary(lists=()))
+    items = scan(source, lists, progress, options, stream=part, objects=part)
+    assert list(items) == []
+    keeps = {"keep_clean": how}
+    assert given[0] == ("here", 3)
+    assert given[1] == ("judge", None, keeps)
+    (name, make, options_of_objects) = given[2]
+    assert (name, options_of_objects) == ("judge", keeps)
+    assert callable(make) and make() is None
