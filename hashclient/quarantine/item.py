@@ -31,6 +31,7 @@ from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.system import files
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, RESTORED_NAME
 from hashclient.system.text import excerpt, path_of, printable
+from hashclient.system.versions import newer_or
 
 FORMAT = "hashclient-quarantine-item/1"
 NOTES_FORMAT = "hashclient-quarantine-restored/1"
@@ -296,13 +297,15 @@ def load_notes(directory: Path) -> dict[str, Note]:
     path = directory / RESTORED_NAME
     try:
         with files.open_at_once(path) as stream:
-            notes = msgspec.json.decode(stream.read(), type=Notes)
+            data = stream.read()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise files.state_error("cannot read", path, error) from error
+    try:
+        notes = msgspec.json.decode(data, type=Notes)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, excerpt(error)) from error
+        raise newer_or(_damaged(path, excerpt(error)), path, data, NOTES_FORMAT) from error
     if notes.format != NOTES_FORMAT:
         raise _unknown_format(path, notes.format)
     return notes.items
@@ -342,7 +345,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         for value in item.origin.xattrs.values():
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, UsageError, binascii.Error) as error:
-        raise _damaged(path, excerpt(error)) from error
+        raise newer_or(_damaged(path, excerpt(error)), path, data, FORMAT) from error
     if item.format != FORMAT:
         raise _unknown_format(path, item.format)
     if item.id != match_id:

@@ -14,7 +14,7 @@ import ipaddress
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -39,6 +39,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import path_fields, printable
+from hashclient.system.versions import newer_or
 
 #: The time limit of the command in `[report.facts]` in seconds, and the limit of its output in
 #: bytes.
@@ -50,6 +51,7 @@ MOST_FAILURES = 5
 #: The name of the event in the audit log after facts were added; the event does not contain the
 #: facts.
 ADDED = "facts-added"
+ADDED_FORMAT: Final = "hashclient-facts/1"
 
 _Text = Annotated[
     str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]{1,500}\Z")
@@ -139,7 +141,7 @@ def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -
     config = session.settings.config
     others = (getattr(table, "recipients", ()) for table in config.report.to.values())
     keys = tuple(dict.fromkeys(itertools.chain(config.quarantine.recipients, *others)))
-    added = _Added("hashclient-facts/1", keys, _seal(facts, keys))
+    added = _Added(ADDED_FORMAT, keys, _seal(facts, keys))
     session.audit.append([Event(ADDED, {"id": match.id, "by": session.operator})], durable=True)
     path = session.settings.layout.facts_of(match.id)
     make_private_dir(path.parent)
@@ -212,15 +214,18 @@ def _seal(facts: Facts, recipients: Sequence[str]) -> bytes:
 def _added(session: Session, match_id: str) -> _Added | None:
     path = session.settings.layout.facts_of(match_id)
     try:
-        return msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Added)
+        data = read_regular(path, MAX_STATE_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise state_error("cannot read", path, error) from error
+    try:
+        return msgspec.json.decode(data, type=_Added)
     except (ValueError, RecursionError) as error:
-        raise StateError(
+        damaged = StateError(
             f"damaged: {printable(path)}", hint="remove it, and add the facts again"
-        ) from error
+        )
+        raise newer_or(damaged, path, data, ADDED_FORMAT) from error
 
 
 def _ask(session: Session, match: Match, asked: Asked) -> Facts | None:

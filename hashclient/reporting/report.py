@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -28,7 +28,9 @@ from hashclient.reporting.destinations.registry import KINDS
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import RECORD_NAME
 from hashclient.system.text import printable
+from hashclient.system.versions import newer_or
 
+RECORD_FORMAT: Final = "hashclient-outbox/1"
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
 
@@ -148,7 +150,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     signed answers of the recipient.
     """
 
-    format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
+    format: Literal["hashclient-outbox/1"] = RECORD_FORMAT
     id: str
     destination: str
     kind: str
@@ -328,15 +330,17 @@ def load(reports_dir: Path, report_id: str) -> Report:
         raise unknown
     path = reports_dir / report_id / RECORD_NAME
     try:
-        report = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=Report)
+        data = read_regular(path, MAX_STATE_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not os.path.lexists(path.parent):
             raise unknown from None
         raise _damaged(path) from error
     except OSError as error:
         raise state_error("cannot read report", path, error) from error
+    try:
+        report = msgspec.json.decode(data, type=Report)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _damaged(path) from error
+        raise newer_or(_damaged(path), path, data, RECORD_FORMAT) from error
     if report.kind not in KINDS:
         raise _damaged(path)
     if report.id != report_id:

@@ -16,6 +16,7 @@ from hashclient.core.errors import StateError
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import PUBLISHED_NAME, Layout
 from hashclient.system.text import printable
+from hashclient.system.versions import newer_or
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -42,18 +43,21 @@ def load_kept(path: Path, kind: type[T]) -> T:
     """Return the struct in a file, or a struct with its defaults if the file is missing.
 
     Raises:
-        StateError: the file cannot be read, or is damaged.
+        StateError: the file cannot be read, is damaged, or a newer version wrote it.
     """
     try:
-        return msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=kind)
+        data = read_regular(path, MAX_STATE_BYTES)
     except FileNotFoundError:
         return kind()
     except OSError as error:
         raise state_error("cannot read", path, error) from error
+    try:
+        return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError) as error:
-        raise StateError(
+        damaged = StateError(
             f"the file is damaged: {printable(path)}", hint="restore it from a backup"
-        ) from error
+        )
+        raise newer_or(damaged, path, data, getattr(kind(), "format", "")) from error
 
 
 def keep(path: Path, value: msgspec.Struct) -> None:

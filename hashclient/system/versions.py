@@ -48,3 +48,11 @@ def newer(path: Path) -> StateError:
         f"a newer hashclient has written this file: {printable(path)}",
         hint="use that version; nothing was changed",
     )
+
+
+def newer_or(damaged: StateError, path: Path, document: bytes, known: str) -> StateError:
+    """Return the error for a file that cannot be decoded: `newer` or, if it is damaged, `damaged`.
+
+    A later version of the format `known` may have other fields, so it must not be called damaged.
+    """
+    return newer(path) if is_newer(format_of(document), known) else damaged

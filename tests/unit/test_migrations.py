@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 
@@ -37,6 +37,12 @@ from hashclient.system.files import writer_lock
 from hashclient.system.layout import Layout
 from hashclient.system.versions import is_newer
 from tests.docs.blocks import DOCS, table_rows
+
+ID = "bcdfghjkmn"
+
+
+def used(layout: Layout) -> Session:
+    return Session(Settings(layout.root, layout.root / "config.toml", None, Config()))
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def test_the_document_has_each_format_with_the_version_that_the_modules_write() 
         "`quarantine/*/item.json`": item.FORMAT,
         "`quarantine/restored.json`": item.NOTES_FORMAT,
         "`quarantine/*/evidence.age`": "1",
-        "`facts/*.json`": get_args(get_type_hints(facts._Added)["format"])[0],
+        "`facts/*.json`": facts.ADDED_FORMAT,
         "`reports/*/report.json`": report.Report.__struct_defaults__[0],
         "`reports/*/document.json`": document.FORMAT,
         "`seal.key`, `audit/key.*`": "1",
@@ -193,3 +199,36 @@ def test_a_newer_manifest_is_distinguished_from_a_damaged_one(tmp_path: Path, te
         read_manifest(tmp_path)
     assert ("newer hashclient" in caught.value.message) is ("3" in text)
     assert isinstance(caught.value, run.DamagedError) is ("3" not in text)
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "read"),
+    [
+        ("fleet/published.json", "hashclient-published", published.load_published),
+        ("fleet/known.json", "hashclient-fleet", lambda at: known.changing(at).__enter__()),
+        ("facts/bcdfghjkmn.json", "hashclient-facts", lambda at: facts._added(used(at), ID)),
+        (
+            "reports/r-bcdfghjkmn/report.json",
+            "hashclient-outbox",
+            lambda at: report.load(at.reports, f"r-{ID}"),
+        ),
+        (
+            "quarantine/bcdfghjkmn/item.json",
+            "hashclient-quarantine-item",
+            lambda at: item.load_item(at.quarantine, ID),
+        ),
+        (
+            "quarantine/restored.json",
+            "hashclient-quarantine-restored",
+            lambda at: item.load_notes(at.quarantine),
+        ),
+    ],
+)
+def test_a_newer_file_with_other_fields_is_not_called_damaged(
+    layout: Layout, name: str, format_: str, read: Callable[[Layout], object]
+) -> None:
+    path = layout.root / name
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"format": f"{format_}/2", "more": 1}))
+    with pytest.raises(StateError, match="a newer hashclient has written this file"):
+        read(layout)
