@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 
 import msgspec
 import numpy as np
@@ -19,10 +21,10 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 @pytest.fixture
-def database() -> sqlite3.Connection:
-    opened = sqlite3.connect(":memory:")
-    opened.execute("CREATE TABLE files (records BLOB)")
-    return opened
+def database() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as opened:
+        opened.execute("CREATE TABLE files (records BLOB)")
+        yield opened
 
 
 def with_kinds(patch: pytest.MonkeyPatch, *kinds: Kind) -> None:
