@@ -18,7 +18,7 @@ from hashclient.scan.cache.meanings import Meanings, _checksum
 from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cache.records import RECORD, records_of
 from hashclient.system.layout import INVENTORY_NAME
-from tests.unit.test_cache import KEY, known, set_day, status
+from tests.unit.test_cache import KEY, find, known, set_day, status
 
 
 @pytest.fixture
@@ -140,3 +140,17 @@ def test_a_number_of_a_meaning_fits_into_a_byte(number: int, next_number: int, c
         assert (first, made.number) == (1, next_number)
         assert database.execute("SELECT count(*) FROM files").fetchone() == (count,)
         assert Meanings(database).number == next_number
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_of_many_records_of_an_inode_the_last_counts(writer: Inventory, calls: int) -> None:
+    """A file that changes while it is scanned again and again has many records."""
+    files = [status(n % 7 + 1, size=n) for n in range(700)]
+    batches = [(7, known(*files[at : at + 100], tag=at + 1)) for at in range(0, 700, 100)]
+    for call in range(calls):
+        writer.store(batches[call * 7 // calls : (call + 1) * 7 // calls])
+    found, _ = find(writer, files[-7:])
+    assert found["mask"].tolist() == [1] * 7
+    assert found["tags"][:, 0, 0].tolist() == [601] * 7
+    assert not any(find(writer, files[-14:-7])[0]["mask"])
+    assert writer.stats().files == 7

@@ -22,7 +22,7 @@ from hashclient.scan.cluster.messages import PROTOCOL, Known, Listed, Spec, path
 from hashclient.scan.cluster.worker import Work
 from hashclient.scan.executors.wire import Names, group_of, unpack_outcomes
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.work import Start
+from hashclient.scan.values.work import MOVED, Start
 from hashclient.system.identity import Identities, Identity, boot_id
 from tests.kit import csv_of, write_tree
 from tests.unit.test_checker import lists_of
@@ -353,3 +353,15 @@ def test_in_the_whole_system_a_border_is_in_the_tree_of_the_root() -> None:
     one.begin()
     if Path("/").stat().st_dev != Path("/proc").stat().st_dev:
         assert one.cross("/proc")[0] is False
+
+
+@pytest.mark.parametrize(("more", "reasons"), [(0, []), (1, [MOVED])])
+def test_a_wide_directory_that_was_exchanged_is_unread_and_the_other_is_listed(
+    tmp_path: Path, more: int, reasons: list[str]
+) -> None:
+    tree = write_tree(tmp_path, {"a": b""})
+    made = trees(tree)
+    items = list(made.list_wide(Start(os.fsencode(tree), inode=tree.stat().st_ino + more)))
+    assert [group_of(one).names for one in items if isinstance(one, Names)] == [["a"]]
+    assert [one.reason for one in items if isinstance(one, Outcome)] == reasons
+    assert made.coverage.has_failed(str(tree)) is bool(reasons)

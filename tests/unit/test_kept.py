@@ -213,6 +213,11 @@ def test_a_file_of_the_spool_has_no_name_and_no_other_reader(
     assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
 
 
+def test_the_directory_of_the_spool_is_made_with_those_above_it(tmp_path: Path) -> None:
+    os.close(Spool(tmp_path / "state" / "spool", 30).open())
+    assert (tmp_path / "state" / "spool").is_dir()
+
+
 def test_a_stream_of_known_length_waits_for_its_room(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,13 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hashclient.config.tables import ContainersConfig
 from hashclient.containers.cage import Found
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Options
@@ -199,6 +201,22 @@ def test_the_reason_of_an_unread_member_is_short(why: str) -> None:
     assert outcome.obstacle == why
     prefix = "limit: " if why == "limit" else ""
     assert outcome.reason == prefix + "x" * MAX_EXCERPT_CHARS
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "end"),
+    [("require", "none is opened"), (None, "the process that opens them is less confined")],
+)
+@pytest.mark.parametrize("missing", ["", "Landlock"])
+def test_a_kernel_that_confines_less_is_told(
+    monkeypatch: pytest.MonkeyPatch, missing: str, sandbox: Any, end: str
+) -> None:
+    monkeypatch.setattr(module, "kernel_locks", lambda: SimpleNamespace(missing=missing))
+    noticed: list[str] = []
+    config = ContainersConfig() if sandbox is None else ContainersConfig(sandbox=sandbox)
+    made = module.container_options(config, noticed.append)
+    assert noticed == [f"containers: this kernel has no Landlock: {end}"] * bool(missing)
+    assert made == Options(requires_sandbox=sandbox is not None)
 
 
 @pytest.mark.parametrize("mask", range(1, 8))

@@ -23,7 +23,7 @@ from hashclient.scan.objects.cache import number_of
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
 from hashclient.scan.objects.wanted import BY_SIZE, Checked, Wanted
 from hashclient.scan.values.work import Result
-from tests.kit import csv_of
+from tests.kit import csv_of, open_files
 from tests.unit.test_checker import lists_of, zipped
 
 LISTED = b"listed"
@@ -280,6 +280,26 @@ def test_a_kind_that_is_not_opened_is_counted_and_no_plain_object(
     result = check(judge, store, asked, opener=opens, learns=True).result
     assert (result.not_opened, result.outcomes, result.clean) == ({kind: 1}, [], 1)
     assert learnt(result) == ([mask_of(plan)] * len(plan), 1)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("plan", [(), (SHA1,)])
+def test_what_was_kept_of_an_object_is_given_back(
+    judge: Judge,
+    opens: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: tuple[Algorithm, ...],
+    large: bool,
+) -> None:
+    spool = opens._spool
+    for data in (b"benign " * 99, zipped(LISTED), b"x" * 60_000 + zipped(LISTED)):
+        monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)
+        store, files = Store(data, 1 << 16), list[int]()
+        for _ in range(2):
+            check(judge, store, wanted(store, *plan, looks=True, settled=BY_SIZE), opener=opens)
+            files.append(open_files())
+        assert files[0] == files[1]
+        assert (spool.memory_bytes, spool.disk_bytes, spool._reserved) == (0, 0, 0)
 
 
 def test_a_record_has_the_tags_and_the_first_byte_of_its_object(

@@ -38,6 +38,7 @@ from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import NOT_THERE
 from hashclient.session import Session
 from hashclient.system.identity import boot_id, mount_namespace
+from hashclient.system.layout import Layout
 from tests.kit import csv_of, make_state
 
 NOW = datetime(2026, 2, 28, 12, tzinfo=UTC)
@@ -392,6 +393,8 @@ def test_a_scan_is_made_of_parts_that_know_each_other(
     assert ([*trees.arguments], trees._mounts, parts["objects"]) == (["/a"], made.mounts, None)
     assert [one.kind for one in parts["accept"]([MISSING])] == [Kind.SKIPPED]
     assert [one.kind for (one,) in made.ruled] == [Kind.SKIPPED]
+    given_path = msgspec.structs.replace(MISSING, path="/a")
+    assert parts["accept"]([given_path]) == [given_path]
     summary = progress.summary
     assert (summary.lists, summary.missing, summary.failure) == (lists.states, lists.missing, None)
     (place,), how = given["Memory"]
@@ -466,3 +469,29 @@ def test_a_scan_that_knows_no_earlier_file_system_has_failed(
     made = Made(monkeypatch, StateError("damaged"))
     start_scan(session_of(state), Inputs(["/a"]), ScanOptions(), lists)
     assert made.given["scan"][0][2].summary.failure == "damaged"
+
+
+@pytest.mark.parametrize("uris", [(), ("s3://bucket-b/p",)])
+def test_a_report_names_the_bucket_of_a_scan(
+    state: Path, monkeypatch: pytest.MonkeyPatch, uris: tuple[str, ...]
+) -> None:
+    made: list[tuple[Any, ...]] = []
+    listed = parse_uri("s3://bucket-a/p")
+
+    def report(*args: Any, **how: Any) -> Any:
+        made.append((*args, how))
+        return SimpleNamespace(uri=listed)
+
+    monkeypatch.setattr("hashclient.objects.report.Report", report)
+    config = "[inventory]\nreread_days = 3\n"
+    found = objects(state, ScanOptions(), *uris, config=config, report="s3://reports/r")
+    request, tools = found._request, found._tools
+    ((name, uri, how),) = made
+    assert (name, uri) == ("s3://reports/r", parse_uri(uris[0]) if uris else None)
+    assert (request.uris, request.report.uri) == ((listed,), listed)
+    spool, memory = tools.spool, tools.memory
+    assert how == {"make_file": spool.open}
+    assert (spool._directory, spool._most_bytes) == (Layout(state).spool, 4 << 30)
+    place = memory._place
+    assert (place._state_dir, place._key_id, place._reread_days) == (state, "key", 3)
+    assert memory._reread_days == 3

@@ -21,6 +21,7 @@ from hashclient.scan.cache.interface import Cache
 from hashclient.scan.cache.records import PLAIN, RECORD, records_of
 from hashclient.scan.check import checker, marks, members, opening_files, reading
 from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.judging import judge_files
 from hashclient.scan.check.members import Members, Opened
 from hashclient.scan.check.opening_files import Waits
 from hashclient.scan.check.reading import SPARE_BYTES, Deferred, Device, Reader
@@ -29,6 +30,7 @@ from hashclient.scan.sources.finding_again import open_listed
 from hashclient.scan.values.work import Group
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust
 from hashclient.system.identity import Identities, Identity
+from hashclient.system.leases import can_lease
 from tests.kit import csv_of, open_files, remember_at_once, write_tree
 from tests.unit.test_checker import lists_of, zipped
 
@@ -442,3 +444,33 @@ def test_only_a_size_that_can_be_relied_on_rules_a_file_out(
         int(not is_read),
     )
     assert [one.size for one in result.outcomes] == [len(content)] * keep_clean
+
+
+def test_leases_are_asked_for_only_if_records_are_made(lists: OpenLists) -> None:
+    assert can_lease()
+    assert [Checker(lists.judge(), learn=learns)._reader._leases for learns in (False, True)] == [
+        *(False, True),
+    ]
+
+
+@pytest.mark.parametrize("names", ["af", "bf", "af bf", ""])
+def test_files_that_hit_and_are_gone_leave_nothing_open(
+    unsized: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
+    """The other digests are computed from the files, directory by directory."""
+    write_tree(tmp_path, dict.fromkeys(("a/af", "a/ag", "b/bf", "b/bg"), b"listed"))
+
+    def judging(*given: Any) -> Any:
+        for name in names.split():
+            (tmp_path / name[0] / name).unlink()
+        return judge_files(*given)
+
+    monkeypatch.setattr(checker, "judge_files", judging)
+    task = [group_of(tmp_path / name, f"{name}f", f"{name}g") for name in "ab"]
+    before = open_files()
+    result = Checker(unsized.judge()).check(task)
+    assert open_files() == before
+    kinds = {Path(one.path).name: one.kind for one in result.outcomes}
+    gone = dict.fromkeys(names.split(), Kind.UNREAD)
+    assert kinds == dict.fromkeys(("af", "ag", "bf", "bg"), Kind.MATCH) | gone
+    assert result.files_read == 4 - len(gone)

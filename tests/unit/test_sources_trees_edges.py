@@ -13,7 +13,9 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.sources import interface
 from hashclient.scan.sources import trees as module
+from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.trees import Coverage, Tree, Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Group
@@ -160,3 +162,37 @@ def test_closing_saves_the_file_systems_and_deletes_the_notes(has_mounts: bool) 
     given.lose([4])
     given.close()
     assert (noted.lost, noted.is_closed, saved) == ({3, 4}, True, ["saved"] * has_mounts)
+
+
+def test_threads_may_list_when_the_workers_are_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that asks for the task after the second has forked its workers."""
+    allowed: list[bool] = []
+
+    class Noting(Lister):
+        may_thread = property(lambda _: False, lambda _, value: allowed.append(value))
+
+    monkeypatch.setattr(module, "Lister", Noting)
+    monkeypatch.setattr(interface, "TASK_S", 0.0)
+    write_tree(tmp_path, {f"{n}/f": b"" for n in range(4)})
+    tasks = list(Trees([str(tmp_path)], ScanOptions()).batches())
+    assert (len(tasks), allowed) == (4, [False, False, True, True, True])
+
+
+def test_sources_come_one_after_the_other_and_are_closed_together() -> None:
+    closed: list[str] = []
+
+    def source(name: str) -> Any:
+        return SimpleNamespace(
+            arguments=[name, "x"],
+            batches=lambda: iter([Outcome(Kind.SKIPPED, f"/{name}")]),
+            close=lambda: closed.append(name),
+        )
+
+    several = interface.Several([source("a"), source("b")])
+    assert several.arguments == ["a", "x", "b", "x"]
+    assert list(several.batches()) == [Outcome(Kind.SKIPPED, "/a"), Outcome(Kind.SKIPPED, "/b")]
+    assert closed == []
+    several.close()
+    assert closed == ["a", "b"]
