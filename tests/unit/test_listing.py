@@ -394,6 +394,7 @@ def test_a_task_is_full_after_some_time() -> None:
 def test_steps_are_waits_by_their_time_and_their_entries() -> None:
     """A slow step adds two to the count of slow steps, up to eight. A fast step subtracts one."""
     assert (STEP_S, ENTRY_S, SLOW_STEPS, MOST_STEPS) == (0.0005, 0.000005, 3, 8)
+    assert (listing.OF_ONE, listing.OF_ALL, listing.SLOW_ENTRIES) == (16, 64, 64)
     for seconds, entries, waits in (
         *((STEP_S, 0, False), (STEP_S + ENTRY_S, 0, True)),
         *((STEP_S + 99 * ENTRY_S, 100, False), (STEP_S + 101 * ENTRY_S, 100, True)),

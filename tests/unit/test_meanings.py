@@ -70,6 +70,18 @@ def test_a_new_kind_touches_what_begins_like_it_and_is_long_enough(
     assert taken(Meanings(database), written) == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("mark", "least"), [(Mark(0, (b"TOY!",)), 4), (Mark(8, (b"TOY!",)), 12), (Mark(0, (b"T!",)), 2)]
+)
+def test_a_new_kind_touches_a_file_that_is_just_long_enough(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, mark: Mark, least: int
+) -> None:
+    written = plain_records(*((least + more, b"T") for more in (-1, 0, 1)))
+    Meanings(database, records="files").give(written)
+    with_kinds(monkeypatch, *KINDS, msgspec.structs.replace(TOY, marks=(mark,)))
+    assert taken(Meanings(database), written) == [True, False, False]
+
+
 def test_each_record_is_judged_by_its_own_meaning(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,11 @@ def test_a_disk_without_a_uuid_is_known_only_by_a_number_that_it_keeps(
         assert found.split()[1:] == [hashed("ext4", "number 1a")]
 
 
+def test_the_number_of_these_file_systems_is_made_from_their_uuid() -> None:
+    assert module._NUMBERED_BY_UUID == {"ext2", "ext3", "ext4", "btrfs"}  # noqa: SIM300
+    assert (module.DAY_S, module._BY_UUID) == (86_400, "/dev/disk/by-uuid")
+
+
 def test_a_directory_without_a_mount_stands_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: tuple[Path, int]
 ) -> None:
