@@ -27,6 +27,8 @@ from tests.kit import csv_of, open_files
 from tests.unit.test_checker import lists_of, zipped
 
 LISTED = b"listed"
+#: The end of a disk image, which is not opened.
+IMAGE = b"koly" + bytes(508)
 MD5, SHA1, SHA256 = Algorithm
 
 
@@ -260,10 +262,12 @@ def test_a_container_is_opened_and_a_plain_object_known_as_plain(
     ("kind", "data"),
     [
         ("luks", b"LUKS\xba\xbe" + b"x" * 999),
-        ("dmg", b"x" * 999 + b"koly" + bytes(508)),
-        ("dmg", b"x" * 60_000 + b"koly" + bytes(508)),
+        ("dmg", b"x" * 999 + IMAGE),
+        ("dmg", b"x" * 60_000 + IMAGE),
+        ("luks", b"LUKS\xba\xbe" + b"x" * 60_000 + IMAGE),
+        ("dmg", b"#!/bin/sh\n" + b"x" * 60_000 + IMAGE),
     ],
-    ids=["begin", "end", "far end"],
+    ids=["begin", "end", "far end", "both", "program"],
 )
 def test_a_kind_that_is_not_opened_is_counted_and_no_plain_object(
     judge: Judge,
@@ -280,6 +284,38 @@ def test_a_kind_that_is_not_opened_is_counted_and_no_plain_object(
     result = check(judge, store, asked, opener=opens, learns=True).result
     assert (result.not_opened, result.outcomes, result.clean) == ({kind: 1}, [], 1)
     assert learnt(result) == ([mask_of(plan)] * len(plan), 1)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("plan", [(), (SHA1,)])
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (b"LUKS\xba\xbe", b""),
+        (b"x", IMAGE),
+        (b"LUKS\xba\xbe", IMAGE),
+        (b"#!/bin/sh\n", b""),
+        (b"#!/bin/sh\n", IMAGE),
+    ],
+    ids=["encrypted", "image", "both", "program", "program and image"],
+)
+def test_an_archive_in_an_object_of_a_kind_that_is_not_opened_is_opened(
+    judge: Judge,
+    opens: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: bytes,
+    end: bytes,
+    plan: tuple[Algorithm, ...],
+    large: bool,
+) -> None:
+    """As in a file, few bytes around an archive do not hide it."""
+    data = begin + b"x" * 60_000 + zipped(LISTED) + end
+    monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)
+    store = Store(data, 1 << 16)
+    asked = wanted(store, *plan, looks=True, settled=BY_SIZE)
+    result = check(judge, store, asked, opener=opens).result
+    assert [(one.kind, one.members) for one in result.outcomes] == [(Kind.MATCH, ("0",))]
+    assert (result.not_opened, result.members, result.clean) == ({}, 1, 1)
 
 
 @pytest.mark.parametrize("large", [False, True])

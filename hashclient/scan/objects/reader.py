@@ -23,7 +23,9 @@ import numpy as np
 from hashclient.containers.fronts import FRONT_BYTES
 from hashclient.containers.interface import ISO_HEAD_BYTES
 from hashclient.containers.sniffing import (
+    ends_as_other,
     has_behind,
+    has_end_of_zip,
     is_front,
     is_opened,
     kind_by_end,
@@ -250,10 +252,11 @@ class ObjectReader:
         front = head[:FRONT_BYTES] if is_front(found) else b""
         may_be_one = has_behind(front, size, read_at)
         kind = not_opened(found) or kind_by_end(end)
-        # A front is a file, such as a program, that an archive may follow. The front is not opened,
-        # but the archive is opened. The process that opens the archive counts the front and the
-        # archive.
-        may_be_one = may_be_one and (not kind or is_front(found))
+        # A file of a kind that is not opened is only counted, unless an archive is at its end. A
+        # front is a file, such as a program, that has the archive behind it or in it. The process
+        # that opens the archive counts the front and the archive.
+        if kind and not is_front(found):
+            may_be_one = has_end_of_zip(end) or ends_as_other(end)
         return may_be_one, "" if may_be_one else kind
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:
