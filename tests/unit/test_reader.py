@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +18,15 @@ from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.scan.cache.records import PLAIN, RECORD
+from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.check.members import Members
+from hashclient.scan.check.streaming import Stream
 from hashclient.scan.objects import reader as module
 from hashclient.scan.objects.cache import number_of
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
 from hashclient.scan.objects.wanted import BY_SIZE, Checked, Wanted
-from hashclient.scan.values.work import Result
+from hashclient.scan.values.work import Group, Result
 from tests.kit import csv_of, open_files
 from tests.unit.test_checker import lists_of, zipped
 
@@ -358,3 +362,52 @@ def test_without_an_opener_nothing_is_known_of_members(judge: Judge) -> None:
     assert checked.result.learned[0][1][RECORD.fields["mask"][1]] == SHA1  # type: ignore[index]
     checked = check(judge, Store(b"benign"), wanted(store, SHA1, etag='"e"'))
     assert checked.result.learned == []
+
+
+TEXT = b"x" * 60_000
+CONTENTS = {
+    "nothing": b"",
+    "text": TEXT,
+    "listed": LISTED,
+    "zip": zipped(LISTED, b"benign"),
+    "zip behind text": TEXT + zipped(LISTED),
+    "zip behind a program": b"#!/bin/sh\n" + TEXT + zipped(LISTED),
+    "encrypted": b"LUKS\xba\xbe" + TEXT,
+    "image": TEXT + IMAGE,
+    "program with the end of an image": b"#!/bin/sh\n" + TEXT + IMAGE,
+    "zip behind an encrypted disk": b"LUKS\xba\xbe" + TEXT + zipped(LISTED),
+    "zip in an image": TEXT + zipped(LISTED) + IMAGE,
+    "zip with the end of an image": zipped(LISTED) + IMAGE,
+    "compressed": gzip.compress(LISTED, mtime=0),
+    "disk": bytes(510) + b"\x55\xaa" + TEXT,
+    "file system": b"hsqs" + TEXT,
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_file_a_stream_and_an_object_of_one_content_are_opened_alike(
+    judge: Judge, opens: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    data, members = CONTENTS[name], opens._free.get()
+    (tmp_path / "f").write_bytes(data)
+    task = [Group(str(tmp_path), ["f"], follow=False)]
+    results = [Checker(judge, members=members).check(task)]
+    with (tmp_path / "f").open("rb") as stream:
+        *_, found = Stream(stream.fileno(), "f").check(judge, members, keep_clean=False)
+    assert isinstance(found, Result)
+    results.append(found)
+    opens._free.put(members)
+    for large, plan in ((False, (SHA1,)), (False, ()), (True, (SHA1,)), (True, ())):
+        monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)
+        if data:  # an empty object is never read
+            store = Store(data, 1 << 16)
+            asked = wanted(store, *plan, looks=True, settled=BY_SIZE)
+            results.append(check(judge, store, asked, opener=opens).result)
+    told_ = [
+        (
+            sorted((one.kind, len(one.members)) for one in result.outcomes if one.members),
+            *(result.not_opened, result.members),
+        )
+        for result in results
+    ]
+    assert told_ == [told_[0]] * len(told_)
