@@ -72,5 +72,12 @@ def test_kinds_that_are_not_opened_are_counted_beside_members() -> None:
     assert (MAX_KNOWN, NOT_OPENED) == (50_000, 128)
     kinds = {NAMES[0]: 1, NAMES[-1]: 3}
     rows = np.concatenate([np.zeros(2, MEMBER), not_opened_rows(kinds)])
-    assert counts_of(rows) == (2, kinds)
-    assert counts_of(not_opened_rows({})) == (0, {})
+    rows["mask"][0], rows["exact"][1] = 4, 1
+    assert counts_of(rows) == (2, 0, kinds)
+    assert counts_of(not_opened_rows({})) == (0, 0, {})
+
+
+def test_members_that_their_claimed_size_ruled_out_are_never_called_read() -> None:
+    rows = np.zeros(6, MEMBER)
+    rows["mask"], rows["exact"] = [0, 0, 1, 7, NOT_OPENED, 0], [0, 1, 0, 1, 0, 0]
+    assert counts_of(rows) == (5, 2, {NAMES[0]: 1})

@@ -194,9 +194,11 @@ def test_a_cache_that_cannot_be_read_only_costs_time(
     assert known.asked == 1  # after the first failure, no further question is asked
 
 
-def inside(*sizes: int, mask: int = 7, kinds: Mapping[str, int] = {}) -> Inside:
+def inside(
+    *sizes: int, mask: int = 7, exact: Sequence[int] = (1,), kinds: Mapping[str, int] = {}
+) -> Inside:
     rows = np.zeros(len(sizes), MEMBER)
-    rows["size"], rows["mask"], rows["exact"] = sizes, mask, 1
+    rows["size"], rows["mask"], rows["exact"] = sizes, mask, exact
     return np.concatenate([rows, not_opened_rows(kinds)])
 
 
@@ -207,6 +209,7 @@ def inside(*sizes: int, mask: int = 7, kinds: Mapping[str, int] = {}) -> Inside:
     [
         (inside(6, 9), True),
         (inside(9, 9, mask=0), True),
+        (inside(9, 9, mask=0, exact=[0, 1]), True),  # the archive claims the first size
         (inside(6, 9, mask=0), False),  # an entry has this size, and the tags are unknown
         (inside(9, kinds={"luks": 2}), True),
     ],
@@ -226,13 +229,15 @@ def test_a_container_is_not_opened_if_its_members_are_known_and_not_listed(
     result = check(lists, tmp_path, ARCHIVE, cache=cache, members=members(refuses=refuses))
     if is_known and not (has_unopened and refuses):
         count = 1 if has_unopened else 2
+        claimed = int(np.count_nonzero((known["mask"] == 0) & (known["exact"] == 0)))
         # The size of the container itself rules it out.
         assert counts(result) == {
             "clean": 1 + count,
             "members": count,
             "ruled_out_by_size": 1,
-            "known_unchanged": count,
-        } | ({"believed_unchanged": count} if believed else {})
+            "known_unchanged": count - claimed,
+        } | ({"believed_unchanged": count - claimed} if believed else {})
+        assert result.ruled_out_by_claim == claimed
         assert result.not_opened == ({"luks": 2} if has_unopened else {})
     else:
         assert (result.clean, result.members, result.known_unchanged) == (2, 1, 0)

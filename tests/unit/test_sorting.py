@@ -225,7 +225,8 @@ def rows_of(*masks: int) -> Inside:
 
 @pytest.mark.parametrize("looks", [False, True])
 def test_a_known_container_counts_with_its_members(judge: Judge, looks: bool) -> None:
-    insides = {"a": rows_of(7, 7, 128), "b": rows_of(7), "c": rows_of(128)}
+    # A member with the mask 0 was not read, because of the size that the container claims.
+    insides = {"a": rows_of(7, 0, 7, 128), "b": rows_of(7), "c": rows_of(128)}
     memory = Memory(dict.fromkeys("abc", 7), insides)
     objects = [(key, 4, '"e"') for key in "abc"]
     how: dict[str, Any] = {"memory": memory, "are_clean": lambda _: [True, False, True]}
@@ -233,10 +234,11 @@ def test_a_known_container_counts_with_its_members(judge: Judge, looks: bool) ->
     result = done.result
     if not looks:
         assert (result.clean, result.members, result.known_unchanged) == (3, 0, 3)
-        assert result.not_opened == {}
+        assert (result.ruled_out_by_claim, result.not_opened) == (0, {})
         return
     assert [one.key for one in done.wanted] == ["b"]
-    assert (result.clean, result.members, result.known_unchanged) == (4, 2, 4)
+    assert (result.clean, result.members, result.known_unchanged) == (5, 3, 4)
+    assert (result.ruled_out_by_claim, result.believed_unchanged) == (1, 4)
     assert sum(result.not_opened.values()) == 2
     # If members are named, each container is opened.
     again = sort(judge, *objects, looks=True, keep_clean=True, **how | {"are_clean": lambda _: []})

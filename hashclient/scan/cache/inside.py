@@ -116,10 +116,15 @@ def not_opened_rows(kinds: Mapping[str, int]) -> Inside:
     return rows
 
 
-def counts_of(members: Inside) -> tuple[int, dict[str, int]]:
-    """Return the number of members, and the number of files of each kind that is not opened."""
-    places = members["size"][members["mask"] == NOT_OPENED].tolist()
-    return len(members) - len(places), dict(Counter(NAMES[place] for place in places))
+def counts_of(members: Inside) -> tuple[int, int, dict[str, int]]:
+    """Return the number of members, and the number of files of each kind that is not opened.
+
+    The second number counts the members that were never read, because of their claimed size.
+    """
+    masks = members["mask"]
+    places = members["size"][masks == NOT_OPENED].tolist()
+    claimed = int(np.count_nonzero((masks == 0) & (members["exact"] == 0)))
+    return len(members) - len(places), claimed, dict(Counter(NAMES[place] for place in places))
 
 
 def store(

@@ -216,12 +216,13 @@ class Looker:
                 continue
             directory, name, _, _ = seen[rows[place]]
             self.settle(directory, name, looks.pop(rows[place]), result)
-            count, not_opened = counts_of(members)
+            count, claimed, not_opened = counts_of(members)
             add_by_kind(result.not_opened, not_opened)
             result.clean += count
             result.members += count
-            result.known_unchanged += count
-            result.believed_unchanged += count if believed else 0
+            result.ruled_out_by_claim += claimed
+            result.known_unchanged += count - claimed
+            result.believed_unchanged += count - claimed if believed else 0
 
     def settle(self, directory: Directory, name: str, look: Look, result: Result) -> None:
         """Count a file that is clean by its record in the cache, or by its size."""

@@ -260,15 +260,17 @@ class Sorter:
         self, wanted: Wanted, known: _Known, result: Result, *, by_store: bool
     ) -> None:
         """Count an object that was read before, and the members of the object."""
-        members = known.members if self._looks else 0
-        result.members += members
+        count = claimed = 0
         if self._looks:
+            count, claimed = known.members, known.claimed
             add_by_kind(result.not_opened, known.not_opened)
-        count = members
+        result.members += count
+        result.ruled_out_by_claim += claimed
         if not by_store:
             count += 1
             self._report_clean(wanted, KNOWN, result)
         result.clean += count
+        count -= claimed
         result.known_unchanged += count
         result.believed_unchanged += count if known.is_believed else 0
 
@@ -294,7 +296,7 @@ class Sorter:
             if is_clean
         }
         return {
-            number: _Known(mask, not wanted.is_fixed, *members.get(number, (0, {})))
+            number: _Known(mask, not wanted.is_fixed, *members.get(number, (0, 0, {})))
             for number, (mask, wanted) in enumerate(
                 zip(records["mask"].tolist(), objects, strict=True)
             )
@@ -334,11 +336,15 @@ class Sorter:
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """An object that was read before: the mask of its record, and what is known of its members."""
+    """An object that was read before: the mask of its record, and what is known of its members.
+
+    `claimed` is the number of members that were not read, because of their claimed size.
+    """
 
     mask: int
     is_believed: bool
     members: int
+    claimed: int
     not_opened: dict[str, int]
 
 
