@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from hashclient.scan.values.work import MOVED, Identity
+from hashclient.system.filesystems import FUSE, NETWORK, NINE_P, kind_of, with_trait
 from hashclient.system.identity import born_ns, is_mount_root
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.
 #: `TICK_NS`: the longest tick of the clock that gives files their times, in nanoseconds. `TICK_S`:
 #: a time in seconds, longer than any tick of a clock.
 TICK_S, TICK_NS = 0.02, 10_000_000
+#: The types of file systems on which a user may be able to set the time when a file was created:
+#: for example, smb has the attribute `user.cifs.creationtime`.
+_SETTABLE = with_trait(NETWORK) | {FUSE, NINE_P}
 #: The number of CLOCK_REALTIME_COARSE in linux/time.h.
 _COARSE_CLOCK = 5
 #: The size of the buffer for one call that reads a directory: `_FIRST_BYTES` at first, which is
@@ -263,12 +267,17 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
 def is_newer(fd: int, name: str, since_ns: int) -> bool:
     """Return whether an entry of an open directory was created after a time.
 
-    `is_newer` returns False if the file is gone, or if the file system does not record when a file
-    was created. The clock that gives files their times is late, so a file that was created just
-    after the time may have an earlier time.
+    `is_newer` returns False if the file is gone, if the file system does not record when a file was
+    created, if a user may be able to set this time (`_SETTABLE`), or if this time is in the future,
+    because the clock was wrong. The clock that gives files their times is late, so a file that was
+    created just after the time may have an earlier time.
     """
-    born = _born_ns(fd, name)
-    return born is not None and born > since_ns
+    try:
+        is_settable = kind_of(fd) in _SETTABLE
+    except OSError:
+        return False
+    born = None if is_settable else _born_ns(fd, name)
+    return born is not None and since_ns < born <= time.time_ns()
 
 
 def _born_ns(fd: int, name: str) -> int | None:
