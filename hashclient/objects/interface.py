@@ -113,10 +113,13 @@ class Store(ABC):
 
 
 def quoted(etag: str | None) -> str | None:
-    """Return an ETag in quotes, because some stores leave out the quotes in listings."""
-    if etag is None or etag.startswith(('"', "W/")):
-        return etag or None
-    return f'"{etag}"' if etag else None
+    """Return an ETag in quotes, because some stores leave out the quotes in listings.
+
+    Return None for an empty ETag, because the store gives it to all of its objects.
+    """
+    if not etag or etag == '""':
+        return None
+    return etag if etag.startswith(('"', "W/")) else f'"{etag}"'
 
 
 def condition(etag: str | None) -> str | None:

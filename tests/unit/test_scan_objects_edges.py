@@ -366,6 +366,19 @@ def test_a_token_is_told_if_the_rest_of_a_listing_can_be_listed(
     assert outcome.path == uri
 
 
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_a_listing_that_is_not_in_the_order_of_keys_has_no_token(
+    tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Azure may list `a/b` before `a-b`, which sorts before it."""
+    script, uri = Script(page("a/b"), ListingEndedError("denied")), parse_uri(f"{scheme}://cup/")
+    monkeypatch.setattr(module, "Threads", lambda pages, *_: pages)
+    monkeypatch.setattr(module, "list_pages", lambda *_, **__: script)
+    (outcome,) = Scan(tmp_path, judge, uri=uri).outcomes()
+    token = "" if scheme == "az" else f"; --resume {make_token(uri, 'a/b')} goes on"
+    assert outcome.reason == f"the listing ended early: denied{token}"
+
+
 def test_each_uri_begins_with_progress_and_a_store_that_fails_ends_itself_alone(
     tmp_path: Path, judge: Judge
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.objects.interface import quoted
 from hashclient.scan.cache.inside import MEMBER
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import RECORD
@@ -65,6 +66,18 @@ def test_a_version_or_a_strong_etag_names_the_bytes_of_an_object(
     result = Result()
     learn(result, 5, one, (1, TAGS, 0), b"members")
     assert (len(result.learned), len(result.containers)) == (has_name, has_name)
+
+
+@pytest.mark.parametrize(
+    ("text", "etag"),
+    [
+        *((nothing, None) for nothing in (None, "", '""')),
+        *((text, '"e"') for text in ("e", '"e"')),
+        ('W/"e"', 'W/"e"'),
+    ],
+)
+def test_an_etag_is_in_quotes_and_an_empty_one_is_none(text: str | None, etag: str | None) -> None:
+    assert quoted(text) == etag
 
 
 @pytest.mark.parametrize(

@@ -322,10 +322,16 @@ class _Bucket:
         self._move_on()
 
     def _move_on(self) -> None:
-        """Note the last key up to which all objects have outcomes."""
+        """Note the last key up to which all objects have outcomes.
+
+        No key is noted for a report, or for Azure, which does not sort keys by their bytes: other
+        keys than those that were listed may sort before the last key, so a listing that continues
+        after it would omit them.
+        """
+        has_order = self._request.report is None and self._store.scheme != "az"
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
-            if self._request.report is None and key is not None:
+            if has_order and key is not None:
                 self._after = key
 
     def _clean_by_store(self, page: Any) -> Result:
