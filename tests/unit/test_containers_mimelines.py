@@ -9,7 +9,6 @@ import pytest
 
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import HEAD_BYTES
-from hashclient.containers.mailmarks import MAX_LINE_BYTES
 from hashclient.containers.mimelines import Boundaries, Hit, Lines
 from tests.opened import Once
 
@@ -154,7 +153,7 @@ def test_a_line_end_on_the_border_of_two_searched_pieces_is_one_line_end(
 
 
 def test_fields_are_looked_for_within_a_line_of_any_length_that_counts() -> None:
-    for length, is_found in ((100, True), (MAX_LINE_BYTES - 7, True), (MAX_LINE_BYTES, False)):
+    for length, is_found in ((100, True), (65_533, True), (65_534, False)):
         text = TYPE + b"odd\n" + b"o" * length + b"\nX: y\n\nz"
         rest, _, passed, *_ = header(text, 1 << 20)
         assert (rest == b"z", bool(passed)) == (is_found, is_found)
@@ -225,6 +224,7 @@ SHORTER = LONG.replace(b"x", b"", 1)
         (b"--y\r\n\rX: y\n" + TYPE, (b"--y\r\n\rX: y\n" + TYPE, None, b"", True, False)),
         (SHORTER + TYPE, (SHORTER + TYPE, None, b"", True, False)),
         (LONG + TYPE, (LONG + TYPE, None, b"", False, False)),
+        (b"--y\nContent-Type:", (b"--y\nContent-Type:", None, b"", True, False)),
         # At the beginning of a body, one field is not enough to begin a part.
         (b"a\n" + TYPE + b"\nb", (b"a\n" + TYPE + b"\nb", None, b"", False, False)),
     ],
@@ -255,6 +255,7 @@ def test_a_body_ends_at_the_line_of_a_boundary(text: bytes, seen: Body) -> None:
         (b"a\r" + TYPE, {"is_aside": True}, (b"a\r" + TYPE, None, b"", False, False)),
         (b"a\r" + TYPE, {"is_aside": True, "is_old": True}, (b"a", FIELD, TYPE, False, False)),
         (b"a\n--y\n\nb", {"is_aside": True}, (b"a", X, b"\nb", False, False)),
+        (b"a\n--y\r\n\r\nb", {"is_aside": True}, (b"a", X, b"\r\nb", False, False)),
         (b"a\n--y\nX: y\n\nb", {"is_aside": True}, (b"a", X, b"X: y\n\nb", False, False)),
         (b"--y\n" + b"n" * 511 + b":", {"is_aside": True},
          (b"", X, b"n" * 511 + b":", False, False)),
@@ -326,3 +327,64 @@ def test_a_boundary_that_was_guessed_counts_from_then_on() -> None:
     assert not stack[0].begins(b"y") and stack[0].begins(b"Xy")
     assert b"".join(source.body(stack)) == b"\nb"
     assert source.hit == LAST
+
+
+def test_the_end_of_a_multipart_may_be_guessed_before_its_other_boundaries() -> None:
+    source = Lines(Once(b"a\n--y--\n\nb\n--y\nc"))
+    stack = [Boundaries([b"x"])]
+    assert b"".join(source.body(stack, is_aside=True)) == b"a"
+    assert b"".join(source.body(stack)) == b"\nb" and source.hit == X
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "level"),
+    [
+        ((b"x", b"xy"), b"--xyz\n", 1),
+        ((b"xy", b"x"), b"--xyz\n", 1),
+        ((b"xy", b"q"), b"--xyz\n", 0),
+        ((b"p", b"q"), PART, 1),
+    ],
+)
+def test_a_line_that_resembles_boundaries_ends_the_innermost_multipart(
+    names: tuple[bytes, ...], text: bytes, level: int
+) -> None:
+    assert body(b"a\n" + text, 5, *names, is_loose=True)[1] == Hit(level, is_last=False)
+
+
+def test_returns_that_end_lines_in_the_header_of_a_part_end_none_in_bodies() -> None:
+    text = b"X: y\rY: z\n\nb"
+    for stack, is_old in (((), True), ((Boundaries([b"x"]),), False)):
+        assert header(text, 3, None, stack)[6] is is_old
+
+
+@pytest.mark.parametrize(
+    ("text", "is_reversed"),
+    [
+        (b"X: y\n\rZ: y\n\n", True),
+        (b"X: y\n\rtext", True),
+        (b"\rX: y\n\n", False),
+        (b"X: y\nodd\nZ: y\n\n", False),
+    ],
+)
+def test_lines_of_a_header_may_end_with_a_line_feed_and_a_return(
+    text: bytes, *, is_reversed: bool
+) -> None:
+    source = Lines(Once(text, 3))
+    source.header(())
+    assert source.is_reversed is is_reversed
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+@pytest.mark.parametrize("length", [(1 << 20) - 1, 1 << 20, 2 << 20])
+def test_a_line_of_any_length_is_one_field(length: int, end: bytes) -> None:
+    text = b"X-A: ".ljust(length - 1, b"y") + end + TYPE.replace(b"\n", end) + end + b"z"
+    rest, kind, passed, is_mail, has_end, *_ = header(text, 1 << 20)
+    assert (rest, kind, passed, is_mail, has_end) == (b"z", b"a/b", b"", True, True)
+
+
+def test_a_field_within_a_long_line_is_none() -> None:
+    """The search for fields reads pieces of 256 KiB, and the second one begins within a line."""
+    begin = b"X: y\n" * 11
+    for more, is_mail in ((b"", False), (b"\n", True)):
+        text = begin + b"X: ".ljust((256 << 10) - len(more), b"y") + more + TYPE
+        assert header(text, 1 << 20, 50)[3] is is_mail
