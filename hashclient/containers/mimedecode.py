@@ -70,7 +70,8 @@ class Base64:
                     pads += 1
                     if count % 4 >= 2 and count % 4 + pads >= 4:
                         is_ended = True
-                        self.is_disputed = bool(b"".join(parts[number:]).translate(None, _OTHERS))
+                        more = b"".join(parts[number:]).translate(None, _OTHERS)
+                        self.is_disputed = self.is_disputed or bool(more)
                         break
                 part = part.translate(None, _OTHERS)
                 if part:

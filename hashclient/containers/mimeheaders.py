@@ -230,7 +230,7 @@ class Collector:
         types = self._values(b"content-type")
         # If the header has several types, some mail clients use the first type, and others the last
         # type. If a mail client begins the body within the header, it may not see the type.
-        more = [b""] if self._rest and types else []
+        more = [b""] if self._rest else []
         kinds = sorted(
             dict.fromkeys([*(kind for value in types for kind in _kinds(value)), *more]),
             key=lambda kind: not kind.startswith(b"multipart/"),

@@ -43,6 +43,10 @@ from hashclient.containers.mimeheaders import Collector, Fields
         ([b"YWI=a"], b"ab", True),
         ([b"YWI=\n", b"\n", b"x", b"\n"], b"ab", True),
         ([b"YQ=I"], b"a\x02", True),
+        # Padding at the end changes nothing about padding that was in a wrong place.
+        ([b"Y=WI="], b"ab", True),
+        ([b"YWJj=YWJjYQ=="], b"abcabca", True),
+        ([b"YWJj=", b"YWJj", b"YQ=="], b"abcabca", True),
         ([b"=YWJj"], b"abc", True),
         ([b"Y=WJj"], b"abc", True),
         ([b"YWJjYQ==YWJj"], b"abca", True),
@@ -155,6 +159,8 @@ N = [(b"n", ONE)]
         (BEGIN + BEGIN + uu(ONE) + END, N),
         (BEGIN + uu(ONE).replace(b"\n", b"\n\n") + END, N),
         ((BEGIN + uu(ONE) + END).replace(b"\n", b"\r\n"), N),
+        ((BEGIN + uu(ONE) + END).replace(b"\n", b"\r\r\n"), N),
+        (BEGIN + uu(ONE) + b"BEGIN 644 m\n" + uu(TWO) + END, [*N, (b"m", TWO)]),
         # A further line of data follows the empty line of uuencode, or follows a line of text.
         (BEGIN + uu(ONE) + b"`\n" + uu(b"x") + b"end\n", [(b"n", ONE + b"x"), *N]),
         (BEGIN + uu(ONE) + b"a text\n" + uu(b"x") + b"end\n", [*N, (b"n", ONE + b"x")]),
@@ -248,6 +254,7 @@ def test_a_type_has_two_words(value: bytes, kinds: tuple[bytes, ...]) -> None:
         (b"boundary*0=a; boundary*1=b", {b"ab"}),
         (b"boundary*1=b; boundary*0=a; boundary*0=c", {b"ab"}),
         (b"boundary*0*=''a%41; boundary*1*='b%42", {b"aA'bB"}),
+        (b"boundary*=''x'y", {b"x'y"}),
         (b"boundary*10=c; boundary*9=b", {b"bc"}),
         (b"boundary*1000=c", set()),
         (b"boundary=x(c)", {b"x(c)", b"x"}),
@@ -266,6 +273,11 @@ def test_a_boundary_is_read_as_any_program_reads_it(value: bytes, boundaries: se
         (b"xname=a", b""),
         (b"filename*=utf-8''%e2%82%ac", "\u20ac".encode()),
         (b"filename*0=a; filename*1=b; filename=c", b"ab"),
+        (b"filename=a; filename=b", b"a"),
+        (b'filename="a =?utf-8?q?=C3=A9?= b"', "a \xe9 b".encode()),
+        (b'filename="=?utf-8?q?=FF?="', "\ufffd".encode()),
+        (b'filename="=?idna?q?=FF?="', b"=?idna?q?=FF?="),
+        (b'filename="=?utf-8?b?A?="', b"=?utf-8?b?A?="),
         (b'filename="=?utf-8?q?=C3=A9?="', "\xe9".encode()),
         (b'filename="=?latin-1?q?=E9?="', "\xe9".encode()),
         (b'filename="=?none?q?=E9?="', b"=?none?q?=E9?="),
@@ -355,4 +367,52 @@ def test_boundaries_are_looked_for_up_to_a_limit() -> None:
             collector.add(b" ;a=b\n" if number else b"Content-Type: multipart/a; boundary=x\n")
             # The limit of searches does not count a second call of `boundaries` without a change.
             assert collector.boundaries() == collector.boundaries() == {b"x"}
+        assert collector.fields().is_disputed is is_disputed
+
+
+@pytest.mark.parametrize(("mode", "count"), [(b"644", 4096), (b"m" * 400, 4096)])
+def test_a_long_line_that_begins_a_file_may_arrive_in_pieces(mode: bytes, count: int) -> None:
+    begin = b"begin-base64 " + mode + b" " + b"n" * count
+    text = begin + b"\n" + binascii.b2a_base64(ONE) + b"====\n"
+    assert files(text, len(begin)) == files(text, len(begin) - 1) == [(b"n" * count, ONE)]
+
+
+def test_a_line_of_a_file_has_up_to_65536_bytes_with_the_line_end_before_it() -> None:
+    begin, content = b"begin-base64 644 n\n", bytes(49_149)
+    line = binascii.b2a_base64(content, newline=False)
+    for more, found in ((3, content), (4, "limit")):
+        finder = UuFinder()
+        assert list(finder.watch([begin + line + b"!" * more, b"\n====\n"]))
+        (one,) = finder.files
+        assert (one.error.why if one.error else one.data) == found
+
+
+def test_uuencoded_files_of_one_part_have_16_mib_and_are_1000() -> None:
+    line = binascii.b2a_base64(bytes(49_152))
+    begin, count = b"begin-base64 644 n\n", (16 << 20) // 49_152
+    for more, found in ((0, None), (1, "limit")):
+        last = binascii.b2a_base64(bytes((16 << 20) - 49_152 * count + more))
+        finder = UuFinder()
+        finder._take(begin + line * count + last + b"====\n")
+        (one,) = finder.files
+        assert (one.error.why if one.error else None) == found
+        assert len(one.data) == (0 if found else 16 << 20)
+    each = BEGIN + uu(b"x") + b"end\n"
+    assert files(each * 1_000) == [(b"n", b"x")] * 1_000
+    assert files(each * 1_002) == [(b"n", b"x")] * 1_000 + [(b"n", "limit")]
+
+
+def test_fields_of_a_header_are_kept_up_to_these_numbers() -> None:
+    for count, is_disputed in ((17, False), (18, True)):
+        assert fields(*[b"Content-Type: a/%d" % n for n in range(count)]).is_disputed is is_disputed
+    for count, is_disputed in ((256, False), (257, True)):
+        names = b"; ".join(b"boundary=%d" % n for n in range(count))
+        found = fields(b"Content-Type: multipart/mixed; " + names)
+        assert (found.is_disputed, len(found.boundaries)) == (is_disputed, 256)
+    for length, is_disputed in ((1 << 20, False), ((1 << 20) + 1, True)):
+        line = b"Content-Disposition: a; x=".ljust(length - 1, b"y")
+        assert fields(line).is_disputed is is_disputed
+    collector = Collector()
+    for line, is_disputed in ((b"x" * 65_535, False), (b"y", False), (b"z", True)):
+        collector.passed(line)
         assert collector.fields().is_disputed is is_disputed
