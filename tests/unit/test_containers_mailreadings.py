@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hashclient.containers.mailreadings import (
-    MAX_AGAIN_BYTES,
-    MAX_TEXT_BYTES,
-    Kept,
-    Stored,
-    other_texts,
-)
+from hashclient.containers.mailreadings import Kept, Stored, other_texts
 
 LINE = b"YmVuaWduIGJlbmlnbiBiZW5pZ24gYmVu"  # 32 characters, the shortest line that counts as base64
 
@@ -106,7 +100,7 @@ def test_the_last_line_has_an_end_or_none(pieces: list[bytes], has_end: bool) ->
 
 
 def test_as_much_is_kept_as_fits_or_nothing() -> None:
-    large = bytes(MAX_AGAIN_BYTES - 1)
+    large = bytes((16 << 20) - 1)
     for more, left in ((b"a", [b"first", large, b"a"]), (b"ab", [])):
         keeps = Kept([b"first"])  # bytes that were kept already do not count towards the limit
         assert list(keeps.watch([large, more])) == [large, more]
@@ -157,6 +151,21 @@ def test_a_text_counts_with_the_line_ends_of_other_systems(
 
 
 def test_a_text_that_is_too_long_has_no_other_line_ends() -> None:
-    text = b"a" * (MAX_TEXT_BYTES - 1)
-    assert list(map(len, other_texts([text, b"\n"]))) == [MAX_TEXT_BYTES + 1]
+    text = b"a" * ((8 << 20) - 1)
+    assert list(map(len, other_texts([text, b"\n"]))) == [(8 << 20) + 1]
     assert other_texts([text, b"\n", b"a"]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (b"", b""), (b"a", b""), (b"a\n", b""), (b"a\nb", b"a\n"), (b"a\nb\n", b"a\n"),
+        (b"a\r\nb\r\n", b"a\r\n"), (b"a\rb", b"a\r"), (b"a\rb\r", b"a\r"), (b"a\n\n", b"a\n"),
+        (b"a\nb\rc", b"a\nb\r"), (b"a\rb\nc", b"a\rb\n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("step", [1, 99])
+def test_the_last_line_is_left_out_with_or_without_its_end(
+    text: bytes, rest: bytes, step: int
+) -> None:
+    assert b"".join(kept(text, step).without_last_line()) == rest

@@ -103,18 +103,18 @@ def test_each_fact_is_taken_from_its_fields_in_their_order(
         assert mail == (None if found is None else Mail(*found))
 
 
-@pytest.mark.parametrize("count", [MOST_RECIPIENTS - 1, MOST_RECIPIENTS, MOST_RECIPIENTS + 1])
+@pytest.mark.parametrize("count", [9, 10, 11])
 def test_recipients_are_taken_up_to_a_number(count: int) -> None:
     addresses = tuple(f"u{number}@x" for number in range(count))
     mail = mail_facts(b"MIME-Version: 1.0\nTo: " + ",".join(addresses).encode() + b"\n\n")
-    assert mail == Mail(recipients=addresses[:MOST_RECIPIENTS])
-    assert is_plain(Mail(recipients=addresses)) is (count <= MOST_RECIPIENTS)
+    assert mail == Mail(recipients=addresses[:10])
+    assert is_plain(Mail(recipients=addresses)) is (count <= 10)
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_a_header_is_searched_up_to_a_length(more: int) -> None:
     start, end = b"MIME-Version: 1.0\nX: ", b"\nTo: a@xyz"
-    text = start + b"x" * (MOST_HEADER_BYTES + more - len(start) - len(end)) + end
+    text = start + b"x" * (65_536 + more - len(start) - len(end)) + end
     assert mail_facts(text) == Mail(recipients=("a@xyz" if more < 1 else "a@xy",))
 
 
