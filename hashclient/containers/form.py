@@ -39,18 +39,18 @@ def _parts(
 ) -> Iterator[list[Member] | Unlisted]:
     stack = [Boundaries(boundaries)]
     number = 0
-    for _ in lines.body(stack, guesses=False):
+    for _ in lines.body(stack):
         pass
     while lines.hit is not None:
         if lines.hit.is_last:
-            for _ in lines.body(stack, guesses=False):
+            for _ in lines.body(stack):
                 pass
             continue
         fields = lines.header(stack).fields()
         number += 1
-        name, position, kept = fields.name or b"part-%d" % number, lines.position, Kept()
+        name, kept = fields.name or b"part-%d" % number, Kept()
         once = kept.watch(lines.body(stack, guesses=False))
-        yield [Member(name, None, is_exact=False, chunks=partial(iter, once), offset=position)]
+        yield [Member(name, None, is_exact=False, chunks=partial(iter, once))]
         for _ in once:  # read the bytes of the part that the caller has not read
             pass
         if lines.is_doubtful or not fields.has_end or fields.rest or fields.is_disputed:
@@ -69,15 +69,8 @@ def _parts(
             yield Unlisted(name, Why.LIMIT, "form: servers differ about a part of this size")
             continue
         for way in ways:
-            yield [
-                Member(
-                    *(name, None),
-                    is_exact=False,
-                    chunks=partial(way, kept),
-                    offset=position,
-                    is_again=True,
-                )
-            ]
+            chunks = partial(way, kept)
+            yield [Member(name, None, is_exact=False, chunks=chunks, is_again=True)]
         if fields.is_multipart and depth >= MAX_DEPTH:
             yield Unlisted(name, Why.LIMIT, "form: too many multiparts in each other")
         elif fields.is_multipart:

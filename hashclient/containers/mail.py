@@ -199,7 +199,7 @@ class _Walk:
         # If no part begins at a boundary, the line end before the boundary belongs to the text.
         texts = partial(other_texts, is_cut=self._lines.hit is not None)
         for encoding in level.fields.ways:
-            yield from _read(name, level.text, encoding, texts)
+            yield from self._read(name, level.text, encoding, texts)
 
     def _next_name(self, name: bytes) -> bytes:
         self._number += 1
@@ -271,16 +271,12 @@ class _Walk:
         if messages and all(messages):
             kind = MESSAGE
         lines = self._lines
-        name, position = self._next_name(fields.name), lines.position
+        name = self._next_name(fields.name)
         first, *others = fields.ways
         kept, decoding, finder = Kept(), Decoding(first), FileFinder(is_old=lines.is_old)
         pieces = decoding.decode(kept.watch(lines.body(self._stack, guesses=not kind)))
         once = finder.watch(pieces) if first != BASE64 and not kind else pieces
-        yield [
-            Member(
-                name, None, is_exact=False, chunks=partial(iter, once), offset=position, kind=kind
-            )
-        ]
+        yield [Member(name, None, is_exact=False, chunks=partial(iter, once), kind=kind)]
         for _ in once:  # read the bytes of the part that the caller has not read
             pass
         yield from files_as_members(finder.files)
@@ -306,8 +302,7 @@ class _Walk:
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
             is_read_again = bool(fields.rest or decoding.is_disputed or others or (kind and first))
-            is_read_again |= not fields.has_end
-            if is_doubtful or is_both or has_parts or ends_at_field or is_read_again:
+            if is_doubtful or is_both or is_read_again or not fields.has_end:
                 yield Unlisted(name, Why.LIMIT, _TWO_WAYS)
             return
         ways: list[tuple[Way, str]] = []
@@ -330,7 +325,7 @@ class _Walk:
                 yield [_held(name, text)]
         texts = partial(other_texts, is_cut=is_cut, is_open=is_open)
         for encoding in others:
-            yield from _read(name, kept, encoding, texts)
+            yield from self._read(name, kept, encoding, texts)
         bodies = [kept.behind(fields.rest)] if fields.rest else []
         if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
             bodies.append(behind)
@@ -340,12 +335,12 @@ class _Walk:
             bodies.append(kept.without_last_line())
         for body in bodies:
             for encoding in fields.ways:
-                yield from _read(name, body, encoding, texts)
+                yield from self._read(name, body, encoding, texts)
         is_known = BASE64 in fields.ways
         if is_known or fields.rest or not _KNOWN.issuperset(fields.encodings):
             encoded = kept.behind(fields.rest).base64_at_end(is_known=is_known)
             if encoded is not None:
-                yield from _read(name, encoded, BASE64, texts)
+                yield from self._read(name, encoded, BASE64, texts)
         if is_doubtful:
             again = self._again(kept)
             yield from read_again(again.leaf(msgspec.structs.replace(fields, rest=b""), kind))
@@ -354,6 +349,24 @@ class _Walk:
             again = self._again(kept)
             yield from read_again(again.multipart(msgspec.structs.replace(fields, others=())))
             yield from read_again(again.parts())
+
+    def _read(
+        self,
+        name: bytes,
+        kept: Kept,
+        encoding: bytes,
+        texts: Callable[[Iterable[bytes]], list[bytes]],
+    ) -> Iterator[list[Member] | Unlisted]:
+        """Yield a decoded part, the files that are encoded in it, and its variants (`texts`)."""
+        ways = [first_way(encoding), *other_ways(encoding)]
+        for way in ways:
+            yield [_read_by(name, way, kept)]
+        if encoding != BASE64:
+            finder = FileFinder(is_old=self._lines.is_old)
+            for _ in finder.watch(ways[0](kept)):
+                pass
+            yield from read_again(files_as_members(finder.files))
+            yield from ([_held(name, text)] for text in texts(ways[0](kept)))
 
     def _again(self, kept: Kept) -> _Walk:
         """Return a `_Walk` that reads a kept part and ends a part at each line like a boundary."""
@@ -364,24 +377,6 @@ class _Walk:
         for level in made._levels:
             level.is_met = True
         return made
-
-
-def _read(
-    name: bytes,
-    kept: Kept,
-    encoding: bytes,
-    texts: Callable[[Iterable[bytes]], list[bytes]] = other_texts,
-) -> Iterator[list[Member] | Unlisted]:
-    """Yield a decoded part, the files that are encoded in the part, and its variants (`texts`)."""
-    ways = [first_way(encoding), *other_ways(encoding)]
-    for way in ways:
-        yield [_read_by(name, way, kept)]
-    if encoding != BASE64:
-        finder = FileFinder()
-        for _ in finder.watch(ways[0](kept)):
-            pass
-        yield from read_again(files_as_members(finder.files))
-        yield from ([_held(name, text)] for text in texts(ways[0](kept)))
 
 
 def files_as_members(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:

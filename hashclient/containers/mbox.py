@@ -73,7 +73,6 @@ class Mbox:
                     None,
                     is_exact=False,
                     chunks=lambda message=message: message,  # type: ignore[misc]
-                    offset=box.position,
                     kind=MESSAGE,
                 )
             ]

@@ -8,7 +8,7 @@ import binascii
 import pytest
 
 from fixtures.mails import base64_part, multipart, raw, uuencoded
-from hashclient.containers import mail
+from hashclient.containers import mail, mailreadings
 from hashclient.containers.interface import NEVER, Why
 from hashclient.containers.mail import MESSAGE, Eml, Message
 from tests.opened import Once, Opened, opened
@@ -76,16 +76,19 @@ def test_a_field_before_those_of_mail_may_be_of_any_length() -> None:
         assert out.contents[0] == b"x" and not out.unread
 
 
-@pytest.mark.parametrize(("count", "reasons"), [(8186, set()), (9000, {Why.LIMIT})])
+@pytest.mark.parametrize(
+    ("count", "reasons", "is_found"),
+    [(8186, set(), True), (8187, {Why.LIMIT}, True), (9000, {Why.LIMIT}, False)],
+)
 def test_a_boundary_that_is_longer_than_any_line_looked_at_is_unread(
-    count: int, reasons: set[Why]
+    count: int, reasons: set[Why], *, is_found: bool
 ) -> None:
     """A part behind a very long boundary may have no field by which the search could find it."""
     boundary = b"b" * count
     part = b"--" + boundary + b"\n\nx\n"
     head = b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=" + boundary
     out = look(head + b"\n\n" + part + b"--" + boundary + b"--\n")
-    assert out.reasons == reasons and (b"x" in out.contents) is not bool(reasons)
+    assert out.reasons == reasons and (b"x" in out.contents) is is_found
 
 
 BOTH = "Content-Type: multipart/mixed; boundary=x\nContent-Type: text/plain"
@@ -131,12 +134,15 @@ def test_a_file_in_a_text_is_listed_once() -> None:
         ("Content-Type: application/pkcs7-mime; smime-type=compressed-data", Why.UNSUPPORTED),
         ("Content-Type: application/pkcs7-mime; smime-type=certs-only", None),
         ("Content-Type: application/pkcs7-mime; smime-type=signed-receipt", None),
+        ("Content-Type: application/pkcs7-mime; SMIME-Type=Certs-Only", None),
         ("Content-Type: application/pkcs7-signature", None),
-        ("Content-Transfer-Encoding: x-binhex", Why.UNSUPPORTED),
+        *((f"Content-Transfer-Encoding: {encoding}", Why.UNSUPPORTED) for encoding in (
+            "x-binhex", "binhex", "BinHex40", "mac-binhex40", "x-yenc", "x-yencode",
+        )),
         ("Content-Transfer-Encoding: x-unknown", None),
         ("Content-Type: application/mac-binhex40", Why.UNSUPPORTED),
     ],
-)
+)  # fmt: skip
 def test_what_nobody_can_open_is_unread_with_its_reason(fields: str, why: Why | None) -> None:
     assert look(raw(fields, "body\n")).reasons == (set() if why is None else {why})
 
@@ -195,7 +201,6 @@ def test_a_message_within_another_one_may_have_one_line_end_more() -> None:
 def test_parts_without_a_name_are_numbered() -> None:
     out = look(multipart("\none", base64_part("named", A), "\ntwo"))
     assert list(dict.fromkeys(out.names)) == [b"part-1", b"named", b"part-3"]
-    assert [out.listed[0].offset, out.listed[1].offset] > [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -222,3 +227,127 @@ def test_empty_lines_before_a_mail_are_passed_over_among_its_first_bytes(count: 
     mail = raw("Subject: x\nContent-Type: multipart/mixed; boundary=b", "--b\n\nbenign\n--b--\n")
     is_found = b"benign" in opened(Eml(), b"\n" * count + mail).contents
     assert is_found is (count <= 512)  # as the documents say
+
+
+@pytest.mark.parametrize("count", [511, 512, 513])
+def test_a_mail_behind_other_fields_begins_among_the_first_bytes(count: int) -> None:
+    mail = raw("Subject: x\nContent-Type: multipart/mixed; boundary=b", "--b\n\nbenign\n--b--\n")
+    is_found = b"benign" in opened(Eml(), b"x: ".ljust(count - 2, b"y") + b"\n\n" + mail).contents
+    assert is_found is (count <= 512)
+
+
+@pytest.mark.parametrize(("more", "reasons"), [(b"", set()), (b"a: b\n", {Why.LIMIT})])
+def test_fields_of_mail_are_looked_for_line_by_line_in_1_mib(
+    more: bytes, reasons: set[Why]
+) -> None:
+    """A long line counts as 64 KiB."""
+    lines = (b"a: ".ljust(69_999, b"b") + b"\n") * 16
+    out = opened(Eml(), lines + more + b"Received: s\n\nx")
+    assert out.contents[0] == b"x" and out.reasons == reasons
+
+
+def test_a_field_of_1_mib_before_those_of_mail_is_one_line() -> None:
+    out = opened(Eml(), b"X-A: ".ljust(1 << 20, b"y") + b"\nReceived: s\n\nx")
+    assert out.contents == [b"x", b"x\n", b"x\r\n"] and not out.unread
+
+
+@pytest.mark.parametrize(("depth", "reasons"), [(100, set()), (101, {Why.LIMIT})])
+def test_multiparts_are_in_each_other_a_hundred_times(depth: int, reasons: set[Why]) -> None:
+    assert opened(Eml(), nested(depth)).reasons == reasons
+
+
+BASE64 = "Content-Transfer-Encoding: base64\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "reasons"),
+    [
+        (BASE64, set()),
+        ("Content-Transfer-Encoding: 7bit\n" + BASE64, {Why.LIMIT}),
+        ("odd line\n" + BASE64, {Why.LIMIT}),
+        ("X: y\nodd line\n", {Why.LIMIT}),
+        ("Content-Type: message/rfc822\nContent-Type: x/y\n", {Why.LIMIT}),
+        ("Content-Type: message/rfc822\n" + BASE64, {Why.LIMIT}),
+        ("Content-Type: message/rfc822\n", set()),
+        (BASE64 + "\neA==", {Why.LIMIT}),
+        (BASE64 + "\n--=-=-=x", {Why.LIMIT}),
+    ],
+)
+@pytest.mark.parametrize("length", [100, 400])
+def test_a_part_that_is_read_in_several_ways_is_kept_or_unread(
+    header: str, reasons: set[Why], length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailreadings, "MAX_AGAIN_BYTES", 200)
+    out = look(multipart(f"{header}\n{'QUJD' * (length // 4)}", "\nlast"))
+    assert out.reasons == (reasons if length > 200 else set())
+    assert b"last" in out.contents
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(100, True), (101, False)])
+def test_text_before_the_parts_is_kept_or_unread(
+    length: int, *, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailreadings, "MAX_AGAIN_BYTES", 100)
+    header, text = "Content-Type: multipart/mixed; boundary=b", "x" * length
+    out = look(raw(header, f"{text}\n--b\n\nbenign\n--b--\n"))
+    assert b"benign" in out.contents
+    assert out.reasons == (set() if is_kept else {Why.LIMIT})
+    # Without a part, the text is all that the multipart has.
+    for end in ("", "\n--b--\n"):
+        out = look(raw(header, text + end))
+        assert (text.encode() in out.contents) is is_kept
+        assert out.reasons == (set() if is_kept else {Why.DAMAGED})
+
+
+LINES, OTHER_LINES = b"one\ntwo\n", b"one\r\ntwo\r\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "contents"),
+    [
+        ("", [LINES, OTHER_LINES]),
+        ("Content-Type: text/plain\n", [LINES, OTHER_LINES]),
+        ("Content-Type: text/plain; name=a\n", [LINES, OTHER_LINES]),
+        ("Content-Type: text\n", [LINES, OTHER_LINES]),
+        ("Content-Type: x/text\n", [LINES]),
+        ("Content-Type: x/text\nContent-Type: text/x\n", [LINES, OTHER_LINES]),
+    ],
+)
+def test_text_in_base64_counts_with_other_line_ends(header: str, contents: list[bytes]) -> None:
+    """Programs that decode base64 neither add nor remove a line end."""
+    part = f"{header}{BASE64}\n{binascii.b2a_base64(LINES).decode()}"
+    assert look(multipart(part, "\nlast")).contents == [*contents, b"last"]
+    whole = f"Subject: s\nMIME-Version: 1.0\n{part}".encode()
+    assert opened(Message(), whole).contents == contents
+    cut = multipart(part).rpartition(b"--=-=-=--")[0]
+    assert look(cut).contents == contents
+
+
+def test_a_return_at_the_end_of_base64_is_no_byte_of_the_file() -> None:
+    data = multipart(base64_part("a", A)).replace(b"=\n\n--=", b"=\r\n--=")
+    assert data.count(b"\r") == 1
+    assert look(data).contents == [A]
+
+
+def test_a_file_in_a_part_with_two_encodings_is_found_whatever_ends_lines() -> None:
+    both = "Content-Transfer-Encoding: base64\nContent-Transfer-Encoding: 7bit"
+    for end in (b"\n", b"\r\n", b"\r"):
+        assert A in look(raw(both, UU).replace(b"\n", end)).contents, end
+
+
+def test_parts_behind_a_line_that_resembles_a_boundary_are_found_whatever_ends_lines() -> None:
+    data = multipart("\nbenign", base64_part("a", A))
+    data = data.replace(b"--=-=-=\nContent", b"--=-=-=x\nContent")
+    for end in (b"\n", b"\r\n", b"\r"):
+        assert {A, b"benign"} <= set(look(data.replace(b"\n", end)).contents), end
+
+
+def test_members_in_memory_have_an_exact_size_and_other_readings_are_marked() -> None:
+    out = look(multipart(f"\n{UU}"))
+    assert [(one.size, one.is_again) for one in out.listed] == [
+        (None, False), (len(A), False), (len(UU) + UU.count("\n"), True),
+    ]  # fmt: skip
+    assert [one.is_exact for one in out.listed] == [False, True, True]
+    out = look(raw("Content-Transfer-Encoding: 8bit\nContent-Transfer-Encoding: base64", "QQ=="))
+    assert [one.is_again for one in out.listed] == [False, *[True] * (len(out.listed) - 1)]
+    assert b"A" in out.contents
