@@ -33,7 +33,7 @@ from hashclient.containers.sevenzip import SevenZip
 #: a block header of rar 4: checksum, type, flags, length of the header, length of the data after it
 _RAR = Struct("<2xBHHL")
 _RAR_FILE, _RAR_HAS_DATA, _RAR_IS_SPLIT, _RAR_IS_LARGE, _RAR_NAME_AT = 0x74, 0x8000, 3, 0x100, 32
-_RAR_MAIN, _RAR4_MARK_BYTES, _RAR5_MARK_BYTES = 0x73, 7, 8
+_RAR_MAIN, _RAR_LEAST_BYTES, _RAR4_MARK_BYTES, _RAR5_MARK_BYTES = 0x73, 7, 7, 8
 _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
 #: The longest header by the documentation of rar, in bytes.
 _RAR_MAX_BYTES = 2 << 20
@@ -62,10 +62,10 @@ class Rar(Libarchive):
 
 def _begins_4(data: Data) -> bool:
     head = data.read_at(_RAR4_MARK_BYTES, _RAR.size)
-    if len(head) < _RAR.size or head[2] != _RAR_MAIN:
-        return False
     length = int.from_bytes(head[5:7], "little")
-    crc = crc32(data.read_at(_RAR4_MARK_BYTES + 2, max(length - 2, 0))) & 0xFFFF
+    if len(head) < _RAR.size or head[2] != _RAR_MAIN or length < _RAR_LEAST_BYTES:
+        return False
+    crc = crc32(data.read_at(_RAR4_MARK_BYTES + 2, length - 2)) & 0xFFFF
     return crc == int.from_bytes(head[:2], "little")
 
 
@@ -82,7 +82,7 @@ def _split_in_4(data: Data) -> Iterator[bytes]:
     at = _RAR4_MARK_BYTES
     while len(head := data.read_at(at, _RAR_NAME_AT + 4)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
-        if length < 7:
+        if length < _RAR_LEAST_BYTES:
             return
         if kind == _RAR_FILE and flags & _RAR_IS_SPLIT:
             start = _RAR_NAME_AT + (8 if flags & _RAR_IS_LARGE else 0)

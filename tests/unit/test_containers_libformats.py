@@ -11,6 +11,7 @@ import pytest
 from fixtures import others
 from hashclient.containers import libarchive, libformats
 from hashclient.containers.cab import Cab, _blocks, _Folder, _length, _Marks, _Passing, _table
+from hashclient.containers.compressed import Zstd
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import NotReadError, Why
 from tests.opened import Once, Whole, opened
@@ -333,3 +334,70 @@ def test_a_block_of_a_cabinet_has_the_length_that_it_says() -> None:
     mark = bytearray(data)
     mark[folder.start + 8] = 0
     assert opened(Cab("cab"), bytes(mark)).reasons == {Why.DAMAGED}
+
+
+@pytest.mark.parametrize(("length", "names"), [(2 << 20, [b"name"]), ((2 << 20) + 1, [])])
+def test_a_header_of_rar_5_has_2_mib_at_most(length: int, names: list[bytes]) -> None:
+    said = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14 & 0x7F | 0x80, 1])
+    assert length >> 21 == 1
+    block = bytes(4) + said + bytes([2, 8]) + NAME
+    assert list(libformats._split_in_5(Whole(MARK5 + block))) == names
+
+
+#: By name of a format: whether its reader goes back in the file, and whether sizes are exact.
+READERS = {
+    "7zip": (True, False), "rar5": (True, False), "rar": (True, False), "cab": (False, False),
+    "cpio": (False, True), "ar": (False, True), "xar": (True, False), "lha": (False, False),
+    "warc": (False, True), "iso9660": (True, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_goes_back_and_states_sizes_as_its_format_does(name: str) -> None:
+    reader = libformats.reader(name, (b"benign",))
+    assert isinstance(reader, libarchive.Libarchive)
+    assert (reader.name, reader.seeks, reader._is_exact) == (name, *READERS[name])
+    assert reader._passwords == ((b"benign",) if name in ("7zip", "rar5", "rar") else ())
+
+
+@pytest.mark.parametrize(
+    ("has_zstd", "has_library", "kind"),
+    [
+        (True, False, Zstd),
+        (True, True, libarchive.Filtered),
+        (False, True, libarchive.Filtered),
+        (False, False, libarchive.Filtered),
+    ],
+)
+def test_zstd_is_decoded_by_python_only_without_the_library(
+    kind: type, *, has_zstd: bool, has_library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libformats, "HAS_ZSTD", has_zstd)
+    monkeypatch.setattr(libformats, "is_here", lambda: has_library)
+    reader = libformats.zstd("zstd", ())
+    assert isinstance(reader, kind) and reader.name == "zstd"
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "is_one"),
+    [(0x73, 11, True), (0x73, 7, True), (0x73, 6, False), (0x73, 2, False), (0x73, 0, False),
+     (0x74, 11, False)],
+)  # fmt: skip
+def test_a_rar_4_begins_with_the_header_of_the_archive(
+    kind: int, length: int, *, is_one: bool
+) -> None:
+    header = struct.pack("<BHH", kind, 0, length) + bytes(4)
+    crc = zlib.crc32(header[: max(length - 2, 0)]) & 0xFFFF
+    data = b"Rar!\x1a\7\0" + struct.pack("<H", crc) + header
+    assert libformats.Rar("rar").length(Whole(data)) == (len(data) if is_one else 0)
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 5, 6, 99])
+def test_zeros_behind_the_mark_of_rar_5_begin_none(count: int) -> None:
+    assert libformats.Rar("rar5").length(Whole(MARK5 + bytes(count))) == 0
+
+
+@pytest.mark.parametrize(("count", "is_one"), [(57, True), (58, False)])
+def test_the_first_header_of_a_rar_5_has_64_bytes_at_most(count: int, *, is_one: bool) -> None:
+    data = MARK5 + five(1, b"x" * count)
+    assert libformats.Rar("rar5").length(Whole(data)) == (len(data) if is_one else 0)
