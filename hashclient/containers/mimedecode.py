@@ -214,17 +214,19 @@ class UuFinder:
     def _take(self, piece: bytes) -> None:
         text = piece.replace(b"\r", b"\n") if self._is_old else piece
         self._buffer, self._at = self._buffer[self._at :] + text, 0
-        while self._begin(is_end=False) if self._lines is None else self._go_on():
-            pass
+        self._search()
 
     def _end(self) -> None:
         self._buffer += b"\n"
-        while self._begin(is_end=True) if self._lines is None else self._go_on():
-            pass
+        self._search()
         if self._lines is not None:
             self._finish()
 
-    def _begin(self, *, is_end: bool) -> bool:
+    def _search(self) -> None:
+        while self._begin() if self._lines is None else self._go_on():
+            pass
+
+    def _begin(self) -> bool:
         """Search for the line that begins a file; return False if more bytes are needed."""
         at = self._at
         while found := _BEGINS.search(self._buffer, at):
@@ -238,10 +240,10 @@ class UuFinder:
                 # with it.
                 self._at = line.end() - 1
                 return True
-            if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
-                if self._buffer.find(b"\n", start) < 0:
-                    self._at = found.start()
-                    return False
+            is_near_end = len(self._buffer) - start < _LONGEST_BEGIN_BYTES
+            if is_near_end and self._buffer.find(b"\n", start) < 0:
+                self._at = found.start()
+                return False
             at = start
         self._at = max(len(self._buffer) - len(b"\n\rbegin "), at)
         return False
@@ -273,7 +275,7 @@ class UuFinder:
             return True
         try:
             data = binascii.a2b_base64(line) if self._is_base64 else _uu(line)
-        except (binascii.Error, ValueError):
+        except binascii.Error:
             self._is_over, data = True, b""
         is_whole = (len(data) + 2) // 3 == len(line) // 4 and bool(data)
         self._is_at_zero = self._is_at_zero or not data

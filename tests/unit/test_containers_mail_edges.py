@@ -253,7 +253,8 @@ def test_a_field_of_1_mib_before_those_of_mail_is_one_line() -> None:
 
 @pytest.mark.parametrize(("depth", "reasons"), [(100, set()), (101, {Why.LIMIT})])
 def test_multiparts_are_in_each_other_a_hundred_times(depth: int, reasons: set[Why]) -> None:
-    assert opened(Eml(), nested(depth)).reasons == reasons
+    out = opened(Eml(), nested(depth))
+    assert out.reasons == reasons and {one.kind for one in out.listed} == {""}
 
 
 BASE64 = "Content-Transfer-Encoding: base64\n"
@@ -351,3 +352,9 @@ def test_members_in_memory_have_an_exact_size_and_other_readings_are_marked() ->
     out = look(raw("Content-Transfer-Encoding: 8bit\nContent-Transfer-Encoding: base64", "QQ=="))
     assert [one.is_again for one in out.listed] == [False, *[True] * (len(out.listed) - 1)]
     assert b"A" in out.contents
+
+
+def test_a_part_of_a_digest_is_a_message_unless_it_has_a_type() -> None:
+    for header, kind in (("", MESSAGE), ("X: y\n", MESSAGE), ("Content-Type: text/plain\n", "")):
+        out = look(multipart(f"{header}\nbenign", kind="digest"))
+        assert {one.kind for one in out.listed} == {kind}

@@ -416,3 +416,12 @@ def test_fields_of_a_header_are_kept_up_to_these_numbers() -> None:
     for line, is_disputed in ((b"x" * 65_535, False), (b"y", False), (b"z", True)):
         collector.passed(line)
         assert collector.fields().is_disputed is is_disputed
+
+
+@pytest.mark.parametrize(("count", "found"), [(4_599, N), (4_600, [])])
+def test_a_line_that_begins_a_file_is_awaited_in_4600_bytes(
+    count: int, found: list[tuple[bytes, bytes]]
+) -> None:
+    finder = UuFinder()
+    assert list(finder.watch([b"begin".ljust(count), b" 644 n\n" + uu(ONE) + END]))
+    assert [(one.name, one.data) for one in finder.files] == found

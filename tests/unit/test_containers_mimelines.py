@@ -74,6 +74,8 @@ Seen = tuple[bytes, bytes, bytes, bool, bool, bool, bool, bool]
          (b"odd\n--x\nX: y\n\nz", b"a/b", b"", True, False, False, False, False)),
         (TYPE + b"odd\nodder\nX: y\n\nz",
          (b"z", b"a/b", b"odd\nodder\nX: y\n\n", True, True, True, False, False)),
+        (TYPE + b"odd\nodder\nX: y\nodd3\n\nz",
+         (b"odd3\n\nz", b"a/b", b"odd\nodder\nX: y\n", True, False, True, False, False)),
         (TYPE + b"odd\r\n\r\nX: y\n", (b"odd\r\n\r\nX: y\n", b"a/b", b"", True, False, False, False,
          False)),
         # On an old Mac, returns end lines; in other files, a lone return is a line that is no
