@@ -172,6 +172,13 @@ def test_messages_are_divided_at_lines(data: bytes, messages: list[bytes]) -> No
         assert (out.contents, out.unread) == (messages, [])
 
 
+@pytest.mark.parametrize(("length", "count"), [(4_093, 2), (4_094, 1)])
+def test_a_field_behind_a_line_is_looked_for_in_4_kib(length: int, count: int) -> None:
+    data = NEXT + b"a\n\n" + b"From a".ljust(length, b"b") + b"\nX: y\n\n"
+    for step in (5, 999, 1 << 20):
+        assert len(opened(Mbox(), Once(data, step)).contents) == count
+
+
 def halves(*messages: bytes, step: int = 1 << 20) -> list[bytes]:
     """Return the numbers of the messages that are only a half of a mail."""
     found = Halves()
@@ -277,6 +284,8 @@ SUM = b"\0\0\0"
         (level_2(SUM), True),
         (level_2(b"\1name", SUM), True),
         (level_2(SUM, b"\1name"), True),
+        (level_2(b"\1", SUM), True),
+        (level_2(b"", SUM), False),
         (level_2(b"\1name"), False),
         (level_2(), False),
         (level_2(SUM, crc=1), False),

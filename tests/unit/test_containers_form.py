@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from fixtures import archives
-from hashclient.containers.form import MAX_DEPTH, Form
+from hashclient.containers.form import Form
 from hashclient.containers.interface import Why
 from hashclient.containers.mail import Eml
 from tests.opened import Once, Opened, has_mark, opened, sniffs
@@ -67,15 +67,17 @@ def test_a_multipart_in_a_part_is_a_file_to_some_and_parts_to_others() -> None:
     assert out.members == [(b"f", inner), (b"b", b"ABC")]
 
 
-def test_multiparts_too_deep_in_each_other_are_unread() -> None:
+@pytest.mark.parametrize(("count", "reasons"), [(7, set()), (8, {Why.LIMIT})])
+def test_multiparts_too_deep_in_each_other_are_unread(count: int, reasons: set[Why]) -> None:
     data = b"ABC"
-    for number in range(MAX_DEPTH + 1):
+    for number in range(count):
         named = b"in%d" % number
         data = form(
             part(data, f"Content-Type: multipart/mixed; boundary=in{number - 1}\r\n"),
             boundary=named,
         )
-    assert look(data).reasons == {Why.LIMIT}
+    out = look(data)
+    assert out.reasons == reasons and len(out.contents) == count
 
 
 def test_a_line_that_only_resembles_the_boundary_is_unread() -> None:
@@ -91,8 +93,9 @@ def test_a_part_that_has_two_readings_and_is_too_large_to_keep_is_unread(
     monkeypatch.setattr("hashclient.containers.mailreadings.MAX_AGAIN_BYTES", 5_000)
     large = bytes(5_001)
     assert not look(form(part(large))).unread
-    out = look(form(part(large, "Content-Transfer-Encoding: base64\r\n"), part(b"ABC")))
-    assert out.reasons == {Why.LIMIT} and b"ABC" in out.contents
+    for field in ("Content-Transfer-Encoding: base64", "Content-Type: multipart/x; boundary=y"):
+        out = look(form(part(large, f"{field}\r\n"), part(b"ABC")))
+        assert out.unread == [(b"f", Why.LIMIT)] and out.contents == [large, b"ABC"]
 
 
 def test_other_texts_with_dashes_are_no_forms() -> None:
@@ -104,3 +107,54 @@ def test_other_texts_with_dashes_are_no_forms() -> None:
         archives.zip_of({"a": b"b"}),
     ):
         assert not sniffs(Form(), text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "is_unread"),
+    [
+        ("odd line\r\n", b"ABC", True),
+        ("odd line\r\nX: y\r\n", b"ABC", True),
+        ("".join(f"Content-Type: a/{n}\r\n" for n in range(18)), b"ABC", True),
+        ("".join(f"Content-Type: a/{n}\r\n" for n in range(17)), b"ABC", False),
+        ("", b"--y\r\nContent-Type: a/b\r\n\r\nABC\r\n--y--", False),
+    ],
+)
+def test_a_part_whose_header_or_end_is_unclear_is_unread(
+    fields: str, content: bytes, *, is_unread: bool
+) -> None:
+    out = look(form(part(content, fields), part(b"another")))
+    assert out.unread == [(b"f", Why.DAMAGED)] * is_unread
+    assert out.contents[-1] == b"another"
+
+
+def test_a_return_before_the_boundary_may_belong_to_the_part() -> None:
+    out = look(form(part(b"ABC"), end=b"--\n"))
+    assert out.contents == [b"ABC", b"ABC\r"] and not out.unread
+    assert [one.is_again for one in out.listed] == [False, True]
+
+
+def test_other_readings_of_a_part_are_marked() -> None:
+    inner = form(part(b"DEF"), boundary=b"in")
+    out = look(
+        form(
+            part(b"QUJD", "Content-Transfer-Encoding: base64\r\n"),
+            part(inner, "Content-Type: multipart/mixed; boundary=in\r\n"),
+        )
+    )
+    first = [one.is_again for one, content in zip(out.listed, out.contents, strict=True)
+             if content in (b"QUJD", inner)]  # fmt: skip
+    assert first == [False, False] and not out.listed[0].is_again
+    assert all(
+        one.is_again
+        for one, content in zip(out.listed, out.contents, strict=True)
+        if content in (b"ABC", b"DEF")
+    )
+    assert {b"ABC", b"DEF"} <= set(out.contents)
+
+
+def test_parts_without_a_name_are_numbered_and_those_behind_the_end_count() -> None:
+    bare = b"Content-Disposition: form-data\r\n\r\n"
+    data = form(bare + b"A", part(b"B"), bare + b"C") + form(bare + b"D")
+    out = opened(Form(), data)
+    assert out.members == [(b"part-1", b"A"), (b"f", b"B"), (b"part-3", b"C"), (b"part-4", b"D")]
+    assert not out.unread
