@@ -118,3 +118,12 @@ def test_an_inflater_keeps_input_that_it_did_not_need() -> None:
         assert inflater.decompress(data, 4_000) == bytes(count)
     assert states == [(True, False), (False, False), (False, False)]
     assert (inflater.eof, inflater.unused_data) == (True, b"xy")
+
+
+@pytest.mark.parametrize("length", [1, 2, 257, 258, 259, 1_000, 2_000, 4_000])
+def test_bytes_that_a_decoder_holds_back_are_given_without_more_input(length: int) -> None:
+    """The last bytes of deflate stand for many zeros; the decoder has read them all."""
+    for content in (bytes(FIRST_PIECE_BYTES + length), bytes(1_024 + (256 << 10) + length)):
+        packed = zlib.compress(content, wbits=-15)
+        for step in (1, len(packed)):
+            assert b"".join(pieces(decoding.deflate(), packed, step)) == content

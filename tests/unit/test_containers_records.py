@@ -324,6 +324,7 @@ WIDE = "w".encode("utf-16-le")
         ([(258, 0x3701, (A,)), (30, 0x3704, (b"n",))], [(b"n", A)]),
         ([(31, 0x3704, (WIDE + b"\0\0",)), (258, 0x3701, (A,))], [(b"w", A)]),
         ([(31, 0x3707, (b"\0\0",)), (258, 0x3701, (A,))], [(b"t", A)]),
+        ([(31, 0x3707, (b"n\0x",)), (258, 0x3701, (A,))], [("n\ufffd".encode(), A)]),
         ([(30, 0x3707, (b"",)), (258, 0x3701, (A,))], [(b"t", A)]),
         ([(30, 0x3706, (b"n",)), (258, 0x3701, (A,))], [(b"t", A)]),
         ([(258, 0x3707, (b"n",)), (258, 0x3701, (A,))], [(b"t", A)]),
@@ -336,3 +337,15 @@ def test_objects_in_properties_are_members(
     for attribute_of in (OF_FILE, OF_MAIL):
         data = attribute(TITLE, b"t") + attribute(attribute_of, properties(*rows))
         assert look(data) == found
+
+
+def test_properties_have_32_mib_and_65536_values_at_most() -> None:
+    for length, reasons in ((32 << 20, [Why.DAMAGED]), ((32 << 20) + 1, [Why.LIMIT, Why.DAMAGED])):
+        assert look(struct.pack("<BLL", 2, OF_FILE, length)) == reasons
+    last = properties((258, 9, (A,)))[4:]
+    for count in (1 << 16, (1 << 16) + 1):
+        text = struct.pack("<L2HL", 2, 0x1002, 5, count) + bytes(4 * count) + last
+        found = [A] if count == 1 << 16 else [Why.DAMAGED]
+        assert look(attribute(OF_FILE, text.replace(b"\t\0", b"\1\x37"))) == (
+            [(b"", A)] if found == [A] else found
+        )
