@@ -105,7 +105,7 @@ class _File:
             raise NotReadError(Why.DAMAGED, "ole: an invalid header")
         self._bytes: int = 1 << shift
         #: The most sectors that the file can have, and that a valid chain can have.
-        self._count = max(data.size - 1, 0) // self._bytes
+        self._count = (data.size - 1) // self._bytes
         self._table = array("I")
         self._fill(head, listed)
         self._short_table = _numbers(self._chain(short_table, self._count * self._bytes))

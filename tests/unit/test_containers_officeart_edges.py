@@ -56,7 +56,8 @@ def test_pictures_of_each_kind_have_one_or_two_identifiers(
         stream = b"front" + record(kind, instance + more, head + A)
         out = look(b"Data", stream)
         assert out.members == [(b"Data", A)]
-        assert (out.listed[0].offset, out.listed[0].size) == (len(stream) - len(A), len(A))
+        (one,) = out.listed
+        assert (one.offset, one.size, one.is_exact) == (len(stream) - len(A), len(A), True)
         assert not look(b"Data", record(kind, instance + more, head)).members
         assert look(b"Data", record(kind, instance + more, head + b"x")).contents == [b"x"]
     assert not look(b"Data", record(kind, instance + 2, bytes(66) + A)).members
@@ -256,6 +257,7 @@ def test_a_package_has_names_before_its_file(
     assert out.contents == [stream[4:], *files]
     assert out.names == [NATIVE, *[b"n.bin"] * len(files)]
     assert out.unread == [(NATIVE, why) for why in unread]
+    assert all(one.is_exact for one in out.listed)
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 5])

@@ -8,9 +8,9 @@ import pytest
 
 from fixtures.ole import SHORT, ole_of
 from hashclient.containers import ole
-from hashclient.containers.interface import Why
+from hashclient.containers.interface import Unlisted, Why
 from hashclient.containers.ole import Ole, end_of
-from tests.opened import Opened, Whole, opened
+from tests.opened import Opened, Whole, each, opened
 
 A = bytes(range(200))
 STREAMS = {"a": A, "b": bytes(SHORT), "s/c": A[:7]}
@@ -170,3 +170,83 @@ def test_a_short_sector_is_as_long_as_the_header_says(short: int) -> None:
     data = ole_of({"a": A[:60]})
     out = opened(Ole(), patched((32, "<H", short), data=data))
     assert (b"a", A[:60]) in out.members
+
+
+@pytest.mark.parametrize(("exponent", "is_read"), [(6, False), (7, True), (20, True), (21, False)])
+def test_a_sector_has_128_bytes_to_1_mib(exponent: int, *, is_read: bool) -> None:
+    found = each(Ole(), Whole(patched((30, "<H", exponent), (32, "<H", 6))))
+    details = [one.detail for one in found if isinstance(one, Unlisted)]
+    assert ("ole: an invalid header" in details) is not is_read
+    if exponent == 20:
+        assert sorted(opened(Ole(), ole_of(STREAMS, exponent=exponent)).members) == sorted(WHOLE)
+
+
+def test_the_sectors_of_the_table_may_be_listed_behind_each_other() -> None:
+    count = len(DATA) // 512 - 1
+    (table,) = struct.unpack_from("<L", DATA, 76)
+    free = [0xFFFFFFFF] * 126
+    first = struct.pack("<128L", 0xFFFFFFFF, *free, count + 1)
+    last = struct.pack("<128L", table, *free, 0xFFFFFFFE)
+    listed = patched((68, "<L", count), (76, "<L", 0xFFFFFFFF))
+    out = opened(Ole(), listed + first + last)
+    assert sorted(out.members) == sorted(WHOLE) and not out.unread
+    # A sector that leads to itself ends the list.
+    loop = struct.pack("<128L", 0xFFFFFFFF, *free, count)
+    assert not opened(Ole(), listed + loop + last).members
+
+
+def test_the_upper_half_of_a_size_counts_where_sectors_are_longer_than_512_bytes() -> None:
+    data = ole_of(STREAMS, exponent=12)
+    (first,) = struct.unpack_from("<L", data, 48)
+    at = (first + 1) * 4096 + 128 * A_AT + 124
+    out = opened(Ole(), patched((at, "<L", 1), data=data))
+    assert out.unread == [(b"a", Why.DAMAGED)] and set(out.names) == {b"b", b"s/c"}
+
+
+def test_a_name_may_be_invalid_and_a_directory_empty() -> None:
+    out = look((ENTRIES + 128 * A_AT, "<H", 0xD800))
+    assert ("\ufffd".encode(), A) in out.members and not out.unread
+    for data in (patched((48, "<L", 0xFFFFFFFE)), DATA[:512]):
+        out = opened(Ole(), data)
+        assert not out.members and not out.unread
+
+
+def test_sizes_of_streams_are_exact() -> None:
+    for one, (_, content) in zip((out := look()).listed, out.members, strict=True):
+        assert one.is_exact and one.size == len(content)
+
+
+@pytest.mark.parametrize(("count", "reasons"), [(4, set()), (5, {Why.LIMIT})])
+def test_streams_are_searched_up_to_four_times_the_file(count: int, reasons: set[Why]) -> None:
+    content = bytes(300_000)
+    data = ole_of({f"{n}/Data": bytes(SHORT) if n else content for n in range(count)})
+    (first,) = struct.unpack_from("<L", data, 48)
+    entries = [(first + 1) * 512 + 128 * n for n in range(2 * count + 1)]
+    streams = [at for at in entries if data[at + 66] == 2]
+    made = bytearray(data)
+    (one,) = (at for at in streams if struct.unpack_from("<L", data, at + 120) == (300_000,))
+    for at in streams:
+        made[at + 116 : at + 128] = data[one + 116 : one + 128]
+    assert len(made) < 5 * 300_000 // 4
+    out = opened(Ole(), bytes(made))
+    assert out.contents == [content] * count and out.reasons == reasons
+
+
+class Long(Whole):
+    """A compound file with sectors of 1 MiB, and a directory that is as long as the file."""
+
+    def __init__(self, size: int) -> None:
+        head = bytearray(ole_of({}, exponent=20)[:512])
+        for at, value in ((48, 1), (60, 0xFFFFFFFE), (76, 0)):
+            struct.pack_into("<L", head, at, value)
+        super().__init__(bytes(head).ljust(1 << 20, b"\0") + struct.pack("<2L", 0xFFFFFFFD, 1))
+        self.size = size
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        return super().read_at(offset, count).ljust(min(count, self.size - offset), b"\0")
+
+
+@pytest.mark.parametrize(("size", "reasons"), [(65 << 20, set()), (66 << 20, {Why.LIMIT})])
+def test_a_directory_has_64_mib_at_most(size: int, reasons: set[Why]) -> None:
+    """The file has one sector more than its directory: the header."""
+    assert opened(Ole(), Long(size)).reasons == reasons
