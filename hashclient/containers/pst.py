@@ -274,7 +274,7 @@ class _Properties:
                     self._nodes.faults += 1
                     continue
                 if self._values[number][0] == _TEXT:
-                    name = name.decode("utf-16-le", "replace").encode("utf-8", "replace")
+                    name = name.decode("utf-16-le", "replace").encode()
                 # A subject may begin with the byte 1 and the length of a prefix such as `Re: `.
                 name = name[2:] if name[:1] == b"\1" else name
                 if name:

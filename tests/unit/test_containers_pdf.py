@@ -224,7 +224,9 @@ def test_the_same_bytes_in_many_streams_are_given_a_few_times_only() -> None:
         nested = b"%d 0 obj\n%s\nendobj\n" % (number, pdfs.stream(nested, b"/Type /EmbeddedFile"))
     # Without a cross-reference table, an object that lies within another object counts, too.
     found = opened(Pdf(), b"%PDF-1.4\n" + nested + pdfs.file_of({})[9:])
-    assert sum(map(len, found.contents)) < 20 << 20
+    # pikepdf reads 8 MiB in all, because a file that is shorter than 1 MiB counts as 1 MiB; about a
+    # quarter of these bytes is read to find objects.
+    assert 6_000_000 < sum(map(len, found.contents)) < 6_900_000
     assert Why.LIMIT in found.reasons
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from fixtures.mails import uuencoded
 from fixtures.pst import Message, Writer, store_of
 from hashclient.containers import pst
 from hashclient.containers.interface import Unlisted, Why
@@ -142,6 +143,10 @@ def test_nodes_and_names_are_looked_at_up_to_limits(monkeypatch: pytest.MonkeyPa
     for most, reasons in ((6, set()), (5, {Why.LIMIT})):
         monkeypatch.setattr(pst, "_MAX_BELOW", most)
         assert opened(Pst(), data).reasons == reasons
+    # What was found before is listed.
+    data = store_of({"a": [FILE, Message("m", attached=dict.fromkeys("abcd", b"more"))]})
+    found = opened(Pst(), data)
+    assert found.contents == [b"benign"] and found.unread == [(b"", Why.LIMIT)]
     monkeypatch.undo()
     out = Writer()
     out.node(0x21, out.properties({}))
@@ -224,3 +229,34 @@ def test_a_path_has_as_many_folders_as_the_limit(count: int) -> None:
     found = opened(Pst(), out.file())
     depth = min(count - 1, 64)
     assert found.members == [(b"f/" * depth + b"node-24", b"benign")]
+
+
+@pytest.mark.parametrize(("count", "is_unread"), [(64, False), (65, True)])
+def test_names_of_properties_are_read_in_64_blocks(count: int, *, is_unread: bool) -> None:
+    out = Writer()
+    most, out.most = out.most, 8
+    names = out.data(struct.pack("<LHH", 0x8000, 0, 7) * count)
+    out.most = most
+    out.node(0x21, out.properties({}))
+    out.node(0x61, out.properties({3: (258, 0x3F)}, {0x3F: (names, 0)}))
+    assert bool(opened(Pst(), out.file()).unread) is is_unread
+
+
+@pytest.mark.parametrize("rest", [b"", b"x", b"\0\xd8"])
+def test_a_file_is_found_between_letters_of_other_scripts_and_invalid_ones(rest: bytes) -> None:
+    text = "\u65e5\n" + uuencoded("u.bin", b"benign")
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    body = text.encode("utf-16-le") + rest
+    out.node(4 | 1 << 5, out.properties({0x1000: (31, body)}))
+    found = opened(Pst(), out.file())
+    assert found.members == [(b"node-24/u.bin", b"benign")] and not found.unread
+
+
+def test_sizes_of_files_are_exact() -> None:
+    files = {"short": b"benign", "long": bytes(9_000), "none": b""}
+    found = look(Message("m", attached=files, objects={"o": b"object"}))
+    assert [(one.size, one.is_exact) for one in found.listed] == [
+        (len(content), True) for content in found.contents
+    ]
+    assert len(found.listed) == 4

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from fixtures.pst import Writer, heap_of
-from hashclient.containers.interface import Why
-from hashclient.containers.pst import Pst
-from tests.opened import Opened, opened
+from hashclient.containers.interface import NotReadError, Why
+from hashclient.containers.pst import Pst, _Properties
+from hashclient.containers.pstnodes import INVERSE, Node, Nodes
+from tests.opened import Opened, Whole, opened
 
 B = b"benign"
 TREE = struct.pack("<BBBBL", 0xB5, 2, 6, 0, 0x40)
@@ -86,7 +87,8 @@ def test_a_tree_of_properties_has_a_header(at: int) -> None:
 def test_a_property_that_occurs_twice_is_told() -> None:
     other = struct.pack("<HHL", 0x3701, 258, 0x80)
     found = under(5 | 9 << 5, heap_of(0xBC, [TREE, FILE + other, B, b"other"]))
-    assert found.reasons == {Why.DAMAGED} and found.contents == [b"other"]
+    assert found.contents == [b"other"]
+    assert found.unread == [(b"m/node-125", Why.DAMAGED), (b"", Why.DAMAGED)]
 
 
 def head(at: int, top: int, rest: bytes = PROPERTIES[8:]) -> bytes:
@@ -222,3 +224,95 @@ def test_two_nodes_of_the_same_number_below_a_node_are_told(
     data, _ = out.properties({0x3701: (258, 0x13F)})
     out.node(4 | 1 << 5, (data, listed))
     assert bool(opened(Pst(), out.file()).unread) is is_unread
+
+
+def test_bytes_of_a_file_may_look_like_encoded_properties() -> None:
+    """Only bytes of a file may: where properties belong, some programs would decode them."""
+    encoded = bytes(map(INVERSE.index, PROPERTIES))
+    for kind, is_unread in ((0x1F, False), (0xD, True), (3, True)):
+        assert bool(under(kind | 9 << 5, encoded).unread) is is_unread
+    assert under(0x1F | 9 << 5, encoded, {0x1F | 10 << 5: b"x"}).unread
+
+
+@pytest.mark.parametrize(("number", "is_read"), [(2_046, True), (2_047, True), (2_048, False)])
+def test_a_block_of_a_heap_has_2047_items(number: int, *, is_read: bool) -> None:
+    out = Writer(36)
+    row = struct.pack("<HHL", 0x3701, 258, number << 5)
+    content = heap_of(0xBC, [TREE, row, *[b""] * (number - 3), B])
+    out.node(0x21, out.properties({}))
+    out.node(4 | 1 << 5, (out.data(content), 0))
+    found = opened(Pst(), out.file())
+    assert found.contents == [B] * is_read
+    assert found.reasons == (set() if is_read else {Why.DAMAGED})
+
+
+def nodes_with(content: bytes) -> tuple[Nodes, Node]:
+    """Return a store, and its node with this content."""
+    out = Writer()
+    out.node(0x21, (out.data(content), 0))
+    nodes = Nodes(Whole(out.file()))
+    node = nodes.find(0x21)
+    assert node is not None
+    return nodes, node
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_each_node_and_each_property_counts_as_bytes_that_are_read(count: int) -> None:
+    """A node counts as 256 bytes more than its block and its properties."""
+    rows = b"".join(struct.pack("<HHL", number, 3, 1) for number in range(count))
+    content = heap_of(0xBC, [TREE, rows])
+    nodes, node = nodes_with(content)
+    _Properties(nodes, node)
+    nodes.take((8 << 20) - (256 + len(content) + 16) - (8 + len(rows)))
+    with pytest.raises(NotReadError):
+        nodes.take(1)
+    nodes, node = nodes_with(content)
+    _Properties(nodes, node._replace(data=0))
+    nodes.take((8 << 20) - 256)
+    with pytest.raises(NotReadError):
+        nodes.take(1)
+
+
+class Many(Nodes):
+    """A store in which each node has as many nodes below it as `count`."""
+
+    count = 0
+
+    def below(self, number: int, above: int = 3) -> Iterator[Node]:
+        return (Node(one, 0, 0) for one in range(self.count))
+
+
+def test_a_node_has_131072_nodes_below_it_at_most() -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    nodes = Many(Whole(out.file()))
+    nodes.count = 131_072
+    _Properties(nodes, Node(1, 0, 0))
+    nodes.count += 1
+    with pytest.raises(NotReadError) as refused:
+        _Properties(nodes, Node(1, 0, 0))
+    assert refused.value.why is Why.LIMIT
+
+
+def listed_wrongly(out: Writer) -> int:
+    """Write a list of blocks whose level is none; return its number."""
+    return out.block(struct.pack("<BBHLQ", 1, 9, 1, 6, out.data(B)), is_inner=True)
+
+
+def test_a_name_whose_blocks_cannot_be_read_gives_way_to_the_next_one_and_is_told() -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    values: dict[int, tuple[int, bytes | int]]
+    values = {0x3707: (30, 0x3F), 0x3704: (30, b"short"), 0x3701: (258, B)}
+    out.node(4 | 1 << 5, out.properties(values, {0x3F: (listed_wrongly(out), 0)}))
+    found = opened(Pst(), out.file())
+    assert found.members == [(b"short", B)] and found.reasons == {Why.DAMAGED}
+
+
+def test_names_of_properties_that_cannot_be_read_are_told_and_the_rest_is_read() -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    out.node(0x61, out.properties({3: (258, 0x3F)}, {0x3F: (listed_wrongly(out), 0)}))
+    out.node(4 | 8 << 5, out.properties({0x3701: (258, B)}))
+    found = opened(Pst(), out.file())
+    assert found.contents == [B] and found.unread[0] == (b"node-61", Why.DAMAGED)
