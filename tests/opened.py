@@ -79,6 +79,7 @@ class Opened:
 
 def each(expander: Expander, data: Data | Stream) -> Iterator[Member | Unlisted]:
     """Yield the members of an expander; an error becomes an unlisted member without a name."""
+    assert hasattr(data, "read_at") or not expander.seeks
     try:
         for found in expander.members(data):
             if isinstance(found, Unlisted):

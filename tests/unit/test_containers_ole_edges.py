@@ -35,6 +35,7 @@ def entry(number: int, field: str, value: int) -> tuple[int, str, int]:
 
 
 def look(*fields: tuple[int, str, int]) -> Opened:
+    assert Ole.seeks
     return opened(Ole(), patched(*fields))
 
 

@@ -105,6 +105,12 @@ def test_only_a_repaired_file_gives_streams_that_no_file_names() -> None:
     assert set(repaired.contents) == {A, B, b"4"}
 
 
+def test_a_picture_is_whole_only_if_its_filter_is_the_last() -> None:
+    for filters, contents in ((b"/FlateDecode /DCTDecode", [A]), (b"/DCTDecode /FlateDecode", [])):
+        data = pdfs.file_of({4: pdfs.stream(zlib.compress(A), b"/Filter [%s]" % filters)})
+        assert opened(Pdf(), data).contents == contents
+
+
 @pytest.mark.parametrize(
     ("filters", "content"),
     [
@@ -158,6 +164,7 @@ def test_a_stream_may_be_as_long_as_it_says(length: object, content: bytes) -> N
 
 
 def test_without_the_library_a_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Pdf.seeks
     monkeypatch.setattr(pdf, "_pdf", None)
     with pytest.raises(NotReadError, match="install the extra `documents`") as caught:
         list(Pdf().members(Whole(DATA)))

@@ -18,6 +18,7 @@ FILE = Message("m", attached={"f": b"benign"})
 
 
 def look(*messages: Message) -> Opened:
+    assert Pst.seeks
     return opened(Pst(), store_of({"a": messages}))
 
 
