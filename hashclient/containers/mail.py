@@ -32,7 +32,7 @@ from hashclient.containers.mailreadings import (
 )
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.mimedecode import UuFile
-from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, QUOTED, Fields
+from hashclient.containers.mimeheaders import BASE64, QUOTED, Collector, Fields
 from hashclient.containers.mimelines import Boundaries, Hit, Lines
 
 #: The kind of a member that the container declares as a message; the first bytes of such a member
@@ -373,7 +373,7 @@ class _Walk:
         made = _Walk(Lines(Stored(kept), is_loose=True, is_old=self._lines.is_old))
         made._lines.hit = Hit(0, is_last=False, is_field=self._lines.is_at_field)
         made._stack = [boundaries.copy() for boundaries in self._stack] or [Boundaries()]
-        made._levels = [_Level(NO_FIELDS) for _ in made._stack]
+        made._levels = [_Level(Collector().fields()) for _ in made._stack]
         for level in made._levels:
             level.is_met = True
         return made

@@ -63,8 +63,7 @@ class Mbox:
         while box.first_line():
             number += 1
             name = b"message-%d" % number
-            if number > 1:
-                halves.leave()
+            halves.leave()
             halves.begin(name)
             message = _watched(box.message(), halves)
             yield [

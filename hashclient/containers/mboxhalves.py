@@ -67,7 +67,7 @@ class Halves:
             self.watch(header)
 
     def leave(self) -> None:
-        """End the message because another message begins; remember multiparts without an end."""
+        """End a message because another one begins; remember multiparts without an end."""
         if self._is_message or len(self._open) + len(self._delimiters) > MAX_OPEN:
             self.found.append(self._name)
             return

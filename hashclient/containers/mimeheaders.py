@@ -118,11 +118,6 @@ class Fields(msgspec.Struct, frozen=True):
         return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
 
 
-NO_FIELDS = Fields(
-    b"", (), frozenset(), (b"",), b"", b"", b"", has_end=True, is_whole=False, is_disputed=False
-)
-
-
 class Collector:
     """Collects the lines of one header.
 

@@ -124,7 +124,6 @@ class Lines(Forward):
 
     def line(self, most: int = MAX_LINE_BYTES) -> bytes:
         """Return the next line with its end, or a piece of a long line; no bytes mean the end."""
-        seen = 0
         found = _LINE_END.search(self._buffer, self._at)
         # After a carriage return, one more byte is needed, because the line may end with a carriage
         # return and a line feed.

@@ -179,6 +179,17 @@ def test_a_field_behind_a_line_is_looked_for_in_4_kib(length: int, count: int) -
         assert len(opened(Mbox(), Once(data, step)).contents) == count
 
 
+def test_no_field_behind_an_odd_line_shows_a_mailbox() -> None:
+    for text, is_one in (
+        (b"From a\nReceived: x\n\n", True),
+        (b"\r\nFrom a\n more\nX: y\nReceived: x\n\n", True),
+        (b"From a\nodd line\nReceived: x\n\n", False),
+        (b"From a\n\nReceived: x\n\n", False),
+        (b"From a\nX: y\n\n", False),
+    ):
+        assert Mbox().sniff(text) is is_one
+
+
 def halves(*messages: bytes, step: int = 1 << 20) -> list[bytes]:
     """Return the numbers of the messages that are only a half of a mail."""
     found = Halves()

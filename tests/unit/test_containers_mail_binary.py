@@ -241,5 +241,5 @@ def test_files_in_a_text_have_16_mib_and_are_1000() -> None:
     ]
     one = (b"n", b"789")
     assert in_pieces(YencFinder(is_old=False), yenc(b"abc") * 1_000) == [one] * 1_000
-    found = in_pieces(YencFinder(is_old=False), yenc(b"abc") * 1_002)
-    assert found == [one] * 1_000 + [(b"n", Why.LIMIT)]
+    many = in_pieces(YencFinder(is_old=False), yenc(b"abc") * 1_002)
+    assert many == [*[one] * 1_000, (b"n", Why.LIMIT)]

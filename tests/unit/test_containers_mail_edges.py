@@ -358,3 +358,18 @@ def test_a_part_of_a_digest_is_a_message_unless_it_has_a_type() -> None:
     for header, kind in (("", MESSAGE), ("X: y\n", MESSAGE), ("Content-Type: text/plain\n", "")):
         out = look(multipart(f"{header}\nbenign", kind="digest"))
         assert {one.kind for one in out.listed} == {kind}
+
+
+def test_the_text_behind_an_empty_first_line_is_listed_up_to_8_mib(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = b"\nFrom: a\nTo: b\n\ntext\n"
+    for most, is_listed in ((len(data), True), (len(data) - 1, False)):
+        monkeypatch.setattr(mail, "MAX_TEXT_BYTES", most)
+        assert (NEVER in {one.kind for one in look(data).listed}) is is_listed
+
+
+def test_another_encoding_has_each_of_its_readings_and_other_line_ends() -> None:
+    both = "Content-Transfer-Encoding: 8bit\nContent-Transfer-Encoding: quoted-printable"
+    out = look(raw(both, "a=3D \nb\n"))
+    assert {b"a= \nb\n", b"a=\nb\n", b"a= \r\nb\r\n"} <= set(out.contents) and not out.unread

@@ -425,3 +425,9 @@ def test_a_line_that_begins_a_file_is_awaited_in_4600_bytes(
     finder = UuFinder()
     assert list(finder.watch([b"begin".ljust(count), b" 644 n\n" + uu(ONE) + END]))
     assert [(one.name, one.data) for one in finder.files] == found
+
+
+def test_a_header_that_follows_no_text_is_mail_by_one_weak_field() -> None:
+    for collector, is_mail in ((Collector(), True), (Collector(is_first=False), False)):
+        assert collector.add(b"Subject: x\n")
+        assert collector.is_mail is is_mail
