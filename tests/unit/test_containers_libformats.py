@@ -401,3 +401,21 @@ def test_zeros_behind_the_mark_of_rar_5_begin_none(count: int) -> None:
 def test_the_first_header_of_a_rar_5_has_64_bytes_at_most(count: int, *, is_one: bool) -> None:
     data = MARK5 + five(1, b"x" * count)
     assert libformats.Rar("rar5").length(Whole(data)) == (len(data) if is_one else 0)
+
+
+class Far(Whole):
+    """A file in which the bytes behind the first `gap` are 4 GiB further behind."""
+
+    gap = 0
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        if offset < 1 << 32:
+            return super().read_at(offset, min(count, max(self.gap - offset, 0)))
+        return super().read_at(offset - (1 << 32), count)
+
+
+def test_a_member_of_rar_4_may_be_longer_than_4_gib() -> None:
+    first = b"Rar!\x1a\7\0" + four(0x74, 0x100, content=b"c" * 9, high=1)
+    data = Far(first + four(0x74, 1))
+    data.gap = len(first)
+    assert list(libformats._split_in_4(data)) == [b"name"]

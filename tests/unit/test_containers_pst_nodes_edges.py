@@ -316,3 +316,11 @@ def test_names_of_properties_that_cannot_be_read_are_told_and_the_rest_is_read()
     out.node(4 | 8 << 5, out.properties({0x3701: (258, B)}))
     found = opened(Pst(), out.file())
     assert found.contents == [B] and found.unread[0] == (b"node-61", Why.DAMAGED)
+
+
+def test_only_the_names_of_properties_at_the_top_have_no_html_body() -> None:
+    body = heap_of(0xBC, [TREE, struct.pack("<HHL", 0x1013, 258, 0x60), B])
+    assert under(0x61, body).members == [(b"m/node-61/body.html", B)]
+    assert at_top(0x62, body).members == [(b"node-62/body.html", B)]
+    found = at_top(0x61, body)
+    assert not found.members and not found.unread
