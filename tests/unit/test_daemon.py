@@ -138,6 +138,14 @@ def test_every_dead_process_is_started_and_no_other_and_none_at_the_end(
     assert house.started == [0, 2]
 
 
+def test_a_process_that_must_wait_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(monkeypatch, 2)
+    for row, code in enumerate((-9, 1)):
+        house.daemon._processes[row] = (Process(code, row), house.now)  # type: ignore[assignment]
+    house.daemon._restart_dead()
+    assert house.started == [1]
+
+
 def test_the_daemon_waits_for_each_process_and_fails_with_the_first_that_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -19,6 +19,8 @@ from hashclient.audit import log
 from hashclient.containers.unopened import NAMES
 from hashclient.core.errors import StateError
 from hashclient.daemon import program
+from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.lists import Lists
 from hashclient.daemon.program import _TURN_BYTES
 from hashclient.daemon.uploads import Content
 from hashclient.matches.store import Matches
@@ -71,6 +73,31 @@ def test_without_members_an_archive_is_compared_as_a_whole(
     for _ in range(2):  # a file is recorded each time, because it may be another file now
         (handled,) = checker.check(os.fspath(tmp_path / "f")).found
         assert handled.record is not None and handled.outcome.path == str(tmp_path / "f")
+
+
+@pytest.mark.parametrize("actions", [True, False])
+@pytest.mark.parametrize("exceptions", [True, False])
+def test_the_policy_and_the_exceptions_are_applied_as_the_caller_says(
+    state: State, monkeypatch: pytest.MonkeyPatch, actions: bool, exceptions: bool
+) -> None:
+    made: list[tuple[str, bool]] = []
+
+    def noted_ledger(*given: Any, **how: Any) -> Any:
+        made.append(("act", how["act"]))
+        return Ledger(*given, **how)
+
+    def noted_lists(*given: Any, **how: Any) -> Any:
+        made.append(("exceptions", how["exceptions"]))
+        return Lists(*given, **how)
+
+    monkeypatch.setattr(program, "Ledger", noted_ledger)
+    monkeypatch.setattr(program, "Lists", noted_lists)
+    session = state.client.session
+    program.ContentChecker(session, members=False).close()
+    assert made == [("exceptions", True), ("act", True)]
+    made.clear()
+    program.ContentChecker(session, actions=actions, exceptions=exceptions, members=False).close()
+    assert made == [("exceptions", exceptions), ("act", actions)]
 
 
 def test_the_start_is_logged_with_the_door_and_the_end_with_what_was_found(state: State) -> None:

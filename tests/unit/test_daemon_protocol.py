@@ -94,6 +94,11 @@ def test_an_old_command_may_end_as_windows_lines_do() -> None:
     assert parse(b"PING\r\n") == [(Command.PING, b"", b"\n")]
 
 
+def test_a_command_that_ends_with_a_null_byte_has_no_other_end() -> None:
+    assert parse(b"zPING\r\0") == [(None, b"", b"\0")]
+    assert parse(b"nPING\r\n") == [(Command.PING, b"", b"\n")]
+
+
 def test_an_empty_line_is_no_command() -> None:
     assert parse(b"\n\n", b"nPING\n") == [(Command.PING, b"", b"\n")]
 
@@ -200,6 +205,7 @@ def test_any_bytes_end_in_events_or_as_broken(data: bytes) -> None:
 
 @pytest.mark.parametrize("first", [b"z", b"n", b"S"])
 def test_a_command_has_a_greatest_length(first: bytes) -> None:
+    assert MAX_COMMAND_BYTES == 4_128
     parser = Parser()
     for _ in range(MAX_COMMAND_BYTES - 1):
         assert parser.feed(memoryview(first)) == []

@@ -61,6 +61,12 @@ def test_of_mails_the_last_ids_are_written_with_the_count() -> None:
     ]
 
 
+def test_beside_a_match_that_comes_again_a_new_one_is_recorded() -> None:
+    known = Repeats(lambda: 0.0)
+    assert send(known, outcome("e-1"))
+    assert known.first([outcome("e-1"), outcome("e-2")]) == [outcome("e-2")]
+
+
 def test_another_client_entry_or_verdict_is_another_match() -> None:
     known = Repeats(lambda: 0.0)
     assert send(known, outcome())

@@ -19,7 +19,9 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine import isolate, restore, store
 from hashclient.quarantine.isolate import Taken
-from hashclient.quarantine.isolators.interface import Held
+from hashclient.quarantine.isolators.files import FileSpot
+from hashclient.quarantine.isolators.interface import Held, Removed
+from hashclient.quarantine.safe_rename import Place
 from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, load_identities
 
@@ -364,6 +366,37 @@ def test_a_copy_that_is_made_again_with_another_key_keeps_its_hold_and_its_conte
     assert item.context == before.context and len(item.context) == 1
     assert item.key_id == ward.sealer.key_id != before.key_id
     assert {finding.detail for finding in ward.verify().values()} == {"whole"}
+
+
+def test_a_file_that_is_meant_to_stay_needs_no_attention(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may put an object on legal hold instead of deleting it."""
+    match = ward.match(file)
+    for is_meant, word in ((True, "and"), (False, "but")):
+        removed = Removed(done=False, why="put on hold", is_meant=is_meant)
+        monkeypatch.setattr(FileSpot, "remove", lambda *_, removed=removed: removed)
+        assert ward.take(match) == Taken(
+            taken=False,
+            sealed=True,
+            detail=f"sealed, {word} put on hold",
+            attention=not is_meant,
+        )
+        assert ward.last_event()["detail"] == "put on hold"
+
+
+def test_the_removal_of_a_name_is_durable_before_it_is_logged(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match, seen = ward.match(file), list[tuple[bool, str]]()
+
+    def look(place: Place) -> None:
+        seen.append((place.status() is None, ward.events()[-1]))
+
+    monkeypatch.setattr(Place, "try_sync", look)
+    assert ward.take(match).taken
+    assert seen == [(True, "quarantine-sealed")]
+    assert ward.events()[-1] == "quarantined"
 
 
 def test_an_item_that_was_sealed_for_another_match_and_is_still_in_place_settles_none(

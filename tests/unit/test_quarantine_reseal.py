@@ -87,6 +87,17 @@ def test_the_new_officer_opens_it_and_the_old_one_does_not(
     assert Path(restored.path).read_bytes() == CONTENT
 
 
+def test_the_bytes_that_are_sealed_again_are_counted(
+    ward: Ward, match: Match, other: Officer
+) -> None:
+    counted: list[int] = []
+    with ward.record() as record:
+        ward.open(on_bytes=counted.append).reseal(
+            *(match.id, load_identities(ward.key), (other.public,), record), reason="x"
+        )
+    assert sum(counted) == len(CONTENT)
+
+
 def test_an_item_sealed_to_exactly_these_keys_is_left_alone(
     ward: Ward, match: Match, other: Officer
 ) -> None:

@@ -396,6 +396,23 @@ def test_an_item_missing_from_the_record_is_recorded_again(kept: tuple[Ward, Mat
     assert ward.events()[-1] == "recorded-again"
 
 
+def test_items_after_one_that_is_on_record_are_recorded_again(
+    kept: tuple[Ward, Match], file: Path
+) -> None:
+    ward, first = kept
+    file.write_bytes(b"another")
+    second = ward.match(file, entry="e-2")
+    ward.take(second)
+    (ward.state / "matches.db").unlink()
+    with ward.record() as record:
+        recovered = ward.open("me").recover(record)
+        found = [next(recovered).id]
+        assert record.look_up(found[0]) is not None  # recorded before it is yielded
+        recovered.close()  # type: ignore[attr-defined]
+        found += [item.id for item in ward.open("me").recover(record)]
+    assert found == sorted([first.id, second.id])
+
+
 def test_a_withdrawal_reaches_what_was_recorded_again(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     (ward.state / "matches.db").unlink()

@@ -65,6 +65,18 @@ def test_damage_is_found(ward: Ward, file: Path, spoil: Callable[[Path], None], 
     assert findings[second.id].ok
 
 
+def test_the_bytes_that_are_read_are_counted(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    with ward.record() as record:
+        ward.open().add_context(match.id, [ward.key], record, reason="with it")
+        counted: list[int] = []
+        (finding,) = ward.open(on_bytes=counted.append).verify(record)
+    item = ward.item(match)
+    assert finding.ok
+    assert sum(counted) == item.evidence_bytes + item.context[0].evidence_bytes
+
+
 def test_unknown_files_are_reported(ward: Ward, file: Path) -> None:
     ward.take(ward.match(file))
     (ward.settings.layout.quarantine / "notes.txt").write_text("mine")
