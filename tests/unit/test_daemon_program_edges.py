@@ -12,18 +12,24 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hashclient import Checked, Client, ContentChecker, Kind, UsageError
 from hashclient.audit import log
 from hashclient.containers.unopened import NAMES
 from hashclient.core.errors import StateError
+from hashclient.core.objecturi import ObjectUri
 from hashclient.daemon import program
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import Lists
 from hashclient.daemon.program import _TURN_BYTES
 from hashclient.daemon.uploads import Content
 from hashclient.matches.store import Matches
+from hashclient.objects import listing, stores
+from hashclient.objects.failures import StoreError, Trouble
+from hashclient.objects.interface import Seen, Sink, Store
+from hashclient.objects.listing import ListingEndedError
 from hashclient.scan.check import kept
 from hashclient.scan.check.kept import _NO_ROOM
 from tests.kit import State
@@ -272,3 +278,133 @@ def test_a_checker_that_is_closed_twice_ends_its_run_once(state: State) -> None:
     for pool in (checker._threads, checker._reporter):
         with pytest.raises(RuntimeError):
             pool.submit(int)
+
+
+# Objects in buckets
+
+
+class Bucket(Store):
+    """A bucket in memory, which notes the objects that it was asked about."""
+
+    def __init__(self, name: str = "bu", **objects: bytes) -> None:
+        super().__init__("gs", name)
+        self.objects = objects
+        self.asked: list[tuple[str, str | None]] = []
+
+    def _open(self) -> Any:
+        raise AssertionError
+
+    @property
+    def namespace(self) -> str:
+        return ""
+
+    def head(self, key: str, version: str | None) -> Seen:
+        self.asked.append((key, version))
+        if key not in self.objects:
+            raise StoreError(Trouble.GONE, "it is gone")
+        return Seen(len(self.objects[key]), '"e"', version)
+
+    def read(
+        self,
+        key: str,
+        span: tuple[int, int] | None,
+        sink: Sink,
+        *,
+        etag: str | None = None,
+        version: str | None = None,
+    ) -> Seen:
+        data = self.objects[key]
+        sink(memoryview(data[slice(*span)] if span else data))
+        return Seen(len(data), '"e"', version)
+
+    def put(self, key: str, data: bytes) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    made = Bucket(listed=LISTED, clean=b"clean", alike=LISTED[::-1])
+    monkeypatch.setattr(stores, "open_store", lambda uri: made if uri.bucket == "bu" else Bucket())
+    return made
+
+
+def test_an_object_is_checked_by_its_uri_and_recorded_each_time(
+    checker: ContentChecker, bucket: Bucket
+) -> None:
+    for _ in range(2):
+        checked = checker.check("gs://bu/listed")
+        assert checked.kind is Kind.MATCH
+        (handled,) = checked.found
+        assert handled.outcome.path == "gs://bu/listed" and handled.outcome.is_object
+        assert handled.record is not None and handled.outcome.door is None
+    for key in ("clean", "alike"):
+        assert checker.check(f"gs://bu/{key}") == Checked(Kind.CLEAN)
+    assert [key for key, _ in bucket.asked] == ["listed"] * 2 + ["clean", "alike"]
+    checker.check("gs://bu/clean?versionId=v")
+    assert bucket.asked[-1] == ("clean", "v")
+
+
+def test_the_exceptions_and_the_doubt_of_the_lists_hold_for_objects(
+    checker: ContentChecker, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = checker._lists.now
+    rule = lambda outcome: msgspec.structs.replace(outcome, kind=Kind.EXCEPTED)  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(lists, "rule", rule)
+        assert checker.check("gs://bu/listed").kind is Kind.EXCEPTED
+    monkeypatch.setattr(lists, "known_doubt", "Missing")
+    monkeypatch.setattr(checker._lists, "_doubt", "Missing")
+    assert checker.check("gs://bu/clean") == Checked(Kind.UNREAD, "lists are missing")
+    assert checker.check("gs://bu/listed").kind is Kind.MATCH
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(None, "there is no such object"), (ListingEndedError("no such bucket"), "no such bucket")],
+)
+def test_an_object_that_is_not_there_is_unread_with_the_reason_of_its_bucket(
+    checker: ContentChecker,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    reason: str,
+) -> None:
+    asked: list[str] = []
+
+    def pages(store: Store, uri: ObjectUri) -> Iterator[object]:
+        assert store is bucket
+        asked.append(uri.text)
+        if error is not None:
+            raise error
+        yield "a page with an object of another name"
+
+    monkeypatch.setattr(listing, "list_pages", pages)
+    checked = checker.check("gs://bu/missing?versionId=v")
+    assert (checked.kind, checked.reason) == (Kind.UNREAD, reason)
+    (handled,) = checked.found
+    assert handled.outcome.path == "gs://bu/missing?versionId=v" and handled.outcome.is_object
+    assert asked == ["gs://bu/missing"]
+    bucket.objects["missing"] = b"clean"
+    assert checker.check("gs://bu/missing").may_pass and len(asked) == 1
+
+
+def test_a_store_is_used_for_all_objects_of_its_bucket(
+    checker: ContentChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, others = Bucket(a=LISTED, b=LISTED), [Bucket(a=b"clean", b=b"clean")] * 2
+    made = iter([first, *others])
+    monkeypatch.setattr(stores, "open_store", lambda _: next(made))
+    kinds = [checker.check(f"gs://{uri}").kind for uri in ("bu/a", "bu/b", "other/b")]
+    assert kinds == [Kind.MATCH, Kind.MATCH, Kind.CLEAN]
+
+
+def test_an_object_that_cannot_be_read_is_unread_with_its_reason(
+    checker: ContentChecker, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Seen:
+        raise StoreError(Trouble.DENIED, "access denied")
+
+    monkeypatch.setattr(bucket, "read", fail)
+    checked = checker.check("gs://bu/listed")
+    assert (checked.kind, checked.reason) == (Kind.UNREAD, "access denied")
+    assert [one.record for one in checked.found] == [None]
