@@ -109,6 +109,13 @@ def test_lists_are_fresh_from_the_last_check_to_the_first_expiry_with_its_grace(
     assert used.doubt == (MISSING if missing else doubt)
 
 
+def test_exceptions_that_cannot_be_used_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hashclient.daemon")
+    module._unusable(StateError("the record of exceptions is damaged"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["no exception counts: the record of exceptions is damaged"]
+
+
 def test_a_doubted_copy_leaves_the_lists_as_they_are() -> None:
     used = in_use(opened(manifest(), manifest("b")))
     doubted = used.doubted()

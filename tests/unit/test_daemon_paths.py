@@ -18,7 +18,7 @@ from hashclient.config.settings import Config, Settings
 from hashclient.containers.limits import Options as Containers
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
+from hashclient.core.model import Hit, Outcome
 from hashclient.daemon import paths as module
 from hashclient.daemon.checks import Checks
 from hashclient.daemon.client import Form
@@ -315,3 +315,60 @@ def test_a_path_that_cannot_be_checked_has_its_reason(
     os.mkfifo(tmp_path / "fifo")
     checks.options = replace(checks.options, no_verdict=NoVerdict.ERROR)
     assert run(checks, f"{tmp_path}/{name}") == [f"{tmp_path}/{name}: {reason}. ERROR"]
+
+
+@pytest.mark.parametrize("what", ["deleted", "another", "replaced"])
+def test_a_path_that_leads_to_another_file_meanwhile_is_unread(
+    checks: Checks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A link in /proc leads to a file that only this process has open."""
+    tree = write_tree(tmp_path / "t", {"f": LISTED, "other": b"clean"})
+    before = open_files()
+    with (tree / "f").open("rb") as held:
+        path = f"/proc/self/fd/{held.fileno()}"
+        readlink = os.readlink
+        if what == "another":
+            monkeypatch.setattr(os, "readlink", lambda _: str(tree / "other"))
+        else:
+            (tree / "f").unlink()
+            write_tree(tree, {"f": b"clean"} if what == "replaced" else {})
+        if what == "replaced":
+            monkeypatch.setattr(os, "readlink", lambda at: readlink(at).removesuffix(" (deleted)"))
+        checks.options = replace(checks.options, no_verdict=NoVerdict.ERROR)
+        assert run(checks, path) == [f"{path}: no such file or directory. ERROR"]
+    assert open_files() == before
+
+
+def outcome(kind: Kind, path: str = "/a", entry: str = "e-1") -> Outcome:
+    hits = (Hit("l", entry, "c", 1, (), kind is Kind.MATCH),)
+    return Outcome(kind, path, hits=hits, reason="broken")
+
+
+UNREAD = "Heuristics.Limits.Exceeded.Hashclient.Unread FOUND"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rule", "every", "said"),
+    [
+        ([Kind.UNREAD], NoVerdict.OK, True, ["OK"]),
+        ([Kind.UNREAD, Kind.UNREAD], NoVerdict.OK, True, ["OK"]),
+        ([Kind.UNREAD, Kind.MATCH], NoVerdict.OK, True, ["Hashclient.l.e-1 FOUND"]),
+        ([Kind.UNREAD, Kind.MATCH], NoVerdict.OK, False, ["Hashclient.l.e-1 FOUND"]),
+        ([Kind.UNREAD, Kind.MATCH], NoVerdict.FOUND, True, [UNREAD, "Hashclient.l.e-1 FOUND"]),
+        ([Kind.UNREAD, Kind.MATCH], NoVerdict.FOUND, False, ["Hashclient.l.e-1 FOUND"]),
+        ([Kind.MATCH, Kind.MATCH], NoVerdict.FOUND, True, ["Hashclient.l.e-1 FOUND"]),
+        ([Kind.EXCEPTED, Kind.UNREAD], NoVerdict.ERROR, True, ["broken. ERROR"]),
+        ([Kind.EXCEPTED], NoVerdict.ERROR, True, ["OK"]),
+    ],
+)
+def test_of_a_file_no_answer_contradicts_another(
+    kinds: list[Kind], rule: NoVerdict, every: bool, said: list[str]
+) -> None:
+    found = module._said([outcome(kind) for kind in kinds], None, rule, every=every)
+    assert list(found) == [("/a", text) for text in said]
+
+
+def test_answers_name_files_in_the_order_in_which_they_were_found() -> None:
+    given = [outcome(Kind.MATCH, path, path[1:]) for path in ("/b", "/a", "/b", "/c")]
+    found = list(module._said(given, None, NoVerdict.FOUND, every=False))
+    assert found == [(f"/{name}", f"Hashclient.l.{name} FOUND") for name in "bac"]

@@ -196,6 +196,32 @@ def test_long_pieces_of_a_task_let_other_tasks_run(
     assert turns >= len(digested) >= 4
 
 
+class Reading:
+    """An asynchronous stream that has only the method `read`."""
+
+    def __init__(self, content: bytes) -> None:
+        self.left, self.asked = content, list[int]()
+
+    async def read(self, size: int, /) -> bytes:
+        self.asked.append(size)
+        part, self.left = self.left[:size], self.left[size:]
+        return part
+
+
+def test_a_task_may_give_any_content(checker: ContentChecker, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(LISTED)
+    stream = Reading(LARGE)
+    contents: list[Any] = [LISTED, io.BytesIO(LISTED), [LISTED[:5], LISTED[5:]], tmp_path / "f"]
+    for number, content in enumerate([*contents, Reading(LISTED), stream]):
+        checked = asyncio.run(checker.acheck(content, name=f"task {number}"))
+        assert checked.kind is Kind.MATCH
+        (handled,) = checked.found
+        door = str(tmp_path / "f") if content is contents[3] else f"program:task {number}"
+        assert handled.outcome.path == door
+    assert asyncio.run(checker.acheck(Reading(b"clean"))) == Checked(Kind.CLEAN)
+    assert stream.asked == [65_536] * 5
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -399,6 +399,35 @@ def test_a_worker_looks_around_each_second_and_ends_without_its_parent(
     assert half.loop.later[-1][0] == SWEEP_S == 1.0 and GRACE_S == 5.0
 
 
+def test_a_worker_serves_until_its_loop_ends_and_closes_what_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = Half(monkeypatch)
+    half.worker._accept(Waiting(Accepted(), Accepted()), "s")
+    calls: list[Any] = []
+    half.worker.checks.refresh = lambda *, force=False: calls.append(("refresh", force))
+    half.worker.checks.end = lambda: calls.append(("end", len(half.closed)))
+    listener: Any = Waiting()
+    half.worker._listeners = [(listener, "s")]
+    signals: dict[int, Callable[[], None]] = {}
+    loop: Any = half.loop
+    loop.add_signal_handler = signals.__setitem__
+    loop.set_exception_handler = lambda handler: calls.append(handler == half.worker._failed)
+
+    def serve() -> None:
+        calls.append("served")
+        signals[signal.SIGHUP]()
+        raise KeyboardInterrupt
+
+    loop.run_forever = serve
+    with pytest.raises(KeyboardInterrupt):
+        half.worker.run()
+    assert loop.readers == [listener] and set(signals) == {signal.SIGTERM, signal.SIGHUP}
+    assert [seconds for seconds, _ in loop.later] == [1.0]
+    assert calls == [True, "served", ("refresh", True), ("end", 2)]
+    assert half.worker.checks.is_stopping and half.closed == half.made
+
+
 def test_a_worker_that_has_failed_stops(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -187,6 +187,12 @@ def test_an_error_of_a_source_comes_as_it_is(key: Path, error: BaseException) ->
     assert raised.value is error
 
 
+def test_what_cannot_be_encrypted_is_an_error_of_the_state() -> None:
+    sent: list[bytes] = []
+    with pytest.raises(StateError, match=r"^cannot encrypt: "):
+        seal(io.BytesIO(b"benign").read, sent.append, [])
+
+
 def test_errors_while_opening_come_as_they_are(key: Path) -> None:
     copy = sealed(b"x" * 70_000, public(key))
     full = OSError(28, "full")

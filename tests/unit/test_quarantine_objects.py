@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from hashclient.objects.failures import StoreError, Trouble
 from hashclient.objects.interface import Seen, Sink, Store
 from hashclient.objects.s3 import S3
 from hashclient.quarantine.isolators import objects
+from hashclient.quarantine.isolators.everywhere import Everywhere
+from hashclient.quarantine.isolators.files import FileSpot
 from hashclient.quarantine.isolators.interface import Removed, Sight
 from hashclient.quarantine.isolators.objects import (
     GONE,
@@ -337,3 +340,25 @@ def test_an_officer_is_told_that_a_bucket_cannot_be_asked(
     monkeypatch.setattr(objects, "open_store", lambda _: store)
     item: Item = SimpleNamespace(file=URI)  # type: ignore[assignment]
     assert Objects({}).whereabouts(item) == ["its bucket cannot be looked at: so it is"]
+
+
+def test_files_and_objects_have_their_own_isolators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Kept()
+    monkeypatch.setattr(objects, "open_store", lambda _: store)
+    everywhere = Everywhere({"s3://bu": ObjectsConfig(isolate="hold")})
+    (tmp_path / "f").touch()
+    with everywhere.open(str(tmp_path / "f"), None) as file:
+        assert isinstance(file, FileSpot)
+    # The libraries for objects are large, and most machines have no objects.
+    assert vars(everywhere)["_objects"] is None
+    spots = []
+    for _ in range(2):
+        with everywhere.open(URI, None) as spot:
+            assert isinstance(spot, ObjectSpot) and spot._config.isolate == "hold"
+            spots.append(spot)
+        assert vars(everywhere)["_objects"] is not None
+    assert spots[0].store is spots[1].store is store
+    item: Item = SimpleNamespace(file=URI)  # type: ignore[assignment]
+    assert everywhere.whereabouts(item) == ["an object is at its URI"]

@@ -285,3 +285,15 @@ def test_a_copy_that_is_not_the_sealed_file_and_a_place_that_is_gone_have_advice
         ward.restore(match, force=True)
     assert refused.value.message == f"cannot restore to {file}: not there any more"
     assert "make its directory" in (refused.value.hint or "")
+
+
+def test_a_tombstone_that_changes_at_the_last_moment_is_somebody_elses(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = Ward(tmp_path, tombstone="gone")
+    match = taken(ward, file)
+    monkeypatch.setattr(restore, "remove_tombstone", lambda *_: False)
+    with pytest.raises(UsageError) as refused:
+        ward.restore(match, force=True)
+    assert refused.value.message == f"something else is there: {file}"
+    assert file.read_text() == "gone\n" and ward.opened(match) == CONTENT

@@ -13,6 +13,7 @@ import pytest
 
 from fixtures.quarantine import Ward
 from hashclient.core.kinds import MatchState
+from hashclient.quarantine import verify
 from hashclient.quarantine.verify import Finding
 from hashclient.system.layout import ITEM_NAME, RESTORED_NAME
 
@@ -75,6 +76,43 @@ def test_the_bytes_that_are_read_are_counted(ward: Ward, file: Path) -> None:
     item = ward.item(match)
     assert finding.ok
     assert sum(counted) == item.evidence_bytes + item.context[0].evidence_bytes
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_item_that_goes_while_it_is_looked_at_is_no_damage(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Another command restores or purges the item; its match is then over."""
+    match = ward.match(file)
+    ward.take(match)
+    ward.change(match, MatchState.PURGED)
+    load_item = verify.load_item  # type: ignore[attr-defined]
+
+    def going(*given: object) -> object:
+        item = load_item(*given) if when == "after" else None
+        shutil.rmtree(ward.evidence(match).parent)
+        return item or load_item(*given)
+
+    monkeypatch.setattr(verify, "load_item", going)
+    assert ward.verify() == {}
+
+
+def test_a_document_that_goes_while_it_is_looked_at_is_named(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    load_item = verify.load_item  # type: ignore[attr-defined]
+
+    def going(*given: object) -> object:
+        item = load_item(*given)
+        ward.evidence(match).with_name("item.json").unlink()
+        return item
+
+    monkeypatch.setattr(verify, "load_item", going)
+    (finding,) = ward.verify().values()
+    said = "item.json cannot be read: not there any more"
+    assert (finding.ok, finding.detail) == (False, said)
 
 
 def test_unknown_files_are_reported(ward: Ward, file: Path) -> None:
