@@ -339,6 +339,17 @@ def test_a_path_that_leads_to_another_file_meanwhile_is_unread(
     assert open_files() == before
 
 
+def test_links_and_pipes_below_a_path_are_passed_over(checks: Checks, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"d/f": b"clean"})
+    outside = write_tree(tmp_path / "outside", {"f": LISTED})
+    (tree / "file").symlink_to(outside / "f")
+    (tree / "d" / "directory").symlink_to(outside)
+    os.mkfifo(tree / "pipe")
+    assert run(checks, str(tree)) == [f"{tree}: OK"]
+    # A link in the path itself is followed.
+    assert run(checks, f"{tree}/file") == [f"{tree}/file: Hashclient.base.e-1 FOUND"]
+
+
 def outcome(kind: Kind, path: str = "/a", entry: str = "e-1") -> Outcome:
     hits = (Hit("l", entry, "c", 1, (), kind is Kind.MATCH),)
     return Outcome(kind, path, hits=hits, reason="broken")

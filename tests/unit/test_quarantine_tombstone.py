@@ -124,6 +124,18 @@ def test_a_disk_that_is_full_is_named(place: Place, monkeypatch: pytest.MonkeyPa
     assert list(Path(place.directory).iterdir()) == []
 
 
+def test_a_tombstone_that_may_not_be_durable_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Place) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Place, "sync", fail)
+    said = "the tombstone could not be left: input/output error"
+    assert put_tombstone(place, ITEM) == said
+    assert [p.name for p in Path(place.directory).iterdir()] == ["f"]
+
+
 @pytest.mark.parametrize(
     ("text", "is_it"),
     [
