@@ -150,6 +150,7 @@ def test_who_asks_for_places_all_the_time_delays_no_other_user() -> None:
 
 
 def test_a_connection_is_silent_after_more_than_a_second() -> None:
+    assert (SILENT_S, SEARCH_S) == (1.0, 0.05)
     house = House()
     clients = house.enter_many(ROOT, 10)
     house.now = SILENT_S

@@ -8,12 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fixtures.quarantine import Ward
 from hashclient.core.kinds import MatchState
 from hashclient.quarantine import verify
+from hashclient.quarantine.item import Item, load_item
 from hashclient.quarantine.verify import Finding
 from hashclient.system.layout import ITEM_NAME, RESTORED_NAME
 
@@ -86,9 +88,8 @@ def test_an_item_that_goes_while_it_is_looked_at_is_no_damage(
     match = ward.match(file)
     ward.take(match)
     ward.change(match, MatchState.PURGED)
-    load_item = verify.load_item  # type: ignore[attr-defined]
 
-    def going(*given: object) -> object:
+    def going(*given: Any) -> Item:
         item = load_item(*given) if when == "after" else None
         shutil.rmtree(ward.evidence(match).parent)
         return item or load_item(*given)
@@ -102,9 +103,8 @@ def test_a_document_that_goes_while_it_is_looked_at_is_named(
 ) -> None:
     match = ward.match(file)
     ward.take(match)
-    load_item = verify.load_item  # type: ignore[attr-defined]
 
-    def going(*given: object) -> object:
+    def going(*given: Any) -> Item:
         item = load_item(*given)
         ward.evidence(match).with_name("item.json").unlink()
         return item
