@@ -263,7 +263,7 @@ class Connections:
                 return client
         others = [c for c in clients if not c.peer.is_trusted and c.peer.user != peer.user]
         largest = max(others, key=lambda c: self._share.of(c.peer.user), default=None)
-        if largest is None or self._share.left:
+        if largest is None:
             return None
         if self._share.of(largest.peer.user) <= self._share.of(peer.user) + 1:
             return None

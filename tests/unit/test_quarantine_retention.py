@@ -391,7 +391,10 @@ def test_an_item_missing_from_the_record_is_recorded_again(kept: tuple[Ward, Mat
     assert item.id == match.id
     assert (found.path, found.size, found.tags) == (match.path, match.size, match.tags)
     assert (found.state, found.in_place) == (MatchState.QUARANTINED, False)
-    assert found.hits == match.hits
+    assert found.hits == match.hits and found.key_id == match.key_id
+    assert found.first_seen == found.last_seen == item.taken.time == ward.now - timedelta(days=1)
+    assert found.seen is not None and match.seen is not None
+    assert found.seen.inode == match.seen.inode
     assert [(s.event, s.detail) for s in story] == [("recorded-again", {"by": "me"})]
     assert ward.events()[-1] == "recorded-again"
 
