@@ -475,6 +475,36 @@ def test_streams_that_come_during_a_write_are_recorded_together_in_the_next(
     assert book.calls[-1] == "end" and len(found) == 2
 
 
+def test_at_the_end_streams_are_waited_for_and_reports_are_not(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    book, reports, asked = Book(), Book(), list[dict[str, bool]]()
+    records = Records(loop, *cast("tuple[Any, Any]", (book, book)), lambda _: None)
+    book.go_on.clear()
+    records.add([upload("a")])
+    records.add([upload("b")])
+    shutdown, shutdown_reports = records._thread.shutdown, records._reporter.shutdown
+
+    def end(**how: bool) -> None:
+        asked.append(how)
+        book.go_on.set()  # the stream that is being recorded can now be written
+        shutdown(**how)
+
+    def end_reports(**how: bool) -> None:
+        asked.append(how)
+        shutdown_reports(**how)
+
+    records._thread.shutdown = end  # type: ignore[method-assign, assignment]
+    records._reporter.shutdown = end_reports  # type: ignore[method-assign, assignment]
+    reports.go_on.clear()
+    records._reporter.submit(reports.prepare_reports)
+    records.end_streams()
+    assert book.calls == [("new", ["a1", "a2"]), ("new", ["b1", "b2"]), "end"]
+    assert reports.calls == []
+    reports.go_on.set()
+    assert asked == [{"wait": True}, {"wait": False, "cancel_futures": True}]
+
+
 def test_reports_of_both_ledgers_are_prepared_one_preparation_at_a_time(
     loop: asyncio.AbstractEventLoop,
 ) -> None:

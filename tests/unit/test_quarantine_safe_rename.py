@@ -626,6 +626,26 @@ def test_an_attribute_of_the_file_or_its_directory_is_the_reason(
         assert reason_of(other, place) == "permission denied"
 
 
+def test_attributes_of_a_link_and_of_a_pipe_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").touch()
+    (tmp_path / "link").symlink_to("f")
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    inode = (tmp_path / "f").stat().st_ino
+
+    def ioctl(fd: int, _request: int, _given: bytes) -> bytes:
+        return (0x10 if os.fstat(fd).st_ino == inode else 0).to_bytes(8, "little")
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    before = open_files()
+    with at(tmp_path / "f") as place:
+        for name in ("link", "pipe", "none"):
+            why = reason_of(OSError(errno.EPERM, "x"), place.at(name))
+            assert why == "the system does not permit it"
+    assert open_files() == before
+
+
 @pytest.mark.parametrize(
     ("code", "becomes"),
     [
