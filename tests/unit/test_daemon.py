@@ -138,6 +138,22 @@ def test_every_dead_process_is_started_and_no_other_and_none_at_the_end(
     assert house.started == [0, 2]
 
 
+def test_the_end_of_a_process_is_logged_with_what_prevents_another(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "hashclient.daemon")
+    house = House(monkeypatch)
+    house.dead(3, 5.0, row=7)
+    house.daemon._processes.clear()
+    house.room = False
+    house.dead(-9, 5.0, row=8)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "process 7 has ended: 3",
+        *("process 8 has ended: -9", "cannot start a process"),
+    ]
+
+
 def test_a_process_that_must_wait_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(monkeypatch, 2)
     for row, code in enumerate((-9, 1)):

@@ -104,13 +104,17 @@ def test_a_process_serves_with_its_own_signals_and_counters(
 def test_a_process_that_cannot_serve_ends_with_the_code_of_its_error(
     serve: Callable[[Counts], None],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     error: StateError | ConfigError,
     code: int,
 ) -> None:
     monkeypatch.setattr(Worker, "error", error)
+    caplog.set_level("INFO", "hashclient.daemon")
     counts = Counts(2)
     with pytest.raises(SystemExit) as ended:
         serve(counts)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"a process cannot serve: {error.message}"]
     assert ended.value.code == code == error.exit_code
     assert counts.total(Count.STARTED) == 0
 

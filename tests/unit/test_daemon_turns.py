@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from hashclient.daemon.turns import Job, Turns, begun
 from hashclient.daemon.users import Peer
 
@@ -142,7 +144,10 @@ def test_a_client_without_room_waits_until_there_is_some() -> None:
     assert said == ["full", "other", "other", "other dropped", "full", "full dropped"]
 
 
-def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on() -> None:
+def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "hashclient.daemon")
     said: list[str] = []
     broken, gone, other = owner(), owner(), owner()
 
@@ -163,6 +168,7 @@ def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on() -> Non
         "other dropped",
     ]
     assert broken.is_closed
+    assert [record.getMessage() for record in caplog.records] == ["request failed: ValueError"]
 
 
 def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_threads_are() -> None:

@@ -173,6 +173,13 @@ def test_an_error_of_the_metadata_has_advice(
     assert not isinstance(refused.value, StateError)
 
 
+def test_a_disk_that_fails_is_an_error_of_the_state(trust: Any) -> None:
+    with pytest.raises(StateError) as failed, trust._translated():
+        raise OSError(28, "No space left on device")
+    path = trust._directory.path
+    assert failed.value.message == f"cannot keep metadata in: {path}: No space left on device"
+
+
 def test_the_cause_of_metadata_that_cannot_be_read_is_said(trust: Any) -> None:
     said = r"root\.json is not metadata: the cause"
     with pytest.raises(DeliveryError, match=said), trust._translated():
