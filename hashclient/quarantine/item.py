@@ -11,7 +11,6 @@ records the restoration of many items. `docs/quarantine.md` specifies `item.json
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
 import functools
 import os
@@ -344,7 +343,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         is_path = all(map(_is_whole_path, (item.file, *(one.file for one in item.context))))
         for value in item.origin.xattrs.values():
             base64.b64decode(value, validate=True)
-    except (ValueError, KeyError, RecursionError, UsageError, binascii.Error) as error:
+    except (ValueError, KeyError, RecursionError, UsageError) as error:
         raise newer_or(_damaged(path, excerpt(error)), path, data, FORMAT) from error
     if item.format != FORMAT:
         raise _unknown_format(path, item.format)

@@ -142,6 +142,15 @@ def test_a_match_that_cannot_be_recorded_is_a_match_without_a_record(
     assert handled.record is not None and checker.failures == 4
 
 
+def test_a_match_that_comes_while_the_checker_is_closed_is_recorded(
+    checker: ContentChecker,
+) -> None:
+    """No more reports are prepared then."""
+    checker._reporter.shutdown()
+    (handled,) = checker.check(LISTED, name="late").found
+    assert handled.record is not None and checker.failures == 0
+
+
 def test_while_a_thread_opens_new_lists_others_use_the_former(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

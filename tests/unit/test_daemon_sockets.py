@@ -140,7 +140,13 @@ def test_a_passed_descriptor_that_no_client_can_reach_is_refused() -> None:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
         ]
         null = stack.enter_context(Path("/dev/null").open("rb"))
-        for fd in (null.fileno(), near.fileno(), *(sock.fileno() for sock in others), 1 << 20):
+        for fd in (
+            null.fileno(),
+            near.fileno(),
+            *(sock.fileno() for sock in others),
+            1 << 20,
+            1 << 40,
+        ):
             with pytest.raises(StateError, match=f"descriptor {fd} from systemd"):
                 _passed(fd)
         assert near.send(b"x") == 1  # the descriptor is still open

@@ -16,7 +16,7 @@ from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Seen
-from hashclient.quarantine import context
+from hashclient.quarantine import context, vault
 from hashclient.quarantine.item import Mark
 from hashclient.quarantine.vault import Taken, load_identities
 
@@ -91,13 +91,18 @@ def test_many_are_taken_and_restored_each_once(ward: Ward, tmp_path: Path, count
     assert ward.names() == set()
 
 
-def test_items_are_unfinished_while_they_are_only_sealed(ward: Ward, taken: Match) -> None:
+def test_items_are_unfinished_while_they_are_only_sealed(
+    ward: Ward, taken: Match, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = ward.evidence(taken).with_name("item.json")
     whole = json.loads(path.read_bytes())
     quarantine = ward.open()
     assert quarantine.unfinished() == frozenset()
     path.write_text(json.dumps(whole | {"stage": "sealed"}))
     assert quarantine.unfinished() == {taken.id}
+    with monkeypatch.context() as patched:  # another command restores the other item meanwhile
+        patched.setattr(vault, "item_ids", lambda _: ["b" * 10, taken.id])
+        assert quarantine.unfinished() == {taken.id}
     restored = {"restored": {**whole["taken"], "in_place": True}}
     path.write_text(json.dumps(whole | {"stage": "sealed"} | restored))
     assert quarantine.unfinished() == frozenset()

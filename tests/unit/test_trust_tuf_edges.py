@@ -484,14 +484,18 @@ def expired(when: datetime) -> bytes:
         (expired(NOW + timedelta(seconds=1)), ""),
         *((body, "") for body in (b"", b"{}", b"[]", b'{"signed": 1}', b'{"signed": {}}')),
         *((body, "") for body in (b'{"signed": {"expires": "x"}}', b'{"signed": {"expires": 1}}')),
+        (None, ""),
     ],
 )
 @pytest.mark.parametrize("name", ["timestamp.json", "final root.json"])
 def test_the_age_of_metadata_is_said_if_it_is_known(
-    trust: Any, source: Source, name: str, body: bytes, since: str
+    trust: Any, source: Source, name: str, body: bytes | None, since: str
 ) -> None:
-    if "root" in name:
-        (trust._directory.path / "root.json").write_bytes(body)
+    root = trust._directory.path / "root.json"
+    if body is None:
+        root.unlink()
+    elif "root" in name:
+        root.write_bytes(body)
     else:
         trust._fetcher.last_body = body
     with pytest.raises(StaleError) as refused, trust._translated():
