@@ -284,6 +284,7 @@ def test_a_path_in_an_answer_begins_as_the_client_has_named_it(tmp_path: Path, g
     path = given if given in ("/", "//") else f"{tmp_path}{given}"
     with contextlib.closing(Named(path)) as named:
         named.open()
+        assert not os.get_inheritable(named._fd)
         real = str(Path(path).resolve())
         held = f"/proc/self/fd/{named._fd}"
         below = "" if given == "/dir/f" else "/e/g"
