@@ -256,7 +256,7 @@ class _Archive:
         for entry in entries:
             offset, packed, size, crc, flags, method, name = entry
             at = offset - block_at
-            if at < 0 or at + LOCAL_BYTES > length:
+            if at + LOCAL_BYTES > length:
                 is_near = offset - last <= _NEAR_BYTES
                 count = _TOGETHER_BYTES if is_near else LOCAL_BYTES
                 block = read_at(offset, count) if offset < size_of_all else b""

@@ -86,6 +86,10 @@ def test_archives_follow_each_other_in_other_bytes(
         assert found(b"." * before + data) == archives, before
 
 
+def test_archives_are_read_at_any_offset() -> None:
+    assert Behind(KINDS).seeks and Behind(KINDS).name == "behind"
+
+
 def test_two_kinds_may_begin_at_one_place() -> None:
     assert found(b"AA5BB7xx..AA3") == [b"AA5BB", b"AA5BB7xx.."[:10], b"AA3"]
     assert found(b"AAxBB5xx") == [b"AAxBB5xx"]

@@ -380,3 +380,24 @@ def test_a_process_inherits_only_its_socket(
         monkeypatch.setattr(sys, "executable", "")
         with pytest.raises(FileNotFoundError, match="no python to run"):
             cage_module._spawn(one)
+
+
+def test_a_process_has_a_minute_to_start_and_the_time_of_one_file(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+    set_timeout = Channel.set_timeout
+
+    def noted(channel: Channel, seconds: float | None) -> None:
+        waits.append(seconds)
+        set_timeout(channel, seconds)
+
+    monkeypatch.setattr(Channel, "set_timeout", noted)
+    world(Ready(WHOLE), Rows([], []), DONE, options=Options(Limits(time_s=100))).open()
+    assert waits[0] == 60 and len(waits) == 4
+    assert all(wait is not None and 90 < wait <= 100 for wait in waits[1:])
+    waits.clear()
+    late = world(Ready(WHOLE), options=Options(Limits(time_s=0)), is_closed=False)
+    with pytest.raises(NotReadError):
+        late.open()
+    assert waits == [60, 0.1, 0.001]

@@ -220,6 +220,7 @@ def test_a_stream_of_another_kind_behind_it_is_joined(expander: Expander, other:
         assert whole.contents == [A] and whole.unread == unread
     else:
         assert whole.contents == [A, A + B] and not whole.unread
+        assert {(one.size, one.is_exact) for one in whole.listed} == {(None, False)}
         third = opened(expander, Whole(data + zstd_of(A)))
         assert third.contents[0] == A and third.unread == unread
     assert not opened(Bzip2(), bzip2_of(A) + OTHERS[other](B)).unread
@@ -245,6 +246,7 @@ def test_a_stream_behind_one_that_the_library_reads_is_unread(other: str, length
         out = opened(expander, source)
         unread = [(b"", Why.UNSUPPORTED)] if other in OTHERS else []
         assert (out.contents, out.unread) == ([A[:length]], unread)
+        assert [(one.size, one.is_exact) for one in out.listed] == [(None, False)]
 
 
 def test_streams_of_lzma_are_joined_to_their_end_and_no_third_kind() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import pytest
 
 from fixtures import archives
+from fixtures.unopened import disk
 from hashclient.containers import driver
 from hashclient.containers.driver import Driver, Spool, Tee
 from hashclient.containers.interface import (
@@ -473,3 +474,25 @@ def test_the_mark_of_an_image_is_looked_for_in_each_member_that_may_have_it(
     pieces = [IMAGE[at : at + 400] for at in range(0, len(IMAGE), 400)]
     sink = drive([member(*pieces, size=size)], one_mask=mask)
     assert sink.containers == [(0, b"m")] * is_found
+
+
+HYBRID = disk()[:32_769] + b"CD001" + bytes(9_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "kinds"),
+    [(LUKS, ["luks"]), (disk(), ["disk"]), (HYBRID, []), (KOLY, ["dmg"]), (b"text", [])],
+)
+def test_a_file_of_a_kind_that_is_not_opened_has_a_row_for_its_kind(
+    data: bytes, kinds: list[str]
+) -> None:
+    """An image of a disk may also begin like a disk with partitions."""
+    sink = Sink()
+    job = Job(len(data), BOTH, None, forced=False)
+    one = Driver(Registry(), Limits(), job, sink, verify_sizes=False)
+    one.run(lambda: Spool(bytearray(data)))
+    assert [row for row in sink.rows if row.not_opened] == [
+        Row(0, b"", None, not_opened=kind) for kind in kinds
+    ]
+    inner = drive([member(data)], wanted=(-1,))
+    assert [row.not_opened for row in inner.rows if row.not_opened] == kinds

@@ -473,6 +473,9 @@ def test_some_kinds_have_readings_guesses_and_a_number_of_members() -> None:
     assert sure == {"mbox": Sure.VERIFIED, "lzma": Sure.GUESS}
     at = {kind.name: kind.in_programs_at for kind in KINDS if kind.in_programs_at}
     assert at == {"tar": 257, "lha": 2}
+    seeks = {one.name for name in names for one in registry.named(name) if one.seeks}
+    archives = {"7zip", "rar5", "rar", "xar", "zip"}
+    assert seeks - {"pdf"} == {*archives, "iso9660", "ole", "pst"}
 
 
 def test_a_guess_gives_way_to_a_kind_that_is_sure() -> None:

@@ -269,6 +269,7 @@ def test_members_of_a_folder_are_read_in_any_part_and_checked() -> None:
     data = solid_seven_zip_of(contents, b"".join(contents.values()), (b"", b""))
     out = opened(expander(), data)
     assert out.contents == list(contents.values())
+    assert [(one.size, one.is_exact) for one in out.listed] == [(n, False) for n in (3, 4, 5)]
     at = data.index(b"two!")
     changed = data[:at] + b"tWo!" + data[at + 4 :]
     broken = opened(expander(), changed)

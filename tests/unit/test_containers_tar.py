@@ -351,6 +351,8 @@ def test_a_sparse_member_counts_as_it_is_stored_as_well(form: str) -> None:
     out = look(pax(fields) + tar_member(b"a", stored) + tar_member(b"b", B))
     assert out.contents == [stored, STORED[:8] + bytes(92) + STORED[8:] + bytes(96), B]
     assert not out.unread
+    sizes = [(one.size, one.is_exact) for one in out.listed]
+    assert sizes == [(len(stored), False), (700, True), (len(B), True)]
     whole = pax({b"GNU.sparse.map": b"0,512", b"GNU.sparse.size": b"512"})
     assert look(whole + tar_member(b"a", STORED)).contents == [STORED]
 
@@ -466,3 +468,10 @@ def test_the_largest_size_of_a_header_is_no_size_that_is_too_large_for_it() -> N
         data = pax({b"size": b"%d" % size}) + tar_header(b"a", 0)
         found = [isinstance(one, Unlisted) for one in each(Tar(), Whole(data))]
         assert found.index(False) == count
+
+
+def test_a_member_has_the_offset_of_its_header() -> None:
+    before = tar_member(b"a", A) + pax({b"path": b"named"})
+    data = before + tar_member(b"b", B) + tar_member(b"d/", b"", b"5") + tar_member(b"c", b"C")
+    at = len(before)
+    assert [one.offset for one in look(data).listed] == [0, at, at + 3 * 512]

@@ -58,7 +58,7 @@ def in_image(data: bytes) -> Opened:
 def test_every_tree_of_an_image_is_read(trees: tuple[dict[str, bytes] | None, ...]) -> None:
     out = in_image(images.image_of(*trees))
     assert {BENIGN, OTHER} <= set(out.contents)
-    assert not out.unread
+    assert not out.unread and all(one.is_exact for one in out.listed)
 
 
 @pytest.mark.parametrize(("place", "byte"), [(7, 1), (72, 1), (88, 1), (100, 1), (881, 2)])
@@ -346,7 +346,9 @@ def test_nothing_is_unlisted_in_whole_archives() -> None:
     }.items():
         found = list(expander(kind).members(Whole(data)))
         assert not [one for one in found if isinstance(one, Unlisted)], kind
-        assert opened(expander(kind), data).contents == list(contents.values()), kind
+        out = opened(expander(kind), data)
+        assert out.contents == list(contents.values()), kind
+        assert {one.is_exact for one in out.listed} == {kind == "cpio"}, kind
 
 
 @pytest.mark.parametrize("form", ["newc", "odc"])

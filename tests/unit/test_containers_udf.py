@@ -128,6 +128,7 @@ def read(data: bytes, size: int | None = None) -> Read:
             reasons.append(found.why)
             continue
         (member,) = found
+        assert member.is_exact
         try:
             pieces = list(member.chunks())
         except NotReadError as error:

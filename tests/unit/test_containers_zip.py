@@ -15,6 +15,7 @@ import pytest
 
 from fixtures import archives
 from fixtures.archives import DEFLATED, STORED
+from fixtures.ole import ole_of
 from hashclient.containers.interface import Member, NotReadError, Unlisted, Why
 from hashclient.containers.zip import Ranges, Zip
 from hashclient.containers.zipdirectory import MAX_DIRECTORIES
@@ -620,3 +621,14 @@ def test_members_in_another_order_than_their_entries_are_put_in_order_up_to_a_li
     with pytest.raises(NotReadError) as refused:
         ranges.add(0, 5)
     assert refused.value.why is Why.LIMIT
+
+
+def test_members_of_a_zip_in_a_document_end_before_their_damage() -> None:
+    """The sectors of the zip may be scattered in the document, so no size is certain."""
+    made = archives.Zip().add(b"a", A, STORED).add(b"b", B, data=archives.raw_deflate(B) + b"x")
+    out = opened(Zip(), ole_of({"Package": made.end()}))
+    assert out.members == [(b"a", A)] and out.unread == [(b"b", Why.DAMAGED)]
+    assert [(one.size, one.is_exact, one.head) for one in out.listed] == [
+        (len(A), False, None),
+        (len(B), False, None),
+    ]

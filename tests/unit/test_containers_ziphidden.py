@@ -68,6 +68,8 @@ NO_END = "damaged: zip: a stored member without an end"
 LIE = {"crc": 1, "packed": len(P), "size": len(A)}
 ZEROS = {"crc": 0, "packed": 0, "size": 0}
 PACKED = {"packed": len(P), "size": len(A)}
+#: a block of deflate or Deflate64 that is not compressed
+PLAIN_BLOCK = b"\1" + struct.pack("<2H", len(A), len(A) ^ 0xFFFF) + A
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,9 @@ PACKED = {"packed": len(P), "size": len(A)}
         (header(method=DEFLATED, flags=8, local=ZEROS) + descriptor(packed=len(P) + 1), DESCRIBED),
         (header(method=DEFLATED, flags=8, local=ZEROS) + descriptor(CRC, len(P), 9), DESCRIBED),
         (header(method=DEFLATED, flags=8, local=ZEROS) + descriptor(packed=len(P), mark=b""), A),
+        (header(method=9, data=PLAIN_BLOCK, described=True), A),
+        (header(method=9, data=PLAIN_BLOCK), A),
+        (header(method=9, data=PLAIN_BLOCK + b"x"), BEHIND),
         (header(method=LZMA, data=lzma_of(A)), A),
         (header(method=LZMA, data=lzma_of(A), flags=2), A),
         (header(method=LZMA, data=lzma_of(A), flags=2, described=True), A),
