@@ -393,3 +393,27 @@ def test_blocks_of_a_partition_lie_in_its_pieces(block: int, place: int | None) 
     for nowhere in (block, 4):
         with pytest.raises(NotReadError):
             volume._place(0, nowhere)
+
+
+def with_rock_ridge(data: bytes) -> bytes:
+    """Return an image whose plain tree has the fields of Rock Ridge; its only file is `long`."""
+    made = bytearray(data)
+    (root,) = struct.unpack_from("<L", made, 16 * images.SECTOR + 158)
+    at = place = root * images.SECTOR
+    records = b""
+    mode = struct.pack("<L", 0o040755) + struct.pack(">L", 0o040755)
+    rights = b"PX\x24\1" + mode + bytes(25)
+    for fields in (b"SP\7\1\xbe\xef\0" + rights, b"", b"NM\x09\1\0long\0"):
+        length = made[place]
+        records += bytes([length + len(fields)]) + made[place + 1 : place + length] + fields
+        place += length
+    made[at : at + len(records)] = records
+    return bytes(made)
+
+
+def test_a_tree_with_long_names_hides_no_file_of_another_tree() -> None:
+    """Of two trees, libarchive reads the tree of Rock Ridge if there is one."""
+    both = images.image_of({"A": BENIGN}, {"b": OTHER})
+    assert in_image(both).members == [(b"b", OTHER), (b"A", BENIGN)]
+    out = in_image(with_rock_ridge(both))
+    assert out.members == [(b"long", BENIGN), (b"b", OTHER)] and not out.unread
