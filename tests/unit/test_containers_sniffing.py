@@ -417,3 +417,17 @@ def test_a_program_that_is_read_forwards_is_searched_in_the_same_places(
             assert searched.has_found() is is_one
             found += [at] * is_one
         assert found == wanted
+
+
+def test_a_7z_ends_with_attributes_or_with_a_packed_header() -> None:
+    contents = {"a": b"benign", "b": b"other"}
+    plain = others.seven_zip_of(contents)[-1_024:]
+    packed = others.solid_seven_zip_of(contents, b"benignother", (b"\0", b""), packs_header=True)[
+        -1_024:
+    ]
+    attributes, method = b"\x15", b"\x07\x0b\1\0"
+    assert (attributes in plain, method in plain) == (True, False)
+    assert (attributes in packed, method in packed) == (False, True)
+    for last in (plain, packed):
+        assert fronts.ends_as_7z(last) and fronts.ends_as_7z(b"before" * 20 + last)
+        assert not fronts.ends_as_7z(last[:-1]) and not fronts.ends_as_7z(last + b"\0x")

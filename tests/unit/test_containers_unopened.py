@@ -112,6 +112,13 @@ def test_a_file_is_counted_without_being_opened_only_if_no_expander_would_open_i
     assert counted == (begins if behind in ("nothing", "zeros") else [])
 
 
+def test_a_file_that_is_opened_as_another_kind_is_not_counted() -> None:
+    """An image for optical disks may also begin like a disk with partitions."""
+    disk = unopened.disk()
+    for data, kind in ((disk, "disk"), (disk[:32_769] + b"CD001" + bytes(9_000), "")):
+        assert kind_alone(len(data), lambda at, count, d=data: d[at : at + count]) == kind  # type: ignore[misc]
+
+
 def test_a_boot_sector_without_partitions_is_no_disk() -> None:
     disk = unopened.disk()
     assert not kind_by_begin(disk[:446] + bytes(64) + disk[510:])
