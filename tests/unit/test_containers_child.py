@@ -31,6 +31,7 @@ from hashclient.containers.protocol import (
     Row,
     Rows,
     Setup,
+    decode_to_child,
     decode_to_worker,
     encode,
 )
@@ -294,3 +295,37 @@ def test_a_message_that_is_no_file_ends_the_process() -> None:
         Channel(ours).send(Masks(b""))
         with pytest.raises(BrokenError, match="no job"):
             serve(Channel(theirs), Setup(Limits(), 1), Registry(), cast(Stall, NoStall()))
+
+
+def test_files_that_came_with_messages_are_closed_with_their_channel() -> None:
+    one, other = socket.socketpair()
+    sender, receiver = Channel(one), Channel(other)
+    with Path("/dev/null").open("rb") as file:
+        for _ in range(2):
+            sender.send(Masks(b""), [file.fileno()])
+            receiver.receive()
+    fds = list(receiver._fds)
+    for channel in (sender, receiver):
+        channel.close()
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+    assert len(fds) == 2 and receiver._fds == []
+
+
+def test_a_message_that_comes_with_a_file_may_be_long() -> None:
+    """The kernel takes a long message in parts, and the file with the first part."""
+    one, other = socket.socketpair()
+    sender, receiver = Channel(one), Channel(other)
+    sender.set_timeout(20)
+    message = Masks(bytes(range(256)) * 4_096)
+    with Path("/dev/null").open("rb") as file:
+        thread = threading.Thread(target=sender.send, args=(message, [file.fileno()]))
+        thread.start()
+        try:
+            assert decode_to_child(receiver.receive()) == message
+        finally:
+            thread.join(20)
+    os.close(receiver.take_fd())
+    for channel in (sender, receiver):
+        channel.close()
