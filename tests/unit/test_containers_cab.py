@@ -251,3 +251,11 @@ def test_a_table_of_folders_that_is_cut_off_has_whole_folders() -> None:
     data = cabinet([], *[(STORED, stored(A, 20, 5))] * 2)
     for length, count in ((43, 0), (44, 1), (51, 1), (52, 2), (60, 2)):
         assert len(_table(Whole(data[:length]))) == count
+
+
+def test_a_cabinet_has_many_folders() -> None:
+    folders = [(STORED, stored(bytes([number]) * 9, 4, 5)) for number in range(200)]
+    files = [(b"%d" % number, 9, 0, number) for number in range(200)]
+    assert read(cabinet(files, *folders)) == [
+        (b"%d" % number, bytes([number]) * 9, "") for number in range(200)
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import pytest
 
 from fixtures import archives
+from fixtures.ole import ole_of
 from fixtures.unopened import disk
 from hashclient.containers import driver
 from hashclient.containers.driver import Driver, Spool, Tee
@@ -496,3 +497,11 @@ def test_a_file_of_a_kind_that_is_not_opened_has_a_row_for_its_kind(
     ]
     inner = drive([member(data)], wanted=(-1,))
     assert [row.not_opened for row in inner.rows if row.not_opened] == kinds
+
+
+def test_a_document_in_another_container_hides_no_zip_behind_it() -> None:
+    inner = ole_of({"a": b"in the document"}) + archives.zip_of({"z": X})
+    sink = drive([member(inner)], one_mask=SHA256)
+    names = [row.name for row in sink.rows if row.container == 1 and row.mask]
+    assert names == [b"a", b"z"] and read_row(X, b"z", 1) in sink.rows
+    assert sink.containers == [(0, b"m")] and read_row(inner) in sink.rows

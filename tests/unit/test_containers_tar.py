@@ -475,3 +475,8 @@ def test_a_member_has_the_offset_of_its_header() -> None:
     data = before + tar_member(b"b", B) + tar_member(b"d/", b"", b"5") + tar_member(b"c", b"C")
     at = len(before)
     assert [one.offset for one in look(data).listed] == [0, at, at + 3 * 512]
+
+
+def test_fields_of_one_member_rule_over_those_of_all_members() -> None:
+    data = pax({b"path": b"all"}, b"g") + pax({b"path": b"own"}) + tar_member(b"a", A)
+    assert look(data + tar_member(b"b", B)).members == [(b"own", A), (b"all", B)]
