@@ -17,7 +17,7 @@ import pytest
 from fixtures.archives import bzip2_of, compress_of, gzip_of, lzma_of, raw_deflate, xz_of
 from fixtures.differential.streams import FORMS
 from hashclient.containers import decoding, libarchive, libformats
-from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
+from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd, _Input
 from hashclient.containers.decoding import Inflater, decoded
 from hashclient.containers.interface import ISO_HEAD_BYTES, Expander, NotReadError, Why
 from hashclient.containers.kinds import is_lzma_header
@@ -332,3 +332,20 @@ def test_a_code_of_compress_that_does_not_exist_is_unread_and_no_file_at_all_whe
     chance = random.Random(3)
     others = [b"\x1f\x9d" + chance.randbytes(500) for _ in range(2_000)]
     assert sum(sniffs(expander, other) for other in others) < 3
+
+
+@pytest.mark.parametrize(
+    ("rest", "goes_on"),
+    [
+        (b"\x28\xb5\x2f\xfd", True),
+        (b"\x28\xb5\x2f\xfc", False),
+        (b"\x28\xb5\x2f", False),
+        (b"", False),
+        *((bytes([n]) + b"\x2a\x4d\x18", n in range(0x50, 0x60)) for n in range(0x40, 0x70)),
+        (b"\xd0\x2a\x4d\x18", False),
+        (b"\x50\x2a\x4d\x19", False),
+        (b"x\x28\xb5\x2f\xfd", False),
+    ],
+)
+def test_frames_of_zstd_follow_each_other(rest: bytes, *, goes_on: bool) -> None:
+    assert Zstd()._goes_on(_Input(Whole(rest))) is goes_on

@@ -431,3 +431,19 @@ def test_a_7z_ends_with_attributes_or_with_a_packed_header() -> None:
     for last in (plain, packed):
         assert fronts.ends_as_7z(last) and fronts.ends_as_7z(b"before" * 20 + last)
         assert not fronts.ends_as_7z(last[:-1]) and not fronts.ends_as_7z(last + b"\0x")
+
+
+def test_the_header_of_a_program_may_end_with_its_first_4_kib() -> None:
+    """Without the header, the first 8 MiB of the file would be searched."""
+    end = 12 << 20
+    section = struct.pack("<8s8x2L16x", b".text", 512, end - 512)
+    header = struct.pack("<4s2xH12xH2x", b"PE\0\0", 1, 0) + section
+    at = 4_096 - len(header)
+    head = (b"MZ".ljust(60, b"\0") + struct.pack("<L", at)).ljust(at, b"\0") + header
+
+    def read_at(offset: int, count: int) -> bytes:
+        assert offset >= end
+        return (MARK + bytes(93))[offset - end : offset - end + count]
+
+    picked = Registry().pick(head.ljust(33_792, b"\0"), bytes(600), end + 100, read_at)
+    assert [one.name for one in picked] == ["behind"]
