@@ -15,8 +15,8 @@ from typing import cast
 
 import pytest
 
-from fixtures.archives import zip_of
-from hashclient.containers import child, protocol
+from fixtures.archives import Zip, zip_of
+from hashclient.containers import child, libarchive, protocol
 from hashclient.containers.child import FileData, Out, Stall, serve
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import LimitError, Limits
@@ -37,6 +37,7 @@ from hashclient.containers.protocol import (
 )
 from hashclient.containers.registry import Registry
 from hashclient.containers.sandbox import Locks
+from tests.unit.test_containers_passwords import add
 
 
 class Sent:
@@ -329,3 +330,23 @@ def test_a_message_that_comes_with_a_file_may_be_long() -> None:
     os.close(receiver.take_fd())
     for channel in (sender, receiver):
         channel.close()
+
+
+@pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+def test_the_process_gets_the_passwords(locked: list[tuple[object, ...]], tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    path.write_bytes(add(Zip(), b"a", b"benign", b"p").end())
+    for passwords, mask in (((b"p",), 4), ((), 0)):
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        channel.send(Setup(Limits(), 4711, passwords=passwords))
+        with path.open("rb") as file:
+            channel.send(Job(path.stat().st_size, 4, 4, forced=False), [file.fileno()])
+        ours.shutdown(socket.SHUT_WR)
+        child.main(theirs.detach())
+        answers = [decode_to_worker(channel.receive()) for _ in range(3)]
+        channel.close()
+        assert isinstance(answers[1], Rows) and isinstance(answers[2], Done)
+        (row,) = answers[1].rows
+        assert (row.name, row.mask, row.why) == (b"a", mask, None if mask else "encrypted")
+    assert locked

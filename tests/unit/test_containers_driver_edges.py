@@ -10,8 +10,9 @@ import pytest
 
 from fixtures import archives
 from fixtures.ole import ole_of
+from fixtures.others import program_of, seven_zip_of
 from fixtures.unopened import disk
-from hashclient.containers import driver
+from hashclient.containers import driver, libarchive
 from hashclient.containers.driver import Driver, Spool, Tee
 from hashclient.containers.interface import (
     HEAD_BYTES,
@@ -505,3 +506,14 @@ def test_a_document_in_another_container_hides_no_zip_behind_it() -> None:
     names = [row.name for row in sink.rows if row.container == 1 and row.mask]
     assert names == [b"a", b"z"] and read_row(X, b"z", 1) in sink.rows
     assert sink.containers == [(0, b"m")] and read_row(inner) in sink.rows
+
+
+@pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+def test_an_archive_in_a_program_in_another_container_is_opened() -> None:
+    for inner in (
+        program_of(seven_zip_of({"z": X}) + bytes(2_000)),
+        program_of(b"", bytes(50) + seven_zip_of({"z": X})),
+    ):
+        sink = drive([member(inner[:900], inner[900:])], one_mask=SHA256)
+        assert read_row(X, b"z", 1) in sink.rows and read_row(inner) in sink.rows
+        assert not any(row.why for row in sink.rows)

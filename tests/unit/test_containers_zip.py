@@ -632,3 +632,12 @@ def test_members_of_a_zip_in_a_document_end_before_their_damage() -> None:
         (len(A), False, None),
         (len(B), False, None),
     ]
+
+
+def test_in_a_document_a_header_with_odd_fields_is_chance() -> None:
+    """In a zip file, such a header counts if it directly follows a member."""
+    made = archives.Zip().add(b"a", A).add(b"\1", B, listed=False, local={"method": 77})
+    data = made.end()
+    assert opened(Zip(), data).unread == [(b"\1", Why.UNSUPPORTED)]
+    out = opened(Zip(), ole_of({"Package": data}))
+    assert (out.contents, out.unread) == ([A], [])
