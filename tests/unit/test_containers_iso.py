@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import pytest
 
 from fixtures.images import SECTOR, image_of, record
-from hashclient.containers import iso
+from hashclient.containers import iso, libarchive
 from hashclient.containers.interface import NotReadError, Why
-from tests.opened import Whole
+from tests.opened import Whole, opened
+from tests.unit.test_containers_libarchive_edges import FATAL, Entry, Script
 
 #: The sector in which records place a file; no test reads the bytes of the file.
 AT = 90
@@ -279,3 +280,26 @@ def test_a_directory_has_64_mib_at_most() -> None:
     assert iso._files(whole, folder(0, 64 << 20)) == {FILE}
     with pytest.raises(NotReadError, match="a directory of too many bytes"):
         iso._files(whole, folder(0, (64 << 20) + 1))
+
+
+@pytest.mark.parametrize(
+    ("answers", "members", "is_unread"),
+    [
+        ([FATAL], 0, False),
+        ([Entry()], 1, False),
+        ([Entry(), FATAL], 1, True),
+        ([Entry(), Entry(), FATAL], 2, True),
+    ],
+)
+def test_an_image_that_the_library_refuses_is_read_with_new_descriptors(
+    answers: list[Entry | int],
+    members: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_unread: bool,
+) -> None:
+    """If the library has already listed a member, the image is damaged. Here, it lists no more."""
+    monkeypatch.setattr(libarchive, "_LIBRARY", Script(answers))
+    out = opened(iso.DiskImage("iso9660", seeks=True), image_of({"a": b"benign"}))
+    assert len(out.listed) == members
+    assert out.reasons == ({Why.DAMAGED} if is_unread else set())
