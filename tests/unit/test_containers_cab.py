@@ -259,3 +259,11 @@ def test_a_cabinet_has_many_folders() -> None:
     assert read(cabinet(files, *folders)) == [
         (b"%d" % number, bytes([number]) * 9, "") for number in range(200)
     ]
+
+
+@pytest.mark.parametrize("reserve", [0, 1, 4, 8, 20])
+def test_each_folder_may_have_bytes_that_are_kept_free(reserve: int) -> None:
+    table = b"".join(struct.pack("<L2H", n, n, 0) + b"\xff" * reserve for n in (77, 88, 99))
+    head = struct.pack("<4s5L2B5H", b"MSCF", 0, 0, 0, 0, 0, 3, 1, 3, 1, 4, 0, 0)
+    data = head + struct.pack("<H2B", 5, reserve, 0) + bytes(5) + table
+    assert [one.start for one in _table(Whole(data))] == [77, 88, 99]

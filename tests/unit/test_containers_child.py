@@ -350,3 +350,16 @@ def test_the_process_gets_the_passwords(locked: list[tuple[object, ...]], tmp_pa
         (row,) = answers[1].rows
         assert (row.name, row.mask, row.why) == (b"a", mask, None if mask else "encrypted")
     assert locked
+
+
+def test_a_file_may_give_its_bytes_in_small_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pread = tmp_path / "x", os.pread
+    path.write_bytes(bytes(range(40)))
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: pread(fd, min(count, 3), at))
+    with path.open("rb") as file:
+        data = FileData(file.fileno(), 40)
+        for offset, count in ((0, 9), (1, 8), (2, 11), (5, 99), (38, 9)):
+            assert data.read_at(offset, count) == bytes(range(40))[offset : offset + count]
+        assert data.bytes_read == 9 + 8 + 11 + 35 + 2

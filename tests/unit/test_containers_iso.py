@@ -69,6 +69,7 @@ def until(left: int) -> bytes:
             {0: file(goes_on=True) * 2 + file(7, 95) + file(9, 96)},
             {(FILE[0], 17), (96 * SECTOR, 9), APART},
         ),
+        ({0: file(SECTOR, 91, goes_on=True) + file(7, 92)}, {(91 * SECTOR, SECTOR + 7)}),
         ({0: file(goes_on=True) + file(0)}, {FILE}),
         ({0: file(0, 95, goes_on=True) + file(0)}, set()),
         # Each directory is read once; the records of a directory itself and of its parent are
@@ -303,3 +304,21 @@ def test_an_image_that_the_library_refuses_is_read_with_new_descriptors(
     out = opened(iso.DiskImage("iso9660", seeks=True), image_of({"a": b"benign"}))
     assert len(out.listed) == members
     assert out.reasons == ({Why.DAMAGED} if is_unread else set())
+
+
+def test_files_in_parts_of_two_trees_are_different() -> None:
+    parts = file(SECTOR, goes_on=True) + file(7, AT + 2)
+    for root in (0, 5, 7):
+        found = iso._files(image({root: parts}), folder(root))
+        assert found == {(FILE[0], SECTOR + 7), (-1 - root * SECTOR, 0)}
+
+
+@pytest.mark.parametrize("block", [2, 3, 81, 82, 83])
+def test_a_tree_of_another_system_may_begin_at_any_block_of_512_bytes(block: int) -> None:
+    made = bytearray(image({})._data)
+    made[512:514], made[520:524], made[560:569] = b"PM", block.to_bytes(4, "big"), b"Apple_HFS"
+    at = 512 * block + 1_024
+    made[at : at + 2] = b"H+"
+    assert iso._has_hfs(Whole(bytes(made)), set())
+    made[at : at + 2] = b"\0\0"
+    assert not iso._has_hfs(Whole(bytes(made)), set())

@@ -127,6 +127,7 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
     ],
     "arj": [
         (arj(b"h"), True),
+        (arj(b"header"), True),
         (arj(b"header" * 400), True),
         (arj(b""), False),
         (arj(b"header", crc=1), False),

@@ -299,6 +299,8 @@ SIZE = len(cabinet())
         (cabinet(start=SIZE - 1, length=0), SIZE),
         (cabinet(start=44), 0),
         (cabinet(start=45), SIZE),
+        (cabinet(folders=4, start=60), 0),
+        (cabinet(folders=4, start=69), SIZE),
         (cabinet(compression=3), SIZE),
         (cabinet(compression=4), 0),
         (cabinet(compression=0x1503), SIZE),

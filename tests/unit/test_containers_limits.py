@@ -86,3 +86,14 @@ def test_a_file_has_250_000_containers() -> None:
 def test_half_of_the_memory_keeps_one_container() -> None:
     for memory_mib, most in ((1, 512 << 10), (3, 3 << 19), (256, 128 << 20)):
         assert Limits(memory_mib=memory_mib).spool_bytes == most
+
+
+def test_members_add_to_the_bytes_that_a_large_file_allows() -> None:
+    size = (1 << 29) + (1 << 12)
+    for members, most in ((0, 2 * size), (1, 2 * size + 8_192), (3, 2 * size + 24_576)):
+        budget = Budget(Limits(ratio=2), size)
+        for _ in range(members):
+            budget.member()
+        budget.take(most)
+        with pytest.raises(LimitError):
+            budget.take(1)

@@ -228,11 +228,13 @@ def test_a_header_of_unknown_place_is_in_the_last_512_bytes(
 
 
 def test_an_archive_behind_others_has_the_length_that_its_first_header_gives() -> None:
-    data = seven_zip_of({"a": b"benign"})
     reader = expander()
     assert isinstance(reader, sevenzip.SevenZip)
-    for behind in (b"", b"behind"):
-        assert reader.length(Whole(data + behind)) == len(data)
+    for count in (6, 40, 41, 63):
+        data = seven_zip_of({"a": bytes(count)})
+        for behind in (b"", b"behind"):
+            assert reader.length(Whole(data + behind)) == len(data)
+    data = seven_zip_of({"a": b"benign"})
     for at in (8, 12, 20, 28, 31):
         changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         assert reader.length(Whole(changed)) == 0
@@ -318,9 +320,10 @@ def test_a_header_has_16_mib_at_most() -> None:
 
 
 def test_a_folder_may_end_where_the_file_does() -> None:
-    folder = Folder(32, 9, [Coder(b"\0", b"", 9), Coder(b"\0", b"", 9)], None)
-    data = bytes(32) + b"benign..."
-    assert b"".join(sevenzip._unpacked(Whole(data), folder)) == b"benign..."
+    content = b"benign.." * 5
+    folder = Folder(32, 40, [Coder(b"\0", b"", 40), Coder(b"\0", b"", 40)], None)
+    data = bytes(32) + content
+    assert b"".join(sevenzip._unpacked(Whole(data), folder)) == content
     with pytest.raises(NotReadError, match="ends too early"):
         list(sevenzip._unpacked(Whole(data[:-1]), folder))
 

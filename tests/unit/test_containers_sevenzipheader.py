@@ -73,7 +73,7 @@ def header(
 ) -> bytes:
     """Return a 7z header with one folder for each chain of coders."""
     count = bytes([len(chains)])
-    streams = b"\6\x03" + bytes([len(packed)]) + b"\x09" + packed + packed_sums + b"\0"
+    streams = b"\6\x23" + bytes([len(packed)]) + b"\x09" + packed + packed_sums + b"\0"
     streams += b"\x07\x0b" + count + b"\0" + b"".join(chains) + b"\x0c" + sizes + sums + b"\0"
     return b"\1\4" + streams + parts + b"\0\5" + files
 
@@ -92,7 +92,7 @@ def test_a_header_has_folders_one_behind_the_other() -> None:
     found = Header(header(COPY, COPY, COPY, packed=b"\5\7\2", sizes=b"\5\7\2", files=names(*"abc")))
     assert not found.is_packed and not found.says_parts
     assert [(one.start, one.packed, one.size) for one in found.folders] == [
-        (35, 5, 5), (40, 7, 7), (47, 2, 2),
+        (67, 5, 5), (72, 7, 7), (79, 2, 2),
     ]  # fmt: skip
     assert [part.folder for part in found.members()] == found.folders
     assert Header(b"\x17" + header(COPY)[2:]).is_packed

@@ -144,6 +144,7 @@ ONE = {2: inside(b"benign")}
 READ: Read = {b"a": b"benign"}, []
 ZEROS: Read = {b"a": bytes(3) + b"benign"}, []
 NONE: Read = {}, []
+LONG_FILE = b"x" * PIECE_BYTES + b"y"
 DAMAGED: Read = {}, [Why.DAMAGED]
 UNSUPPORTED: Read = {}, [Why.UNSUPPORTED]
 LIMIT: Read = {}, [Why.LIMIT]
@@ -202,6 +203,13 @@ def blocks(size: int) -> bytes:
         (disk(ONE, (volume(b"\1\xff" + PLAIN[2:], count=64, root=63), partition(0))), READ),
         (disk(ONE, (volume(b"\1\0" + PLAIN[2:], count=2, root=1), partition(0))), READ),
         (disk(ONE, (volume(SEVENTH, map_of(b"x", 7), SEVENTH, root=2), partition(7))), READ),
+        (
+            disk(
+                {0: file_set(2), 1: directory(*ROOT, of=2), **ONE},
+                (volume(PLAIN, PLAIN, SEVENTH, root=2), partition(0, 9), partition(7)),
+            ),
+            READ,
+        ),
         # The tree of directories.
         (disk({0: file_set(number=257), **ONE}), DAMAGED),
         (disk({1: inside(names(*ROOT)), **ONE}), DAMAGED),
@@ -261,6 +269,10 @@ def blocks(size: int) -> bytes:
             for size in (PIECE_BYTES, PIECE_BYTES + 1)
         ),
         (
+            disk({2: file(PIECE_BYTES + 1, short(PIECE_BYTES + 1, 90)), 90: LONG_FILE}),
+            ({b"a": LONG_FILE}, []),
+        ),
+        (
             disk({2: file(PIECE_BYTES + 1, short(PIECE_BYTES + 1 | 1 << 30, 5))}),
             ({b"a": bytes(PIECE_BYTES + 1)}, []),
         ),
@@ -295,12 +307,12 @@ def test_names_have_their_paths_in_either_coding_and_any_length() -> None:
 def test_blocks_of_a_partition_of_metadata_lie_in_the_pieces_of_a_file() -> None:
     metadata = entry(250, 0, 3 * SECTOR, short(2 * SECTOR, 20) + short(SECTOR, 40))
     names = b"\x08a", b"\x08b"
-    maps = PLAIN, map_of(b"*UDF Metadata Partition", 0, 10)
+    maps = PLAIN, map_of(b"*UDF Metadata Partition", 0, 26)
     for order, root in ((maps, 1), (maps[::-1], 0)):
         for at, found in ((1, READ), (2, ({b"b": b"other"}, [])), (3, DAMAGED)):
             tree = tag(256, bytes(384) + LONG.pack(SECTOR, at, root))
             a, b = (directory((name, 0, 50 + n), of=1 - root) for n, name in enumerate(names))
-            blocks = {0: b"", 1: b"", 10: metadata, 20: tree, 21: a, 40: b}
+            blocks = {0: b"", 1: b"", 26: metadata, 20: tree, 21: a, 40: b}
             blocks |= {50: inside(b"benign"), 51: inside(b"other")}
             assert read(disk(blocks, (volume(*order, root=root), partition(0)))) == found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -460,3 +461,31 @@ def test_members_of_an_earlier_archive_are_put_in_order_up_to_a_limit(
     monkeypatch.setattr("hashclient.containers.zip._MAX_MOVED", 0)
     out = opened(Zip(), data)
     assert (out.members, out.unread) == ([(b"last", b"last")], [(b"", Why.LIMIT)])
+
+
+@pytest.mark.parametrize("extra", [b"", b"x", b"12345", bytes(300)])
+def test_extra_fields_of_a_local_header_precede_the_bytes_of_its_member(extra: bytes) -> None:
+    made = archives.Zip(b"front").add(b"a", A)
+    crc, size, offset = zlib.crc32(B), len(B), len(made.body) - made.base
+    fields = (b"PK\3\4", 20, 0, STORED, 0, 0x5CA1, crc, size, size, 1, len(extra))
+    made.put(struct.pack("<4s5H3L2H", *fields) + b"b" + extra + B)
+    entry = archives.entry(
+        b"b", flags=0, method=STORED, crc=crc, packed=size, size=size, offset=offset
+    )
+    made.entries.append(entry)
+    out = opened(Zip(), made.add(b"c", A).end())
+    assert out.members == [(b"a", A), (b"b", B), (b"c", A)] and not out.unread
+
+
+@pytest.mark.parametrize(
+    ("length", "comment", "is_part"),
+    [(0, b"", True), (3, b"xyz", True), (22, b"x" * 22, True), (3, b"xy", False), (0, b"x", False)],
+)
+def test_a_part_of_an_archive_ends_with_its_comment(
+    length: int, comment: bytes, *, is_part: bool
+) -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    size, offset = sum(map(len, made.entries)), len(made.body)
+    end = record(disks=(1, 0), counts=(2, 2), size=size, offset=offset, comment=length)
+    out = opened(Zip(), two_with(end + comment))
+    assert out.unread == [(b"", Why.UNSUPPORTED)] * is_part and out.contents == [A, B]
