@@ -290,6 +290,7 @@ def with_sum(flags: int, fields: bytes) -> bytes:
         (gzip(2, with_sum(2, b"")), b"", b"benign", False),
         (gzip(10, with_sum(10, b"name\0")), b"name", b"benign", False),
         (gzip(2, b"\0\0"), b"", b"benign", True),
+        (gzip(2, b"\xff\xff"), b"", b"benign", True),
         (gzip(1), b"", b"benign", False),
         (gzip(0xE0), b"", b"benign", False),
         (gzip(crc=1), b"", b"benign", True),

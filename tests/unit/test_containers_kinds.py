@@ -131,6 +131,7 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
         (arj(b"header" * 400), True),
         (arj(b""), False),
         (arj(b"header", crc=1), False),
+        (arj(b"header", crc=-1), False),
         (arj(b"header", length=5), False),
         (arj(b"header", length=0xFFFF), False),
     ],

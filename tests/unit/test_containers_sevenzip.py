@@ -256,9 +256,10 @@ def test_a_header_lies_within_the_archive_and_is_not_too_long(
     for cut in (1, 32, 33):
         with pytest.raises(ValueError, match=r"\d"):
             sevenzip._header(Whole(data[:-cut]))
-    changed = data[:-1] + bytes([data[-1] ^ 1])
-    with pytest.raises(ValueError, match=r"\d"):
-        sevenzip._header(Whole(changed))
+    for bit in range(8):
+        changed = data[:-1] + bytes([data[-1] ^ 1 << bit])
+        with pytest.raises(ValueError, match=r"\d"):
+            sevenzip._header(Whole(changed))
     monkeypatch.setattr(sevenzip, "_MOST_HEADER_BYTES", length)
     assert sevenzip._header(Whole(data)).folders
     monkeypatch.setattr(sevenzip, "_MOST_HEADER_BYTES", length - 1)

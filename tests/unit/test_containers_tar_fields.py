@@ -287,6 +287,7 @@ MAJOR, MINOR, REAL = b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.real
         ({SIZE: b"5"}, Why.DAMAGED),
         ({b"GNU.sparse.?": b"5"}, Why.DAMAGED),
         ({MAJOR: b"0"}, Why.DAMAGED),
+        ({MAJOR: b"2"}, Why.DAMAGED),
         ({MAJOR: b"1"}, Why.UNSUPPORTED),
         ({MAJOR: b"1", MINOR: b"1", REAL: b"5"}, Why.UNSUPPORTED),
         ({MAJOR: b"1", MINOR: b"0"}, Why.DAMAGED),

@@ -80,7 +80,8 @@ def test_headers_that_do_not_agree_are_unread(field: str, method: int) -> None:
         made = archives.Zip().add(b"a", A, method, **{side: lie}).add(b"b", B)  # type: ignore[arg-type]
         out = look(made.end())
         assert (b"a", Why.DAMAGED) in out.unread, side
-        assert B in out.contents
+        # One of the two headers is right, and the member is read by this header.
+        assert {A, B} <= set(out.contents), side
 
 
 @pytest.mark.parametrize("is_known", [False, True])

@@ -111,8 +111,8 @@ def test_a_range_is_known_by_both_of_its_ends() -> None:
     assert not ranges.has(0, 0) and not ranges.covers(0)
     assert ranges.add(10, 20) and ranges.add(30, 31)
     for start, end, is_one in (
-        (10, 20, True), (10, 19, False), (9, 20, False), (11, 20, False), (20, 30, False),
-        (30, 31, True), (31, 32, False),
+        (10, 20, True), (10, 19, False), (10, 21, False), (9, 20, False), (11, 20, False),
+        (20, 30, False), (30, 31, True), (31, 32, False),
     ):  # fmt: skip
         assert ranges.has(start, end) is is_one
     covered = [position for position in range(40) if ranges.covers(position)]
@@ -489,3 +489,29 @@ def test_a_part_of_an_archive_ends_with_its_comment(
     end = record(disks=(1, 0), counts=(2, 2), size=size, offset=offset, comment=length)
     out = opened(Zip(), two_with(end + comment))
     assert out.unread == [(b"", Why.UNSUPPORTED)] * is_part and out.contents == [A, B]
+
+
+def test_bytes_between_a_directory_and_its_end_record_are_no_entries() -> None:
+    for between in (bytes(100), b"PK\1\1" + bytes(100), b"PK\1\3" + bytes(100)):
+        made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+        out = opened(Zip(), made.end(between=between))
+        assert out.members == [(b"a", A), (b"b", B)] and not out.unread
+
+
+def test_an_archive_in_a_member_hides_no_archive_before_it() -> None:
+    """Members of a directory have sizes, in contrast to members that no directory names."""
+    inner = archives.zip_of({"x": A})
+    data = archives.zip_of({"a": A}) + archives.zip_of({"inner": inner}, STORED)
+    out = opened(Zip(), data)
+    assert out.members == [(b"inner", inner), (b"a", A)] and not out.unread
+    assert [one.size for one in out.listed] == [len(inner), len(A)]
+
+
+def test_a_member_in_two_directories_hides_none_behind_it() -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    both, start = b"".join(made.entries), len(made.body)
+    first = record(counts=(2, 2), size=len(both), offset=start)
+    last = record(size=len(made.entries[0]), offset=start + len(both + first))
+    out = opened(Zip(), bytes(made.body) + both + first + made.entries[0] + last)
+    assert out.members == [(b"a", A), (b"b", B)] and not out.unread
+    assert [one.size for one in out.listed] == [len(A), len(B)]

@@ -99,6 +99,7 @@ PLAIN_BLOCK = b"\1" + struct.pack("<2H", len(A), len(A) ^ 0xFFFF) + A
         (header(method=DEFLATED, local={"size": len(A) - 1}), OTHER),
         (header(method=DEFLATED, local={"size": 0}), OTHER),
         (header(method=DEFLATED, local={"crc": 1}), WRONG),
+        (header(method=DEFLATED, local={"crc": WIDE}), WRONG),
         (header(method=DEFLATED, data=P + b"x"), BEHIND),
         (header(method=DEFLATED, data=P[:-1]), TOO_EARLY),
         (header(method=DEFLATED, described=True), A),
