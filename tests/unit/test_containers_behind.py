@@ -161,6 +161,8 @@ NEXT = b"From a\nX: y\n\n"
         (b"From a", [b""]),
         (NEXT + NEXT, [b"X: y\n\n", b"X: y\n\n"]),
         (NEXT + b"a\n" + NEXT, [b"X: y\n\na\n" + NEXT]),
+        (NEXT + b"a\t\n" + NEXT, [b"X: y\n\na\t\n" + NEXT]),
+        (NEXT + b"a\n\t\n" + NEXT, [b"X: y\n\na\n\t\n" + NEXT]),
         (NEXT + b"a\n\n" + NEXT, [b"X: y\n\na\n\n", b"X: y\n\n"]),
         (NEXT + b"a\r\n\r\n" + NEXT, [b"X: y\n\na\r\n\r\n", b"X: y\n\n"]),
         (NEXT + b"a\n\r\r\n" + NEXT, [b"X: y\n\na\n\r\r\n" + NEXT]),
@@ -277,9 +279,9 @@ def crc16(data: bytes) -> int:
     return crc
 
 
-def level_2(*fields: bytes, crc: int = 0) -> bytes:
+def level_2(*fields: bytes, crc: int = 0, level: int = 2) -> bytes:
     """Return a level-2 header of lha with extended fields; one of them may get the checksum."""
-    head = bytearray(2) + b"-lh5-" + bytes(13) + b"\2" + bytes(2) + b"U"
+    head = bytearray(2) + b"-lh5-" + bytes(13) + bytes([level]) + bytes(2) + b"U"
     for one in fields:
         head += struct.pack("<H", len(one) + 2) + one
     head += bytes(2)
@@ -303,7 +305,10 @@ SUM = b"\0\0\0"
         (level_2(b"", SUM), False),
         (level_2(b"\1name"), False),
         (level_2(), False),
-        (level_2(SUM, crc=1), False),
+        *((level_2(SUM, crc=1 << bit), False) for bit in range(16)),
+        (level_2(SUM, level=3), False),
+        (b"\x15\3" + bytes(18) + b"\3" + bytes(2), False),
+        (bytes([21, 0, 1]) + bytes(20), False),
         (level_2(SUM)[:-1], False),
         (level_2(SUM)[:21], False),
         (level_2(SUM)[:20] + b"\3" + level_2(SUM)[21:], False),

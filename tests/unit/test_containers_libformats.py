@@ -64,6 +64,8 @@ TIMED = bytes([6, 9, 0]) + b"timecrc:" + bytes([0, 1, 4]) + b"name"
         (five(2, NAME, b"extra", flags=9, extra=5), [b"name"]),
         (five(2, NAME[:-2], flags=9, extra=0), [b"na"]),
         (five(3, NAME, flags=8), []),
+        (five(1, NAME, flags=8), []),
+        (five(5, b"\0") + five(2, NAME, flags=8), [b"name"]),
         (five(1, b"\0") + five(2, NAME, flags=8), [b"name"]),
         (five(2, NAME, flags=2, content=b"c" * 90) + five(2, NAME, flags=8), [b"name"]),
         (five(2, NAME, flags=10, content=b"c" * 90) + five(2, NAME, flags=8), [b"name"] * 2),
@@ -115,6 +117,10 @@ def four(
         (four(0x74, 1, content=b"c" * 99) + four(0x74, 2), [b"name"] * 2),
         (four(0x7A, 0x8000, content=b"c" * 99) + four(0x74, 1), [b"name"]),
         (four(0x7A, 0x8100, content=b"c" * 99) + four(0x74, 1), [b"name"]),
+        (four(0x73, 0x8100, content=b"c" * 99) + four(0x74, 1), [b"name"]),
+        # Without the flag, no data follows the block of another kind than a file.
+        (four(0x75, 0, content=b"c" * 99)[:-99] + four(0x74, 1), [b"name"]),
+        (four(0x73, 0, content=b"c" * 99)[:-99] + four(0x74, 1), [b"name"]),
         (struct.pack("<HBHH", 0, 0x73, 0, 13) + bytes(6) + four(0x74, 1), [b"name"]),
         (struct.pack("<HBHH", 0, 0x73, 0, 7) + four(0x74, 1), [b"name"]),
         (struct.pack("<HBHH", 0, 0x73, 0, 6) + four(0x74, 1), []),
@@ -383,15 +389,17 @@ def test_zstd_is_decoded_by_python_only_without_the_library(
 @pytest.mark.parametrize(
     ("kind", "length", "is_one"),
     [(0x73, 11, True), (0x73, 7, True), (0x73, 6, False), (0x73, 2, False), (0x73, 0, False),
-     (0x74, 11, False)],
+     (0x72, 11, False), (0x74, 11, False)],
 )  # fmt: skip
 def test_a_rar_4_begins_with_the_header_of_the_archive(
     kind: int, length: int, *, is_one: bool
 ) -> None:
     header = struct.pack("<BHH", kind, 0, length) + bytes(4)
     crc = zlib.crc32(header[: max(length - 2, 0)]) & 0xFFFF
-    data = b"Rar!\x1a\7\0" + struct.pack("<H", crc) + header
-    assert libformats.Rar("rar").length(Whole(data)) == (len(data) if is_one else 0)
+    for more in (0, 1, -1):
+        data = b"Rar!\x1a\7\0" + struct.pack("<H", crc + more & 0xFFFF) + header
+        length = libformats.Rar("rar").length(Whole(data))
+        assert length == (len(data) if is_one and not more else 0)
 
 
 @pytest.mark.parametrize("count", [0, 3, 4, 5, 6, 99])
@@ -403,6 +411,9 @@ def test_zeros_behind_the_mark_of_rar_5_begin_none(count: int) -> None:
 def test_the_first_header_of_a_rar_5_has_64_bytes_at_most(count: int, *, is_one: bool) -> None:
     data = MARK5 + five(1, b"x" * count)
     assert libformats.Rar("rar5").length(Whole(data)) == (len(data) if is_one else 0)
+    for crc in (0, 0xFFFFFFFF):
+        changed = data[:8] + struct.pack("<L", crc) + data[12:]
+        assert not libformats.Rar("rar5").length(Whole(changed))
 
 
 class Far(Whole):

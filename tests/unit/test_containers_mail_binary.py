@@ -142,6 +142,7 @@ def yenc(*lines: bytes, begin: bytes = b"=ybegin line=128 size=3 name=n") -> byt
         (yenc(b"abc", begin=b"=ybegin name=" + b"n" * 1025), [(b"n" * 1024, b"789")]),
         (yenc(b"=ypart begin=1 end=3", b"abc"), [(b"n", b"789")]),
         (yenc(b"=ypart begin=1 end=2", b"abc"), [(b"n", Why.UNSUPPORTED)]),
+        (yenc(b"=ypart begin=1 end=4", b"abc"), [(b"n", Why.UNSUPPORTED)]),
         (yenc(b"=ypart begin=0 end=3", b"abc"), [(b"n", Why.UNSUPPORTED)]),
         (yenc(b"=ypart begin=1", b"abc"), [(b"n", Why.UNSUPPORTED)]),
         (yenc(b"=ypart begin=1 end=3", b"abc", begin=b"=ybegin name=n"),

@@ -373,3 +373,19 @@ def test_another_encoding_has_each_of_its_readings_and_other_line_ends() -> None
     both = "Content-Transfer-Encoding: 8bit\nContent-Transfer-Encoding: quoted-printable"
     out = look(raw(both, "a=3D \nb\n"))
     assert {b"a= \nb\n", b"a=\nb\n", b"a= \r\nb\r\n"} <= set(out.contents) and not out.unread
+
+
+def test_quoted_printable_of_any_type_may_be_a_text_with_a_file() -> None:
+    header = "Content-Type: x/y\nContent-Transfer-Encoding: quoted-printable\n"
+    assert look(multipart(f"{header}\none\ntwo\n")).contents == [LINES, OTHER_LINES]
+    assert A in look(multipart(f"{header}\n{UU.replace('=', '=3D')}")).contents
+
+
+def test_a_message_with_two_encodings_is_a_message_in_both() -> None:
+    inner = raw("X: y", "benign")
+    both = "Content-Transfer-Encoding: 8bit\nContent-Transfer-Encoding: base64\n"
+    encoded = binascii.b2a_base64(inner).decode()
+    out = look(multipart(f"{both}Content-Type: message/rfc822\n\n{encoded}"))
+    kinds = {one.kind for one, content in zip(out.listed, out.contents, strict=True)
+             if content == inner}  # fmt: skip
+    assert MESSAGE in kinds

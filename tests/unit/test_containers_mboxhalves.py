@@ -74,6 +74,7 @@ def halves(
         # The delimiter of a part may be followed by the end in the same piece.
         ([HEAD + b"--b1\n--b1\n--b1--", REST], []),
         ([HEAD + b"--b1\n\npart --b1--\n", REST], [b"0"]),
+        ([OPEN + b"--b1x\n", REST], [b"0"]),
         ([HEAD + b"--b1\n\npart\n--b1-", REST], [b"0"]),
         # A later message with the same boundary, which has parts of its own, is no second half.
         ([OPEN, WHOLE], []),

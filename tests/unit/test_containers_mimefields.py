@@ -66,6 +66,7 @@ def test_base64_ends_at_its_padding(
     [
         (b"YWJj", b"abc", b"abc", b"abc"),
         (b"YWI=YWJj", b"ababc", b"ab", b"ab\x18\x58\x98"),
+        (b"YWJj=YWJj", b"abcabc", b"abc", b"abcabc"),
         (b"YQ==YWJj", b"aabc", b"a", b"a\x06\x16\x26"),
         (b"YWI", b"", b"ab", b"ab"),
         (b"Y=WI=", b"X", b"", b"ab"),
@@ -164,6 +165,10 @@ N = [(b"n", ONE)]
         # A further line of data follows the empty line of uuencode, or follows a line of text.
         (BEGIN + uu(ONE) + b"`\n" + uu(b"x") + b"end\n", [(b"n", ONE + b"x"), *N]),
         (BEGIN + uu(ONE) + b"a text\n" + uu(b"x") + b"end\n", [*N, (b"n", ONE + b"x")]),
+        # Lines whose length is not the one that they state.
+        (BEGIN + uu(ONE) + b"!!!!!!!!!\n" + END, [(b"n", ONE + b"\4"), *N]),
+        (BEGIN + uu(ONE)[:31] + uu(ONE)[61:] + END,
+         [(b"n", binascii.a2b_uu(uu(ONE)[:31]) + ONE[45:]), (b"n", ONE[45:])]),
         # Names and modes in the first line of uuencode.
         (b"begin 644 a b \n" + uu(ONE) + END, [(b"a b", ONE)]),
         (b"begin 644\n" + uu(ONE) + END, [(b"", ONE)]),
@@ -176,7 +181,7 @@ N = [(b"n", ONE)]
         (b"begin 644 " + b"n" * 4096 + b"\n" + uu(ONE) + END, [(b"n" * 4096, ONE)]),
         (b"begin 644 " + b"n" * 4097 + b"\n" + uu(ONE) + END, []),
     ],
-)
+)  # fmt: skip
 def test_a_uuencoded_file_begins_and_ends_with_a_line(
     text: bytes, found: list[tuple[bytes, bytes]]
 ) -> None:
@@ -299,6 +304,7 @@ def test_a_name_is_that_of_a_file(value: bytes, name: bytes) -> None:
         (b"7bit", (b"7bit",), (b"",)),
         (b"x-base64", (b"x-base64", b"base64"), (b"", b"base64")),
         (b"base64 x", (b"base64", b""), (b"base64", b"")),
+        (b"(c) base64", (b"base64", b""), (b"base64", b"")),
         (b"base64 quoted-printable", (b"base64", b"quoted-printable", b""),
          (b"base64", b"quoted-printable", b"")),
         (b"", (b"",), (b"",)),
@@ -405,6 +411,8 @@ def test_uuencoded_files_of_one_part_have_16_mib_and_are_1000() -> None:
 def test_fields_of_a_header_are_kept_up_to_these_numbers() -> None:
     for count, is_disputed in ((17, False), (18, True)):
         assert fields(*[b"Content-Type: a/%d" % n for n in range(count)]).is_disputed is is_disputed
+    repeated = [b"Content-Type: a/%d" % (n % 16) for n in range(40)]
+    assert not fields(*repeated).is_disputed
     for count, is_disputed in ((256, False), (257, True)):
         names = b"; ".join(b"boundary=%d" % n for n in range(count))
         found = fields(b"Content-Type: multipart/mixed; " + names)

@@ -62,6 +62,7 @@ Seen = tuple[bytes, bytes, bytes, bool, bool, bool, bool, bool]
     [
         (b"", (b"", b"", b"", False, True, False, False, False)),
         (b"\nx", (b"x", b"", b"", False, True, False, False, False)),
+        (TYPE[:-1], (b"", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b"\nx", (b"x", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b"\r\nx", (b"x", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b" ; n=1\n\nx", (b"x", b"a/b", b"", True, True, False, False, False)),

@@ -151,6 +151,10 @@ def test_streams_with_members_have_certain_names(name: bytes, *, has_one: bool) 
         (b"WordDocument", b"\xec\xa5" + bytes(8) + b"\1\0", False),
         (b"WordDocument", b"\xec\xa5" + bytes(9), False),
         (b"WordDocument", b"\xec\xa6" + bytes(9) + b"\1", False),
+        (b"WordDocument", b"\xec\xa4" + bytes(9) + b"\1", False),
+        (b"Workbook", b"\xec\xa5" + bytes(9) + b"\1", False),
+        (b"Book", bytes(12) + b"\xdf\xc4\xd1\xf3", False),
+        (b"Current User", bytes(12) + b"\xff" * 4, False),
         (b"Current User", bytes(12) + b"\xdf\xc4\xd1\xf3", True),
         (b"Current User", bytes(12) + b"\xdf\xc4\xd1\xf3x", True),
         (b"Current User", bytes(12) + b"\x5f\xc0\x91\xe3", False),
@@ -236,10 +240,14 @@ def long_at(place: int, value: int, stream: bytes = PACKAGE) -> bytes:
         # A wrong length of the path; the place of the file is then known from the path's end.
         (long_at(PATH_AT, 1 << 20), [A], [Why.DAMAGED]),
         (long_at(PATH_AT, len(PACKAGE)), [A], [Why.DAMAGED]),
+        (long_at(PATH_AT, 1), [A], [Why.DAMAGED]),
+        (long_at(PATH_AT, 1)[:-1], [], [Why.DAMAGED]),
+        (long_at(PATH_AT, 1 << 20)[:-1], [], [Why.DAMAGED]),
         # Without one of the fixed bytes, only a plausible length shows a package.
         (PACKAGE[:4] + b"\3" + PACKAGE[5:], [A], []),
         (PACKAGE[: PATH_AT - 2] + b"\1" + PACKAGE[PATH_AT - 1 :], [A], []),
         (PACKAGE[:4] + b"\3" + PACKAGE[5:-1], [], []),
+        (PACKAGE[:4] + b"\1" + PACKAGE[5:-1], [], []),
         (long_at(SIZE_AT, 0, PACKAGE[:4] + b"\3" + PACKAGE[5:]), [], []),
         # No path ends.
         (b"\0\0\0\0\2\0title", [], []),
@@ -270,3 +278,14 @@ def test_an_embedded_object_begins_after_its_length(length: int) -> None:
 
 def test_a_metafile_has_its_own_header() -> None:
     assert look(b"1Table", b"x" + metafile(A) + b"y").contents == [A]
+
+
+@pytest.mark.parametrize(("more", "reasons"), [(-1, set()), (0, set()), (1, {Why.DAMAGED})])
+def test_a_compressed_document_without_an_end_has_as_many_bytes_as_it_says(
+    more: int, reasons: set[Why]
+) -> None:
+    packer = zlib.compressobj()
+    packed = packer.compress(A) + packer.flush(zlib.Z_SYNC_FLUSH)
+    said = struct.pack("<L", len(A) + more)
+    out = look(b"PowerPoint Document", record(0x1011, 1, said + packed))
+    assert out.reasons == reasons and (out.contents == [A]) is not bool(reasons)

@@ -73,6 +73,8 @@ def named(values: Mapping[int, tuple[int, bytes | int]]) -> bytes:
         ({0x0037: (30, b"subject")}, b"subject"),
         ({0x0037: (30, b"\1\1subject")}, b"subject"),
         ({0x0037: (30, b"\2\1subject")}, b"\2\1subject"),
+        ({0x0037: (30, b"\0\1subject")}, b"\0\1subject"),
+        ({0x0037: (258, b"subject")}, b"subject"),
         ({0x0037: (31, "\u65e5".encode("utf-16-le"))}, "\u65e5".encode()),
         ({0x0037: (31, "\1\5s".encode("utf-16-le"))}, b"s"),
         ({0x0037: (30, b"a/b/c")}, b"a_b_c"),

@@ -46,7 +46,7 @@ NO_HEAP = [b"", b"plain", b"1234567", b"12345678", b"no heap at all"]
 def test_stores_folders_and_messages_must_have_properties(content: bytes) -> None:
     for number in (0x21, 2 | 9 << 5, 4 | 9 << 5, 8 | 9 << 5, 0x61):
         assert at_top(number, content).reasons == {Why.DAMAGED}
-    for number in (1 | 9 << 5, 3 | 9 << 5, 5 | 9 << 5, 0xD | 9 << 5, 0x1F | 9 << 5):
+    for number in (1, 1 | 9 << 5, 3 | 9 << 5, 5 | 9 << 5, 0xD | 9 << 5, 0x1F | 9 << 5):
         assert not at_top(number, content).unread
     # Below a message, this holds for attachments.
     for number in range(0x120, 0x140):
@@ -60,6 +60,7 @@ def test_stores_folders_and_messages_must_have_properties(content: bytes) -> Non
     [
         (PROPERTIES, True),
         (PROPERTIES[:2] + b"\xeb" + PROPERTIES[3:], False),
+        (PROPERTIES[:2] + b"\xed" + PROPERTIES[3:], False),
         (PROPERTIES[:3] + b"\xbb" + PROPERTIES[4:], False),
     ],
 )
@@ -160,6 +161,7 @@ def test_files_in_the_rows_of_a_table_are_told(content: bytes, *, is_unread: boo
         (None, PROPERTIES, True),
         (5, B, True),
         (6, B, True),
+        (6, PROPERTIES, True),
         (5, b"", True),
     ],
 )
@@ -230,7 +232,8 @@ def test_bytes_of_a_file_may_look_like_encoded_properties() -> None:
     """Only bytes of a file may: where properties belong, some programs would decode them."""
     encoded = bytes(map(INVERSE.index, PROPERTIES))
     for kind, is_unread in ((0x1F, False), (0xD, True), (3, True)):
-        assert bool(under(kind | 9 << 5, encoded).unread) is is_unread
+        for begin in (encoded[:2], b"\0\0", b"\xff\xff"):
+            assert bool(under(kind | 9 << 5, begin + encoded[2:]).unread) is is_unread
     assert under(0x1F | 9 << 5, encoded, {0x1F | 10 << 5: b"x"}).unread
 
 
@@ -324,3 +327,23 @@ def test_only_the_names_of_properties_at_the_top_have_no_html_body() -> None:
     assert at_top(0x62, body).members == [(b"node-62/body.html", B)]
     found = at_top(0x61, body)
     assert not found.members and not found.unread
+
+
+@pytest.mark.parametrize("kind", [0x6C, 0x8C, 0x9C, 0xA5, 0xCC])
+def test_a_heap_of_another_kind_is_neither_a_table_nor_properties(kind: int) -> None:
+    for items in ([TREE, FILE, B], [b"x"]):
+        found = under(3 | 9 << 5, heap_of(kind, items))
+        assert not found.members and not found.unread
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_the_header_of_a_tree_has_fixed_bytes(at: int) -> None:
+    tree = bytearray(TREE)
+    tree[at] -= 1
+    found = under(5 | 9 << 5, heap_of(0xBC, [bytes(tree), FILE, B]))
+    assert not found.contents and found.reasons == {Why.DAMAGED}
+
+
+def test_a_heap_that_is_only_its_header_is_damaged() -> None:
+    assert under(3 | 9 << 5, head(0, 0x20, b"")).reasons == {Why.DAMAGED}
+    assert not under(3 | 9 << 5, head(0, 0x20, b"")[:7]).unread

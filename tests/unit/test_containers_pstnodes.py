@@ -336,6 +336,9 @@ def test_a_page_has_its_kind_twice_and_rows_that_fit(version: int) -> None:
         (page_of(version, NODES, rows, kinds=b"\x81\x80"), 0, 1),
         (page_of(version, NODES, rows, kinds=b"\x80\x81"), 0, 1),
         (page_of(version, NODES, rows, kinds=b"\x80\x80"), 0, 1),
+        (page_of(version, NODES, rows, kinds=b"\x82\x81"), 0, 1),
+        (page_of(version, NODES, rows, kinds=b"\x82\x82"), 0, 1),
+        (page_of(version, NODES, rows, sum_=0xFFFFFFFF), 3, 1),
         (page_of(version, NODES, rows, sum_=1), 3, 1),
         (page_of(version, NODES, rows, sum_=1, kinds=b"\x80\x80"), 0, 1),
         (page_of(version, NODES, rows)[:-40], 0, 1),
@@ -409,7 +412,8 @@ def test_a_block_that_disagrees_with_its_end_is_read_and_reported(version: int) 
     for content in (b"benign", b""):
         tails: list[tuple[dict[str, int], int]] = [
             ({}, 0), ({"size": len(content) + 1}, 1), ({"sum_": crc(content) ^ 1}, 1),
-            ({"size": 9, "sum_": 9}, 1),
+            ({"size": 9, "sum_": 9}, 1), ({"size": max(len(content) - 1, 0)}, bool(content)),
+            *(({"sum_": sum_}, 1) for sum_ in (0xFFFFFFFE, 1)),
         ]  # fmt: skip
         for fields, faults in tails:
             store = store_of(version=version)
@@ -531,11 +535,15 @@ def test_bytes_in_which_other_programs_see_a_heap_are_reported(version: int) -> 
     store.block(12, heap[:3])
     store.block(16, heap[:3] + b"\xbd")
     store.block(20, heap[:2] + b"\xed\xbc")
+    store.block(24, heap[:2] + b"\xeb\xbc")
     start = struct.pack("<BBHL", 1, 1, 1, 4)
     for content, is_hidden in (
         (encoded, True),
         (encoded[:3], False),
         (encoded + b"more", True),
+        (encoded + bytes(20), True),
+        (b"\0\0" + encoded[2:] + bytes(20), True),
+        (b"\xff\xff" + encoded[2:] + bytes(20), True),
         (heap, False),
         (start + pack(version, 8), True),
         (start + pack(version, 9), True),
@@ -544,6 +552,7 @@ def test_bytes_in_which_other_programs_see_a_heap_are_reported(version: int) -> 
         (start + pack(version, 12), False),
         (start + pack(version, 16), False),
         (start + pack(version, 20), False),
+        (start + pack(version, 24), False),
         (start + pack(version, 99), False),
         (b"\2" + start[1:] + pack(version, 8), False),
         (start[:1] + b"\2" + start[2:] + pack(version, 8), False),
@@ -595,6 +604,8 @@ def test_a_list_leads_to_blocks_over_two_levels(version: int) -> None:
         (62, listed(version)),
         (66, listed(version)[:7]),
         (70, b""),
+        (74, listed(version, 4, 8, size=15)),
+        (78, listed(version, 4, 8, kind=0, size=14)),
     ):
         store.block(number, content)
     both = [b"benign", b"and more"]
@@ -614,6 +625,8 @@ def test_a_list_leads_to_blocks_over_two_levels(version: int) -> None:
         (54, [], None, False),
         (58, [b"benign"], 6, True),
         (62, [], 0, True),
+        (74, both, None, False),
+        (78, [], None, False),
         (66, [], 0, False),
         (70, [], 0, False),
         (100, [b""], 0, False),
@@ -659,6 +672,7 @@ def test_nodes_below_a_node_are_in_lists_over_three_levels(version: int) -> None
         (50, below()[: at - 1]),
         (52, below(one, two)),
         (58, below(one, two) + b"more"),
+        (62, below(one, two, kind=3)),
     ):
         store.block(number, content)
     first, second = Node(5, 4, 10), Node(37, 8, 0)
@@ -671,6 +685,7 @@ def test_nodes_below_a_node_are_in_lists_over_three_levels(version: int) -> None
         (26, [], 1),
         (30, [], 1),
         (34, [], 1),
+        (62, [], 1),
         (38, [first], 0),
         (42, [], 1),
         (46, [], 0),
