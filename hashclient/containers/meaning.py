@@ -33,11 +33,12 @@ class Touched(msgspec.Struct, frozen=True):
 @functools.cache
 def number_of(kind: Kind) -> int:
     """Return a checksum of the row of a kind."""
-    marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
+    marks = [(m.at, m.literals, m.reaches, m.pattern, m.differs) for m in kind.marks]
     ends = [end.last for end in kind.ends]
     versions = kind.version, kind.reads, kind.expander != ""
-    rest = (kind.sure.name, kind.hides_end, kind.is_front)
-    text = repr((kind.name, marks, ends, kind.in_tail, kind.in_programs, versions, rest))
+    places = kind.in_tail, kind.in_programs, kind.in_programs_at
+    rest = kind.sure.name, kind.hides_end, kind.is_front, kind.has_readings
+    text = repr((kind.name, marks, ends, places, versions, rest))
     return zlib.crc32(text.encode())
 
 

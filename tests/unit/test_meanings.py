@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -94,6 +95,11 @@ def test_each_record_is_judged_by_its_own_meaning(
     assert taken(Meanings(database), mixed) == [False, False, False, True, True, True]
 
 
+def patterned(**changes: Any) -> tuple[Mark]:
+    """Return the mark of the toy with a changed condition."""
+    return (msgspec.structs.replace(TOY.marks[0], **changes),)
+
+
 @pytest.mark.parametrize(
     ("changed", "still"),
     [
@@ -101,9 +107,16 @@ def test_each_record_is_judged_by_its_own_meaning(
         (msgspec.structs.replace(TOY, reads=2), [False, True, True]),
         (msgspec.structs.replace(TOY, marks=(Mark(0, (b"xyz",)),)), [True, False, True]),
         (msgspec.structs.replace(TOY, marks=(Mark(800, (b"TOY!",)),)), [False, False, True]),
+        (msgspec.structs.replace(TOY, marks=patterned(pattern=b"TOY!.")), [False, True, True]),
+        (
+            msgspec.structs.replace(TOY, marks=patterned(differs="data[3] != 33")),
+            [False, True, True],
+        ),
         (msgspec.structs.replace(TOY, in_tail=b"!YOT"), [False, False, True]),
+        (msgspec.structs.replace(TOY, in_programs_at=2), [False, True, True]),
+        (msgspec.structs.replace(TOY, most_members=9), [True, True, True]),
+        (msgspec.structs.replace(TOY, has_readings=True), [False, True, True]),
     ],
-    ids=["version", "reads", "marks", "place", "end"],
 )
 def test_a_change_of_a_row_touches_what_the_row_says(
     database: sqlite3.Connection,
