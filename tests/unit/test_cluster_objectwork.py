@@ -170,6 +170,14 @@ def test_the_bound_of_a_range_is_in_it(
     assert (keys_of(answer), answer.rest, answer.points) == (keys, None, [])
 
 
+@pytest.mark.parametrize("bounds", [{}, {"until": b"b"}])
+def test_a_store_that_sorts_keys_in_another_way_has_no_ranges(
+    listed: Callable[..., ListedRange], bounds: dict[str, bytes]
+) -> None:
+    answer = listed(Store("a a", "b d c"), **bounds)
+    assert (keys_of(answer), answer.rest, answer.ended) == ("a a", None, objectwork.UNSORTED)
+
+
 def test_a_range_begins_behind_its_key(listed: Callable[..., ListedRange]) -> None:
     store = Store("b")
     listed(store, key=b"p/\xff", after=b"p/\xff\xfe")

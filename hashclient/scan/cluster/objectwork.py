@@ -44,6 +44,8 @@ TICK_S = 0.2
 #: `READERS`: the number of objects that a worker reads at the same time. `SPOOL_BYTES`: the bytes
 #: of disk space for objects that may be containers.
 READERS, SPOOL_BYTES = 16, 4 << 30
+#: Keys at the bounds of ranges would be in no range if a store sorted its keys in another way.
+UNSORTED = "the store does not sort its keys by their bytes: scan it without a cluster"
 
 
 class Bucket:
@@ -106,8 +108,11 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
     allowance = Allowance(LIST_S)
     try:
         for page in list_pages(store, uri, after=after):
+            keys = page.column("key")
+            if pc.any(pc.less(keys[1:], keys[:-1])).as_py():
+                raise ListingEndedError(UNSORTED)
             if asked.until is not None:
-                beyond = pc.greater(page.column("key"), pa.scalar(asked.until, pa.binary()))
+                beyond = pc.greater(keys, pa.scalar(asked.until, pa.binary()))
                 first = pc.index(beyond, value=True).as_py()
                 if first >= 0:
                     pages.append(page.slice(0, first))
