@@ -9,6 +9,7 @@ Limits: a kind is recognised by marks in the first 33 KiB, in the last 512 bytes
 
 from __future__ import annotations
 
+import binascii
 import zlib
 from struct import Struct
 
@@ -27,6 +28,11 @@ _ONENOTE = bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3")
 #: `_ARJ`: the length of an arj header, which precedes the header; `_CRC`: the checksum after the
 #: header.
 _ARJ, _CRC = Struct("<2xH"), Struct("<L")
+#: `_MACBINARY`: the versions of a file of a Macintosh in one piece, and the checksum of its header.
+#: `_ARC_KINDS`: the methods of arc. `SIGNED`: the type "signed data" of CMS, which is near the
+#: beginning of a p7m.
+_MACBINARY, _ARC_KINDS = Struct(">122xBBH"), range(1, 12)
+SIGNED = bytes.fromhex("06092a864886f70d010702")
 
 
 def _is_partitioned(head: bytes) -> bool:
@@ -58,6 +64,18 @@ def _is_arj(head: bytes) -> bool:
     (length,) = _ARJ.unpack_from(head)
     (crc,) = _CRC.unpack_from(head, 4 + length)
     return bool(length) and crc == zlib.crc32(head[4 : 4 + length])
+
+
+def _is_macbinary(head: bytes) -> bool:
+    """Return whether the checksum of the header is right, which is the CRC-16 of XModem."""
+    _, least, crc = _MACBINARY.unpack_from(head)
+    return least == 129 and crc == binascii.crc_hqx(head[:124], 0)
+
+
+def _is_arc(head: bytes) -> bool:
+    """Return whether a method and a name of at most 12 printable characters follow the mark."""
+    name, _, _ = head[2:15].partition(b"\0")
+    return head[1] in _ARC_KINDS and 0 < len(name) <= 12 and name.isascii() and min(name) > 0x20
 
 
 KINDS = (
@@ -127,6 +145,26 @@ KINDS = (
     Kind("nsis", in_programs=b"\xef\xbe\xad\xdeNullsoftInst"),
     Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
+    Kind("arc", (Mark(0, tuple(bytes([0x1A, one]) for one in _ARC_KINDS), is_one=_is_arc),)),
+    # A block with a number of codes, and at most 19 lengths of codes, follow the mark.
+    Kind(
+        "lzh",
+        (Mark(0, (b"\x1f\xa0",), is_one=lambda h: h[2:4] > b"\0\0" and h[4] >> 3 <= 19),),
+    ),
+    Kind("mscompress", (Mark(0, (b"SZDD\x88\xf0\x27\x33", b"KWAJ\x88\xf0\x27\xd1")),)),
+    Kind("macbinary", (Mark(0, tuple(bytes([0, n]) for n in range(1, 64)), is_one=_is_macbinary),)),
+    Kind("applesingle", (Mark(0, (b"\0\5\x16\0",)),)),
+    Kind("simg", (Mark(0, (b"\x3a\xff\x26\xed\1\0",)),)),
+    Kind(
+        "p7m",
+        (
+            Mark(
+                0,
+                tuple(bytes([0x30, length]) for length in range(0x80, 0x85)),
+                is_one=lambda head: head.startswith(SIGNED, 2 + (head[1] & 7)),
+            ),
+        ),
+    ),
 )
 #: The names of all kinds that may stay unopened. The kind pdf is included, because it is only
 #: opened if the extra `documents` is installed. The records of scans refer to a kind by its index
