@@ -26,7 +26,7 @@ from hashclient.containers.interface import (
     Unlisted,
     Why,
 )
-from hashclient.containers.kinds import is_lzma_header
+from hashclient.containers.kinds import GZIP_MARKS, is_lzma_header
 
 #: The size of the first read of each stream, in bytes; later reads are larger. The first read is
 #: small so that a file of many small streams is not copied again for each stream.
@@ -37,9 +37,6 @@ _FIRST_BYTES = 2 << 10
 _GZIP_HEADER_BYTES, _MAX_GZIP_HEADER_BYTES = 10, 80 << 10
 #: a gzip trailer: the checksum and the length of the decoded bytes
 _GZIP_TRAILER = Struct("<2L")
-_GZIP = b"\x1f\x8b"
-#: The first bytes of a stream of gzip; only unar takes the second mark.
-_GZIP_MARKS = (_GZIP, b"\x1f\xa1")
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
@@ -194,7 +191,7 @@ class Gzip(_Compressed):
     """
 
     name = "gzip"
-    mark = _GZIP + b"\x08"
+    mark = b"\x1f\x8b\x08"
     joins = _JOINED_BY_GZIP
 
     def _name_of(self, source: _Input) -> bytes:
@@ -223,7 +220,7 @@ class Gzip(_Compressed):
             elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):
                 error = "gzip: its checksum or its length does not agree"
             zeros = source.zeros()
-            if source.peek(2) not in _GZIP_MARKS:
+            if source.peek(2) not in GZIP_MARKS:
                 source.is_behind = True
                 break
             if zeros:

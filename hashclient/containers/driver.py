@@ -381,6 +381,10 @@ class Driver:
         seen = look(head)
         if member.kind:
             found = self._registry.named(member.kind)
+            # A mail client may save a message as a file, which may be an archive.
+            if found and seen:
+                picked = self._registry.pick(head, b"")
+                found += [one for one in picked if not self._registry.has_readings(one.name)]
         elif seen:
             found = self._registry.pick(head, b"")
         if found == among and all(self._registry.has_readings(one.name) for one in found):

@@ -3,7 +3,8 @@
 The header of the HTTP request is not needed, because the first line of the body is the boundary; a
 proxy, for example, may pass on the body without the header. Some servers decode a part that has a
 `Content-Transfer-Encoding`, or split a part that is a multipart, and some servers do not. Such a
-part is listed in both readings.
+part is listed in both readings. Some programs take a form for a mail, so files that are encoded in
+a text are listed as well; a form with further fields of a mail is also opened as a mail.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from functools import partial
 from itertools import chain
 
 from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
-from hashclient.containers.mail import read_again
+from hashclient.containers.mail import files_as_members, read_again
 from hashclient.containers.mailreadings import Kept, Stored, first_way, other_ways
+from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.mimelines import Boundaries, Lines
 
 #: The most levels of nested multiparts.
@@ -42,17 +44,20 @@ def _parts(
     for _ in lines.body(stack):
         pass
     while lines.hit is not None:
+        finder = FileFinder()
         if lines.hit.is_last:
-            for _ in lines.body(stack):
+            for _ in finder.watch(lines.body(stack)):
                 pass
+            yield from files_as_members(finder.files)
             continue
         fields = lines.header(stack).fields()
         number += 1
         name, kept = fields.name or b"part-%d" % number, Kept()
-        once = kept.watch(lines.body(stack, guesses=False))
+        once = finder.watch(kept.watch(lines.body(stack, guesses=False)))
         yield [Member(name, None, is_exact=False, chunks=partial(iter, once))]
         for _ in once:  # read the bytes of the part that the caller has not read
             pass
+        yield from files_as_members(finder.files)
         if lines.is_doubtful or not fields.has_end or fields.rest or fields.is_disputed:
             yield Unlisted(
                 name, Why.DAMAGED, "form: servers differ about where a part begins or ends"

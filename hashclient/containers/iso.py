@@ -7,28 +7,51 @@ libarchive reads the tree of Rock Ridge or, if there is no Rock Ridge, the tree 
 files at other offsets. The module `udf` reads trees of UDF. A tree of HFS is not read, and is
 reported as unread. An image that states another block length than 2,048 bytes is read with blocks
 of 2,048 bytes, because most programs ignore the stated length, and is also reported as unread. An
-image with several trees of the same kind is reported as unread, too. Limit: if a file has different
-names in several trees, only one of these names is reported.
+image with several trees of the same kind is reported as unread, too.
+
+For libarchive, two files with the same number are one file, and fields of Rock Ridge may change the
+kind or the length of a file, or hide a directory. Most programs ignore these fields. Therefore this
+module itself also reads each file that has such a field or the number of another file. The images
+from which a machine starts (El Torito) are in no tree, and are read by this module as well.
+
+Limit: if a file has different names in several trees, only one of these names is reported.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
+import msgspec
+
 from hashclient.containers import udf
-from hashclient.containers.forward import Joined
+from hashclient.containers.forward import Joined, pieces_of
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.libarchive import Libarchive
 
 _SECTOR = 2048
 _FIRST_SECTOR, _MAX_VOLUMES = 16, 64
-_PRIMARY, _SUPPLEMENTARY, _LAST = 1, 2, 255
+_START, _PRIMARY, _SUPPLEMENTARY, _LAST = 0, 1, 2, 255
 _JOLIET = (b"%/@", b"%/C", b"%/E")
 _ROOT_AT, _ESCAPE_AT = 156, 88
 _BLOCK_AT, _USUAL_BLOCK = 128, _SECTOR.to_bytes(2, "little")
 _IS_DIRECTORY, _GOES_ON = 0x02, 0x80
 _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
+#: `_ODD`: matches fields of Rock Ridge after which libarchive may read a file or directory in
+#: another way than other programs; the groups are the kinds in a field `PX`. `_SERIAL`: the number
+#: of the file in a field `PX`.
+_ODD = re.compile(rb"(?:C[EL]|RE|ZF).\x01|PX.\x01.(.)", re.DOTALL)
+_SERIAL = re.compile(rb"PX[\x2c-\xff]\x01.{32}(.{4})", re.DOTALL)
+_KIND_BITS, _FILE_BITS, _DIRECTORY_BITS = 0xF0, 0x80, 0x40
+#: `_EL_TORITO`: the mark of a volume descriptor that leads to the list of the images from which a
+#: machine starts. `_FLOPPIES`: the lengths of images of floppy disks, by the kind in the list; the
+#: length of any other image is in the list, in units of 512 bytes.
+_EL_TORITO, _EL_TORITO_AT, _LIST_AT = b"EL TORITO SPECIFICATION", 7, 71
+_FLOPPIES = {1: 1200 << 10, 2: 1440 << 10, 3: 2880 << 10}
+_ENTRY_BYTES, _GOES_ON_BEHIND, _MOST_ENTRIES = 32, 0x20, 1_000
+_MORE_ENTRIES, _LAST_ENTRIES = 0x90, 0x91
 #: The longest directory, in bytes: enough for a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
@@ -56,7 +79,23 @@ class DiskImage(Libarchive):
         if roots:
             is_usual = all(volume[_BLOCK_AT:][:2] == _USUAL_BLOCK for volume in _volumes(data))
             tree = data if is_usual else _with_tidied(data)
-            yield from self._usual(tree)
+            odd: set[Place] = set()
+            trees: dict[int, set[Place]] = {}
+            failed: NotReadError | None = None
+            try:
+                trees = {kind: _files(data, root, odd) for kind, root in roots.items()}
+            except NotReadError as error:
+                failed = error
+            try:
+                for found in self._usual(tree):
+                    if isinstance(found, Unlisted) or not (odd or failed):
+                        yield found
+                    else:
+                        yield [_unsure(one) for one in found]
+            except NotReadError as error:
+                yield Unlisted(b"", error.why, error.detail)
+            if failed is not None:
+                raise failed
             if not is_usual:
                 text = "an image of a disk: blocks of another length"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
@@ -64,7 +103,8 @@ class DiskImage(Libarchive):
                 # Operating systems differ about which of two trees of the same kind they show.
                 text = "an image of a disk: several trees of one kind"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
-            trees = {kind: _files(data, root) for kind, root in roots.items()}
+            for place in sorted(odd):
+                yield from _alone(data, place)
             usual = trees.get(_PRIMARY, set())
             joliet = trees.get(_SUPPLEMENTARY, usual)
             if usual != joliet:
@@ -72,6 +112,8 @@ class DiskImage(Libarchive):
                 other = b"!rockridge" if has_names else b"!joliet"
                 yield from self.with_options(tree, b"iso9660:" + other)
                 usual = usual | joliet
+            for number, place in enumerate(_starters(data), 1):
+                yield from _alone(data, place, b"[BOOT]/%d" % number)
         yield from udf.members(data, usual)
         if _has_hfs(data, usual):
             yield Unlisted(b"", Why.UNSUPPORTED, "a tree of HFS in an image of a disk")
@@ -125,15 +167,84 @@ def _volumes(data: Data) -> Iterator[bytes]:
     Raises:
         NotReadError: the image has too many descriptors.
     """
+    for volume in _descriptors(data):
+        is_joliet = volume[0] == _SUPPLEMENTARY and volume[_ESCAPE_AT:][:3] in _JOLIET
+        if volume[0] == _PRIMARY or is_joliet:
+            yield volume
+
+
+def _descriptors(data: Data) -> Iterator[bytes]:
+    """Yield all volume descriptors before the last one.
+
+    Raises:
+        NotReadError: the image has too many descriptors.
+    """
     for number in range(_MAX_VOLUMES + 1):
         volume = data.read_at((_FIRST_SECTOR + number) * _SECTOR, _SECTOR)
         if volume[1:6] != b"CD001" or volume[0] == _LAST:
             return
         if number == _MAX_VOLUMES:
             raise NotReadError(Why.LIMIT, "an image of a disk: too many descriptors")
-        is_joliet = volume[0] == _SUPPLEMENTARY and volume[_ESCAPE_AT:][:3] in _JOLIET
-        if volume[0] == _PRIMARY or is_joliet:
-            yield volume
+        yield volume
+
+
+def _starters(data: Data) -> Iterator[Place]:
+    """Yield the places of the images from which a machine starts.
+
+    Raises:
+        NotReadError: the image lists too many of these images.
+    """
+    for volume in _descriptors(data):
+        if volume[0] != _START or not volume.startswith(_EL_TORITO, _EL_TORITO_AT):
+            continue
+        # The first entry describes the list itself.
+        at = _number(volume, _LIST_AT, 4) * _SECTOR + _ENTRY_BYTES
+        count, is_last, goes_on = 1, False, 0
+        for _ in range(_MOST_ENTRIES):
+            entry = data.read_at(at, _ENTRY_BYTES)
+            at += _ENTRY_BYTES
+            if len(entry) < _ENTRY_BYTES:
+                break
+            if goes_on:
+                goes_on = entry[1] & _GOES_ON_BEHIND
+            elif count:
+                count, goes_on = count - 1, entry[1] & _GOES_ON_BEHIND
+                start = _number(entry, 8, 4) * _SECTOR
+                size = _FLOPPIES.get(entry[1] & 15, _number(entry, 6, 2) * 512)
+                if (size := min(size, data.size - start)) > 0:
+                    yield start, size
+            elif is_last or entry[0] not in (_MORE_ENTRIES, _LAST_ENTRIES):
+                break
+            else:
+                is_last, count = entry[0] == _LAST_ENTRIES, _number(entry, 2, 2)
+        else:
+            raise NotReadError(Why.LIMIT, "an image of a disk: too many images to start from")
+
+
+def _unsure(member: Member) -> Member:
+    """Return a member whose length may differ from the length in fields of Rock Ridge."""
+    return msgspec.structs.replace(member, size=None, is_exact=False)
+
+
+def _alone(data: Data, place: Place, name: bytes = b"") -> Iterator[list[Member] | Unlisted]:
+    """Yield the file at a place."""
+    start, size = place
+    if size:
+        chunks = partial(_chunks, data, start, size)
+        yield [Member(name, size, is_exact=True, chunks=chunks, offset=start)]
+    else:
+        text = "an image of a disk: a file whose parts lie apart"
+        yield Unlisted(name, Why.UNSUPPORTED, text)
+
+
+def _chunks(data: Data, start: int, size: int) -> Iterator[bytes]:
+    yield from pieces_of(data, start, size)
+    if start + size > data.size:
+        raise NotReadError(Why.DAMAGED, "an image of a disk: a file that is cut off")
+
+
+def _number(block: bytes, at: int, count: int) -> int:
+    return int.from_bytes(block[at : at + count], "little")
 
 
 def _place(record: bytes) -> Place:
@@ -143,8 +254,10 @@ def _place(record: bytes) -> Place:
     return start * _SECTOR, int.from_bytes(record[10:14], "little")
 
 
-def _files(data: Data, root: bytes) -> set[Place]:
+def _files(data: Data, root: bytes, odd: set[Place] | None = None) -> set[Place]:
     """Return the offset and length of each file in the tree below `root`.
+
+    Files that libarchive may read in another way than other programs are added to `odd`.
 
     Raises:
         NotReadError: the tree has too many directories, a directory has too many bytes, or many
@@ -152,10 +265,12 @@ def _files(data: Data, root: bytes) -> set[Place]:
     """
     files: set[Place] = set()
     bytes_left = _READ_AGAIN * data.size
+    odd = set() if odd is None else odd
+    numbers: dict[int, Place] = {}
     seen = {_place(root)}
-    left = [_place(root)]
+    left = [(_place(root), False)]
     while left:
-        start, size = left.pop()
+        (start, size), is_below = left.pop()
         size = max(min(size, data.size - start), 0)
         if size > _MAX_DIRECTORY_BYTES:
             raise NotReadError(Why.LIMIT, "an image of a disk: a directory of too many bytes")
@@ -163,22 +278,33 @@ def _files(data: Data, root: bytes) -> set[Place]:
         if bytes_left < 0:
             raise NotReadError(Why.LIMIT, "an image of a disk: directories with the same bytes")
         before: Place | None = None
+        is_odd = False
         for record in _records(data, start, size):
             place = _place(record)
+            is_odd = is_below or _is_odd(record) or (is_odd and before is not None)
             if record[25] & _IS_DIRECTORY:
                 if place not in seen:
                     seen.add(place)
-                    left.append(place)
+                    left.append((place, is_odd))
                 continue
             if before is not None:  # the file of the previous record continues in this record
                 if place[1] and place[0] != before[0] + before[1]:
                     # If the parts are not adjacent, the file has no single place. An impossible
                     # place is added, so that the trees count as different.
                     files.add((-1 - _place(root)[0], 0))
+                    if is_odd:
+                        odd.add((-1, 0))
+                        is_odd = False
                 place = before[0], before[1] + place[1]
             before = place if record[25] & _GOES_ON else None
             if place[1] and before is None:
                 files.add(place)
+                # libarchive takes the offset for the number of a file without a number.
+                serial = _SERIAL.search(record, _RECORD_NAME_AT)
+                number = _number(serial[1], 0, 4) if serial else place[0] // _SECTOR
+                first = numbers.setdefault(number, place)
+                if is_odd or first != place:
+                    odd |= {first, place}
         if before is not None:  # the last part of the file is missing
             files.add(before)
         if len(seen) > _MAX_DIRECTORIES:
@@ -196,6 +322,13 @@ def _records(data: Data, start: int, size: int) -> Iterator[bytes]:
             if record[32:34] not in (b"\1\0", b"\1\1"):
                 yield record
             at += sector[at]
+
+
+def _is_odd(record: bytes) -> bool:
+    """Return whether libarchive may read the file or directory of a record in another way."""
+    kind = _DIRECTORY_BITS if record[25] & _IS_DIRECTORY else _FILE_BITS
+    found = _ODD.findall(record, _RECORD_NAME_AT + record[_RECORD_NAME_AT - 1])
+    return len(found) > 1 or any(not one or one[0] & _KIND_BITS != kind for one in found)
 
 
 def _has_rock_ridge(data: Data, root: bytes | None) -> bool:

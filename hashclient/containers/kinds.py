@@ -27,6 +27,9 @@ from hashclient.containers.tarheader import (
     with_sum,
 )
 
+#: The first bytes of a stream of gzip. Of the other programs, only gzip and unar take the second
+#: mark, which is that of old versions of gzip, and only unar takes the third mark.
+GZIP_MARKS = b"\x1f\x8b", b"\x1f\x9e", b"\x1f\xa1"
 _LZMA_BYTES = 18
 #: The values that each byte of a window size in an .lzma header may have: window sizes are 2^n,
 #: 3·2^n, or have all bits set. The regular expression `_LZMA` also requires a possible length of
@@ -50,6 +53,11 @@ def _is_cpio(head: bytes) -> bool:
     )
 
 
+#: Matches the fields that browsers write into a form.
+_OF_FORM = re.compile(
+    rb"content-(?:disposition: ?form-data.*|type: ?(?!multipart|message)[\w.+-]+/.*|length: ?\d+"
+    rb"|id: .*|transfer-encoding: ?(?:binary|7bit|8bit))"
+)
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 _STORES = b"SM", b"SO", b"AB"
@@ -81,6 +89,13 @@ def _is_form(head: bytes) -> bool:
     )
 
 
+def _is_only_form(head: bytes) -> bool:
+    """Return whether the first part of a form has no field by which programs take it for a mail."""
+    header, end, _ = head.replace(b"\r", b"").partition(b"\n\n")
+    lines = header.lower().split(b"\n")[1:]
+    return _is_form(head) and bool(end) and all(map(_OF_FORM.fullmatch, lines))
+
+
 def _is_uuencoded(head: bytes) -> bool:
     # `begins_file` is imported here because few files begin like a uuencoded file.
     from hashclient.containers.mimedecode import begins_file
@@ -89,7 +104,7 @@ def _is_uuencoded(head: bytes) -> bool:
 
 
 def _is_mail(head: bytes) -> bool:
-    return not _is_form(head) and may_be_mail(head)
+    return not _is_only_form(head) and may_be_mail(head)
 
 
 def _is_warc(head: bytes) -> bool:
@@ -170,15 +185,14 @@ OPENED = (
         "tar:Tar",
         in_programs=MAGIC,
         in_programs_at=MAGIC_AT,
-        reads=3,
+        reads=4,
     ),
     Kind(
         "gzip",
-        # unar also takes the second mark.
-        (Mark(0, (b"\x1f\x8b\x08", b"\x1f\xa1\x08"), is_one=lambda h: len(h) >= 10),),
+        (Mark(0, tuple(mark + b"\x08" for mark in GZIP_MARKS), is_one=lambda h: len(h) >= 10),),
         "compressed:Gzip",
         version=2,
-        reads=3,
+        reads=4,
     ),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
     Kind("xz", (Mark(0, (b"\xfd7zXZ\0",)),), "compressed:Xz"),
@@ -205,8 +219,8 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
-        version=6,
-        reads=7,
+        version=7,
+        reads=8,
         hides_end=False,
         has_readings=True,
         # A line of more than `MAX_LINE_BYTES` is read in pieces, and each piece may begin with a
@@ -215,11 +229,12 @@ OPENED = (
     ),
     # No file is recognised as a `message`; only a member of a mailbox or of another message has
     # this kind.
-    Kind("message", (), "mail:Message", version=3, reads=3, has_readings=True),
+    Kind("message", (), "mail:Message", version=3, reads=4, has_readings=True),
     Kind(
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),
         "form:Form",
+        reads=2,
         hides_end=False,
         has_readings=True,
     ),
@@ -300,14 +315,15 @@ OPENED = (
         version=2,
         reads=2,
     ),
-    Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
-    Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
+    Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader", reads=2),
+    Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader", reads=2),
     # `in_programs` only names the method lh5, because self-extracting lha programs use lh5, and
     # shorter bytes would occur in many other programs.
     Kind(
         "lha",
         (Mark(2, tuple(b"-%b-" % one for one in _LHA)),),
         "libformats:reader",
+        reads=2,
         in_programs=b"-lh5-",
         in_programs_at=2,
     ),
@@ -316,7 +332,7 @@ OPENED = (
         (Mark(0, (b"WARC/",), is_one=_is_warc),),
         "libformats:reader",
     ),
-    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader", reads=3),
+    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader", reads=4),
     Kind("zstd", (Mark(0, (b"\x28\xb5\x2f\xfd", *_SKIPPED_FRAMES)),), "libformats:zstd", version=2),
     Kind(
         "lz4",

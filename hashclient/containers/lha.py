@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Member, Stream, Unlisted
-from hashclient.containers.libarchive import Libarchive
+from hashclient.containers.libarchive import LINK, Libarchive
 
 #: Offsets and sizes in the header of an lha member.
 _METHOD, _PACKED, _ATTRIBUTES, _LEVEL, _FIELDS = 2, 7, 19, 20, 24
@@ -115,6 +115,11 @@ class Lha(Libarchive):
         else:
             is_one = level < 2 and len(header) > _LEAST and header[1] == sum(header[2:]) & 0xFF
         return data.size if is_one else 0
+
+    def _has_bytes(self, kind: int, size: int | None) -> bool:
+        # libarchive takes any entry with the mode of a link for a link, and states no size, but
+        # other programs extract the bytes of the entry as a file.
+        return kind == LINK or super()._has_bytes(kind, size)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""

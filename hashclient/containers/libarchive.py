@@ -330,21 +330,26 @@ class Libarchive:
         formats: tuple[str, ...] = (),
         seeks: bool = False,
         is_exact: bool = False,
+        ignores_types: bool = False,
         passwords: tuple[bytes, ...] = (),
     ) -> None:
         """`formats` are libarchive's names of the formats.
 
-        If `formats` is empty, `name` is the only format.
+        If `formats` is empty, `name` is the only format. With `ignores_types`, an entry with bytes
+        is a file, even if libarchive takes the entry for a directory or a link.
         """
         self.name = name
         self.seeks = seeks
         self._formats = formats or (name,)
         self._is_exact = is_exact
+        self._ignores_types = ignores_types
         self._passwords = passwords
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         """Return whether an entry with another type than a regular file has content like a file."""
-        return size != 0 if kind == 0 else bool(size) and kind not in (_DIRECTORY, LINK)
+        if kind == 0:
+            return size != 0
+        return bool(size) and (self._ignores_types or kind not in (_DIRECTORY, LINK))
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""

@@ -239,6 +239,7 @@ def _member(
     # In an old GNU sparse member, blocks with the rest of the map precede the bytes of the member.
     try:
         sparse = tarsparse.find(source, kind == _SPARSE, block, fields)
+        sparse = sparse or tarsparse.with_end(fields, size)
     except NotReadError as error:
         yield Unlisted(name, error.why, error.detail)
         sparse = None  # some programs extract the stored bytes without zeros in the holes

@@ -35,7 +35,7 @@ MAX_OCTAL = 0o77777777777
 
 _KEPT = frozenset(
     (
-        *(b"path", b"size"),
+        *(b"path", b"size", b"SCHILY.realsize"),
         *(b"GNU.sparse.%b" % name for name in b"name realsize size map major minor".split()),
     )
 )

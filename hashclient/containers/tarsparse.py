@@ -18,6 +18,7 @@ MAX_PIECES = 1 << 18
 _ZEROS = bytes(PIECE_BYTES)
 _LINE_BYTES = 24
 _NO_MAP = frozenset((b"GNU.sparse.name", b"GNU.sparse.realsize"))
+_REAL_SIZES = b"GNU.sparse.realsize", b"SCHILY.realsize"
 
 
 class Bytes(Protocol):
@@ -99,6 +100,18 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
         raise NotReadError(Why.LIMIT, "tar: a sparse map of too many pieces")
     values = [_decimal(value) for value in numbers if value]
     return Sparse(_decimal(fields.get(b"GNU.sparse.size", b"")), _pairs(values))
+
+
+def with_end(fields: Pax, stored: int) -> Sparse | None:
+    """Return the structure of a member of `stored` bytes that has no map, but a hole at its end.
+
+    Return None if the fields state no larger size. Programs add zeros up to the larger size.
+
+    Raises:
+        NotReadError: a size is damaged, or smaller than `stored`.
+    """
+    sizes = {_decimal(fields[name]) for name in _REAL_SIZES if name in fields} - {stored}
+    return Sparse(max(sizes), [(0, stored)]) if sizes else None
 
 
 def _old(source: Forward, block: bytes) -> Sparse | None:

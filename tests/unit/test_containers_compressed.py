@@ -76,8 +76,9 @@ def test_padding_is_part_of_xz_and_of_gzip_at_the_end_only() -> None:
     assert opened(Gzip(), gzip_of(A) + bytes(1000) + gzip_of(B)).reasons == {Why.DAMAGED}
 
 
-def test_a_stream_of_gzip_may_have_the_mark_that_only_unar_takes() -> None:
-    other = b"\x1f\xa1" + gzip.compress(A)[2:]
+@pytest.mark.parametrize("mark", [b"\x1f\x9e", b"\x1f\xa1"])
+def test_a_stream_of_gzip_may_have_a_mark_that_few_programs_take(mark: bytes) -> None:
+    other = mark + gzip.compress(A)[2:]
     for data, content in ((other, A), (gzip.compress(B) + other, B + A), (other * 2, A + A)):
         assert has_mark(data) and opened(Gzip(), data).contents == [content]
 

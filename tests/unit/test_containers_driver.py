@@ -20,7 +20,7 @@ import pytest
 
 from fixtures import others
 from fixtures.archives import compress_of
-from fixtures.mails import uuencoded
+from fixtures.mails import raw, uuencoded
 from fixtures.ole import ole_of
 from fixtures.others import cpio_binary_of, rpm_of
 from hashclient.containers import libarchive
@@ -191,6 +191,13 @@ def test_a_member_of_an_inner_container_is_a_member_as_well() -> None:
     found = drive(tar_of(a=inner, b=X))
     assert found.places_of(inner) == [(b"a",)]
     assert sorted(found.places_of(X)) == [(b"a", b"x"), (b"b",)]
+
+
+def test_a_message_that_is_an_archive_is_opened_as_both() -> None:
+    """The name of the first member looks like a field, but the part may be saved as a file."""
+    inner = tar_of(**{"Subject: x": X})
+    found = drive(raw("From: a\nContent-Type: message/rfc822", inner))
+    assert found.places_of(inner) and found.places_of(X)
 
 
 @pytest.mark.parametrize("front", [bytes(512), bytes(4096), b"#!/bin/sh\n".ljust(1024, b"#")])

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from fixtures import archives
+from fixtures import archives, mails
 from hashclient.containers.form import Form
 from hashclient.containers.interface import Why
 from hashclient.containers.mail import Eml
@@ -29,7 +29,7 @@ def form(
 
 
 def look(data: bytes) -> Opened:
-    assert has_mark(data) and sniffs(Form(), data) and not sniffs(Eml(), data)
+    assert has_mark(data) and sniffs(Form(), data)
     out = opened(Form(), data)
     once = opened(Form(), Once(data, 333))
     assert (out.members, out.unread) == (once.members, once.unread)
@@ -158,3 +158,32 @@ def test_parts_without_a_name_are_numbered_and_those_behind_the_end_count() -> N
     out = opened(Form(), data)
     assert out.members == [(b"part-1", b"A"), (b"f", b"B"), (b"part-3", b"C"), (b"part-4", b"D")]
     assert not out.unread
+
+
+USUAL = "Content-Disposition: form-data; name=a\r\nContent-Type: text/plain; charset=x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "is_mail"),
+    [
+        ("", False),
+        ("Content-Length: 3\r\nContent-ID: <x>\r\nContent-Transfer-Encoding: binary\r\n", False),
+        ("Content-Transfer-Encoding: base64\r\n", True),
+        ("Content-Type: multipart/mixed; boundary=y\r\n", True),
+        ("Content-Type: message/rfc822\r\n", True),
+        ("Content-Type (c): text/plain\r\n", True),
+        ("Subject: x\r\n", True),
+        ("MIME-Version: 1.0\r\n", True),
+        (" more\r\n", True),
+    ],
+)
+def test_a_form_with_other_fields_is_a_mail_as_well(more: str, *, is_mail: bool) -> None:
+    data = form(f"{USUAL}{more}\r\nABC".encode())
+    assert (sniffs(Form(), data), sniffs(Eml(), data)) == (True, is_mail)
+
+
+def test_a_file_that_is_encoded_in_a_text_is_a_member() -> None:
+    """ripMIME and MIME::Parser take a form for a mail, and decode the file."""
+    text = f"a text\n\n{mails.uuencoded('x', CONTENT)}\n".encode()
+    out = look(form(part(text)) + b"\r\n" + mails.uuencoded("y", b"behind").encode())
+    assert out.members == [(b"f", text), (b"x", CONTENT), (b"y", b"behind")]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from fixtures.images import SECTOR, image_of, record
+from fixtures.images import SECTOR, image_of, record, rock_fields
 from hashclient.containers import iso, libarchive
 from hashclient.containers.interface import NotReadError, Why
 from tests.opened import Whole, opened
@@ -322,3 +322,68 @@ def test_a_tree_of_another_system_may_begin_at_any_block_of_512_bytes(block: int
     assert iso._has_hfs(Whole(bytes(made)), set())
     made[at : at + 2] = b"\0\0"
     assert not iso._has_hfs(Whole(bytes(made)), set())
+
+
+def odd(more: bytes = b"", sector: int = AT, size: int = 5) -> bytes:
+    return record(b"f", sector, size, more=more)
+
+
+USUAL, LINK, OTHER = rock_fields(0o100644), rock_fields(0o120777), (FILE[0] + SECTOR, 5)
+
+
+@pytest.mark.parametrize(
+    ("records", "found"),
+    [
+        (odd(), set()),
+        (odd(USUAL + b"NM\6\1\0f"), set()),
+        (odd(LINK, size=0), set()),
+        (odd(LINK), {FILE}),
+        (odd(rock_fields(0o040755)), {FILE}),
+        (odd(rock_fields(0)), {FILE}),
+        (odd(USUAL * 2), {FILE}),
+        *((odd(USUAL + name + b"\x10\1"), {FILE}) for name in (b"ZF", b"CE", b"CL", b"RE")),
+        *((odd(USUAL + name + b"\x10\2"), set()) for name in (b"ZF", b"CE", b"CL", b"RE")),
+        *((odd(rock_fields(0o100644, n)) * 2, set()) for n in (0, 5)),
+        *(
+            (odd(rock_fields(0o100644, n)) + odd(rock_fields(0o100644, n), AT + 1), {FILE, OTHER})
+            for n in (0, 5, 1 << 31)
+        ),
+        (odd(rock_fields(0o100644, 5)) + odd(rock_fields(0o100644, 6), AT + 1), set()),
+        (odd() + odd(rock_fields(0o100644, AT), AT + 1), {FILE, OTHER}),
+        (odd() + odd(size=3), {FILE, (FILE[0], 3)}),
+        (record(b"d", 1, SECTOR, is_directory=True, more=rock_fields(0o040755)), set()),
+        (record(b"d", 1, SECTOR, is_directory=True, more=USUAL), {OTHER}),
+        (record(b"d", 1, SECTOR, is_directory=True, more=b"RE\4\1"), {OTHER}),
+        (odd(LINK)[:25] + b"\x80" + odd(LINK)[26:] + odd(sector=AT + 9), {APART}),
+    ],
+)
+def test_a_file_that_libarchive_may_read_in_another_way_is_odd(
+    records: bytes, found: set[iso.Place]
+) -> None:
+    seen: set[iso.Place] = set()
+    iso._files(image({0: records, 1: odd(sector=AT + 1)}), folder(0), seen)
+    assert seen == found
+
+
+def test_images_to_start_from_are_listed_in_sections() -> None:
+    def entry(first: int, kind: int, count: int, sector: int) -> bytes:
+        return struct.pack("<BB4xHL", first, kind, count, sector).ljust(32, b"\0")
+
+    listed = [
+        (entry(1, 0, 0, 0), None),
+        (entry(0x88, 0, 3, 30), (30 * SECTOR, 1536)),
+        (b"\x90\0\2\0".ljust(32, b"\0"), None),
+        (entry(0, 0x20, 1, 31), (31 * SECTOR, 512)),
+        (b"\x44\x20".ljust(32, b"\0") + b"\x44\0".ljust(32, b"\0"), None),
+        (entry(0x88, 1, 1, 32), (32 * SECTOR, 68 * SECTOR)),
+        (b"\x91\0\1\0".ljust(32, b"\0"), None),
+        (entry(0x88, 0, 0, 33) + entry(0x88, 0, 1, 34), None),
+    ]
+    volume = descriptor(0)[:7] + b"EL TORITO SPECIFICATION".ljust(64, b"\0") + b"\x14\0\0\0"
+    whole = image({16: volume, 20: b"".join(raw for raw, _ in listed)})
+    assert list(iso._starters(whole)) == [place for _, place in listed if place is not None]
+    assert not list(iso._starters(image({16: volume.replace(b"EL", b"XL")})))
+    endless = (b"\x90\0\xff\xff".ljust(32, b"\0") * 64 + entry(0x88, 0, 1, 1)) * 2_000
+    with pytest.raises(NotReadError) as caught:
+        list(iso._starters(image({16: volume, 20: endless}, 3_000)))
+    assert caught.value.why is Why.LIMIT

@@ -269,6 +269,18 @@ def test_a_name_and_a_length_alone_make_no_member_sparse() -> None:
     assert look(pax(fields) + tar_member(b"a", A)).members == [(b"named", A)]
 
 
+@pytest.mark.parametrize("name", [b"GNU.sparse.realsize", b"SCHILY.realsize"])
+def test_a_larger_size_alone_adds_zeros(name: bytes) -> None:
+    """bsdtar, GNU tar and Python add the zeros; 7-Zip and busybox do not."""
+    member = tar_member(b"a", A) + tar_member(b"b", B)
+    out = look(pax({name: b"%d" % (len(A) + 700)}) + member)
+    assert (out.contents, out.unread) == ([A, A + bytes(700), B], [])
+    assert look(pax({name: b"%d" % len(A)}) + member).contents == [A, B]
+    for size in (b"3", b"x"):
+        out = look(pax({name: size}) + member)
+        assert {A, B} <= set(out.contents) and out.unread == [(b"a", Why.DAMAGED)]
+
+
 @pytest.mark.parametrize("program", ["tar", "bsdtar", "busybox"])
 def test_what_programs_extract_is_found_or_unread(program: str, tmp_path: Path) -> None:
     if shutil.which(program) is None:

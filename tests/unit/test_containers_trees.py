@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from typing import cast
 import pytest
 
 from fixtures import archives, images, others
+from fixtures.differential.cases import PLANTED
 from fixtures.differential.kinds import KINDS
 from hashclient.containers import kinds, libarchive, udf
 from hashclient.containers.behind import MAX_MARKS, Begun, Behind
@@ -417,3 +419,45 @@ def test_a_tree_with_long_names_hides_no_file_of_another_tree() -> None:
     assert in_image(both).members == [(b"b", OTHER), (b"A", BENIGN)]
     out = in_image(with_rock_ridge(both))
     assert out.members == [(b"long", BENIGN), (b"b", OTHER)] and not out.unread
+
+
+@pytest.mark.parametrize(
+    "how", ["usual", "number", "no length", "length", "link", "link to", "directory", "pipe"]
+)
+def test_fields_of_rock_ridge_hide_no_file(how: str) -> None:
+    """libarchive uses these fields, but 7-Zip and isoinfo extract the file."""
+    recipe = {"rock": how, "trees": "plain"}
+    assert PLANTED[0] in in_image(KINDS["iso"].bytes_of(recipe)).contents
+
+
+def test_the_image_from_which_a_machine_starts_is_a_member() -> None:
+    """Only 7-Zip shows these images, which are in no directory."""
+    content = BENIGN * 9
+    out = in_image(images.image_of({"A": BENIGN}, starts=content))
+    assert (out.members, out.unread) == ([(b"A", BENIGN), (b"[BOOT]/1", content)], [])
+
+
+@pytest.mark.parametrize("mode", [0o40755, 0o120777, 0o10644, 0o100644, 0])
+def test_a_mode_in_an_ar_hides_no_member(mode: int) -> None:
+    """`ar` and `dpkg-deb` ignore the mode, which libarchive takes for the type of a file."""
+    out = opened(expander("ar"), KINDS["ar"].bytes_of({"mode": mode}))
+    assert PLANTED[0] in out.contents and len(out.members) == 3 and not out.unread
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink", "hardlink", "directory", "fifo"])
+def test_a_type_in_a_xar_hides_no_bytes(kind: str) -> None:
+    data = (
+        f"<data><length>{len(BENIGN)}</length><offset>0</offset><size>{len(BENIGN)}</size></data>"
+    )
+    file = f"<file id='1'><name>x</name><type>{kind}</type>{data}</file>"
+    text = f"<?xml version='1.0'?><xar><toc>{file}</toc></xar>".encode()
+    head = struct.pack(">4sHHQQL", b"xar!", 28, 1, len(zlib.compress(text)), len(text), 0)
+    out = opened(expander("xar"), head + zlib.compress(text) + BENIGN)
+    assert (out.contents, out.unread) == ([BENIGN], [])
+
+
+@pytest.mark.parametrize("mode", [0o120777, 0o40755, 0o100644])
+def test_a_mode_in_an_lha_hides_no_member(mode: int) -> None:
+    """libarchive takes the member for a link, but lha and 7-Zip extract its bytes."""
+    out = opened(expander("lha"), others.lha_of(BENIGN, "x|y", mode=mode))
+    assert (out.contents, out.unread) == ([BENIGN], [])
