@@ -69,7 +69,7 @@ def _is_arj(head: bytes) -> bool:
 def _is_macbinary(head: bytes) -> bool:
     """Return whether the checksum of the header is right, which is the CRC-16 of XModem."""
     _, least, crc = _MACBINARY.unpack_from(head)
-    return least == 129 and crc == binascii.crc_hqx(head[:124], 0)
+    return bool(least == 129 and crc == binascii.crc_hqx(head[:124], 0))
 
 
 def _is_arc(head: bytes) -> bool:
