@@ -45,7 +45,7 @@ _ZSTD_SKIPPED = b"\x2a\x4d\x18"  # preceded by a byte from 0x50 to 0x5f
 #: Matches the first bytes of a stream that the program `zstd`, or Python's module `lzma`, also
 #: decodes after a stream of another kind.
 _JOINED = re.compile(
-    rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
+    rb"\x1f\x8b\x08|\xfd7zXZ\0|[\x25-\x28]\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
     rb"\x02\x21\x4c\x18|LZIP"
 )
 #: The first bytes of streams (`.Z`, pack and lzh) that the program gzip, but no other program,

@@ -236,8 +236,9 @@ class Driver:
             found = self._registry.pick(head, tail, data.size, data.read_at)
             for expander in found:
                 self._expand(expander, open_data(), 0, 1, found)
-            kind = not_opened(look(head), is_other=bool(found))
-            if kind or (not found and (kind := kind_by_end(tail))):
+            is_other = self._is_other(found)
+            kind = not_opened(look(head), is_other=is_other)
+            if kind or (not is_other and (kind := kind_by_end(tail))):
                 self._not_opened(0, kind)
         except NotReadError as error:
             self._unread(0, b"", error.why, error.detail)
@@ -382,7 +383,7 @@ class Driver:
         if member.kind:
             found = self._registry.named(member.kind)
             # A mail client may save a message as a file, which may be an archive.
-            if found and seen:
+            if found and seen and not self._is_other(found):
                 picked = self._registry.pick(head, b"")
                 found += [one for one in picked if not self._registry.has_readings(one.name)]
         elif seen:
@@ -394,18 +395,26 @@ class Driver:
             self._expand(found[0], tee, inner, depth + 1, found)
         elif found or is_front(seen):
             self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
-        kind = not_opened(seen, is_other=bool(found))
+        is_other = self._is_other(found)
+        kind = not_opened(seen, is_other=is_other)
         if mask:
             tee.drain()
             if tee.length or tee.error is None:
                 self._sink.row(Row(container, name, tee.length, mask, tee.digests()))
-            kind = kind or ("" if found else kind_by_end(tee.end))
+            kind = kind or ("" if is_other else kind_by_end(tee.end))
         elif tee.error is None:
             self._rule_out(member, container)
         if kind:
             self._not_opened(self._sink.container(container, name), kind)
         if tee.error is not None:
             raise tee.error
+
+    def _is_other(self, found: Sequence[Expander]) -> bool:
+        """Return whether the kind of a file is known although a kind that is not opened also fits.
+
+        The first or last bytes of a mail or a form do not show that the file is nothing else.
+        """
+        return not all(self._registry.has_readings(one.name) for one in found)
 
     def _open_whole(
         self,

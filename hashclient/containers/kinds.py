@@ -39,6 +39,8 @@ _LZMA = rb"(?:[^\xe1-\xff][%b]{4}|\x5d\x00.{3})(?:.{4}[\x00-\x3f]\x00{3}|\xff{8}
     _LZMA_WINDOW
 )
 _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
+#: The first bytes of a frame of zstd by the versions 0.5 to 0.7.
+OLD_ZSTD = tuple(bytes([first]) + b"\xb5\x2f\xfd" for first in (0x25, 0x26, 0x27))
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
 #: A binary cpio begins with a fixed two-byte number, in either byte order. `_CPIO_TYPES` and
 #: `_CPIO_LENGTHS` are the possible upper bytes of two other two-byte numbers: the file type of the
@@ -280,6 +282,7 @@ OPENED = (
         "rar5",
         (Mark(0, (b"Rar!\x1a\7\1\0",)),),
         "libformats:reader",
+        reads=2,
         ends=(End(b"\x1d\x77\x56\x51\x03\x05\x04\x00"),),
         in_programs=b"Rar!\x1a\7\1\0",
     ),
@@ -287,6 +290,7 @@ OPENED = (
         "rar",
         (Mark(0, (b"Rar!\x1a\7\0",)),),
         "libformats:reader",
+        reads=2,
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
@@ -333,7 +337,12 @@ OPENED = (
         "libformats:reader",
     ),
     Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader", reads=4),
-    Kind("zstd", (Mark(0, (b"\x28\xb5\x2f\xfd", *_SKIPPED_FRAMES)),), "libformats:zstd", version=2),
+    Kind(
+        "zstd",
+        (Mark(0, (b"\x28\xb5\x2f\xfd", *OLD_ZSTD, *_SKIPPED_FRAMES)),),
+        "libformats:zstd",
+        version=2,
+    ),
     Kind(
         "lz4",
         (Mark(0, (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")),),

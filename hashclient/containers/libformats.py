@@ -1,7 +1,8 @@
 """Expanders that use libarchive, and checks for damage that libarchive does not report.
 
 libarchive lists no member of a rar that began in another volume, and does not report a damaged
-header of a cpio.
+header of a cpio. It takes the bytes of a member of a rar for a path if the mode says that the
+member is a link, but 7-Zip extracts the bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from struct import Struct
-from typing import cast
+from typing import NamedTuple, cast
 from zlib import crc32
 
 from hashclient.containers.cab import Cab
 from hashclient.containers.compressed import Zstd
 from hashclient.containers.decoding import HAS_ZSTD
+from hashclient.containers.forward import Forward, pieces_of
 from hashclient.containers.interface import (
     Data,
     Expander,
@@ -26,6 +28,7 @@ from hashclient.containers.interface import (
     Why,
 )
 from hashclient.containers.iso import DiskImage
+from hashclient.containers.kinds import OLD_ZSTD
 from hashclient.containers.lha import Lha
 from hashclient.containers.libarchive import Filtered, Libarchive, is_here
 from hashclient.containers.sevenzip import SevenZip
@@ -35,9 +38,15 @@ _RAR = Struct("<2xBHHL")
 _RAR_FILE, _RAR_HAS_DATA, _RAR_IS_SPLIT, _RAR_IS_LARGE, _RAR_NAME_AT = 0x74, 0x8000, 3, 0x100, 32
 _RAR_MAIN, _RAR_LEAST_BYTES, _RAR4_MARK_BYTES, _RAR5_MARK_BYTES = 0x73, 7, 7, 8
 _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
+#: Offsets in the header of a member of rar 4: its system, its method, and the kind in its mode.
+_RAR_SYSTEM_AT, _RAR_METHOD_AT, _RAR_KIND_AT = 15, 25, 29
+_RAR_UNIX, _RAR_STORED, _RAR_IS_ENCRYPTED = 3, 0x30, 4
+_KIND_BITS, _LINK_BITS = 0xF0, 0xA0
 #: The longest header by the documentation of rar, in bytes.
 _RAR_MAX_BYTES = 2 << 20
 _COMPRESS_FLAGS_AT, _COMPRESS_FLAGS = 2, 0x9F
+#: A frame of zstd without content, which decoders skip.
+_SKIPPED_FRAME = b"\x50\x2a\x4d\x18" + bytes(4)
 
 
 class Rar(Libarchive):
@@ -48,6 +57,8 @@ class Rar(Libarchive):
         data = cast(Data, data)
         for name in _split_in_5(data) if self.name == "rar5" else _split_in_4(data):
             yield Unlisted(name, Why.UNSUPPORTED, "rar: a part of it is in another volume")
+        if self.name == "rar":
+            yield from _links_in_4(data)
         yield from super().members(data)
 
     def length(self, data: Data) -> int:
@@ -77,21 +88,51 @@ def _begins_5(data: Data) -> bool:
     )
 
 
-def _split_in_4(data: Data) -> Iterator[bytes]:
-    """Yield the names of members that are continued from or in another volume, in a rar 4."""
+class _Rar4File(NamedTuple):
+    """A member of a rar 4: its header without its name, its name, and the place of its bytes."""
+
+    head: bytes
+    flags: int
+    name: bytes
+    start: int
+    packed: int
+
+
+def _files_in_4(data: Data) -> Iterator[_Rar4File]:
     at = _RAR4_MARK_BYTES
     while len(head := data.read_at(at, _RAR_NAME_AT + 4)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
         if length < _RAR_LEAST_BYTES:
             return
-        if kind == _RAR_FILE and flags & _RAR_IS_SPLIT:
-            start = _RAR_NAME_AT + (8 if flags & _RAR_IS_LARGE else 0)
-            count = int.from_bytes(head[26:28], "little")
-            yield data.read_at(at + start, count).partition(b"\0")[0]
+        name_at = at + _RAR_NAME_AT + (8 if flags & _RAR_IS_LARGE else 0)
         at += length
+        if kind == _RAR_FILE:
+            high = head[32:36] if flags & _RAR_IS_LARGE else b""
+            packed += int.from_bytes(high, "little") << 32
+            count = int.from_bytes(head[26:28], "little")
+            name = data.read_at(name_at, count).partition(b"\0")[0]
+            yield _Rar4File(head, flags, name, at, packed)
         if flags & _RAR_HAS_DATA or kind == _RAR_FILE:
-            high = head[32:36] if flags & _RAR_IS_LARGE and kind == _RAR_FILE else b""
-            at += packed + (int.from_bytes(high, "little") << 32)
+            at += packed
+
+
+def _split_in_4(data: Data) -> Iterator[bytes]:
+    """Yield the names of members that are continued from or in another volume, in a rar 4."""
+    return (file.name for file in _files_in_4(data) if file.flags & _RAR_IS_SPLIT)
+
+
+def _links_in_4(data: Data) -> Iterator[list[Member] | Unlisted]:
+    """Yield the bytes of each member of a rar 4 whose mode is that of a link."""
+    for head, flags, name, start, packed in _files_in_4(data):
+        if len(head) < _RAR_NAME_AT or head[_RAR_SYSTEM_AT] < _RAR_UNIX or not packed:
+            continue
+        if head[_RAR_KIND_AT] & _KIND_BITS != _LINK_BITS:
+            continue
+        if head[_RAR_METHOD_AT] == _RAR_STORED and not flags & (_RAR_IS_ENCRYPTED | _RAR_IS_SPLIT):
+            chunks = partial(pieces_of, data, start, packed)
+            yield [Member(name, packed, is_exact=False, chunks=chunks)]
+        else:
+            yield Unlisted(name, Why.UNSUPPORTED, "rar: a link whose bytes are packed")
 
 
 def _split_in_5(data: Data) -> Iterator[bytes]:
@@ -229,8 +270,8 @@ class Cpio(Libarchive):
 
 _READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
     "7zip": partial(SevenZip, seeks=True),
-    "rar5": partial(Rar, seeks=True),
-    "rar": partial(Rar, seeks=True),
+    "rar5": partial(Rar, seeks=True, ignores_types=True),
+    "rar": partial(Rar, seeks=True, ignores_types=True),
     "cab": Cab,
     "cpio": partial(Cpio, is_exact=True),
     "ar": partial(Libarchive, is_exact=True, ignores_types=True),
@@ -250,6 +291,31 @@ def reader(name: str, passwords: tuple[bytes, ...]) -> Libarchive | Filtered:
     return _READERS.get(name, Filtered)(name)
 
 
+class _Behind:
+    """Some bytes, and the bytes of a stream behind them."""
+
+    def __init__(self, front: bytes, source: Forward) -> None:
+        self._front = front
+        self._source = source
+
+    def read(self, count: int) -> bytes:
+        piece, self._front = self._front, b""
+        return piece or self._source.some(count)
+
+
+class OldZstd(Filtered):
+    """The expander of zstd, also of old versions.
+
+    libarchive recognises a frame of an old version only behind another frame.
+    """
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        source = Forward(data)
+        is_old = source.peek(len(OLD_ZSTD[0])) in OLD_ZSTD
+        yield from super().members(_Behind(_SKIPPED_FRAME if is_old else b"", source))
+
+
 def zstd(name: str, _passwords: tuple[bytes, ...]) -> Expander:
     """Return the expander of zstd: Python's decoder is used only if libarchive is missing."""
-    return Zstd() if HAS_ZSTD and not is_here() else Filtered(name)
+    return Zstd() if HAS_ZSTD and not is_here() else OldZstd(name)

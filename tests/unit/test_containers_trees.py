@@ -461,3 +461,25 @@ def test_a_mode_in_an_lha_hides_no_member(mode: int) -> None:
     """libarchive takes the member for a link, but lha and 7-Zip extract its bytes."""
     out = opened(expander("lha"), others.lha_of(BENIGN, "x|y", mode=mode))
     assert (out.contents, out.unread) == ([BENIGN], [])
+
+
+@pytest.mark.parametrize("mode", [0o40755, 0o120777, 0o10644, 0o100644, 0])
+def test_a_mode_in_a_rar_hides_no_member(mode: int) -> None:
+    """libarchive takes the bytes of a link in a rar 4 for its path; 7-Zip or unar extract them."""
+    contents = {"a": OTHER, "x": BENIGN}
+    four, five = others.rar4_of(contents, mode=mode), others.rar5_of(contents, mode=mode)
+    for name, data in (("rar", four), ("rar5", five)):
+        out = opened(expander(name), data)
+        assert {OTHER, BENIGN} <= set(out.contents) and not out.unread
+
+
+@pytest.mark.parametrize("version", [5, 6, 7])
+def test_zstd_of_an_old_version_is_read(version: int) -> None:
+    recipe = {"as": "zstd", "version": version, "planted": 3}
+    for data in (
+        KINDS["compressed"].bytes_of(recipe),
+        KINDS["compressed"].bytes_of({"as": "zstd"}),
+    ):
+        whole, once = opened(expander("zstd"), data), opened(expander("zstd"), Once(data, 999))
+        assert whole.members == once.members and not whole.unread
+        assert whole.contents[0] in PLANTED and len(whole.contents) == 1
