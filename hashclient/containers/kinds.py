@@ -248,7 +248,7 @@ OPENED = (
         ),
         "encoded:Encoded",
         version=2,
-        reads=2,
+        reads=3,
         hides_end=False,
     ),
     Kind(

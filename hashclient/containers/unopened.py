@@ -78,6 +78,12 @@ def _is_arc(head: bytes) -> bool:
     return head[1] in _ARC_KINDS and 0 < len(name) <= 12 and name.isascii() and min(name) > 0x20
 
 
+def _is_old_deb(head: bytes) -> bool:
+    """Return whether a length and a gzip follow the line with the version."""
+    length, _, rest = head.partition(b"\n")[2].partition(b"\n")
+    return length.isdigit() and rest.startswith(b"\x1f\x8b")
+
+
 KINDS = (
     Kind(
         "disk",
@@ -152,6 +158,7 @@ KINDS = (
         (Mark(0, (b"\x1f\xa0",), is_one=lambda h: h[2:4] > b"\0\0" and h[4] >> 3 <= 19),),
     ),
     Kind("lzx", (Mark(0, (b"LZX",), is_one=lambda h: len(h) > 10 and min(h[3:10]) < 0x20),)),
+    Kind("deb-old", (Mark(0, (b"0.93",), is_one=_is_old_deb),)),
     Kind("mscompress", (Mark(0, (b"SZDD\x88\xf0\x27\x33", b"KWAJ\x88\xf0\x27\xd1")),)),
     Kind("macbinary", (Mark(0, tuple(bytes([0, n]) for n in range(1, 64)), is_one=_is_macbinary),)),
     Kind("applesingle", (Mark(0, (b"\0\5\x16\0",)),)),

@@ -107,6 +107,7 @@ def test_texts_about_these_have_no_file() -> None:
     [
         yencoded("a", A),
         binhex("a", A).encode(),
+        binhex("a", A).replace("\n", "\r").encode(),  # the line ends of an old Macintosh
         uuencoded("a", A).encode(),
         uuencoded("a", A).replace("begin", "begin-base64", 1).encode(),
     ],
