@@ -451,10 +451,11 @@ def test_kinds_are_opened_or_not_or_fronts(
 
 #: The numbers `version` and `reads` of each kind that has other numbers than (1, 1).
 NUMBERED = {
-    "zip": (3, 4), "tar": (1, 3), "gzip": (2, 3), "tnef": (1, 2), "eml": (6, 7), "message": (3, 3),
-    "encoded": (2, 2), "ole": (1, 2), "pst": (2, 1), "7zip": (4, 1), "cab": (3, 2), "rpm": (1, 2),
-    "cpio": (2, 2), "iso9660": (1, 3), "zstd": (2, 1), "lz4": (2, 2), "compress": (2, 1),
-    "lzip": (2, 1), "lzma": (4, 2), "program": (3, 1),
+    "zip": (3, 4), "tar": (1, 4), "gzip": (2, 4), "tnef": (1, 2), "eml": (7, 8), "message": (3, 4),
+    "form": (1, 2), "encoded": (2, 3), "ole": (1, 2), "pst": (2, 1), "7zip": (4, 1),
+    "rar5": (1, 2), "rar": (1, 2), "cab": (3, 2), "rpm": (1, 2), "cpio": (2, 2), "ar": (1, 2),
+    "xar": (1, 2), "lha": (1, 2), "iso9660": (1, 4), "zstd": (2, 1), "lz4": (2, 2),
+    "compress": (2, 1), "lzip": (2, 1), "lzma": (4, 2), "program": (3, 1),
 }  # fmt: skip
 
 
