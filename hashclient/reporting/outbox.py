@@ -30,7 +30,7 @@ from hashclient.core.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.core.match import REPORT_HELD, Match
+from hashclient.core.match import REPORT_HELD, REPORT_RETRACTED, REPORT_WANTED, Match
 from hashclient.decisions.review import ReviewPolicy
 from hashclient.matches.store import Matches
 from hashclient.packages.document import FORMAT, Document, Provider, parse_document
@@ -264,6 +264,7 @@ class Outbox:
         """Write missing reports of matches that `set_apart` has moved out of a report."""
         for apart in report.apart:
             if not is_there(self.folder(apart.report)):
+                self._take_out(report, apart.matches, record, f"it is in report {apart.report} now")
                 made = Report(
                     id=apart.report,
                     destination=report.destination,
@@ -518,15 +519,38 @@ class Outbox:
     def leave_out_ended(self, report: Report, record: Matches) -> Report:
         """Remove the matches that have ended or were rejected from a report that was not sent.
 
+        The histories of these matches are written last. If the process is killed before, the next
+        attempt writes them.
+
         Raises:
             StateError: the change cannot be recorded.
         """
         gone = tuple(i for i in report.matches if self.has_ended(i, record))
-        if not gone:
-            return report
-        rest = tuple(i for i in report.matches if i not in gone)
-        changed = report.replace(matches=rest, left_out=(*report.left_out, *gone))
-        return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
+        if gone:
+            rest = tuple(i for i in report.matches if i not in gone)
+            changed = report.replace(matches=rest, left_out=(*report.left_out, *gone))
+            report = self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
+        self._take_out(report, report.left_out, record, "it had ended or was rejected")
+        for match_id in report.left_out:
+            # The request of a scan still counts if the match is listed again or found again.
+            with contextlib.suppress(UsageError):
+                if REPORT_WANTED in [step.event for step in record.story(match_id)]:
+                    record.want_report(match_id, report.destination, self.now())
+        return report
+
+    def _take_out(
+        self, report: Report, match_ids: Sequence[str], record: Matches, reason: str
+    ) -> None:
+        """Note in the histories of matches that a report does not contain them any more.
+
+        Without this note, a later scan would not request another report of these matches.
+        """
+        detail = {"report": report.id, "to": report.destination, "by": self.session.operator}
+        detail["reason"] = reason
+        with record.batch():
+            for match_id in match_ids:
+                with contextlib.suppress(UsageError):  # the match was deleted from the record
+                    record.take_back(match_id, REPORT_RETRACTED, self.now(), detail)
 
     def has_ended(self, match_id: str, record: Matches) -> bool:
         """Return whether a match must not be reported, because it has ended or was rejected."""

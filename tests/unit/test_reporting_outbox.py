@@ -109,6 +109,43 @@ def test_a_report_of_which_nothing_is_left_is_dropped(desk: Desk) -> None:
     assert desk.outbox.get(report.id).retraction is not None
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_match_that_a_report_left_out_is_reported_when_it_is_listed_again(
+    desk: Desk, others: int
+) -> None:
+    """The file is in quarantine, so no scan finds it and asks for a report again."""
+    match = desk.find("a", b"x")
+    matches = [match, *(desk.find(str(n), b"y") for n in range(others))]
+    desk.quarantine(match)
+    with desk.record() as record:
+        for one in matches:
+            record.want_report(one.id, "police", desk.now())
+        report = desk.outbox.prepare_wanted("police", record, most=9)
+        assert report is not None and len(report.matches) == 1 + others
+        record.withdraw("baseline", [match.hits[0].entry], 4, desk.now())
+        assert desk.send(report).report.left_out == (match.id,)
+        assert desk.outbox.prepare_wanted("police", record, most=9) is None
+        record.list_again(match.id, match.hits, desk.now())
+        again = desk.outbox.prepare_wanted("police", record, most=9)
+        assert again is not None and again.matches == (match.id,)
+        assert desk.send(again).report.state is State.SUBMITTED
+        assert not record.want_report(match.id, "police", desk.now())
+        assert record.get(match.id).state is MatchState.REPORTED
+
+
+def test_a_scan_may_ask_again_for_a_report_of_a_match_that_was_set_apart_and_retracted(
+    desk: Desk,
+) -> None:
+    first, second = desk.find("a", b"x"), desk.find("b", b"y")
+    report = desk.prepare(first, second)
+    with desk.record() as record:
+        _, other = desk.outbox.set_apart(report, {second.id: None}, record)
+        assert not record.want_report(second.id, "police", desk.now())
+        desk.retract(other)
+        assert record.want_report(second.id, "police", desk.now())
+        assert not record.want_report(first.id, "police", desk.now())
+
+
 def test_numbers_of_matches(desk: Desk) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record, pytest.raises(UsageError, match="not of 0"):
