@@ -65,6 +65,7 @@ _by_entry = operator.itemgetter(1, 2, 0)
 _SIDE_BY_SIDE = 64
 _ANY_BETWEEN = "SELECT 1 FROM match WHERE path BETWEEN ? AND ? LIMIT 1"
 _IS_REVIEWED = "SELECT 1 FROM step WHERE match = ? AND event IN (?, ?) LIMIT 1"
+_STANDING = "SELECT list, entry FROM hit WHERE match = ? AND withdrawn_generation IS NULL"
 _RENEW = (
     "UPDATE match SET path = ?, size = ?, state = ?, key_id = ?, md5 = ?, sha1 = ?, sha256 = ?,"
     " last_seen = ?, standing = ?, directory_inode = ?, inode = ? WHERE id = ?"
@@ -156,7 +157,9 @@ class Recording(Permits):
         if Kind.EXCEPTED in [one.outcome.kind for one in found]:
             begun = since and datetime.fromisoformat(to_text(since))
             recorded = [
-                excepted_as(ref, one, old, begun) if one.is_excepted else ref
+                excepted_as(ref, one, old, begun)
+                if one.is_excepted and not (old and self._has_other(old, one.hits))
+                else ref
                 for ref, (_, one, old) in zip(recorded, rows, strict=True)
             ]
         self._write(
@@ -230,6 +233,17 @@ class Recording(Permits):
                 if has_tags_of(one, match, key_id) or self._has_hit(match.id, one.hits):
                     return match
         return None
+
+    def _has_other(self, match: Match, hits: Sequence[Hit]) -> bool:
+        """Return whether an open match has an entry that is not withdrawn and not in `hits`.
+
+        The match may be a container with other matching members, or of a list that cannot be used
+        now: it stays a match until these entries are excepted, too.
+        """
+        if match.state not in (MatchState.FOUND, MatchState.HELD):
+            return False
+        entries = {(hit.list_name, hit.entry) for hit in hits}
+        return not entries.issuperset(self._db.execute(_STANDING, (match.id,)))
 
     def _is_reviewed(self, match_id: str) -> bool:
         return self._db.execute(_IS_REVIEWED, (match_id, *Verdict)).fetchone() is not None

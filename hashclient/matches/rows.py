@@ -213,21 +213,15 @@ def excepted_as(
 ) -> MatchRef:
     """Return the match of an excepted outcome; in most cases, its state becomes `EXCEPTED`.
 
-    An isolated or reported match does not change. A match that has other entries, too, may be a
-    container with other matching members: it stays a match until these members are excepted, too. A
-    container also stays a match if one of its members was recorded as a match after the run began
-    (`since`), because the members may be in several batches.
+    An isolated or reported match does not change. A container also stays a match if one of its
+    members was recorded as a match after the run began (`since`), because the members may be in
+    several batches.
     """
     if before is not None:
         if ref.state not in (MatchState.FOUND, MatchState.HELD):
             return ref
         is_container = bool(one.members or one.outcome.members)
         if is_container and before.state is ref.state and since and before.last_seen >= since:
-            return ref
-        entries = {(hit.list_name, hit.entry) for hit in one.hits}
-        if before.state is ref.state and any(
-            (hit.list_name, hit.entry) not in entries for hit in before.standing
-        ):
             return ref
     return msgspec.structs.replace(ref, state=MatchState.EXCEPTED)
 

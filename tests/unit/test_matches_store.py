@@ -635,6 +635,23 @@ def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     assert batch(Kind.EXCEPTED, again, again).state is MatchState.FOUND
 
 
+def test_a_match_of_another_entry_is_not_excepted_by_a_run_that_does_not_find_this_entry(
+    record: Matches,
+) -> None:
+    """The list of the other entry cannot be used in the second run, for example."""
+    both = match("/a", hit("e-1"), hit("e-2"))
+    (first,) = record.record([both], KEY, NOW)
+    excepted = msgspec.structs.replace(
+        both, kind=Kind.EXCEPTED, hits=both.hits[:1], exceptions=("x-1",)
+    )
+    (ref,) = record.record([excepted], KEY, LATER, since=LATER)
+    assert (ref.id, ref.state) == (first.id, MatchState.FOUND)
+    assert record.get(first.id).state is MatchState.FOUND
+    record.withdraw("base", ["e-2"], 2, LATER)
+    (ref,) = record.record([excepted], KEY, LATER, since=LATER)
+    assert ref.state is MatchState.EXCEPTED
+
+
 def test_all_members_of_a_file_have_its_record_and_their_entries(record: Matches) -> None:
     names = [f"e-{n}" for n in range(300)]
     found = [*members("/a.zip", *names), match("/b", hit("e-1")), *members("/a.zip", "e-more")]
