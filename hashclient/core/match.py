@@ -207,6 +207,14 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
     return frozenset(str(s.detail.get("report")) for s in story if s.event in events)
 
 
+def waiting_report(story: Sequence[Step]) -> str | None:
+    """Return the id of a report that contains the match and was not sent or retracted yet."""
+    sent = (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
+    done = taken_back(story) | {str(s.detail.get("report")) for s in story if s.event in sent}
+    prepared = (str(s.detail.get("report")) for s in story if s.event == REPORT_PREPARED)
+    return next((report for report in prepared if report not in done), None)
+
+
 def destruction_ordered(story: Sequence[Step]) -> str | None:
     """Return an organisation's order to destroy the sealed file, if it is the last request."""
     step, asked = _last_request(story)

@@ -1,10 +1,10 @@
 """Holds, due dates and purges: how long an item is kept, and how it is destroyed.
 
 The configuration sets how long an item is kept after its report was handed over. After the
-configured time, the item is due for destruction. Until then, even a forced purge does not destroy
-the item, unless a competent authority has ordered the destruction. A retracted report has no effect
-on the time. An item on hold is never destroyed. A purge is logged before and after the destruction;
-the next purge finishes an interrupted purge.
+configured time, the item is due for destruction, unless another report of it must still be sent.
+Until then, even a forced purge does not destroy the item, unless a competent authority has ordered
+the destruction. A retracted report has no effect on the time. An item on hold is never destroyed. A
+purge is logged before and after the destruction; the next purge finishes an interrupted purge.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hashclient.core.match import (
     Step,
     destruction_ordered,
     standing_steps,
+    waiting_report,
 )
 from hashclient.matches.store import Matches
 from hashclient.quarantine.context import context_paths
@@ -154,6 +155,8 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     whole = matches.story(item.id)
     if (order := destruction_ordered(whole)) is not None:
         return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
+    if (waiting := waiting_report(whole)) is not None:
+        return Due(is_due=False, at=None, why=f"kept until report {printable(waiting)} was sent")
     handed_over = _handed_over(whole)
     if match.state is not MatchState.ACKNOWLEDGED or handed_over is None:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")

@@ -15,7 +15,13 @@ from fixtures.quarantine import CONTENT, LIST, Ward
 from hashclient.audit.log import read
 from hashclient.core.errors import AuditError, UsageError
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import ANSWERED, Match, standing_steps
+from hashclient.core.match import (
+    ANSWERED,
+    REPORT_PREPARED,
+    REPORT_RETRACTED,
+    Match,
+    standing_steps,
+)
 
 
 @pytest.fixture
@@ -103,6 +109,21 @@ def test_the_last_of_several_acknowledgements_counts(kept: tuple[Ward, Match]) -
     assert due(ward, match) == (False, "due on 2026-04-20 12:00 UTC")
     assert ward.purge(match).done is False
     assert ward.opened(match) == CONTENT
+
+
+def test_an_item_in_another_report_that_was_not_sent_is_not_due(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    with ward.record() as record:
+        for report in "r-1", "r-2":
+            record.note(match.id, REPORT_PREPARED, ward.now, {"report": report})
+        for state in MatchState.REPORTED, MatchState.ACKNOWLEDGED:
+            record.change(match.id, state, ward.now, {"report": "r-1"})
+    ward.now += timedelta(days=31)
+    assert due(ward, match) == (False, "kept until report r-2 was sent")
+    assert ward.purge(match).done is False
+    with ward.record() as record:
+        record.take_back(match.id, REPORT_RETRACTED, ward.now, {"report": "r-2"})
+    assert due(ward, match)[0]
 
 
 def test_a_second_hold_adds_its_reason(kept: tuple[Ward, Match]) -> None:
