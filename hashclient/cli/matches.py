@@ -277,7 +277,8 @@ def close(
 
     A closed match is not shown as open any more; when a scan finds the file again, the match is
     open again. Give ids, or options as for `hashclient matches`: then all open matches are closed
-    that fit all given options. Try the command with --dry-run first.
+    that fit all given options. Try the command with --dry-run first. A match of an isolated file is
+    closed only by its id, and only if its sealed copy is lost.
 
     \b
       hashclient matches close 3kdz7wnq2m --reason 'removed by hand, ticket 4711'
@@ -300,7 +301,7 @@ def close(
     with open_record(app) as record:
         chosen = {match_id: record.get(match_id) for match_id in match_ids}
         for match in chosen.values():
-            if not match.in_place:
+            if not match.in_place and not _is_lost(app, match):
                 raise UsageError(
                     f"the file of match {match.id} is not in place: the match is {match.state}",
                     hint="use `hashclient quarantine restore` or `purge` to finish this match",
@@ -324,6 +325,13 @@ def close(
         if withdrawn
         else "no open match fits these options"
     )
+
+
+def _is_lost(app: App, match: Match) -> bool:
+    """Return whether the file of a match was isolated, and the quarantine does not have it."""
+    from hashclient.quarantine.item import item_ids
+
+    return match.state not in SETTLED and match.id not in item_ids(app.settings.layout.quarantine)
 
 
 def _is_closable(match: Match) -> bool:

@@ -283,6 +283,22 @@ def test_a_quarantined_or_reported_match_is_not_closed_with_others(state: State)
     assert sorted(listed(state)) == [("a", "reported"), ("b", "quarantined")]
 
 
+def test_a_match_whose_sealed_copy_is_lost_is_closed_by_its_id(state: State) -> None:
+    ids = state.ids()
+    with Matches(state.path) as record:
+        now = datetime(2026, 5, 1, tzinfo=UTC)
+        for match_id, ended in ((ids["b"], MatchState.QUARANTINED), (ids["a"], MatchState.PURGED)):
+            record.change(match_id, ended, now, {}, in_place=False)
+    item = state.path / "quarantine" / ids["b"]
+    item.mkdir(parents=True)
+    for match_id in ids["a"], ids["b"]:
+        refused = state.call("matches", "close", match_id, "--reason", "the disk is destroyed")
+        assert refused.code == 2 and "is not in place" in refused.err
+    item.rmdir()
+    assert state.call("matches", "close", ids["b"], "--reason", "the disk is destroyed").code == 0
+    assert sorted(listed(state)) == [("a", "purged"), ("b", "closed")]
+
+
 def test_the_list_has_a_name_of_its_own_with_the_same_options(state: State, tmp_path: Path) -> None:
     state.ids()
     for args in ([], ["--format", "jsonl"], ["--path", state.tree / "sub"], ["--state", "gone"]):
