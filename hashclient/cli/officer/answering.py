@@ -67,7 +67,8 @@ def run(words: Sequence[str]) -> int:
 
 
 def _day(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    """Return the end of a day, because a file that is kept until a day is also kept on this day."""
+    return datetime.strptime(text, "%Y-%m-%d").replace(hour=23, minute=59, second=59, tzinfo=UTC)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a match that the requests are about",
     )
-    add("--keep-until", metavar="DAY", type=_day, help="keep the sealed files, as YYYY-MM-DD")
+    add(
+        "--keep-until",
+        metavar="DAY",
+        type=_day,
+        help="keep the sealed files until the end of this day (UTC), as YYYY-MM-DD",
+    )
     add("--destroy", action="store_true", help="destroy the sealed files")
     add("--retract", action="store_true", help="retract the report")
     add("--text", metavar="TEXT", help="the order of the authority for the requests")
