@@ -33,6 +33,7 @@ TOGETHER = 4
 #: The most empty pages in a listing; a store may return empty pages after many deletions.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats keys that it has listed"
+NO_SUCH_VERSION = "there is no such version"
 UNNAMABLE = "a key comes next that its client cannot name"
 
 
@@ -61,8 +62,10 @@ def list_pages(
         raise UsageError(
             f"versions are listed of S3 only: {uri.text}", hint="leave out --all-versions"
         )
-    if alone or uri.version is not None:
+    if alone:
         pages = _page_of_one(store, uri)
+    elif uri.version is not None:
+        pages = _page_of_one(store, uri, must=True)
     else:
         pages = _in_order(
             _pages(store, uri, after, all_versions=all_versions),
@@ -124,8 +127,11 @@ def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Itera
         yield page
 
 
-def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
-    """Yield a page with the object that `uri` names; yield nothing if the object does not exist."""
+def _page_of_one(store: Store, uri: ObjectUri, *, must: bool = False) -> Iterator[Any]:
+    """Yield a page with the object that `uri` names.
+
+    If the object does not exist, yield nothing; with `must`, yield the object as unreadable.
+    """
     row: list[Any] = [uri.key, 0, None, uri.version, None]
     try:
         seen = store.head(uri.key, uri.version)
@@ -133,11 +139,11 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
         # the ETag differs.
         row[1:3] = seen.size, seen.etag
     except StoreError as error:
-        if error.trouble is Trouble.GONE:
+        if error.trouble is Trouble.GONE and not must:
             return
-        if error.trouble not in (Trouble.DENIED, Trouble.NAME):
+        if error.trouble not in (Trouble.GONE, Trouble.DENIED, Trouble.NAME):
             raise  # any other error ends the listing
-        row[4] = error.reason
+        row[4] = NO_SUCH_VERSION if error.trouble is Trouble.GONE else error.reason
     yield page_of([tuple(row)])
 
 

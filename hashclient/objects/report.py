@@ -7,8 +7,8 @@
 2. Any other report is one Parquet or CSV file, which is given by a path or a URI. A report in one
    file has the columns `key` and `size`, and possibly `etag` and `version`; its keys are not
    escaped.
-3. Only the latest version of each key is used, unless all versions are wanted; delete markers are
-   left out.
+3. Versions that the report marks as earlier ones are left out, unless all versions are wanted;
+   delete markers are left out.
 
 A report may describe an earlier state of the bucket. If an object has changed since the report was
 made, the read of the object detects this, and the object counts as unread.
@@ -216,9 +216,9 @@ class Report:
                 raise ListingEndedError(DAMAGED.format("it has rows of another bucket"))
         rows = pa.record_batch(list(columns.values()), names=list(columns))
         if "marker" in columns:
-            rows = rows.filter(pc.invert(_flags(rows.column("marker"))))
+            rows = rows.filter(pc.invert(_are(rows.column("marker"), "true")))
         if "latest" in columns and not all_versions:
-            rows = rows.filter(_flags(rows.column("latest")))
+            rows = rows.filter(pc.invert(_are(rows.column("latest"), "false")))
         keys = rows.column("key").cast(pa.binary())
         if keys.null_count:
             raise ListingEndedError(DAMAGED.format("it has rows without a key"))
@@ -304,10 +304,12 @@ def _refuse_other(names: Sequence[str]) -> None:
         raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
 
 
-def _flags(column: Any) -> Any:
-    """Return a column as booleans; in a CSV file, the column contains text such as `true`."""
-    if not pa.types.is_boolean(column.type):
-        column = pc.equal(pc.utf8_lower(column.cast(pa.string())), "true")
+def _are(column: Any, word: str) -> Any:
+    """Return for each value of a column whether it is `word`: a boolean, or text as in a CSV file.
+
+    A row that says neither `true` nor `false` is checked: it may be an object.
+    """
+    column = pc.equal(pc.utf8_lower(column.cast(pa.string())), word)
     return pc.fill_null(column, fill_value=False)
 
 

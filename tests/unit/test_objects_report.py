@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hashclient.core.objecturi import parse_uri
@@ -56,3 +59,25 @@ def test_a_report_of_which_a_store_gives_more_or_less_ends(
     else:
         pages.extend(found.pages(all_versions=False))
         assert sum(page.num_rows for page in pages) == 100
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_row_is_left_out_only_if_the_report_says_that_it_is_no_current_object(
+    tmp_path: Path, is_text: bool
+) -> None:
+    said: dict[str, list[Any]] = {
+        "key": ["current", "earlier", "unknown", "marker"],
+        "is_latest": [True, False, None, True],
+        "is_delete_marker": [False, False, None, True],
+    }
+    path = tmp_path / "rows"
+    if is_text:
+        said["is_latest"] = ["True", "FALSE", "", "1"]
+        said["is_delete_marker"] = ["false", "", "no", "TRUE"]
+        rows = zip(*said.values(), strict=True)
+        path.write_text("\n".join([",".join([*said, "size"]), *(",".join(r) + ",1" for r in rows)]))
+    else:
+        pq.write_table(pa.table(said | {"size": [1] * 4}), path)
+    found = report.Report(str(path), parse_uri("s3://bucket/"), make_file=os.getpid)
+    keys = [key for page in found.pages(all_versions=False) for key in page["key"].to_pylist()]
+    assert keys == [b"current", b"unknown"]

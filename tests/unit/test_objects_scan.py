@@ -16,6 +16,8 @@ from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.index.open_lists import OpenLists
 from hashclient.objects.failures import StoreError, Trouble
+from hashclient.objects.interface import Seen
+from hashclient.objects.listing import list_pages
 from hashclient.objects.others import Other
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.check import kept
@@ -179,3 +181,20 @@ def test_other_machines_are_asked_for_the_latest_objects_of_a_bucket_alone(
     assert found == {f"{bucket.uri}/b?versionId={version}": Kind.MATCH}
     is_plain = how in ("plain", "after a key")
     assert elsewhere.asked == ([(parse_uri(uri).text, after)] if is_plain else [])
+
+
+class Empty(Other):
+    """A bucket without objects."""
+
+    def head(self, key: str, version: str | None) -> Seen:
+        raise StoreError(Trouble.GONE, "vanished after it was listed")
+
+
+@pytest.mark.parametrize(("alone", "notes"), [(False, ["there is no such version"]), (True, [])])
+def test_a_version_that_a_uri_names_is_unread_if_it_does_not_exist(
+    alone: bool, notes: list[str]
+) -> None:
+    """Without it, a scan of other objects besides would call everything clean."""
+    uri = parse_uri("gs://bucket/a?versionId=1")
+    pages = list_pages(Empty("gs", "bucket"), uri, alone=alone)
+    assert [note for page in pages for note in page["note"].to_pylist()] == notes
