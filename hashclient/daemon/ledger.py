@@ -169,15 +169,26 @@ class Ledger:
             self.use(lists)
             add_by_kind(self._summary.not_opened, kinds)
 
-    def prepare_reports(self) -> None:
-        """Write counts of repeated matches; prepare reports if `REPORTS_S` seconds have passed."""
+    def are_reports_due(self, *, at_end: bool = False) -> bool:
+        """Return whether `prepare_reports` would prepare reports now."""
+        if self._responder is None or not self._wants_reports:
+            return False
+        return at_end or self._clock() >= self._prepared + REPORTS_S
+
+    def prepare_reports(self, *, at_end: bool = False) -> None:
+        """Write counts of repeated matches; prepare reports if `REPORTS_S` seconds have passed.
+
+        `at_end` says that this call is the last one, so reports are prepared at once. If a report
+        cannot be prepared, the next call after `REPORTS_S` seconds tries again.
+        """
         self.keep_counts()
-        now = self._clock()
-        if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
+        if not self.are_reports_due(at_end=at_end):
             return
-        self._prepared, self._wants_reports = now, False
+        self._wants_reports = False
         for made in prepare_wanted(self._session):
+            self._prepared = self._clock()
             if isinstance(made, HashclientError):
+                self._wants_reports = True
                 self.failed(made)
 
     def keep_counts(self, *, everything: bool = False) -> None:

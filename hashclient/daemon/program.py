@@ -156,6 +156,7 @@ class ContentChecker:
         if self._openers is not None:
             self._openers.stop()
         self._threads.shutdown(wait=True)
+        self._prepare_reports(at_end=True)
         self._reporter.shutdown(wait=True)
         self._ledger.end()
         if self._openers is not None:
@@ -249,9 +250,17 @@ class ContentChecker:
             try:
                 if self._lists.refresh():
                     self._ledger.use(self._lists.now)
+                # A report that could not be prepared with its match is not left until the next
+                # match.
+                if self._ledger.are_reports_due():
+                    self._prepare_reports()
             finally:
                 self._looking.release()
         return self._lists.now
+
+    def _prepare_reports(self, *, at_end: bool = False) -> None:
+        with contextlib.suppress(RuntimeError):  # the checker is being closed
+            self._reporter.submit(self._ledger.prepare_reports, at_end=at_end)
 
     def _is_clean(self, data: memoryview, lists: InUse) -> bool:
         """Return True if a quick test shows that bytes have no match; False means "not known"."""
@@ -349,8 +358,7 @@ class ContentChecker:
             except Exception as error:  # noqa: BLE001 - the result shows the match in any case
                 self._ledger.failed(error)
                 found = [Handled(outcome) for outcome in to_record]
-            with contextlib.suppress(RuntimeError):  # the checker is being closed
-                self._reporter.submit(self._ledger.prepare_reports)
+            self._prepare_reports()
         found += [Handled(outcome) for outcome in outcomes if outcome.kind not in RECORDED]
         return _checked(outcomes, lists, found)
 

@@ -32,6 +32,8 @@ _MOST_EVENTS = 4 * CHECKS
 #: If the queue has no dead-letter queue: after this number of attempts to read an object, its event
 #: is removed.
 ATTEMPTS = 5
+#: The most events whose unread objects were shown, and that are remembered.
+_MOST_SHOWN = 10_000
 #: `RETRY_S`: the pause after a failure of the event source, in seconds; `STOP_S`: the time in
 #: seconds within which the commands in `beside` must end when the watch ends.
 RETRY_S, STOP_S = 10.0, 5.0
@@ -68,6 +70,8 @@ class BucketWatch:
         self._stopping = False
         self._doubt: str | None = None
         self._running: dict[Future[list[Checked]], Event] = {}
+        #: The objects of events that were shown as unread, and whose events stay in the source.
+        self._shown: dict[tuple[ObjectUri, ...], None] = {}
 
     def run(self) -> None:
         """Watch until SIGTERM or SIGINT arrives, or until the source ends."""
@@ -164,15 +168,24 @@ class BucketWatch:
         Return whether the event can be removed from its source.
         """
         is_done = is_recorded = True
+        # The first delivery may have shown nothing, because this process was killed, or because an
+        # index could not be read.
+        is_first = event.times == 1 or event.objects not in self._shown
         for answer in checked:
             # An object that was deleted after its event was sent is not reported as unread.
             is_gone = any(one.outcome.reason == NO_OBJECT for one in answer.found)
             is_unread = answer.kind is Kind.UNREAD and not is_gone
             is_done = is_done and not is_unread
-            if not is_gone and (not is_unread or event.times == 1):
+            if not is_gone and (not is_unread or is_first):
+                if is_unread and answer.found:
+                    self._shown[event.objects] = None
                 for one in answer.found:
                     is_recorded = is_recorded and not one.is_unrecorded
                     self._on_outcome(one)
+        if is_done:
+            self._shown.pop(event.objects, None)
+        while len(self._shown) > _MOST_SHOWN:
+            del self._shown[next(iter(self._shown))]
         if not is_recorded:
             why = "a match could not be recorded, so its event is not removed"
             self._on_failure(StateError(why, hint="is the disk of the state directory full?"))

@@ -26,6 +26,7 @@ from hashclient.daemon import ledger as module
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.ledger import REPEAT_S, REPORTS_S, SEARCH_S, Ledger, Records
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.program import ContentChecker
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.daemon.users import Peer
 from hashclient.matches.rows import place_of
@@ -176,6 +177,41 @@ def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(client: C
         assert reports() == made
     for ledger in (ours, theirs):
         ledger.end()
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_program_prepares_reports_without_a_further_match(
+    client: Client, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    session, moment = reporting(client), 1_000.0
+    with ContentChecker(session, members=False) as checker:
+        monkeypatch.setattr(checker._ledger, "_clock", lambda: moment)
+
+        def reports() -> int:
+            checker._reporter.submit(int).result()  # the work before has ended
+            return len(Outbox(session).reported("desk"))
+
+        for data in LISTED:
+            assert checker.check(data).kind is Kind.MATCH and reports() == 1
+        if not is_closed:
+            moment += REPORTS_S
+            assert checker.doubt is None and reports() == 2
+    assert len(Outbox(session).reported("desk")) == 2
+
+
+def test_a_report_that_cannot_be_prepared_now_is_prepared_later(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, moment = reporting(client), REPORTS_S
+    lists = InUse(session.open_lists(), session)
+    counts = Counts(1)
+    streams = Ledger(session, counts.row(0), (), lists, act=True, clock=lambda: moment)
+    made: list[list[object]] = [[StateError("no room")], ["a report"], []]
+    monkeypatch.setattr(module, "prepare_wanted", lambda _: iter(made.pop(0)))
+    for left in (2, 1, 1):
+        streams.prepare_reports()
+        assert len(made) == left and counts.total(Count.FAILURES) == 1
+        moment += REPORTS_S
 
 
 def test_a_run_begins_with_its_lists_and_ends_with_others(

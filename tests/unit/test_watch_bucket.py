@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hashclient import Client
-from hashclient.core.errors import HashclientError
+from hashclient.core.errors import HashclientError, UnreachableError
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Handled
+from hashclient.core.model import Handled, Outcome
 from hashclient.core.objecturi import parse_uri
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.program import Checked, ContentChecker
@@ -59,3 +59,38 @@ def test_the_event_of_a_match_that_cannot_be_recorded_stays(
         watch.run()
     assert [handled.outcome.kind for handled in told] == [Kind.MATCH]
     assert (len(events.removed), len(failures)) == ((0, 1) if is_full else (1, 0))
+
+
+class Undone(Once):
+    """A source that delivers its event again and again, beginning with a later delivery."""
+
+    has_dead_letters = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = [Event((URI,), times=times) for times in (2, 3, 4)]
+
+    def take(self, wait_s: float) -> Sequence[Event] | None:
+        return [self.waiting.pop(0)] if self.waiting else None
+
+
+def test_an_unread_object_is_shown_once_whatever_became_of_the_first_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    failed = [UnreachableError("an index cannot be read now")]
+
+    def check(_: ContentChecker, uri: str, _lists: InUse) -> Checked:
+        if failed:
+            raise failed.pop()
+        return Checked(Kind.UNREAD, "denied", (Handled(Outcome(Kind.UNREAD, uri)),))
+
+    monkeypatch.setattr(ContentChecker, "_check_object", check)
+    events, told, failures = Undone(), list[Handled](), list[HashclientError]()
+    with Client(state.path).checker() as checker:
+        watch = BucketWatch(
+            checker, [URI], events, on_outcome=told.append, on_failure=failures.append
+        )
+        watch.run()
+    assert [handled.outcome.path for handled in told] == [URI.text]
+    assert (len(events.removed), len(failures)) == (0, 1)
