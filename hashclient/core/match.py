@@ -224,17 +224,26 @@ def destruction_ordered(story: Sequence[Step]) -> str | None:
 
 
 def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
-    """Return an organisation's request to keep the sealed file, if this is the last request.
+    """Return the requests of organisations to keep the sealed file, as one request; None if none.
 
-    The request has `by`, `text` and `until`.
-
-    The result is also None if a person has ended a hold after the request.
+    The request has `by`, `text` and `until`: the latest end counts, and `text` has all texts.
+    A later request to destroy the file ends earlier requests to keep it, and so does a person who
+    ends a hold.
     """
-    step, asked = _last_request(story)
-    if asked.get("request") != "keep" or step is None:
+    kept: list[dict[str, Any]] = []
+    for step in story:
+        if step.event == HOLD_ENDED:
+            kept.clear()
+        for asked in step.detail.get("requests", ()) if step.event == ANSWERED else ():
+            if asked.get("request") == "destroy":
+                kept.clear()
+            elif asked.get("request") == "keep":
+                kept.append({**asked, "by": step.detail.get("by")})
+    if not kept:
         return None
-    has_ended = HOLD_ENDED in {later.event for later in story[story.index(step) :]}
-    return None if has_ended else {**asked, "by": step.detail.get("by")}
+    texts = dict.fromkeys(str(asked.get("text")) for asked in kept)
+    # A time is a text in UTC with a fixed length, so texts have the order of the times.
+    return max(kept, key=lambda asked: str(asked.get("until"))) | {"text": "; ".join(texts)}
 
 
 def _last_request(story: Sequence[Step]) -> tuple[Step | None, Mapping[str, Any]]:

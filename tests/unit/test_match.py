@@ -79,6 +79,17 @@ def test_the_last_request_of_a_body_counts(
     assert destruction_ordered(story(*steps)) == destroyed
 
 
+def test_of_several_requests_to_keep_the_latest_end_counts() -> None:
+    ends = [("a", "2029"), ("b", "2030"), ("c", "2027")]
+    steps = [
+        by("answered", name, requests=[{"request": "keep", "text": name, "until": f"{year}-01-31"}])
+        for name, year in ends
+    ]
+    asked = keep_asked(story(*steps))
+    assert asked is not None
+    assert (asked["by"], asked["until"], asked["text"]) == ("b", "2030-01-31", "a; b; c")
+
+
 C, R, NEW = "confirmed", "rejected", "content-changed"
 
 
