@@ -135,10 +135,15 @@ class S3(Store):
             config["endpoint"] = endpoint
         else:
             # This request asks S3 for the region of the bucket. If the credentials do not permit
-            # the request, the configured region is used.
-            with contextlib.suppress(StoreError), _errors():
-                found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
-                config["region"] = found or region
+            # the request, the configured region is used. After any other failure, the client is not
+            # kept: a watch would read with the wrong region until its end.
+            try:
+                with _errors():
+                    found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
+                    config["region"] = found or region
+            except StoreError as error:
+                if error.trouble is Trouble.OTHER:
+                    raise
         given: dict[str, Any] = {"config": config}
         if credentials is None:
             config["skip_signature"] = True
@@ -266,10 +271,19 @@ class S3(Store):
         more: dict[str, str] | None = {} if after is None else {"KeyMarker": after}
         while more is not None:
             got = self.call("list_object_versions", Prefix=prefix, **more)
-            yield _rows(got, "Versions")
+            if rows := _rows(got, "Versions"):
+                yield rows
             last, more = more, _next_of(got, marks)
             if more == last:
                 raise StoreError(Trouble.OTHER, UNFINISHED)
+            # Millions of delete markers may follow each other, with no version between them. Their
+            # pages do not count as empty as long as the keys go on.
+            if not rows and not (more and _mark_of(more) > _mark_of(last)):
+                yield rows
+
+
+def _mark_of(more: dict[str, str]) -> bytes:
+    return os.fsencode(more.get("KeyMarker", ""))
 
 
 def _rows(got: Any, name: str) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -10,8 +11,11 @@ import pytest
 from botocore import exceptions
 
 from fixtures.buckets import Answer, Request, Site, error, listing
-from hashclient.objects import bounded
+from hashclient.core.objecturi import parse_uri
+from hashclient.objects import bounded, ranges
+from hashclient.objects import listing as listings
 from hashclient.objects.failures import MALFORMED, NO_RANGES, UNFINISHED, StoreError
+from hashclient.objects.listing import list_pages
 from hashclient.objects.s3 import S3, _page_in
 
 ROWS = [("/lead", 1, "a"), ("a//b", 0, "b"), ("dir/", 2**63, "c"), ("ü%20+", 3, "d")]
@@ -243,3 +247,54 @@ def test_a_length_that_cannot_be_is_a_failure(site: Site, store: S3, part: str) 
     site.answer = lambda _: ("200 OK", {"Content-Range": part}, b"")
     with pytest.raises(StoreError):
         store.head("a", None)
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_opened"),
+    [
+        (exceptions.ClientError({"ResponseMetadata": {"HTTPStatusCode": 403}}, "HeadBucket"), True),
+        (
+            exceptions.ClientError({"ResponseMetadata": {"HTTPStatusCode": 503}}, "HeadBucket"),
+            False,
+        ),
+        (exceptions.EndpointConnectionError(endpoint_url="https://s3.amazonaws.com"), False),
+    ],
+)
+def test_an_outage_does_not_leave_a_bucket_in_the_wrong_region(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, is_opened: bool
+) -> None:
+    """The region of a bucket is asked for once, and a watch keeps its client for weeks."""
+    meta = SimpleNamespace(region_name="us-east-1", endpoint_url="https://s3.amazonaws.com")
+    client = SimpleNamespace(meta=meta, head_bucket=mock.Mock(side_effect=failure))
+    opened = mock.Mock()
+    monkeypatch.setattr(ranges, "open_bucket", opened)
+    if is_opened:
+        S3("uploads")._for_obstore(client, None)
+        assert opened.call_args.args[2]["config"]["region"] == "us-east-1"
+    else:
+        with pytest.raises(StoreError):
+            S3("uploads")._for_obstore(client, None)
+        assert not opened.called
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_any_number_of_delete_markers_may_precede_a_version(
+    monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    monkeypatch.setattr(listings, "MAX_EMPTY", 2)
+    store, asked = S3("uploads"), list[dict[str, str]]()
+
+    def call(_operation: str, **how: str) -> dict[str, Any]:
+        asked.append(how)
+        if len(asked) > 9:
+            return {"IsTruncated": False, "Versions": [{"Key": "z", "Size": 1, "ETag": "e"}]}
+        key = f"k{len(asked)}" if goes_on else "k"
+        return {"IsTruncated": True, "NextKeyMarker": key, "NextVersionIdMarker": f"{len(asked)}"}
+
+    monkeypatch.setattr(store, "call", call)
+    pages = list_pages(store, parse_uri("s3://uploads/"), all_versions=True)
+    if goes_on:
+        assert [key for page in pages for key in keys_of(page)] == ["z"]
+    else:
+        with pytest.raises(listings.ListingEndedError):
+            list(pages)
