@@ -304,9 +304,10 @@ def _use(directory: Path) -> None:
             opened.close()
 
 
-def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path, version: int) -> None:
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute(f"PRAGMA user_version = {version}")
     db.close()
     with pytest.raises(StateError, match="of an earlier version"):
         Inventory(path.parent, KEY)
