@@ -3,4 +3,4 @@
 This module has no other content because the build reads it as text.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

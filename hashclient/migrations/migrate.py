@@ -80,7 +80,7 @@ class Step(msgspec.Struct, frozen=True):
 
 #: The steps in order; the version of the last step is `version.CURRENT`. The first step only writes
 #: the version of a new state.
-STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, readable=True),)
+STEPS: tuple[Step, ...] = (Step(FIRST, "1.0.0", lambda _: (), lambda _: None, readable=True),)
 
 
 class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -106,7 +106,7 @@ def test_state_without_a_version_is_0_until_somebody_writes(layout: Layout) -> N
         assert read_version(layout) == Version(version.CURRENT, STEPS[-1].needs)
     document = json.loads(layout.state.read_bytes())
     assert document["format"] == f"hashclient-state/{version.CURRENT}"
-    assert (document["needs"], document["written_by"]) == ("0.1.0", __version__)
+    assert (document["needs"], document["written_by"]) == ("1.0.0", __version__)
     assert layout.state.stat().st_mode & 0o777 == 0o600
     before = layout.state.stat()
     with writing(layout):  # no step is due, so nothing is written
