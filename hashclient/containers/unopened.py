@@ -28,10 +28,10 @@ _ONENOTE = bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3")
 #: `_ARJ`: the length of an arj header, which precedes the header; `_CRC`: the checksum after the
 #: header.
 _ARJ, _CRC = Struct("<2xH"), Struct("<L")
-#: `_MACBINARY`: the versions of a file of a Macintosh in one piece, and the checksum of its header.
-#: `_ARC_KINDS`: the methods of arc. `SIGNED`: the type "signed data" of CMS, which is near the
-#: beginning of a p7m.
-_MACBINARY, _ARC_KINDS = Struct(">122xBBH"), range(1, 12)
+#: `_MACBINARY`: the first two bytes of a file of a Macintosh in one piece, which are a zero and the
+#: length of its name, and the checksum of its header. `_ARC_KINDS`: the methods of arc. `SIGNED`:
+#: the type "signed data" of CMS, which is near the beginning of a p7m.
+_MACBINARY, _ARC_KINDS = Struct(">BB122xH"), range(1, 12)
 SIGNED = bytes.fromhex("06092a864886f70d010702")
 
 
@@ -68,14 +68,14 @@ def _is_arj(head: bytes) -> bool:
 
 def _is_macbinary(head: bytes) -> bool:
     """Return whether the checksum of the header is right, which is the CRC-16 of XModem."""
-    _, least, crc = _MACBINARY.unpack_from(head)
-    return bool(least == 129 and crc == binascii.crc_hqx(head[:124], 0))
+    zero, length, crc = _MACBINARY.unpack_from(head)
+    return not zero and 0 < length < 64 and bool(crc == binascii.crc_hqx(head[:124], 0))
 
 
 def _is_arc(head: bytes) -> bool:
-    """Return whether a method and a name of at most 12 printable characters follow the mark."""
+    """Return whether a name of at most 12 printable characters follows the mark and the method."""
     name, _, _ = head[2:15].partition(b"\0")
-    return head[1] in _ARC_KINDS and 0 < len(name) <= 12 and name.isascii() and min(name) > 0x20
+    return 0 < len(name) <= 12 and name.isascii() and min(name) > 0x20
 
 
 def _is_old_deb(head: bytes) -> bool:
@@ -160,7 +160,8 @@ KINDS = (
     Kind("lzx", (Mark(0, (b"LZX",), is_one=lambda h: len(h) > 10 and min(h[3:10]) < 0x20),)),
     Kind("deb-old", (Mark(0, (b"0.93",), is_one=_is_old_deb),)),
     Kind("mscompress", (Mark(0, (b"SZDD\x88\xf0\x27\x33", b"KWAJ\x88\xf0\x27\xd1")),)),
-    Kind("macbinary", (Mark(0, tuple(bytes([0, n]) for n in range(1, 64)), is_one=_is_macbinary),)),
+    # The versions in the header are the mark, as many files begin with a zero and a small number.
+    Kind("macbinary", (Mark(122, (b"\x81\x81", b"\x82\x81"), is_one=_is_macbinary),)),
     Kind("applesingle", (Mark(0, (b"\0\5\x16\0",)),)),
     Kind("simg", (Mark(0, (b"\x3a\xff\x26\xed\1\0",)),)),
     Kind(
