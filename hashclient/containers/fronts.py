@@ -53,12 +53,12 @@ def ends_as_7z(last: bytes) -> bool:
     return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _END_OF_7Z.match(last) is not None
 
 
-def _front(name: str, *literals: bytes, version: int = 1) -> Kind:
-    return Kind(name, (Mark(0, literals),), is_front=True, version=version)
+def _front(name: str, *literals: bytes) -> Kind:
+    return Kind(name, (Mark(0, literals),), is_front=True)
 
 
 KINDS = (
-    _front("program", *PROGRAMS, version=3),
+    _front("program", *PROGRAMS),
     _front("script", b"#!"),
     _front(
         "program of macOS or Java",

@@ -66,10 +66,10 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     passwords. `expander` is empty in two cases: if files of the kind are counted and not opened,
     and for a front, which is a file that is no container and may have an archive behind it.
 
-    `version` must be increased when the rule of `is_one` or `sniff` changes, and `reads` when the
-    expander reads other contents than before. A scan then opens containers again, and examines
-    again the files that it remembers as no containers: a file of the kind is one of them if no
-    member was found in it. For other changes of a row, `version` and `reads` stay unchanged.
+    `version` must be increased when the rule of `is_one` or `sniff` changes, or when the expander
+    reads other contents than before. A scan then opens containers again, and examines again the
+    files that it remembers as no containers: a file of the kind is one of them if no member was
+    found in it. For other changes of a row, `version` stays unchanged.
 
     The last bytes of an archive may be the last bytes of its last member, so they do not show the
     kind of the archive. Therefore the end of a file is not examined if the beginning of the file
@@ -92,7 +92,6 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     marks: tuple[Mark, ...] = ()
     expander: str = ""
     version: int = 1
-    reads: int = 1
     sure: Sure = Sure.MARK
     hides_end: bool = True
     is_front: bool = False

@@ -159,8 +159,6 @@ OPENED = (
         "zip",
         (Mark(0, (b"PK\3\4", b"PK\5\6", b"PK00PK\3\4", b"PK\7\x08PK\3\4")),),
         "passwords:zip_with",
-        version=3,
-        reads=4,
         in_tail=b"PK\5\6",
         most_members=4 << 20,  # the expander keeps 16 bytes in memory for each member
     ),
@@ -187,14 +185,11 @@ OPENED = (
         "tar:Tar",
         in_programs=MAGIC,
         in_programs_at=MAGIC_AT,
-        reads=4,
     ),
     Kind(
         "gzip",
         (Mark(0, tuple(mark + b"\x08" for mark in GZIP_MARKS), is_one=lambda h: len(h) >= 10),),
         "compressed:Gzip",
-        version=2,
-        reads=4,
     ),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
     Kind("xz", (Mark(0, (b"\xfd7zXZ\0",)),), "compressed:Xz"),
@@ -202,7 +197,6 @@ OPENED = (
         "tnef",
         (Mark(0, (b"x\x9f\x3e\x22",), is_one=lambda head: len(head) <= 6 or head[6] in b"\1\2"),),
         "tnef:Tnef",
-        reads=2,
     ),
     Kind(
         "mbox",
@@ -221,8 +215,6 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
-        version=7,
-        reads=8,
         hides_end=False,
         has_readings=True,
         # A line of more than `MAX_LINE_BYTES` is read in pieces, and each piece may begin with a
@@ -231,12 +223,11 @@ OPENED = (
     ),
     # No file is recognised as a `message`; only a member of a mailbox or of another message has
     # this kind.
-    Kind("message", (), "mail:Message", version=3, reads=4, has_readings=True),
+    Kind("message", (), "mail:Message", has_readings=True),
     Kind(
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),
         "form:Form",
-        reads=2,
         hides_end=False,
         has_readings=True,
     ),
@@ -247,20 +238,17 @@ OPENED = (
             Mark(0, (b"=ybegin ", b"(This file must be converted with BinHex")),
         ),
         "encoded:Encoded",
-        version=2,
-        reads=3,
         hides_end=False,
     ),
     Kind(
         "ole",
         (Mark(0, (OLE_MARK,), is_one=_is_ole),),
         "ole:Ole",
-        reads=2,
         hides_end=False,
     ),
     # The kinds of `!BDN` files: a mail store, a mail store that is a copy of a server's store, and
     # an address book.
-    Kind("pst", (Mark(0, (b"!BDN",), is_one=_is_store),), "pst:Pst", version=2),
+    Kind("pst", (Mark(0, (b"!BDN",), is_one=_is_store),), "pst:Pst"),
     # If the optional library pikepdf is not installed, a pdf is only counted; a zip after the pdf
     # is still opened.
     Kind(
@@ -273,7 +261,6 @@ OPENED = (
         "7zip",
         (Mark(0, (b"7z\xbc\xaf\x27\x1c",)),),
         "libformats:reader",
-        version=4,
         ends=(End(b"\0\0", ends_as_7z),),
         in_programs=b"7z\xbc\xaf\x27\x1c",
     ),
@@ -282,7 +269,6 @@ OPENED = (
         "rar5",
         (Mark(0, (b"Rar!\x1a\7\1\0",)),),
         "libformats:reader",
-        reads=2,
         ends=(End(b"\x1d\x77\x56\x51\x03\x05\x04\x00"),),
         in_programs=b"Rar!\x1a\7\1\0",
     ),
@@ -290,7 +276,6 @@ OPENED = (
         "rar",
         (Mark(0, (b"Rar!\x1a\7\0",)),),
         "libformats:reader",
-        reads=2,
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
@@ -300,12 +285,10 @@ OPENED = (
         "cab",
         (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
         "libformats:reader",
-        version=3,
-        reads=2,
         in_programs=b"MSCF",
     ),
     # An rpm consists of headers and one member, a compressed cpio.
-    Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader", reads=2),
+    Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader"),
     Kind(
         "cpio",
         (
@@ -316,18 +299,15 @@ OPENED = (
             ),
         ),
         "libformats:reader",
-        version=2,
-        reads=2,
     ),
-    Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader", reads=2),
-    Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader", reads=2),
+    Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
+    Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
     # `in_programs` only names the method lh5, because self-extracting lha programs use lh5, and
     # shorter bytes would occur in many other programs.
     Kind(
         "lha",
         (Mark(2, tuple(b"-%b-" % one for one in _LHA)),),
         "libformats:reader",
-        reads=2,
         in_programs=b"-lh5-",
         in_programs_at=2,
     ),
@@ -336,35 +316,29 @@ OPENED = (
         (Mark(0, (b"WARC/",), is_one=_is_warc),),
         "libformats:reader",
     ),
-    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader", reads=4),
+    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader"),
     Kind(
         "zstd",
         (Mark(0, (b"\x28\xb5\x2f\xfd", *OLD_ZSTD, *_SKIPPED_FRAMES)),),
         "libformats:zstd",
-        version=2,
     ),
     Kind(
         "lz4",
         (Mark(0, (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")),),
         "libformats:reader",
-        version=2,
-        reads=2,
     ),
     Kind(
         "compress",
         (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),),
         "libformats:reader",
-        version=2,
     ),
-    Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
+    Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader"),
     # lzma has no magic bytes, so the expander recognises lzma by decoding the first bytes.
     Kind(
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),
         "compressed:Lzma",
-        version=4,
         sure=Sure.GUESS,
-        reads=2,
     ),
 )
 KINDS = (*OPENED, *unopened.KINDS, *fronts.KINDS)

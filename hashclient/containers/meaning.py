@@ -35,10 +35,9 @@ def number_of(kind: Kind) -> int:
     """Return a checksum of the row of a kind."""
     marks = [(m.at, m.literals, m.reaches, m.pattern, m.differs) for m in kind.marks]
     ends = [end.last for end in kind.ends]
-    versions = kind.version, kind.reads, kind.expander != ""
     places = kind.in_tail, kind.in_programs, kind.in_programs_at
     rest = kind.sure.name, kind.hides_end, kind.is_front, kind.has_readings
-    text = repr((kind.name, marks, ends, places, versions, rest))
+    text = repr((kind.name, kind.version, kind.expander != "", marks, ends, places, rest))
     return zlib.crc32(text.encode())
 
 

@@ -104,7 +104,6 @@ def patterned(**changes: Any) -> tuple[Mark]:
     ("changed", "still"),
     [
         (msgspec.structs.replace(TOY, version=2), [False, True, True]),
-        (msgspec.structs.replace(TOY, reads=2), [False, True, True]),
         (msgspec.structs.replace(TOY, marks=(Mark(0, (b"xyz",)),)), [True, False, True]),
         (msgspec.structs.replace(TOY, marks=(Mark(800, (b"TOY!",)),)), [False, False, True]),
         (msgspec.structs.replace(TOY, marks=patterned(pattern=b"TOY!.")), [False, True, True]),
