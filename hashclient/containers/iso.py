@@ -254,7 +254,7 @@ def _place(record: bytes) -> Place:
     return start * _SECTOR, int.from_bytes(record[10:14], "little")
 
 
-def _files(data: Data, root: bytes, odd: set[Place] | None = None) -> set[Place]:
+def _files(data: Data, root: bytes, odd: set[Place]) -> set[Place]:
     """Return the offset and length of each file in the tree below `root`.
 
     Files that libarchive may read in another way than other programs are added to `odd`.
@@ -265,7 +265,6 @@ def _files(data: Data, root: bytes, odd: set[Place] | None = None) -> set[Place]
     """
     files: set[Place] = set()
     bytes_left = _READ_AGAIN * data.size
-    odd = set() if odd is None else odd
     numbers: dict[int, Place] = {}
     seen = {_place(root)}
     left = [(_place(root), False)]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from struct import Struct
-from typing import NamedTuple, cast
+from typing import cast
 from zlib import crc32
 
 from hashclient.containers.cab import Cab
@@ -42,6 +42,7 @@ _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
 _RAR_SYSTEM_AT, _RAR_METHOD_AT, _RAR_KIND_AT = 15, 25, 29
 _RAR_UNIX, _RAR_STORED, _RAR_IS_ENCRYPTED = 3, 0x30, 4
 _KIND_BITS, _LINK_BITS = 0xF0, 0xA0
+_IN_ANOTHER_VOLUME = "rar: a part of it is in another volume"
 #: The longest header by the documentation of rar, in bytes.
 _RAR_MAX_BYTES = 2 << 20
 _COMPRESS_FLAGS_AT, _COMPRESS_FLAGS = 2, 0x9F
@@ -55,10 +56,7 @@ class Rar(Libarchive):
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
         data = cast(Data, data)
-        for name in _split_in_5(data) if self.name == "rar5" else _split_in_4(data):
-            yield Unlisted(name, Why.UNSUPPORTED, "rar: a part of it is in another volume")
-        if self.name == "rar":
-            yield from _links_in_4(data)
+        yield from (_left_out_of_5 if self.name == "rar5" else _left_out_of_4)(data)
         yield from super().members(data)
 
     def length(self, data: Data) -> int:
@@ -88,55 +86,34 @@ def _begins_5(data: Data) -> bool:
     )
 
 
-class _Rar4File(NamedTuple):
-    """A member of a rar 4: its header without its name, its name, and the place of its bytes."""
-
-    head: bytes
-    flags: int
-    name: bytes
-    start: int
-    packed: int
-
-
-def _files_in_4(data: Data) -> Iterator[_Rar4File]:
+def _left_out_of_4(data: Data) -> Iterator[list[Member] | Unlisted]:
+    """Yield the members of a rar 4 that libarchive does not list, or takes for links."""
     at = _RAR4_MARK_BYTES
     while len(head := data.read_at(at, _RAR_NAME_AT + 4)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
         if length < _RAR_LEAST_BYTES:
             return
-        name_at = at + _RAR_NAME_AT + (8 if flags & _RAR_IS_LARGE else 0)
-        at += length
-        if kind == _RAR_FILE:
-            high = head[32:36] if flags & _RAR_IS_LARGE else b""
-            packed += int.from_bytes(high, "little") << 32
+        is_file, is_large = kind == _RAR_FILE, flags & _RAR_IS_LARGE
+        if is_file and is_large:
+            packed += int.from_bytes(head[32:36], "little") << 32
+        is_link = packed and len(head) >= _RAR_NAME_AT and head[_RAR_SYSTEM_AT] >= _RAR_UNIX
+        is_link = is_link and head[_RAR_KIND_AT] & _KIND_BITS == _LINK_BITS
+        if is_file and (is_link or flags & _RAR_IS_SPLIT):
             count = int.from_bytes(head[26:28], "little")
-            name = data.read_at(name_at, count).partition(b"\0")[0]
-            yield _Rar4File(head, flags, name, at, packed)
-        if flags & _RAR_HAS_DATA or kind == _RAR_FILE:
-            at += packed
+            name = data.read_at(at + _RAR_NAME_AT + (8 if is_large else 0), count)
+            name = name.partition(b"\0")[0]
+            if flags & _RAR_IS_SPLIT:
+                yield Unlisted(name, Why.UNSUPPORTED, _IN_ANOTHER_VOLUME)
+            elif head[_RAR_METHOD_AT] == _RAR_STORED and not flags & _RAR_IS_ENCRYPTED:
+                chunks = partial(pieces_of, data, at + length, packed)
+                yield [Member(name, packed, is_exact=False, chunks=chunks)]
+            else:
+                yield Unlisted(name, Why.UNSUPPORTED, "rar: a link whose bytes are packed")
+        at += length + (packed if flags & _RAR_HAS_DATA or is_file else 0)
 
 
-def _split_in_4(data: Data) -> Iterator[bytes]:
-    """Yield the names of members that are continued from or in another volume, in a rar 4."""
-    return (file.name for file in _files_in_4(data) if file.flags & _RAR_IS_SPLIT)
-
-
-def _links_in_4(data: Data) -> Iterator[list[Member] | Unlisted]:
-    """Yield the bytes of each member of a rar 4 whose mode is that of a link."""
-    for head, flags, name, start, packed in _files_in_4(data):
-        if len(head) < _RAR_NAME_AT or head[_RAR_SYSTEM_AT] < _RAR_UNIX or not packed:
-            continue
-        if head[_RAR_KIND_AT] & _KIND_BITS != _LINK_BITS:
-            continue
-        if head[_RAR_METHOD_AT] == _RAR_STORED and not flags & (_RAR_IS_ENCRYPTED | _RAR_IS_SPLIT):
-            chunks = partial(pieces_of, data, start, packed)
-            yield [Member(name, packed, is_exact=False, chunks=chunks)]
-        else:
-            yield Unlisted(name, Why.UNSUPPORTED, "rar: a link whose bytes are packed")
-
-
-def _split_in_5(data: Data) -> Iterator[bytes]:
-    """Yield the names of members that are continued from or in another volume, in a rar 5."""
+def _left_out_of_5(data: Data) -> Iterator[Unlisted]:
+    """Yield the members of a rar 5 that libarchive does not list."""
     at = _RAR5_MARK_BYTES
     while head := data.read_at(at, 64):
         length, start = _seven_bits(head, 4)
@@ -153,7 +130,8 @@ def _split_in_5(data: Data) -> Iterator[bytes]:
         at += packed
         if kind == _RAR5_FILE and flags & _RAR5_IS_SPLIT:
             # The length of the name and the name are directly before the extra area.
-            yield _last_name(block[place : len(block) - extra])
+            name = _last_name(block[place : len(block) - extra])
+            yield Unlisted(name, Why.UNSUPPORTED, _IN_ANOTHER_VOLUME)
 
 
 def _last_name(fields: bytes) -> bytes:

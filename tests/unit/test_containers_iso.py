@@ -99,7 +99,7 @@ def until(left: int) -> bytes:
 def test_files_are_those_of_all_directories(
     sectors: dict[int, bytes], files: set[iso.Place]
 ) -> None:
-    assert iso._files(image(sectors), folder(0)) == files
+    assert iso._files(image(sectors), folder(0), set()) == files
 
 
 def test_as_much_is_read_of_directories_as_four_times_the_image() -> None:
@@ -109,31 +109,31 @@ def test_as_much_is_read_of_directories_as_four_times_the_image() -> None:
         root = b"".join(folder(1, size) for size in (*sizes, last))
         whole = image({0: root + file()}, 3)
         if is_read:
-            assert iso._files(whole, folder(0)) == {FILE}
+            assert iso._files(whole, folder(0), set()) == {FILE}
         else:
             with pytest.raises(NotReadError) as caught:
-                iso._files(whole, folder(0))
+                iso._files(whole, folder(0), set())
             assert caught.value.why is Why.LIMIT
 
 
 def test_there_may_be_as_many_directories_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = image({0: folder(1) + folder(2) + file()})
     monkeypatch.setattr(iso, "_MAX_DIRECTORIES", 3)
-    assert iso._files(whole, folder(0)) == {FILE}
+    assert iso._files(whole, folder(0), set()) == {FILE}
     monkeypatch.setattr(iso, "_MAX_DIRECTORIES", 2)
     with pytest.raises(NotReadError):
-        iso._files(whole, folder(0))
+        iso._files(whole, folder(0), set())
 
 
 def test_a_directory_beyond_the_limit_is_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that was read in part could hide a file in which two trees differ."""
     whole = image({1: file()})
     monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", 2 * SECTOR)
-    assert iso._files(whole, folder(0, 2 * SECTOR)) == {FILE}
+    assert iso._files(whole, folder(0, 2 * SECTOR), set()) == {FILE}
     # The image ends before the end of the directory.
-    assert iso._files(whole, folder(98, 1 << 31)) == set()
+    assert iso._files(whole, folder(98, 1 << 31), set()) == set()
     with pytest.raises(NotReadError) as caught:
-        iso._files(whole, folder(0, 2 * SECTOR + 1))
+        iso._files(whole, folder(0, 2 * SECTOR + 1), set())
     assert caught.value.why is Why.LIMIT
 
 
@@ -278,9 +278,9 @@ def test_rock_ridge_is_known_by_the_first_record_of_the_root(
 def test_a_directory_has_64_mib_at_most() -> None:
     whole = image({0: file()})
     whole.size = 1 << 27  # the bytes behind the first sectors are missing
-    assert iso._files(whole, folder(0, 64 << 20)) == {FILE}
+    assert iso._files(whole, folder(0, 64 << 20), set()) == {FILE}
     with pytest.raises(NotReadError, match="a directory of too many bytes"):
-        iso._files(whole, folder(0, (64 << 20) + 1))
+        iso._files(whole, folder(0, (64 << 20) + 1), set())
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_an_image_that_the_library_refuses_is_read_with_new_descriptors(
 def test_files_in_parts_of_two_trees_are_different() -> None:
     parts = file(SECTOR, goes_on=True) + file(7, AT + 2)
     for root in (0, 5, 7):
-        found = iso._files(image({root: parts}), folder(root))
+        found = iso._files(image({root: parts}), folder(root), set())
         assert found == {(FILE[0], SECTOR + 7), (-1 - root * SECTOR, 0)}
 
 

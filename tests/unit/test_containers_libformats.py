@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import zlib
+from collections.abc import Iterable
 
 import pytest
 
@@ -13,7 +14,7 @@ from hashclient.containers import libarchive, libformats
 from hashclient.containers.cab import Cab, _blocks, _Folder, _length, _Marks, _Passing, _table
 from hashclient.containers.compressed import Zstd
 from hashclient.containers.forward import Forward
-from hashclient.containers.interface import NotReadError, Why
+from hashclient.containers.interface import Member, NotReadError, Unlisted, Why
 from tests.opened import Once, Whole, opened
 
 
@@ -49,6 +50,11 @@ NAME = bytes([0, 9, 0, 0, 1, 4]) + b"name"
 TIMED = bytes([6, 9, 0]) + b"timecrc:" + bytes([0, 1, 4]) + b"name"
 
 
+def unlisted(found: Iterable[list[Member] | Unlisted]) -> list[bytes]:
+    """Return the names of the members that are not listed."""
+    return [one.name for one in found if isinstance(one, Unlisted)]
+
+
 @pytest.mark.parametrize(
     ("blocks", "names"),
     [
@@ -77,14 +83,14 @@ TIMED = bytes([6, 9, 0]) + b"timecrc:" + bytes([0, 1, 4]) + b"name"
 def test_members_of_rar_5_that_are_in_another_volume_are_found(
     blocks: bytes, names: list[bytes]
 ) -> None:
-    assert list(libformats._split_in_5(Whole(MARK5 + blocks))) == names
+    assert unlisted(libformats._left_out_of_5(Whole(MARK5 + blocks))) == names
 
 
 def test_a_header_of_rar_5_is_as_long_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = five(2, NAME, flags=8)
     for most, names in ((len(block) - 5, [b"name"]), (len(block) - 6, [])):
         monkeypatch.setattr(libformats, "_RAR_MAX_BYTES", most)
-        assert list(libformats._split_in_5(Whole(MARK5 + block))) == names
+        assert unlisted(libformats._left_out_of_5(Whole(MARK5 + block))) == names
 
 
 def four(
@@ -131,7 +137,7 @@ def four(
 def test_members_of_rar_4_that_are_in_another_volume_are_found(
     blocks: bytes, names: list[bytes]
 ) -> None:
-    assert list(libformats._split_in_4(Whole(b"Rar!\x1a\7\0" + blocks))) == names
+    assert unlisted(libformats._left_out_of_4(Whole(b"Rar!\x1a\7\0" + blocks))) == names
 
 
 @pytest.mark.parametrize("name", ["rar", "rar5"])
@@ -349,7 +355,7 @@ def test_a_header_of_rar_5_has_2_mib_at_most(length: int, names: list[bytes]) ->
     said = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14 & 0x7F | 0x80, 1])
     assert length >> 21 == 1
     block = bytes(4) + said + bytes([2, 8]) + NAME
-    assert list(libformats._split_in_5(Whole(MARK5 + block))) == names
+    assert unlisted(libformats._left_out_of_5(Whole(MARK5 + block))) == names
 
 
 #: By name of a format: whether its reader goes back in the file, and whether sizes are exact.
@@ -431,4 +437,4 @@ def test_a_member_of_rar_4_may_be_longer_than_4_gib() -> None:
     first = b"Rar!\x1a\7\0" + four(0x74, 0x100, content=b"c" * 9, high=1)
     data = Far(first + four(0x74, 1))
     data.gap = len(first)
-    assert list(libformats._split_in_4(data)) == [b"name"]
+    assert unlisted(libformats._left_out_of_4(data)) == [b"name"]
