@@ -65,6 +65,11 @@ class Store(ABC):
         return f"{self.scheme}://{self.bucket}"
 
     @property
+    def sorts_by_bytes(self) -> bool:
+        """Whether a listing has the order of the bytes of keys; Azure has another order."""
+        return self.scheme != "az"
+
+    @property
     def client(self) -> Any:
         """The client object of botocore or obstore, which finds the credentials and endpoint."""
         with self._lock:  # several threads may open the client at the same time

@@ -62,14 +62,12 @@ def list_pages(
         raise UsageError(
             f"versions are listed of S3 only: {uri.text}", hint="leave out --all-versions"
         )
-    if alone:
-        pages = _page_of_one(store, uri)
-    elif uri.version is not None:
-        pages = _page_of_one(store, uri, must=True)
+    if alone or uri.version is not None:
+        pages = _page_of_one(store, uri, must=not alone)
     else:
         pages = _in_order(
             _pages(store, uri, after, all_versions=all_versions),
-            store.scheme,
+            store,
             all_versions=all_versions,
         )
     try:
@@ -100,7 +98,7 @@ def _together(pages: Iterator[Any]) -> Iterator[Any]:
         yield pa.concat_batches(waiting)
 
 
-def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Iterator[Any]:
+def _in_order(pages: Iterator[Any], store: Store, *, all_versions: bool) -> Iterator[Any]:
     """Yield the pages that have rows, and check the order of keys.
 
     Raises:
@@ -115,15 +113,14 @@ def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Itera
             continue
         keys = page.column("key")
         begin = keys[0].as_py()
-        # The order is not checked for Azure, which sorts keys differently. Two pages may have the
-        # same key if all versions are listed, because the versions of one key may fill more than a
-        # page.
-        is_back = floor is not None and begin < floor and scheme != "az"
+        # Two pages may have the same key if all versions are listed: the versions of one key may
+        # fill more than a page.
+        is_back = floor is not None and begin < floor and store.sorts_by_bytes
         if is_back or (begin == floor and not all_versions):
             raise ListingEndedError(REPEATED)
         # The first key of the page is compared, because the last key may lack a slash that obstore
         # has dropped.
-        floor = keys[-1].as_py() if scheme == "s3" else begin
+        floor = keys[-1].as_py() if store.scheme == "s3" else begin
         yield page
 
 

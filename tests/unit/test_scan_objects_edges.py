@@ -103,7 +103,12 @@ class Elsewhere:
 
 
 def store_of(uri: ObjectUri) -> Any:
-    return SimpleNamespace(scheme=uri.scheme, text=uri.bucket_text, namespace=f"of {uri.bucket}")
+    return SimpleNamespace(
+        scheme=uri.scheme,
+        text=uri.bucket_text,
+        namespace=f"of {uri.bucket}",
+        sorts_by_bytes=uri.scheme != "az",
+    )
 
 
 def page(*keys: str, size: int = 3, etags: Any = None) -> Page:

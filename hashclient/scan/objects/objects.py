@@ -324,11 +324,11 @@ class _Bucket:
     def _move_on(self) -> None:
         """Note the last key up to which all objects have outcomes.
 
-        No key is noted for a report, or for Azure, which does not sort keys by their bytes: other
-        keys than those that were listed may sort before the last key, so a listing that continues
-        after it would omit them.
+        No key is noted for a report, or if the store does not sort keys by their bytes: keys that
+        were not listed yet may sort before the last key, so a listing that continues after this key
+        would omit them.
         """
-        has_order = self._request.report is None and self._store.scheme != "az"
+        has_order = self._request.report is None and self._store.sorts_by_bytes
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
             if has_order and key is not None:
