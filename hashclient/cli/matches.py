@@ -329,9 +329,9 @@ def close(
 
 def _is_lost(app: App, match: Match) -> bool:
     """Return whether the file of a match was isolated, and the quarantine does not have it."""
-    from hashclient.quarantine.item import item_ids
+    from hashclient.system.files import is_there
 
-    return match.state not in SETTLED and match.id not in item_ids(app.settings.layout.quarantine)
+    return match.state not in SETTLED and not is_there(app.settings.layout.quarantine / match.id)
 
 
 def _is_closable(match: Match) -> bool:

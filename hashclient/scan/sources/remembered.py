@@ -21,7 +21,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.text import path_of, printable
-from hashclient.system.versions import format_of, is_newer, newer
+from hashclient.system.versions import newer_or
 
 FORMAT: Final = "hashclient-mounts/1"
 #: The most directories in the file. Beyond this number, directories that are no mount points are
@@ -126,23 +126,23 @@ def by_path(state_dir: Path) -> dict[str, Record]:
     path = Layout(state_dir).mounts
     try:
         data = read_regular(path, MAX_STATE_BYTES)
-        if is_newer(format_of(data), FORMAT):
-            raise newer(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    try:
         document = msgspec.json.decode(data, type=_Document)
         records = {record.real_path: record for record in document.mounts}
         for record in document.mounts:
             if not record.point.startswith("/"):
                 raise ValueError(record.path)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise state_error("cannot read", path, error) from error
     except ValueError as error:
-        raise DamagedMountsError(
+        damaged = DamagedMountsError(
             f"the record of mounted file systems is damaged: {printable(path)}",
             hint="this scan records them again, and does not notice a missing mount: mount all file"
             " systems, and scan again",
-        ) from error
+        )
+        raise newer_or(damaged, path, data, FORMAT) from error
     return records
 
 
