@@ -405,8 +405,8 @@ def test_a_scan_is_made_of_parts_that_know_each_other(
         {"verify_sizes": True},
     )
     assert given["exceptions_of"] == ((session, lists, summary, observer), {})
-    told = {"on_failure": observer.failed, "on_change": observer.file_system_changed}
-    assert given["Mounts"] == ((state,), told)
+    callbacks = {"on_failure": observer.failed, "on_change": observer.file_system_changed}
+    assert given["Mounts"] == ((state,), callbacks)
     assert given["_executor_of"] == (
         (options, session, "lists of exceptions"),
         {

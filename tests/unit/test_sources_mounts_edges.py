@@ -1,4 +1,4 @@
-"""The record of file systems at its edges: what is told, remembered, and under which name."""
+"""The record of file systems at its edges: what is reported and remembered, and by which name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_mount_point_is_remembered_whoever_met_it(
 
 
 @pytest.mark.parametrize(
-    ("change", "point", "is_told", "objection"),
+    ("change", "point", "is_reported", "objection"),
     [
         ("", "tree", False, False),
         ("names", "tree", True, False),
@@ -90,11 +90,11 @@ def test_another_file_system_is_told_and_remembered_unless_one_is_missing(
     here: tuple[Path, int],
     change: str,
     point: str,
-    is_told: bool,
+    is_reported: bool,
     objection: bool,
 ) -> None:
     tree, fd = here
-    told: list[str] = []
+    reported: list[str] = []
     before_point = "/" if point == "/" else str(tree)
     now_point = {"tree": str(tree), "/": "/", "above": str(tmp_path)}[point]
     inner = {"tree": "", "/": str(tree)[1:], "above": tree.name}[point]
@@ -109,12 +109,12 @@ def test_another_file_system_is_told_and_remembered_unless_one_is_missing(
     before = Record(same.path, length, "nfs4", names, other or same.inner, 1)
     write(tmp_path / "state", [before])
     mount_at(monkeypatch, now_point)
-    seen = Mounts(tmp_path / "state", now=lambda: 86_400.0, on_change=told.append)
+    seen = Mounts(tmp_path / "state", now=lambda: 86_400.0, on_change=reported.append)
     found = seen.look(fd, given=True)
     assert (found is not None, seen.is_missing) == (objection, objection)
     if objection:
         assert found == "not mounted: a file system was here (nfs4)"
-    assert told == ([str(tree)] if is_told else [])
+    assert reported == ([str(tree)] if is_reported else [])
     seen.save()
     (after,) = load(tmp_path / "state")
     assert (after == before) is (objection or not change)
@@ -185,10 +185,10 @@ def test_mounts_that_change_during_a_scan_are_read_again(
 def test_a_damaged_record_is_told_even_if_nobody_asks(tmp_path: Path) -> None:
     assert Mounts(tmp_path).unknown is None
     (tmp_path / MOUNTS_NAME).write_text("{")
-    told: list[StateError] = []
+    reported: list[StateError] = []
     assert isinstance(Mounts(tmp_path).unknown, StateError)
-    seen = Mounts(tmp_path, on_failure=told.append)
-    assert told == [seen.unknown]
+    seen = Mounts(tmp_path, on_failure=reported.append)
+    assert reported == [seen.unknown]
     assert not seen.is_missing
 
 

@@ -53,7 +53,7 @@ def walk_of(lister: Lister | None = None, *, frontier: Any = None, **how: Any) -
     return Walk(frontier or Frontier(options), options, lister or Ordered(), base=base)
 
 
-def told(items: Iterator[Item]) -> tuple[list[str], list[tuple[str, Kind, str | None]]]:
+def walked(items: Iterator[Item]) -> tuple[list[str], list[tuple[str, Kind, str | None]]]:
     """Return the listed files and all outcomes, in their order."""
     files: list[str] = []
     outcomes: list[tuple[str, Kind, str | None]] = []
@@ -84,7 +84,7 @@ def test_at_most_32_directories_are_open_between_two_steps(tmp_path: Path) -> No
 
     chain(tmp_path, 36, {})
     walk = walk_of(frontier=Counting(ScanOptions()))
-    assert told(walk.walk(str(tmp_path))) == ([], [])
+    assert walked(walk.walk(str(tmp_path))) == ([], [])
     assert counts == [*range(1, 33), 32, 32, 32, 32]
 
 
@@ -104,7 +104,7 @@ def test_what_is_left_of_a_closed_directory_is_excluded_once_and_listed_once(
 ) -> None:
     names = ("y", "z.tmp", "n/x", "n/z.tmp", "zz/x")
     directories = chain(tmp_path, 36, dict.fromkeys(names, b""))
-    files, outcomes = told(walk_of(Ordered(size), exclude=("*.tmp",)).walk(str(tmp_path)))
+    files, outcomes = walked(walk_of(Ordered(size), exclude=("*.tmp",)).walk(str(tmp_path)))
     expected = [f"{one}/{name}" for one in directories for name in ("y", "n/x", "zz/x")]
     assert sorted(files) == sorted(expected)
     left = [f"{one}/{name}" for one in directories for name in ("z.tmp", "n/z.tmp")]
@@ -132,7 +132,7 @@ def test_each_directory_that_was_read_ahead_is_taken(tmp_path: Path) -> None:
     lister, before = Taking(), open_files()
     lister.may_thread = True
     try:
-        files, _ = told(walk_of(lister).walk(str(tmp_path)))
+        files, _ = walked(walk_of(lister).walk(str(tmp_path)))
     finally:
         lister.close()
     assert (files, len(taken)) == ([f"{tmp_path}/{name}/f" for name in "abc"], 3)
@@ -150,7 +150,7 @@ def test_the_inode_of_a_followed_file_is_unknown(tmp_path: Path) -> None:
 
 def test_a_link_that_cannot_be_followed_is_unread(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("x" * 300)
-    files, outcomes = told(walk_of(follow_symlinks=True).walk(str(tmp_path)))
+    files, outcomes = walked(walk_of(follow_symlinks=True).walk(str(tmp_path)))
     assert (files, outcomes) == ([], [(f"{tmp_path}/link", Kind.UNREAD, "file name too long")])
 
 
@@ -168,7 +168,7 @@ def test_a_link_that_leads_elsewhere_than_a_moment_ago_is_not_followed(tmp_path:
     options = ScanOptions(follow_symlinks=True)
     before = open_files()
     walk = walk_of(frontier=Exchanging(options), follow_symlinks=True)
-    assert told(walk.walk(f"{tmp_path}/t")) == (
+    assert walked(walk.walk(f"{tmp_path}/t")) == (
         [f"{tmp_path}/t/g"],
         [(str(link), Kind.UNREAD, MOVED)],
     )
@@ -248,7 +248,7 @@ def test_a_tree_that_was_exchanged_is_unread_and_the_other_is_walked(
     monkeypatch.setattr(module, "is_mount_root", lambda _: is_mount)
     status = write_tree(tmp_path, {"f": b""}).stat()
     identity = None if device is None else status.st_dev + device, status.st_ino + inode
-    files, outcomes = told(walk_of().walk(str(tmp_path), identity))
+    files, outcomes = walked(walk_of().walk(str(tmp_path), identity))
     assert files == [f"{tmp_path}/f"]
     assert outcomes == ([(str(tmp_path), Kind.UNREAD, reason)] if reason else [])
 
@@ -260,7 +260,7 @@ def test_an_objection_to_a_tree_is_its_only_outcome(tmp_path: Path) -> None:
 
     write_tree(tmp_path, {"f": b""})
     walk = walk_of(frontier=Objecting(ScanOptions()))
-    assert told(walk.walk(str(tmp_path), (1, 1))) == (
+    assert walked(walk.walk(str(tmp_path), (1, 1))) == (
         [f"{tmp_path}/f"],
         [(str(tmp_path), Kind.UNREAD, "not mounted")],
     )
@@ -274,7 +274,7 @@ def test_a_tree_may_be_a_link_if_the_caller_says_so(tmp_path: Path, follow: bool
     expected = (
         ([f"{link}/f"], []) if follow else ([], [(str(link), Kind.UNREAD, "not a directory")])
     )
-    assert told(walk_of().walk(str(link), follow=follow)) == expected
+    assert walked(walk_of().walk(str(link), follow=follow)) == expected
 
 
 def moving(monkeypatch: pytest.MonkeyPatch, act: Any) -> list[str]:
@@ -302,7 +302,7 @@ def test_a_directory_whose_name_another_of_its_parent_has_now_was_removed(
 
     monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)  # each file is older than the scan
     moving(monkeypatch, act)
-    files, outcomes = told(walk_of().walk(str(tmp_path)))
+    files, outcomes = walked(walk_of().walk(str(tmp_path)))
     assert (set(files), outcomes) == ({f"{tmp_path}/d/g"}, [])
 
 
@@ -323,7 +323,7 @@ def test_a_directory_that_changes_its_name_each_time_is_looked_for_twelve_times(
     names = moving(monkeypatch, act)
     before = open_files()
     walk = walk_of()
-    files, outcomes = told(walk.walk(str(tmp_path)))
+    files, outcomes = walked(walk.walk(str(tmp_path)))
     assert outcomes == [(f"{tmp_path}/d", Kind.UNREAD, MOVED)]
     assert [os.path.basename(path) for path in files] == ["g"]  # noqa: PTH119
     assert (len(names[:13]), slept, walk._differing) == (13, [0.02], set())
@@ -346,7 +346,7 @@ def test_a_moved_directory_that_cannot_be_opened_is_unread(
             raise OSError(number, os.strerror(number))
 
     names = moving(monkeypatch, act)
-    assert told(walk_of().walk(str(tmp_path))) == (
+    assert walked(walk_of().walk(str(tmp_path))) == (
         [f"{tmp_path}/g"],
         [(f"{tmp_path}/d", Kind.UNREAD, reason)],
     )
@@ -360,10 +360,10 @@ def test_paths_may_be_relative_to_a_base(tmp_path: Path, size: int) -> None:
     (directories[0] / "z").symlink_to("y")
     names = [str(one.relative_to(tmp_path)) for one in directories]
     walk = walk_of(Ordered(size), base=str(tmp_path), follow_symlinks=True)
-    files, outcomes = told(walk.walk("t"))
+    files, outcomes = walked(walk.walk("t"))
     expected = [f"{one}/{name}" for one in names for name in ("y", "s/x")] + [f"{names[0]}/z"]
     assert (sorted(files), outcomes) == (sorted(expected), [])
-    files, _ = told(walk_of(base="/nowhere").walk(f"{directories[-1]}"))
+    files, _ = walked(walk_of(base="/nowhere").walk(f"{directories[-1]}"))
     assert files == [f"{directories[-1]}/s/x", f"{directories[-1]}/y"]
 
 
@@ -390,7 +390,7 @@ def test_a_listed_directory_is_walked_without_its_neighbours(
     top = "t" if base else f"{tree}/t"
     frontier, before = Begun(), open_files()
     walk = walk_of(frontier=frontier, base=str(tree) if base else "")
-    assert told(walk.walk_listed(f"{top}/d", *given)) == ([f"{top}/d/in/g", f"{top}/d/f"], [])
+    assert walked(walk.walk_listed(f"{top}/d", *given)) == ([f"{top}/d/in/g", f"{top}/d/f"], [])
     assert frontier.begun == [(top, above)]
     assert open_files() == before
 
@@ -427,7 +427,7 @@ def test_a_listed_directory_is_found_again(
         if act.startswith("replace"):
             write_tree(tree, {"t/d/f": b""})
     before = open_files()
-    found = told(walk_of().walk_listed(f"{tree}/t/d", inode, above))
+    found = walked(walk_of().walk_listed(f"{tree}/t/d", inode, above))
     unread = [(f"{tree}/t/d", Kind.UNREAD, reason)] if reason else []
     assert found == ([f"{tree}/{name}" for name in files], unread)
     assert open_files() == before
@@ -440,7 +440,7 @@ def test_a_directory_that_vanished_before_its_end_is_unread_once(tmp_path: Path)
             raise OSError(errno.EIO, "Broken")
 
     write_tree(tmp_path, {"f": b""})
-    assert told(walk_of(Failing()).walk(str(tmp_path))) == (
+    assert walked(walk_of(Failing()).walk(str(tmp_path))) == (
         [f"{tmp_path}/f"],
         [(str(tmp_path), Kind.UNREAD, "broken")],
     )

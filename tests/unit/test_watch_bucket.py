@@ -51,13 +51,13 @@ def test_the_event_of_a_match_that_cannot_be_recorded_stays(
         return checker._check_path(str(state.tree / "a"), lists)
 
     monkeypatch.setattr(ContentChecker, "_check_object", check)
-    events, told, failures = Once(), list[Handled](), list[HashclientError]()
+    events, shown, failures = Once(), list[Handled](), list[HashclientError]()
     with Client(state.path).checker() as checker:
         watch = BucketWatch(
-            checker, [URI], events, on_outcome=told.append, on_failure=failures.append
+            checker, [URI], events, on_outcome=shown.append, on_failure=failures.append
         )
         watch.run()
-    assert [handled.outcome.kind for handled in told] == [Kind.MATCH]
+    assert [handled.outcome.kind for handled in shown] == [Kind.MATCH]
     assert (len(events.removed), len(failures)) == ((0, 1) if is_full else (1, 0))
 
 
@@ -86,11 +86,11 @@ def test_an_unread_object_is_shown_once_whatever_became_of_the_first_delivery(
         return Checked(Kind.UNREAD, "denied", (Handled(Outcome(Kind.UNREAD, uri)),))
 
     monkeypatch.setattr(ContentChecker, "_check_object", check)
-    events, told, failures = Undone(), list[Handled](), list[HashclientError]()
+    events, shown, failures = Undone(), list[Handled](), list[HashclientError]()
     with Client(state.path).checker() as checker:
         watch = BucketWatch(
-            checker, [URI], events, on_outcome=told.append, on_failure=failures.append
+            checker, [URI], events, on_outcome=shown.append, on_failure=failures.append
         )
         watch.run()
-    assert [handled.outcome.path for handled in told] == [URI.text]
+    assert [handled.outcome.path for handled in shown] == [URI.text]
     assert (len(events.removed), len(failures)) == (0, 1)
