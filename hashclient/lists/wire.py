@@ -109,10 +109,6 @@ class AddBatch(msgspec.Struct, frozen=True):
     digests: dict[Algorithm, tuple[Uint8, Uint32]]
 
 
-class _Format(msgspec.Struct, frozen=True):
-    format: str
-
-
 def target_name(list_name: str, file_name: str) -> str:
     """Return the TUF target name of a file of a list."""
     return f"lists/{list_name}/{file_name}"
@@ -125,19 +121,14 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
         VerificationError: a rule of the format is broken.
     """
     from hashclient.system.strictjson import parse_json
+    from hashclient.system.versions import require_format
 
     what = f"index of list {list_name}"
     if len(data) > MAX_INDEX_BYTES:
         raise VerificationError(f"{what} is too large: {len(data)} bytes")
     try:
         document = parse_json(data)
-        # The format is checked first, because an index of a later format may have other keys.
-        format_ = msgspec.convert(document, _Format).format
-        if format_ != FORMAT:
-            raise VerificationError(
-                f"{what} has format {excerpt(format_)}, this client reads {FORMAT}",
-                hint="a newer hashclient may be needed",
-            )
+        require_format(document, FORMAT, what)
         index = msgspec.convert(document, ListIndex)
     except ValueError as error:  # `parse_json` and `msgspec.convert` raise subclasses of ValueError
         raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error

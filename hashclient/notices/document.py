@@ -25,6 +25,7 @@ from hashclient.core.errors import VerificationError
 from hashclient.core.model import Time, is_name
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
+from hashclient.system.versions import require_format
 
 FORMAT: Literal["hashclient-notice/1"] = "hashclient-notice/1"
 MAX_NOTICE_BYTES = 1 << 14
@@ -141,10 +142,6 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Reference(self.sender, self.id, self.sent)
 
 
-class _Format(msgspec.Struct, frozen=True):
-    format: str
-
-
 def parse_notice(data: bytes, notice_id: str) -> Notice:
     """Parse and validate the notice that is signed as `notice_id`.
 
@@ -156,12 +153,7 @@ def parse_notice(data: bytes, notice_id: str) -> Notice:
         raise VerificationError(f"{what} is too large: {len(data):,} bytes")
     try:
         document = parse_json(data)
-        format_ = msgspec.convert(document, _Format).format
-        if format_ != FORMAT:
-            raise VerificationError(
-                f"{what} has format {_repeated(format_)}, this client reads {FORMAT}",
-                hint="a newer hashclient may be needed",
-            )
+        require_format(document, FORMAT, what, _repeated)
         notice = _in_utc(msgspec.convert(document, Notice))
     except ValueError as error:  # `parse_json` and `msgspec.convert` raise subclasses of ValueError
         raise VerificationError(f"{what} is not valid: {_repeated(error)}") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from hashclient.core.errors import StateError
-from hashclient.system.text import printable
+from hashclient.core.errors import StateError, VerificationError
+from hashclient.system.text import excerpt, printable
 
 
 def is_newer(format_: str, known: str) -> bool:
@@ -56,3 +57,26 @@ def newer_or(damaged: StateError, path: Path, document: bytes, known: str) -> St
     A later version of the format `known` may have other fields, so it must not be called damaged.
     """
     return newer(path) if is_newer(format_of(document), known) else damaged
+
+
+def require_format(
+    document: object, known: str, what: str, shown: Callable[[object], str] = excerpt
+) -> None:
+    """Check the format of a provider's document; call this first, as other formats have other keys.
+
+    `what` names the document in the message. `shown` returns the format as the message shows it.
+
+    Raises:
+        VerificationError: the document has another format than `known`.
+        ValueError: the document has no format.
+    """
+    format_ = msgspec.convert(document, _Named).format
+    if format_ != known:
+        raise VerificationError(
+            f"{what} has format {shown(format_)}, this client reads {known}",
+            hint="a newer hashclient may be needed",
+        )
+
+
+class _Named(msgspec.Struct, frozen=True):
+    format: str
