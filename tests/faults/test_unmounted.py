@@ -9,11 +9,20 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.sources.mounts import Mounts
+from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import MOVED
+from hashclient.session import Session
 from hashclient.system.layout import MOUNTS_NAME as FILE_NAME
 from tests.kit import Run, call, csv_of, make_state, run, write_tree
 
@@ -225,6 +234,42 @@ def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> N
             subprocess.run(["losetup", "-d", device], check=True)
     assert len(set(devices)) == 2
     assert unread(scan(state, srv)) == {str(share): "not mounted: a file system was here (ext4)"}
+
+
+def test_a_share_that_is_unmounted_before_its_first_scan_reaches_it(
+    state: Path, srv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, share = Mounts.watched, srv / "share"
+
+    def unmounting(mounts: Mounts, path: str, fd: int) -> frozenset[str]:
+        found = watched(mounts, path, fd)
+        unmount(share)
+        return found
+
+    mount("-t", "tmpfs", "share", share)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mounts, "watched", unmounting)
+        missed = scan(state, srv)
+    assert (missed.code, unread(missed)) == (3, {str(share): NOT_MOUNTED})
+    assert scan(state, srv).code == 0  # no scan has seen a file of the share
+
+
+@pytest.mark.parametrize("there", [{}, {"f": b"older", "sub/g": b"older"}])
+def test_files_that_wait_to_be_read_while_their_share_is_unmounted_are_unread(
+    state: Path, srv: Path, there: dict[str, bytes]
+) -> None:
+    """The mount point does not count as a directory that has replaced the listed directory."""
+    share, judge = write_tree(srv / "share", there), Session.of(state).open_lists().judge()
+    with mounted(share, {"f": LISTED, "sub/g": LISTED}):
+        (task,) = Trees([str(srv)], ScanOptions()).batches()
+    assert not isinstance(task, Outcome)
+    result = Checker(judge, since_ns=time.time_ns() + 10**9).check(task)
+    reason = MOVED if there else "no such file or directory"
+    assert {(o.path, o.kind, o.reason) for o in result.outcomes} == {
+        (f"{share}/f", Kind.UNREAD, MOVED),
+        (f"{share}/sub/g", Kind.UNREAD, reason),
+    }
+    assert result.clean == 1
 
 
 @pytest.mark.slow

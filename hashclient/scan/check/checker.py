@@ -52,7 +52,7 @@ from hashclient.scan.sources.finding_again import (
 from hashclient.scan.sources.frame import chunk_of
 from hashclient.scan.values.work import Group, Result, Task, join
 from hashclient.system.descriptors import NO_ROOM
-from hashclient.system.identity import Identities
+from hashclient.system.identity import Identities, is_mount_root
 from hashclient.system.leases import can_lease
 from hashclient.system.strangers import is_shared, trusted_users
 
@@ -211,9 +211,11 @@ class Checker:
         directory, and are unread if they are missing. A directory that was created since the scan
         began is accepted as a replacement, as if an editor had replaced a file. An older directory
         is accepted as a replacement only if nobody but root and the user of the scan can move
-        directories to the place of the listed directory. A directory that is not accepted as a
-        replacement causes an error, because the listed directory may still exist; if another
-        machine has listed the directory, no replacement is accepted.
+        directories to the place of the listed directory. A directory on another file system is
+        accepted only if this file system may have been mounted there since; otherwise the listed
+        file system is not mounted any more. A directory that is not accepted as a replacement
+        causes an error, because the listed directory may still exist; if another machine has listed
+        the directory, no replacement is accepted.
 
         Raises:
             OSError: the directory cannot be opened; `MovedError`: another directory is in its
@@ -224,8 +226,13 @@ class Checker:
         except MovedError:
             if self._is_elsewhere:
                 raise
+            assert group.identity is not None  # a `MovedError` is about a listed directory
+            device, inode = group.identity
             fd, status = open_listed(group.directory, None)
             try:
+                is_unmounted = device not in (None, status.st_dev) and inode != status.st_ino
+                if is_unmounted and not is_mount_root(fd):
+                    raise
                 was_before = is_older(fd, ".", self._since_ns)
                 if was_before and is_shared(os.stat("..", dir_fd=fd), trusted_users()):
                     raise
@@ -235,8 +242,7 @@ class Checker:
             except BaseException:
                 os.close(fd)
                 raise
-            if group.identity is not None:
-                result.lost.append(group.identity[1])
+            result.lost.append(inode)
             group = group._replace(identity=(status.st_dev, status.st_ino))
         return directory_of(fd, group, status)
 

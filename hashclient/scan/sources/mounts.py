@@ -2,8 +2,9 @@
 
 The directory of an unmounted share is empty, and a scan of this directory would prove nothing. So a
 small file (`remembered`) contains the file system of each directory that a user gave, and of each
-mount point that a scan met, and the place of the directory in its file system. `_objection` judges
-a directory whose identity has changed:
+mount point that a scan met, and the place of the directory in its file system. A directory on which
+a file system was mounted when the walk began, but is not any more, is unread as well. `_objection`
+judges a directory whose identity has changed:
 
 1. The same directory of the same file system is correct.
 2. A directory below autofs is correct, because the walk itself sees whether opening the directory
@@ -53,6 +54,8 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
+#: The type of a directory on which a program mounts a file system when the directory is opened.
+_AUTOFS = "autofs"
 #: The types of file systems for which statfs(2) returns a number that is made from the UUID; for
 #: other types, the number is made from the device.
 _NUMBERED_BY_UUID = frozenset({"ext2", "ext3", "ext4", "btrfs"})
@@ -88,6 +91,8 @@ class Mounts:
         self._seen: dict[str, Record] = {}
         self._mountinfo = b""
         self._mounts: dict[int, Mount] = {}
+        #: The types of the file systems that were mounted when a walk began, by mount point.
+        self._begun: dict[str, str] = {}
         #: The present mount points and the remembered directories, in ascending order.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
@@ -113,10 +118,13 @@ class Mounts:
         self._read_mountinfo()
         below = "/" if real == "/" else f"{real}/"
         found = set()
+        kinds = {mount.point: mount.kind for mount in self._mounts.values()}
         for name in self._watched[bisect.bisect_right(self._watched, below) :]:
             if not name.startswith(below):
                 break
             found.add(join(path, name[len(below) :]))
+            if kinds.get(name, _AUTOFS) not in _PSEUDO | {_AUTOFS}:
+                self._begun.setdefault(name, kinds[name])
         return frozenset(found)
 
     def look(self, fd: int, *, given: bool) -> str | None:
@@ -138,6 +146,8 @@ class Mounts:
                 return objection
             if not _is_same(before, now) and now.point != "/":
                 self._on_change(path)
+        elif path in self._begun and not now.is_point:
+            return _not_mounted(self._begun[path])
         if given or now.is_point:
             self._seen[path] = now
         return None
@@ -253,15 +263,19 @@ def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str
     if _is_same(before, now):  # rule 1 of the module
         return None
     # rule 2 of the module; no file system can be missing at the root directory `/`
-    if now.kind == "autofs" or before.point == now.point == "/":
+    if now.kind == _AUTOFS or before.point == now.point == "/":
         return None
     if now.point_bytes < before.point_bytes:  # rule 3 of the module
         if set(before.names) & set(now.names) and not is_empty():
             return None
-        return f"not mounted: a file system was here ({printable(before.kind)})"
+        return _not_mounted(before.kind)
     if is_empty():  # rule 4 of the module
         return f"not mounted: another file system was here ({printable(before.kind)})"
     return None  # rule 5 of the module
+
+
+def _not_mounted(kind: str) -> str:
+    return f"not mounted: a file system was here ({printable(kind)})"
 
 
 def _is_same(before: Record, now: Record) -> bool:
