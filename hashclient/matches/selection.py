@@ -58,7 +58,7 @@ class Choice(msgspec.Struct, frozen=True):
             conditions.append("state IN (SELECT value FROM json_each(?))")
             values.append(json.dumps(sorted(self.states)))
         if self.paths:
-            conditions.append(f"({' OR '.join([_BELOW] * len(self.paths))})")
+            conditions.append(_any_of([_BELOW] * len(self.paths)))
             values += [value for path in self.paths for value in _range(path)]
         if self.list_name is not None:
             conditions.append(
@@ -159,6 +159,14 @@ class Selection(MatchStore):
                     self._step(one.id, MatchState.GONE, now, {})
                     marked.append(one)
         return marked
+
+
+def _any_of(conditions: Sequence[str]) -> str:
+    """Join conditions of SQL by OR, in a balanced tree, because SQLite limits its depth."""
+    if len(conditions) == 1:
+        return conditions[0]
+    half = len(conditions) // 2
+    return f"({_any_of(conditions[:half])} OR {_any_of(conditions[half:])})"
 
 
 def _range(path: str) -> tuple[bytes, bytes, bytes]:

@@ -76,6 +76,12 @@ def test_only_complete_hits_are_remembered_by_list_and_entry(record: Matches) ->
     assert paths(record) == []
 
 
+def test_matches_are_chosen_by_any_number_of_paths(record: Matches) -> None:
+    record.record([match(f"/{name}", hit("e-1")) for name in ("a/b", "c", "d")], KEY, NOW)
+    choice = selection.Choice(paths=("/a", *(f"/x/{number}" for number in range(3_000)), "/d"))
+    assert [found.path for found in record.find(choice=choice)] == ["/a/b", "/d"]
+
+
 def test_finding_it_again_renews_it(record: Matches) -> None:
     zone = timezone(timedelta(hours=9))
     record.record([match("/a", hit("e-1"))], KEY, NOW)
