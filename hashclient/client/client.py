@@ -230,7 +230,11 @@ class Client:
             rule = exceptions_of(self.session, lists, summary, observer).rule
         return Run(
             lookup(batches, lists, summary, keep_clean=show_clean, rule=rule),
-            RunRecord(self.session, "lookup", summary, key_id, on_failure=observer.failed),
+            RunRecord(
+                *(self.session, "lookup", summary, key_id),
+                on_failure=observer.failed,
+                lists=lists,
+            ),
             summary,
             arguments=[f"{len(digests)} digests", *names],
             front=front,

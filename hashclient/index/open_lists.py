@@ -16,6 +16,7 @@ verification. If somebody removes a list from the metadata, the manifests of the
 lists still name the list.
 """
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,7 +30,7 @@ from hashclient.core.errors import ConfigError, StateError
 from hashclient.core.model import MAX_LISTS, MissingList, Time, is_name
 from hashclient.core.staleness import ListState
 from hashclient.index.blinding import Sealer, load_sealer
-from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
+from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, read_manifest
 from hashclient.index.matcher import Judge
 from hashclient.index.reader import Index, list_folders, open_index
 from hashclient.system.files import read_regular, state_error
@@ -192,6 +193,25 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
     return OpenLists(indexes, states, sealer, unusable)
 
 
+def states_after(lists: OpenLists, settings: Settings, now: datetime) -> tuple[ListState, ...]:
+    """Return the states of the lists of a run that ends `now`.
+
+    A list that has become stale during the run is stale, unless a fetch has renewed it meanwhile.
+    """
+    states = []
+    for index, state in zip(lists.indexes, lists.states, strict=True):
+        manifest, grace = index.manifest, settings.grace(index.manifest.provider)
+        after = manifest.state(now, grace)
+        if after.stale and not state.stale:
+            newest: Manifest | None = None
+            with contextlib.suppress(StateError):
+                newest = load_manifest(settings.layout.lists / manifest.list, lists.sealer)
+            if newest is None or _bounded(settings, newest).state(now, grace).stale:
+                state = after
+        states.append(state)
+    return tuple(states)
+
+
 def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> StateError:
     for entry in expected:
         if entry.name is not None and entry.error is not None:
@@ -241,7 +261,7 @@ def expected_lists(
     here = {entry.provider for entry in named}
     for entry in named:
         if entry.index is not None:
-            _bound_expiry(settings, entry.index)
+            entry.index.manifest = _bounded(settings, entry.index.manifest)
     for provider in _unconfigured(settings, here):
         try:
             names = _delegated_by(settings, provider)
@@ -406,7 +426,7 @@ def lists_of_unconfigured(settings: Settings, here: Iterable[Manifest]) -> froze
     return frozenset(names)
 
 
-def _bound_expiry(settings: Settings, index: Index) -> None:
+def _bounded(settings: Settings, manifest: Manifest) -> Manifest:
     """Limit the freshness of a list to the freshness of its provider's last verified metadata.
 
     When a manifest is written, its expiry is not later than the expiry of the metadata. If the
@@ -414,9 +434,8 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
     the validity of its metadata since then. This function does not verify the metadata, so the
     metadata can only shorten the freshness of a list.
     """
-    manifest = index.manifest
     if not is_name(manifest.provider):
-        return
+        return manifest
     path = settings.layout.metadata(manifest.provider) / TIMESTAMP_NAME
     try:
         data = read_regular(path, MAX_TARGETS_BYTES)
@@ -424,9 +443,8 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
     except (OSError, ValueError, RecursionError):
         # the next fetch gets the metadata again; until the next fetch, only the manifest limits the
         # freshness
-        return
-    if until < manifest.expires:
-        index.manifest = msgspec.structs.replace(manifest, expires=until)
+        return manifest
+    return msgspec.structs.replace(manifest, expires=min(until, manifest.expires))
 
 
 def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:

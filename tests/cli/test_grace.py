@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hashclient.cli.app import App
 from hashclient.config.edit import provider_table
 from hashclient.config.tables import MAX_GRACE_HOURS, ProviderConfig
+from hashclient.scan.run.recorder import RunRecord
 from tests.kit import Run, State, edit_manifest, write_tree
 
 NOW = datetime(2026, 5, 10, 12, tzinfo=UTC)
@@ -93,6 +95,29 @@ def test_before_the_expiry_nothing_is_said(world: Expired) -> None:
     result = world.scan(world.clean)
     assert (result.code, result.err) == (0, "")
     assert base(result)["fresh"] is True and "in_grace" not in base(result)
+
+
+@pytest.mark.parametrize(
+    ("tree", "renewed", "code"),
+    [("clean", False, 7), ("listed", False, 11), ("clean", True, 0), ("listed", True, 10)],
+)
+def test_a_list_that_expires_during_a_scan_is_stale_unless_a_fetch_renews_it(
+    world: Expired, monkeypatch: pytest.MonkeyPatch, tree: str, renewed: bool, code: int
+) -> None:
+    world.expire(hours=-1, grace_hours=0)
+    moments, start = [NOW], RunRecord.start
+
+    def waiting(record: RunRecord, arguments: Sequence[str]) -> None:
+        start(record, arguments)
+        moments.append(NOW + timedelta(hours=1))
+        if renewed:
+            edit_manifest(world.path, "base", expires=(NOW + timedelta(hours=2)).isoformat())
+
+    monkeypatch.setattr(App, "now", staticmethod(lambda: moments[-1]))
+    monkeypatch.setattr(RunRecord, "start", waiting)
+    result = world.scan(getattr(world, tree))
+    assert (result.code, result.summary["exit_code"]) == (code, code)
+    assert base(result)["fresh"] is renewed
 
 
 def test_status_shows_it_and_ends_well(world: Expired) -> None:

@@ -22,6 +22,7 @@ from hashclient.core.model import LOGGED_FIELDS, MatchRef, Outcome, Recorded, hi
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import HELD_ENTRIES, gap_fields
 from hashclient.formats.ready import HitParts, json_around_entry, quote
+from hashclient.index.open_lists import OpenLists, states_after
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.log import Log
@@ -66,6 +67,7 @@ class RunRecord:
         on_failure: Callable[[AuditError | StateError], None],
         places_of: Callable[[Sequence[Outcome]], list[Place]] | None = None,
         decision: Decision | None = None,
+        lists: OpenLists | None = None,
         brief: bool = False,
     ) -> None:
         """`command` is `scan` or `lookup`; `on_failure` gets the first error of log and of record.
@@ -73,6 +75,7 @@ class RunRecord:
         - `key_id` identifies the key that seals the tags of outcomes.
         - `places_of` returns the places of files; by default the paths of outcomes are used.
         - `decision` decides which matches are held.
+        - `lists`: if given, the end of the run counts lists as stale that have become stale.
         - With `brief`, only one record is logged, at the end, with the name `command`: this is for
           small runs that are frequent.
         """
@@ -85,6 +88,7 @@ class RunRecord:
         self._on_failure = on_failure
         self._places_of = places_of
         self._decision = decision
+        self._lists = lists
         self._started = session.now()
         self._events = MatchEvents()
         self._audit_failed = self._matches_failed = self._ended = False
@@ -241,7 +245,9 @@ class RunRecord:
         if self._ended:
             return
         self._ended = True
-        summary = self._summary
+        summary, session = self._summary, self._session
+        if self._lists is not None:
+            summary.lists = states_after(self._lists, session.settings, session.now())
         if summary.held:
             self._name_held()
         data: dict[str, Any] = {

@@ -133,6 +133,7 @@ def start_scan(
         on_failure=observer.failed,
         places_of=_places_at(mounts),
         decision=None if responder is None else responder.decision,
+        lists=lists,
         brief=options.brief,
     )
     parts = outcomes, recorder, progress, mounts, trees.coverage
