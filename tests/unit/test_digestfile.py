@@ -101,6 +101,7 @@ def test_a_file_without_rows_gives_no_batch(content: bytes) -> None:
         (f"MD5 (a (1).jpg) = {MD5}", "a (1).jpg", {"md5": MD5}),
         (rf"\SHA256 (a\nb) = {SHA256}", "a\nb", {"sha256": SHA256}),
         (f"SHA1(openssl.bin)= {SHA1}", "openssl.bin", {"sha1": SHA1}),
+        (f"SHA2-256(openssl.bin)= {SHA256}", "openssl.bin", {"sha256": SHA256}),
     ],
 )
 def test_lines_of_sum_files(line: str, name: str, digests: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
 _SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
 #: The beginning of a row in which the digest comes first, or after a size.
 _ROW_START = re.compile(
-    rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA1|SHA256)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
+    rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA[-0-9]+)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
 )
 
 

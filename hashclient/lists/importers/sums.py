@@ -1,5 +1,7 @@
 """Files of bare digests, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
 
+Version 3 of openssl calls SHA-256 `SHA2-256`.
+
 Files of bare digests may have millions of lines, so their lines are decoded together; lines with a
 name are decoded one by one. A line with two rows is refused, because the second row would become
 part of the first row's file name.
@@ -21,7 +23,7 @@ from hashclient.lists.wire import NO_SIZE
 _SUM_LINE = re.compile(
     rb"(?P<escape>\\?)(?:"
     rb"(?P<hex>[0-9A-Fa-f]+)(?:[ ][ *](?P<name>.+)|[ \t]*)"
-    rb"|(?P<tag>MD5|SHA1|SHA256)[ ]?\((?P<tag_name>.+)\)[ ]?=[ ]?(?P<tag_hex>[0-9A-Fa-f]+)"
+    rb"|(?P<tag>MD5|SHA1|SHA(?:2-)?256)[ ]?\((?P<tag_name>.+)\)[ ]?=[ ]?(?P<tag_hex>[0-9A-Fa-f]+)"
     rb")",
     re.DOTALL,
 )
@@ -84,7 +86,7 @@ def _add_sum_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> No
     if algorithm is None:
         file.skip(line, f"no digest has {len(digits)} hexadecimal digits")
         return
-    if tag and tag != algorithm.name.encode():
+    if tag and tag.replace(b"SHA2-", b"SHA") != algorithm.name.encode():
         file.skip(line, "the digest does not have the length of its algorithm")
         return
     file_name: bytes | None = name or tag_name
