@@ -30,15 +30,17 @@ from hashclient.config.edit import (
 )
 from hashclient.config.settings import Settings, parse_config
 from hashclient.config.tables import ProviderConfig
-from hashclient.core.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.core.model import is_name
 from hashclient.fetch.places import addresses, copy_at
 from hashclient.net.peer import NEW_PROVIDER
 from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
+    TEMP_PREFIX,
     make_private_dir,
     read_regular,
+    state_errors,
     write_atomic,
 )
 from hashclient.system.layout import PINNED_ROOT_NAME
@@ -160,15 +162,22 @@ def _read_root(path: Path) -> bytes:
 def _new_trust_dir(path: Path) -> Iterator[Path]:
     """Yield a new directory for the metadata of a provider.
 
-    Remove the directory if the block fails.
+    If the block fails, the directory is removed. Another configuration may have a provider with the
+    same name in this state directory: its directory is kept until the block has succeeded.
     """
-    shutil.rmtree(path, ignore_errors=True)
+    before = path.with_name(f"{TEMP_PREFIX}{path.name}")
+    shutil.rmtree(before, ignore_errors=True)
+    with state_errors("cannot rename", path), contextlib.suppress(FileNotFoundError):
+        path.rename(before)
     make_private_dir(path)
     try:
         yield path
-    except (HashclientError, KeyboardInterrupt):
+    except BaseException:
         shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            before.rename(path)
         raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def load_pinned_root(settings: Settings, provider: str) -> bytes:

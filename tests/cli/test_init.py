@@ -17,7 +17,7 @@ from hashclient.core.errors import ConfigError
 from hashclient.fetch.pinning import pin_provider
 from hashclient.provider.repository import Repository
 from hashclient.session import Session
-from tests.kit import Run, Site, csv_of, run
+from tests.kit import Run, Site, call, csv_of, run
 
 SECRET = "s3cret-7f3a9c"
 
@@ -304,6 +304,19 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
     assert site.call(*site.init_arguments(token_file=secret_file), state=state).code == 5
     assert site.call(*site.init_arguments(), state=state).code == 0
     assert site.call("fetch", state=state).code == 0
+
+
+def test_a_failed_attempt_keeps_a_provider_of_another_configuration(
+    site: Site, tmp_path: Path
+) -> None:
+    state, root, other = tmp_path / "state", tmp_path / "root.json", tmp_path / "other.toml"
+    assert site.call(*site.init_arguments(), state=state).code == 0
+    kept = {path: path.read_bytes() for path in state.glob("trust/**/*") if path.is_file()}
+    root.touch()
+    arguments = site.init_arguments()
+    arguments[arguments.index("--root") + 1] = root
+    assert call("--config", other, "--state-dir", state, *arguments).code == 6
+    assert kept == {p: p.read_bytes() for p in state.glob("trust/**/*") if p.is_file()}
 
 
 @pytest.mark.slow
