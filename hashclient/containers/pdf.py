@@ -29,6 +29,10 @@ except ImportError:
     _pdf = None
 _PICTURES = frozenset((b"/DCTDecode", b"/DCT", b"/JPXDecode"))
 _NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
+#: The filter that says how a stream is encrypted; it does not change the format of the bytes.
+_CRYPT = b"/Crypt"
+#: Types of streams that are parts of the file itself, unless a dictionary of files refers to them.
+_OF_THE_FILE = "/ObjStm", "/XRef"
 #: `_FILES`: the keys whose values are dictionaries of embedded files (`/EF`) and of related files
 #: (`/RF`); `_MARKS`: the same keys as bytes.
 _FILES = "/EF", "/RF"
@@ -178,6 +182,7 @@ class _File:
                 names.update(_named(found))
             if not isinstance(found, _pdf.Stream):
                 continue
+            _write_in_full(found)
             kind = found.get("/Type")
             if kind == "/ObjStm":
                 # If a stream that contains objects is damaged, pikepdf leaves out these objects,
@@ -187,10 +192,10 @@ class _File:
                     error = _damaged()
                 if error is not None:
                     self.unread.append(Unlisted(_name(found.objgen), error.why, error.detail))
-            elif kind != "/XRef":
-                last = _filters(found)[-1:]
-                is_file = kind == "/EmbeddedFile" or not _PICTURES.isdisjoint(last)
-                streams[found.objgen] = is_file or (is_repaired and _NO_FILES.isdisjoint(last))
+            last = _last(_filters(found))
+            is_file = kind == "/EmbeddedFile" or last in _PICTURES
+            may_be_file = is_repaired and kind not in _OF_THE_FILE and last not in _NO_FILES
+            streams[found.objgen] = is_file or may_be_file
         source.check()
         if _says(warnings + opened.get_warnings(), _NO_MEMORY):
             raise MemoryError
@@ -230,7 +235,7 @@ class _File:
         filters = _filters(stream)
         content, error = b"", None
         try:
-            if not _PICTURES.isdisjoint(filters[-1:]):
+            if _last(filters) in _PICTURES:
                 content = _picture(stream, filters)
             else:
                 content = stream.read_bytes()
@@ -269,10 +274,10 @@ def _picture(stream: Any, filters: list[bytes]) -> bytes:
         return bytes(stream.read_raw_bytes())
     # The filter of the image format is removed from the stream's dictionary, because pikepdf
     # decodes all filters or none.
-    stream.Filter = _pdf.Array(list(stream.Filter)[:-1])
-    options = stream.get("/DecodeParms")
-    if isinstance(options, _pdf.Array):
-        stream.DecodeParms = _pdf.Array(list(options)[:-1])
+    place = len(filters) - 1 - filters[::-1].index(_last(filters))
+    for key in ("/Filter", "/DecodeParms"):
+        if isinstance(values := stream.get(key), _pdf.Array):
+            stream[key] = _pdf.Array([one for n, one in enumerate(values) if n != place])
     return bytes(stream.read_bytes())
 
 
@@ -304,8 +309,25 @@ def _filters(stream: Any) -> list[bytes]:
     """Return the names of the filters of a stream, in the order in which they are decoded."""
     filters = stream.get("/Filter")
     named = filters if isinstance(filters, _pdf.Array) else [filters]
-    # The name of a filter in a hostile file may contain any bytes.
-    return [one.unparse() if isinstance(one, _pdf.Name) else b"" for one in named]
+    # The name of a filter in a hostile file may contain any bytes, and may be an object of its own.
+    return [one.unparse(resolved=True) if isinstance(one, _pdf.Name) else b"" for one in named]
+
+
+def _last(filters: list[bytes]) -> bytes:
+    """Return the last filter, except `/Crypt`; no bytes if there is none."""
+    return next((one for one in reversed(filters) if one != _CRYPT), b"")
+
+
+def _write_in_full(stream: Any) -> None:
+    """Replace the short keys `/F` and `/DP` of a stream by the full keys, which pikepdf reads.
+
+    Only pictures within the text of a page may have short keys, but programs accept them in every
+    stream. In other streams, `/F` may also name another file, which is no name of a filter.
+    """
+    if "/Filter" not in stream and isinstance(stream.get("/F"), _pdf.Name | _pdf.Array):
+        stream.Filter = stream.F
+    if "/DecodeParms" not in stream and "/DP" in stream:
+        stream.DecodeParms = stream.DP
 
 
 def _named(found: Any) -> Iterator[tuple[tuple[int, int], bytes]]:

@@ -80,6 +80,49 @@ def test_embedded_files_and_whole_pictures_are_members(name: str) -> None:
     assert found.names == ([b"a.bin"] if named else [b"object 4"])
 
 
+@pytest.mark.parametrize("type_", [b"/Type /XRef", b"/Type /ObjStm"])
+def test_a_stream_is_a_member_whatever_type_it_claims(type_: bytes) -> None:
+    named = {4: pdfs.stream(JPEG, type_), 5: spec(b"/EF << /F 4 0 R >>")}
+    for objects in (named, {4: pdfs.stream(JPEG, type_ + b" /Filter /DCTDecode")}):
+        found = opened(Pdf(), pdfs.file_of(objects))
+        assert found.contents == [JPEG] and not found.unread
+
+
+#: `JPEG` in rows of 61 bytes, each of which states its differences from the row before it.
+IN_ROWS = b"".join(
+    b"\2" + bytes((a - b) & 255 for a, b in zip(JPEG[at : at + 61], before, strict=True))
+    for at in range(0, len(JPEG), 61)
+    for before in [JPEG[at - 61 : at] if at else bytes(61)]
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "content"),
+    [
+        (b"/F /DCT", JPEG),
+        (b"/F [/Fl /DCT]", zlib.compress(JPEG)),
+        (b"/F 7 0 R", JPEG),
+        (b"/Filter 7 0 R", JPEG),
+        (b"/Filter [/FlateDecode 7 0 R]", zlib.compress(JPEG)),
+        (b"/Filter [/DCTDecode /Crypt]", JPEG),
+        (
+            b"/Filter [/FlateDecode /DCT /Crypt] /DecodeParms [null null << /Name /Identity >>]",
+            zlib.compress(JPEG),
+        ),
+        (b"/Type /EmbeddedFile /F /FlateDecode", zlib.compress(JPEG)),
+        (
+            b"/Type /EmbeddedFile /F /Fl /DP << /Predictor 12 /Columns 61 >>",
+            zlib.compress(IN_ROWS),
+        ),
+        (b"/Type /EmbeddedFile /F << /F (another file) >>", JPEG),
+    ],
+)
+def test_filters_are_read_wherever_programs_look_for_them(words: bytes, content: bytes) -> None:
+    data = pdfs.file_of({4: pdfs.stream(content, words), 7: b"/DCTDecode"})
+    found = opened(Pdf(), data)
+    assert found.contents == [JPEG] and not found.unread
+
+
 def test_a_name_in_unicode_comes_first_and_one_of_odd_bytes_is_shown() -> None:
     names = {b"/UF (\xfe\xff\0b\0.\0c) /F (a.bin)": b"b.c", b"/F (\xfe\xff\0b\xd8)": b""}
     for words, name in names.items():
