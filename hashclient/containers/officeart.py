@@ -22,13 +22,14 @@ from hashclient.containers.runs import Runs
 #: The number of members in one batch.
 BATCH = 1000
 #: `_WITH_RECORDS`: the names of streams that contain pictures in records; `_BOOKS`: the names of
-#: streams of workbooks, which have records of another form.
+#: streams of workbooks, which have records of another form. All names are in lower case, because
+#: programs find a stream by its name in any case.
 _WITH_RECORDS = frozenset(
-    (b"Pictures", b"Data", b"WordDocument", b"0Table", b"1Table", b"PowerPoint Document")
-) | frozenset((b"EscherStm", b"EscherDelayStm"))
-_BOOKS = frozenset((b"Workbook", b"Book"))
-_NATIVE = b"\x01Ole10Native"
-_NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
+    (b"pictures", b"data", b"worddocument", b"0table", b"1table", b"powerpoint document")
+) | frozenset((b"escherstm", b"escherdelaystm"))
+_BOOKS = frozenset((b"workbook", b"book"))
+_NATIVE = b"\x01ole10native"
+_NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"current user", b"encryptedpackage"))
 
 #: The number of bytes in a record before the picture, by the first four bytes of the record. One or
 #: two identifiers of 16 bytes are before the picture. After the identifiers, a metafile (EMF, WMF
@@ -68,12 +69,12 @@ _IS_PACKAGE, _IS_EMBEDDED = b"\2\0", b"\0\0\3\0"
 
 def has_more(name: bytes) -> bool:
     """Return whether a stream with this name may contain members."""
-    return name.rpartition(b"/")[2] in _NAMES
+    return _last_of(name) in _NAMES
 
 
 def inside(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
     """Yield the members in a stream; the name of the stream shows the form of its records."""
-    last = name.rpartition(b"/")[2]
+    last = _last_of(name)
     if _is_encrypted(last, stream):
         yield Unlisted(name, Why.ENCRYPTED, "ole: the document is encrypted")
     elif last == _NATIVE:
@@ -84,13 +85,17 @@ def inside(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
         yield from _book(name, stream)
 
 
+def _last_of(name: bytes) -> bytes:
+    return name.rpartition(b"/")[2].lower()
+
+
 def _is_encrypted(last: bytes, stream: Runs) -> bool:
-    if last == b"WordDocument":
+    if last == b"worddocument":
         head = stream.read_at(0, 12)
         return head[:2] == b"\xec\xa5" and len(head) == 12 and bool(head[11] & 1)
-    if last == b"Current User":
+    if last == b"current user":
         return stream.read_at(12, 4) == b"\xdf\xc4\xd1\xf3"
-    return last == b"EncryptedPackage"
+    return last == b"encryptedpackage"
 
 
 def _records(name: bytes, stream: Runs) -> Iterator[list[Member]]:
