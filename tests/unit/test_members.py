@@ -34,6 +34,7 @@ from tests.kit import csv_of
 from tests.unit.test_checker import lists_of
 
 MATCHES, UNREAD = Outcome(Kind.MATCH, "a"), Outcome(Kind.UNREAD, "a")
+CONFLICTS = Outcome(Kind.CONFLICT, "a")
 LISTED = b"listed"
 #: A kind with files in it that is not opened.
 KIND = NAMES[1]
@@ -64,17 +65,17 @@ def file_of(directory: Path, data: bytes) -> Iterator[int]:
 def test_outcomes_are_kept_up_to_a_limit_and_the_others_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A member that was left out is not counted as read."""
+    """A member that was left out is not counted as read, and unread members leave out no match."""
     assert module.MAX_KEPT == 10_000
     monkeypatch.setattr(module, "MAX_KEPT", 2)
     opened = Opened(read=5)
-    for outcome in (MATCHES, UNREAD):
+    for outcome in (UNREAD, UNREAD, UNREAD, MATCHES, CONFLICTS):
         opened.keep(outcome)
-    assert (opened.kept, opened.left_out, opened.read) == (2, 0, 5)
-    for outcome in (UNREAD, MATCHES, MATCHES):
+    assert (opened.kept_unread, opened.kept, opened.left_out, opened.read) == (2, 2, 1, 5)
+    for outcome in (UNREAD, MATCHES, CONFLICTS):
         opened.keep(outcome)
-    assert (opened.kept, opened.left_out, opened.read) == (2, 3, 3)
-    assert opened.outcomes == [MATCHES, UNREAD]
+    assert (opened.kept_unread, opened.kept, opened.left_out, opened.read) == (2, 2, 4, 3)
+    assert opened.outcomes == [UNREAD, UNREAD, MATCHES, CONFLICTS]
     assert opened.known() is None
 
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from hashclient.containers.protocol import Job
     from hashclient.scan.check.kept import Kept
 
-#: The most outcomes of members of one file, not counting clean members; more outcomes could fill
-#: the memory.
+#: The most unread members of one file that have an outcome, and the most members that match or are
+#: in conflict; more outcomes could fill the memory.
 MAX_KEPT = 10_000
 #: The number of members that are looked up together.
 ROWS_AT_ONCE = 4_096
@@ -93,6 +93,9 @@ class Opened(msgspec.Struct):
     read: int = 0
     members: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    #: The numbers of outcomes that are not clean: of unread members, and of other members. Each is
+    #: limited alone, so that unread members before a match do not hide it.
+    kept_unread: int = 0
     kept: int = 0
     #: Whether a digest that could change the verdict on a member is missing.
     lacks: bool = False
@@ -115,12 +118,14 @@ class Opened(msgspec.Struct):
         return self.members > 0 or bool(self.not_opened)
 
     def keep(self, outcome: Outcome) -> None:
-        """Add an outcome that is not clean, unless `MAX_KEPT` outcomes were added already."""
-        if self.kept >= MAX_KEPT:
+        """Add an outcome that is not clean, unless `MAX_KEPT` of its sort were added already."""
+        is_unread = outcome.kind is Kind.UNREAD
+        if (self.kept_unread if is_unread else self.kept) >= MAX_KEPT:
             self.left_out += 1
-            self.read -= outcome.kind is not Kind.UNREAD
+            self.read -= not is_unread
             return
-        self.kept += 1
+        self.kept_unread += is_unread
+        self.kept += not is_unread
         self.outcomes.append(outcome)
 
     def known(self) -> bytes | None:
