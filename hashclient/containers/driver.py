@@ -405,6 +405,7 @@ class Driver:
         elif tee.error is None:
             self._rule_out(member, container)
         if kind:
+            self._budget.enter(depth)  # the worker limits all containers, opened or not
             self._not_opened(self._sink.container(container, name), kind)
         if tee.error is not None:
             raise tee.error

@@ -13,6 +13,7 @@ from fixtures.ole import ole_of
 from fixtures.others import program_of, seven_zip_of
 from fixtures.unopened import disk
 from hashclient.containers import driver, libarchive
+from hashclient.containers import limits as limits_module
 from hashclient.containers.driver import Driver, Spool, Tee
 from hashclient.containers.interface import (
     HEAD_BYTES,
@@ -300,6 +301,14 @@ def test_a_member_of_such_a_kind_is_counted_even_if_it_is_ruled_out() -> None:
     sink = drive([member(LUKS, size=9, head=lambda count: LUKS[:count])])
     assert sink.containers == [(0, b"m")]
     assert sink.rows == [OUT, Row(1, b"", None, not_opened="luks")]
+
+
+def test_members_of_such_kinds_count_as_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker takes no more containers than this from one file, opened or not."""
+    monkeypatch.setattr(limits_module, "MAX_CONTAINERS", 3)
+    sink = drive([member(LUKS, name=b"%d" % number) for number in range(4)])
+    assert sink.containers == [(0, b"0"), (0, b"1")]  # the file itself is the third container
+    assert sink.rows[-1] == Row(0, b"", None, why="limit", detail="more than 3 containers")
 
 
 # The first bytes of a member
