@@ -5,8 +5,10 @@ and not opened. A stream is an embedded file if a dictionary of files (`EF`, `RF
 if it has the type of an embedded file. A picture in JPEG or JPEG 2000 is stored as the original
 file, which may be compressed again; this compression is decoded. All other streams are parts of
 pages, and are no members. If a PDF file is damaged and pikepdf repairs it, every stream is a
-member, because the reference that shows the purpose of a stream may be lost. A truncated PDF file
-is also reported as unread. A PDF file that cannot be repaired is reported as unread, unless it has
+member, because the reference that shows the purpose of a stream may be lost. If the table of
+objects lacks an object that is in the file, the file is read again with a new table, because some
+programs make a new table if they need such an object. A truncated PDF file is also reported as
+unread. A PDF file that cannot be repaired is reported as unread, unless it has
 no stream at all.
 """
 
@@ -14,12 +16,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, cast
 
-from hashclient.containers.forward import in_pieces
+from hashclient.containers.forward import Joined, in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 
 # pikepdf is imported with this module, because no file can be opened in the sandbox.
@@ -41,8 +43,13 @@ _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
 #: Matches the beginning or the end of a stream; a truncated file may contain only one of them.
 _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
+#: `_OBJECT` matches the word that begins an object; two numbers are within `_OBJECT_BYTES` bytes
+#: before it. `_NO_TABLE`: an end of a file that makes pikepdf search the file for objects.
+_OBJECT, _OBJECT_BYTES = re.compile(rb"(?<=\s)obj"), 600
+_NO_TABLE = b"\nstartxref\n0\n%%EOF\n"
 #: Texts in warnings of pikepdf.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
+_WITH_TABLE = "startxref was more than"  # pikepdf has used the table after all
 #: Texts in warnings of pikepdf about a stream or an object without an end, which pikepdf treats as
 #: empty.
 _LOST = "unable to recover stream data", "EOF"
@@ -122,20 +129,34 @@ class Pdf:
         data = cast(Data, data)
         if _pdf is None:
             raise NotReadError(Why.MISSING, "no pikepdf: install the extra `documents`")
+        if (yield from self._members(data)):
+            again = Joined(b"", data, 0, data.size, _NO_TABLE)
+            yield from self._members(again, is_again=True)
+
+    def _members(
+        self, data: Data, *, is_again: bool = False
+    ) -> Generator[list[Member] | Unlisted, None, bool]:
+        """Yield the members; return whether the table of objects lacks an object of the file.
+
+        `is_again`: the file has an end that makes pikepdf search the file for objects.
+        """
         source = _Source(data)
         opened = self._opened(source)
         if opened is None:
             if _has_stream(data):
                 raise NotReadError(Why.DAMAGED, "pdf: it cannot be repaired")
-            return
+            return False
         with opened:
-            file = _File(opened, source)
+            file = _File(opened, source, is_again=is_again)
             yield from file.unread
             most = source.given + _GIVEN * max(data.size, _WINDOW_BYTES)
             for part in file.parts:
                 if source.given > most:
                     raise NotReadError(Why.LIMIT, "pdf: the same bytes are in many streams")
                 yield from file.members(part)
+            return not file.is_rebuilt and any(
+                opened.get_object(one) is None for one in _begun(data)
+            )
 
     def _opened(self, source: _Source) -> Any:
         """Return the opened file; return None if it cannot be repaired.
@@ -160,12 +181,14 @@ class _File:
     pikepdf reports each warning only once, and continues after a warning.
     """
 
-    def __init__(self, opened: Any, source: _Source) -> None:
+    def __init__(self, opened: Any, source: _Source, *, is_again: bool) -> None:
         """Find the streams that are members (`parts`) and the unreadable objects (`unread`)."""
         self._opened = opened
         self._source = source
         before = opened.get_warnings()
-        is_repaired = _says(before, _REPAIRED)
+        is_repaired = _says(before, _REPAIRED) and not is_again
+        #: Whether pikepdf has searched the file for objects.
+        self.is_rebuilt = _says(before, _REPAIRED) and not _says(before, _WITH_TABLE)
         wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
         objects = [found for found in opened.objects if isinstance(found, wanted)]
         # All earlier warnings of pikepdf are fetched here. Otherwise they would be taken for
@@ -286,11 +309,25 @@ def pdf(_name: str, passwords: tuple[bytes, ...]) -> Pdf:
     return Pdf(passwords)
 
 
+def _windows(data: Data, before: int) -> Iterator[bytes]:
+    """Yield the bytes in long pieces, each with the last `before` bytes of the piece before it."""
+    for at in range(0, data.size, _WINDOW_BYTES):
+        begin = max(at - before, 0)
+        yield data.read_at(begin, at - begin + _WINDOW_BYTES)
+
+
 def _has_stream(data: Data) -> bool:
-    return any(
-        _STREAM.search(data.read_at(max(at - _MARK_BYTES, 0), _WINDOW_BYTES + _MARK_BYTES))
-        for at in range(0, data.size, _WINDOW_BYTES)
-    )
+    return any(map(_STREAM.search, _windows(data, _MARK_BYTES)))
+
+
+def _begun(data: Data) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of all objects that begin in a file, as their first bytes state them."""
+    for window in _windows(data, _OBJECT_BYTES):
+        for word in _OBJECT.finditer(window):
+            before = window[max(word.start() - _OBJECT_BYTES, 0) : word.start()].rsplit(None, 2)
+            numbers = [int(one) for one in before[-2:] if one.isdigit() and len(one) < 10]
+            if len(numbers) == 2:
+                yield numbers[0], numbers[1]
 
 
 def _damaged() -> NotReadError:

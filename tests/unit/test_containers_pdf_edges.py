@@ -80,6 +80,23 @@ def test_dictionaries_of_files_name_streams(objects: dict[int, bytes], found: li
     assert out.contents == found and not out.unread
 
 
+@pytest.mark.parametrize("window", [1, 9, 1 << 20])
+@pytest.mark.parametrize(
+    "begin", [b"9 0 obj", b"\t9\t0\r\nobj", b"9" + b" " * 255 + b"0" + b"\n" * 255 + b"obj"]
+)
+def test_an_object_that_the_table_lacks_is_read(
+    begin: bytes, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pdfdetach makes a new table if the table of a file lacks an object that it needs."""
+    monkeypatch.setattr(pdf, "_WINDOW_BYTES", window)
+    hidden = b"%s\n%s\nendobj\n" % (begin, pdfs.stream(A))
+    data = pdfs.file_of({4: pdfs.stream(B), 5: b"<< /EF << /F 4 0 R /UF 9 0 R >> >>"})
+    found = opened(Pdf(), data + hidden)
+    assert set(found.contents) == {A, B} and not found.unread
+    for other in (hidden.replace(b"9", b"4"), hidden.replace(b"obj", b"obi"), b" obj 0 obj"):
+        assert opened(Pdf(), data + other).contents == [B]
+
+
 DATA = pdfs.file_of(
     {
         4: pdfs.stream(A),
