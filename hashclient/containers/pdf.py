@@ -51,8 +51,8 @@ _NO_TABLE = b"\nstartxref\n0\n%%EOF\n"
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
 _WITH_TABLE = "startxref was more than"  # pikepdf has used the table after all
 #: Texts in warnings of pikepdf about a stream or an object without an end, which pikepdf treats as
-#: empty.
-_LOST = "unable to recover stream data", "EOF"
+#: empty, and about a stream that begins behind other words than `stream`, which programs skip.
+_LOST = "unable to recover stream data", "EOF", "not followed by proper line terminator"
 _WINDOW_BYTES = 1 << 20
 #: The factor by which all read members together may be longer than the file; in a valid file, no
 #: two streams share bytes.
@@ -199,7 +199,9 @@ class _File:
         names: dict[tuple[int, int], bytes] = {}
         self.unread: list[Unlisted] = []
         if any(_says(before + warnings, word) for word in _LOST):
-            self.unread.append(Unlisted(b"", Why.DAMAGED, "pdf: a part of it is cut off"))
+            self.unread.append(
+                Unlisted(b"", Why.DAMAGED, "pdf: a part of it is cut off or begins in doubt")
+            )
         for found in objects:
             if any(mark in found.unparse(resolved=True) for mark in _MARKS):
                 names.update(_named(found))

@@ -224,6 +224,16 @@ def test_a_stream_whose_last_word_is_wrong_is_given_as_long_as_it_says() -> None
             assert JPEG in opened(Pdf(), pdfs.file_of(objects)).contents
 
 
+def test_a_stream_behind_other_words_is_unread() -> None:
+    """pdfdetach skips the words to the end of the line."""
+    for words in (b" x", b"%x", b"\0"):
+        odd = pdfs.stream(JPEG, DCT).replace(b"stream\n", b"stream%s\n" % words, 1)
+        assert opened(Pdf(), pdfs.file_of({4: odd})).reasons == {Why.DAMAGED}
+    for blanks in (b" ", b"\t", b" \r"):
+        odd = pdfs.stream(JPEG, DCT).replace(b"stream\n", b"stream%s\n" % blanks, 1)
+        assert opened(Pdf(), pdfs.file_of({4: odd})).contents == [JPEG]
+
+
 def test_what_is_no_pdf_behind_the_mark_is_clean_and_one_past_repair_is_unread() -> None:
     assert not opened(Pdf(), b"%PDF-1.4\n" + bytes(range(256)) * 9000).unread
     assert opened(Pdf(), b"%PDF-1.4\nstream\nx\nendstream\n").reasons == {Why.DAMAGED}
