@@ -49,6 +49,8 @@ _OBJECT, _OBJECT_BYTES = re.compile(rb"(?<=\s)obj"), 600
 _NO_TABLE = b"\nstartxref\n0\n%%EOF\n"
 #: Texts in warnings of pikepdf.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
+#: Texts in warnings of pikepdf about a word that it does not understand, which may be a reference.
+_UNCLEAR = "while reading object", "on reading object", "in name token"
 _WITH_TABLE = "startxref was more than"  # pikepdf has used the table after all
 #: Texts in warnings of pikepdf about a stream or an object without an end, which pikepdf treats as
 #: empty, and about a stream that begins behind other words than `stream`, which programs skip.
@@ -186,7 +188,6 @@ class _File:
         self._opened = opened
         self._source = source
         before = opened.get_warnings()
-        is_repaired = _says(before, _REPAIRED) and not is_again
         #: Whether pikepdf has searched the file for objects.
         self.is_rebuilt = _says(before, _REPAIRED) and not _says(before, _WITH_TABLE)
         wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
@@ -194,6 +195,8 @@ class _File:
         # All earlier warnings of pikepdf are fetched here. Otherwise they would be taken for
         # warnings about the stream that is read next.
         warnings = opened.get_warnings()
+        repairs = _UNCLEAR if is_again else (_REPAIRED, *_UNCLEAR)
+        is_repaired = any(_says(before + warnings, word) for word in repairs)
         self._is_odd = is_repaired or _says(before + warnings, _OTHER_LENGTH)
         streams: dict[tuple[int, int], bool] = {}
         names: dict[tuple[int, int], bytes] = {}

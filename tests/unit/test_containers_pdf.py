@@ -182,6 +182,12 @@ def test_a_file_that_has_to_be_repaired_gives_each_stream(name: str) -> None:
         assert JPEG in opened(Pdf(), damaged).contents
 
 
+@pytest.mark.parametrize("words", [b"/EF << /F 4 0R >>", b"/EF#00 << /F 4 0 R >>"])
+def test_so_does_one_with_a_word_that_pikepdf_does_not_understand(words: bytes) -> None:
+    """pdfdetach understands these words."""
+    assert JPEG in opened(Pdf(), pdfs.file_of({4: pdfs.stream(JPEG), 5: spec(words)})).contents
+
+
 def test_a_stream_whose_length_is_wrong_is_given_with_and_without_the_end_of_the_line() -> None:
     for length in (0, 10, 1 << 40):
         data = pdfs.file_of({4: pdfs.stream(JPEG, DCT, length=length)})
