@@ -43,9 +43,11 @@ _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
 #: Matches the beginning or the end of a stream; a truncated file may contain only one of them.
 _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
-#: `_OBJECT` matches the word that begins an object; two numbers are within `_OBJECT_BYTES` bytes
-#: before it. `_NO_TABLE`: an end of a file that makes pikepdf search the file for objects.
-_OBJECT, _OBJECT_BYTES = re.compile(rb"(?<=\s)obj"), 600
+#: `_OBJECT` matches the word that begins an object that is not `null`; two numbers are within
+#: `_OBJECT_BYTES` bytes before it, and `_NUMBER` matches the end of the first one. `_NO_TABLE`: an
+#: end of a file that makes pikepdf search the file for objects.
+_OBJECT, _OBJECT_BYTES = re.compile(rb"(?<=[\s\0])obj(?!\s*+(?:null|endobj))"), 600
+_NUMBER = re.compile(rb"\d{1,9}\Z")
 _NO_TABLE = b"\nstartxref\n0\n%%EOF\n"
 #: Texts in warnings of pikepdf.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
@@ -53,8 +55,12 @@ _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length",
 _UNCLEAR = "while reading object", "on reading object", "in name token"
 _WITH_TABLE = "startxref was more than"  # pikepdf has used the table after all
 #: Texts in warnings of pikepdf about a stream or an object without an end, which pikepdf treats as
-#: empty, and about a stream that begins behind other words than `stream`, which programs skip.
-_LOST = "unable to recover stream data", "EOF", "not followed by proper line terminator"
+#: empty, about a dictionary without its last value, whose stream pikepdf does not see, and about a
+#: stream that begins behind other words than `stream`, which programs skip.
+_LOST = (
+    *("unable to recover stream data", "EOF", "dictionary ended prematurely"),
+    "not followed by proper line terminator",
+)
 _WINDOW_BYTES = 1 << 20
 #: The factor by which all read members together may be longer than the file; in a valid file, no
 #: two streams share bytes.
@@ -140,25 +146,28 @@ class Pdf:
     ) -> Generator[list[Member] | Unlisted, None, bool]:
         """Yield the members; return whether the table of objects lacks an object of the file.
 
-        `is_again`: the file has an end that makes pikepdf search the file for objects.
+        `is_again`: the file has an end that makes pikepdf search the file for objects. Pieces of
+        other files within streams then look like damaged objects, which are not reported.
         """
         source = _Source(data)
         opened = self._opened(source)
         if opened is None:
-            if _has_stream(data):
+            if not is_again and _has_stream(data):
                 raise NotReadError(Why.DAMAGED, "pdf: it cannot be repaired")
             return False
         with opened:
             file = _File(opened, source, is_again=is_again)
-            yield from file.unread
+            yield from () if is_again else file.unread
             most = source.given + _GIVEN * max(data.size, _WINDOW_BYTES)
             for part in file.parts:
                 if source.given > most:
                     raise NotReadError(Why.LIMIT, "pdf: the same bytes are in many streams")
                 yield from file.members(part)
-            return not file.is_rebuilt and any(
-                opened.get_object(one) is None for one in _begun(data)
-            )
+            if is_again or not file.lacks(data):
+                return False
+            if file.is_rebuilt or file.is_unclear:
+                yield Unlisted(b"", Why.DAMAGED, "pdf: an object that is damaged")
+            return not file.is_rebuilt
 
     def _opened(self, source: _Source) -> Any:
         """Return the opened file; return None if it cannot be repaired.
@@ -188,15 +197,17 @@ class _File:
         self._opened = opened
         self._source = source
         before = opened.get_warnings()
-        #: Whether pikepdf has searched the file for objects.
+        #: `is_rebuilt`: whether pikepdf has searched the file for objects. `is_unclear`: whether
+        #: it has not understood a part of an object.
         self.is_rebuilt = _says(before, _REPAIRED) and not _says(before, _WITH_TABLE)
         wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
         objects = [found for found in opened.objects if isinstance(found, wanted)]
+        self._numbers = {found.objgen[0] for found in objects}
         # All earlier warnings of pikepdf are fetched here. Otherwise they would be taken for
         # warnings about the stream that is read next.
         warnings = opened.get_warnings()
-        repairs = _UNCLEAR if is_again else (_REPAIRED, *_UNCLEAR)
-        is_repaired = any(_says(before + warnings, word) for word in repairs)
+        self.is_unclear = any(_says(before + warnings, word) for word in _UNCLEAR)
+        is_repaired = (_says(before, _REPAIRED) or self.is_unclear) and not is_again
         self._is_odd = is_repaired or _says(before + warnings, _OTHER_LENGTH)
         streams: dict[tuple[int, int], bool] = {}
         names: dict[tuple[int, int], bytes] = {}
@@ -232,6 +243,13 @@ class _File:
             for number, is_file in streams.items()
             if is_file or number in names
         ]
+
+    def lacks(self, data: Data) -> bool:
+        """Return whether an object begins in the file that pikepdf has not found or not parsed."""
+        return any(
+            one[0] not in self._numbers and self._opened.get_object(one) is None
+            for one in _begun(data)
+        )
 
     def members(self, part: _Part) -> Iterator[list[Member]]:
         """Yield one stream as a member.
@@ -329,10 +347,10 @@ def _begun(data: Data) -> Iterator[tuple[int, int]]:
     """Yield the numbers of all objects that begin in a file, as their first bytes state them."""
     for window in _windows(data, _OBJECT_BYTES):
         for word in _OBJECT.finditer(window):
-            before = window[max(word.start() - _OBJECT_BYTES, 0) : word.start()].rsplit(None, 2)
-            numbers = [int(one) for one in before[-2:] if one.isdigit() and len(one) < 10]
-            if len(numbers) == 2:
-                yield numbers[0], numbers[1]
+            before = window[max(word.start() - _OBJECT_BYTES, 0) : word.start()]
+            first, second = (b"", b"", *before.replace(b"\0", b" ").rsplit(None, 2))[-2:]
+            if (number := _NUMBER.search(first)) and second.isdigit() and len(second) < 10:
+                yield int(number[0]), int(second)
 
 
 def _damaged() -> NotReadError:

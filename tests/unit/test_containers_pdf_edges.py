@@ -97,6 +97,18 @@ def test_an_object_that_the_table_lacks_is_read(
         assert opened(Pdf(), data + other).contents == [B]
 
 
+def test_an_object_that_pikepdf_does_not_understand_is_unread() -> None:
+    """pdfdetach reads an object with a fault in its dictionary, which pikepdf takes for null."""
+    others = (b"null", False), (b"\n null", False), (b"7", False)
+    without = b"<< /Length >> >>\nstream\n%s\nendstream" % A
+    for other, is_lost in ((pdfs.stream(A, b"/A [ /B"), True), (without, True), *others):
+        data = pdfs.file_of({4: pdfs.stream(B), 5: other})
+        repaired = data[: data.rindex(b"startxref")] + b"startxref\n7\n%%EOF\n"
+        assert bool(opened(Pdf(), data).unread) is is_lost
+        found = opened(Pdf(), repaired)
+        assert set(found.contents) == {B} and bool(found.unread) is is_lost
+
+
 DATA = pdfs.file_of(
     {
         4: pdfs.stream(A),
