@@ -14,6 +14,7 @@ from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, not_blank, reason_option, split_entry
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
+from hashclient.cli.report_show import open_outbox
 from hashclient.core.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import counted, first_of, printable
 
@@ -412,17 +413,22 @@ def recover(app: App, output_format: str) -> ExitCode:
     """Record items again, after the record of matches was lost.
 
     The next fetch then notices withdrawals for these files, and they can be reported. Earlier
-    reports of these files are not recorded again; `hashclient report status` still shows them.
+    reports of these files count again, as `hashclient report status` shows them.
 
     \b
       hashclient quarantine recover
     """
     from hashclient.matches.store import Matches
+    from hashclient.reporting.settling import note_again
 
     results = Results(app, output_format)
+    outbox = open_outbox(app)
     with Matches(app.settings.state_dir) as record:
         for item in open_quarantine(app).recover(record):
             results.put(item.id, "recorded again", path=item.file, done=True)
+        for report_id in outbox.ids():
+            with results.item(report_id):
+                note_again(outbox.get(report_id), record)
     return results.end("the record of matches knows all that is in quarantine")
 
 

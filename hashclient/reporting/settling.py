@@ -3,12 +3,15 @@
 A new state is written to the report first. If the process is killed after this write, the audit log
 or the record of matches lacks the state, and the next command settles the state. After such an
 interruption, the audit log may contain the event twice, but the history of a match contains the
-event once.
+event once. After the record of matches was lost, `note_again` writes the settled states into the
+new histories.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from hashclient.audit.log import Event
@@ -39,6 +42,8 @@ _LEADS_TO = {
     State.SUBMITTED: ("submitted", "finished"),
     State.ACKNOWLEDGED: ("acknowledged", "finished"),
 }
+#: The states of a report that has an effect on its matches, in order.
+_KEEPING = (State.PREPARED, State.SUBMITTED, State.ACKNOWLEDGED)
 
 
 def unsettled(report: Report) -> list[State]:
@@ -60,13 +65,20 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
     Raises:
         AuditError, StateError: the audit log or the record of matches cannot be written.
     """
-    event, step = _WRITTEN[state]
-    now = session.now()
+    event, _ = _WRITTEN[state]
     detail = _detail(report, state)
     logged = {**detail, "matches": list(report.matches)}
     if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.remote.requests:
         logged["requests"] = [request.id for request in report.remote.requests]
     session.audit.append([Event(event, logged)], durable=True)
+    _note(report, state, record, session.now(), detail)
+
+
+def _note(
+    report: Report, state: State, record: Matches, now: datetime, detail: Mapping[str, Any]
+) -> None:
+    """Write a state to the history of each match that lacks it."""
+    _, step = _WRITTEN[state]
     with record.batch():
         for match_id in report.matches:
             # A match is missing if the record of matches was lost and begun again.
@@ -84,6 +96,22 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
                     record.change(match_id, MatchState.ACKNOWLEDGED, now, detail)
                 else:
                     record.note(match_id, step, now, detail)
+
+
+def note_again(report: Report, record: Matches) -> None:
+    """Write the settled states of a report to histories that were lost, with their former times.
+
+    Without these steps, the evidence of a report would not be kept for `keep_days`. A report that
+    was retracted, or is being retracted, has no effect on its matches.
+
+    Raises:
+        StateError: the record of matches cannot be written.
+    """
+    if report.settled not in _KEEPING or report.retraction is not None:
+        return
+    for state in _KEEPING[: _KEEPING.index(report.settled) + 1]:
+        led = [taken.time for taken in report.history if taken.event in _LEADS_TO.get(state, ())]
+        _note(report, state, record, [report.created, *led][-1], _detail(report, state))
 
 
 def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:

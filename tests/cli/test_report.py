@@ -238,6 +238,31 @@ def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
     assert [report["id"] for report in json.loads(sent.out)["reports"]] == [third.id]
 
 
+def test_reports_count_again_after_the_record_of_matches_was_lost(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, keep_days=30)
+    matches = [desk.find(name, name.encode()) for name in "abc"]
+    for match in matches:
+        desk.quarantine(match)
+    sent, retracted = desk.prepare(matches[0]), desk.prepare(matches[1])
+    for report in sent, retracted:
+        desk.send(report)
+        desk.wait(days=1)
+        desk.acknowledge(report)
+    desk.prepare(matches[2])
+    desk.retract(retracted)
+    before = [(desk.due(match), desk.get(match).state) for match in matches]
+    (desk.settings.state_dir / "matches.db").unlink()
+    assert command(desk, "quarantine", "recover").code == 0
+    stories = [desk.story(match) for match in matches]
+    assert command(desk, "quarantine", "recover").out == ""
+    assert [desk.story(match) for match in matches] == stories
+    assert [(desk.due(match), desk.get(match).state) for match in matches] == before
+    desk.wait(days=27)
+    refused = desk.purge(matches[0], force=True)
+    assert refused.done is False and "kept until 2026-03-02 12:00 UTC" in refused.detail
+    assert desk.purge(matches[1], force=True).done is True
+
+
 def test_a_report_is_exported_as_a_table_and_logged(desk: Desk) -> None:
     report = desk.prepare(desk.find("a", b"one"), desk.find("=b", b"two"))
     lines = command(desk, "report", "export", report.id).out.splitlines()
