@@ -25,6 +25,7 @@ from hashclient.core.match import (
     Step,
     destruction_ordered,
     standing_steps,
+    taken_back,
     waiting_report,
 )
 from hashclient.matches.store import Matches
@@ -157,7 +158,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
     if (waiting := waiting_report(whole)) is not None:
         return Due(is_due=False, at=None, why=f"kept until report {printable(waiting)} was sent")
-    handed_over = _handed_over(whole)
+    handed_over = _handed_over(standing_steps(whole))
     if match.state is not MatchState.ACKNOWLEDGED or handed_over is None:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
     days = room.config.keep_days
@@ -169,9 +170,8 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {for_people(at)}")
 
 
-def _handed_over(story: Sequence[Step]) -> datetime | None:
-    """Return the last time when a report that is not retracted was handed over or acknowledged."""
-    steps = standing_steps(story)
+def _handed_over(steps: Sequence[Step]) -> datetime | None:
+    """Return the last time when a report was handed over or, without such a step, acknowledged."""
     for state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED):
         if times := [step.time for step in steps if step.event == state]:
             return max(times)
@@ -191,7 +191,10 @@ def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | 
         return None
     if matches.look_up(item.id) is None:
         return _UNRECORDED
-    handed_over = _handed_over(matches.story(item.id))
+    # Reports from before the file was restored and found again count, too.
+    story = matches.story(item.id)
+    retracted = taken_back(story)
+    handed_over = _handed_over([s for s in story if s.detail.get("report") not in retracted])
     if handed_over is None or (at := handed_over + timedelta(days=days)) <= now:
         return None
     return f"it was reported, and is kept until {for_people(at)} unless there is an order"

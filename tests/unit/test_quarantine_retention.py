@@ -76,6 +76,19 @@ def test_what_was_reported_is_kept_for_keep_days_also_from_a_forced_purge(
     assert ward.purge(match, force=True).done is True
 
 
+def test_a_report_from_before_the_file_was_restored_counts_for_a_forced_purge(
+    kept: tuple[Ward, Match], file: Path
+) -> None:
+    ward, match = kept
+    ward.change(match, MatchState.REPORTED)
+    ward.restore(match, force=True)
+    again = ward.match(file)
+    assert again.id == match.id and ward.take(again).taken
+    assert ward.purge(match, force=True).done is False
+    ward.now += timedelta(days=30)
+    assert ward.purge(match, force=True).done is True
+
+
 def test_a_forced_purge_of_what_the_record_lacks_waits_for_the_record(
     kept: tuple[Ward, Match],
 ) -> None:
