@@ -66,13 +66,14 @@ _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
 #: The events with which the history of a match may begin; the table `step` may lack this first
 #: step.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
-#: Finds each request for a report after which no report was prepared; a report that was prepared
-#: before the request is ignored.
+#: Finds each request for a report after which no report to the same destination was prepared; a
+#: report that was prepared before the request is ignored.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
     SELECT 1 FROM step o WHERE o.match = s.match AND o.event = ? AND o.id > s.id
-) ORDER BY s.id
+    AND json_extract(o.detail, '$.to') = json_extract(s.detail, '$.to')
+) GROUP BY s.match, s.detail ORDER BY min(s.id)
 """
 
 

@@ -170,7 +170,9 @@ class Outbox:
             # Reports of killed commands are settled first, so that their matches are not reported
             # twice.
             self._settle_new(record)
-            reported = self.reported(destination)
+            # If the destination was removed, a report to another destination is enough.
+            is_configured = destination in self.settings.config.report.to
+            reported = self.reported(destination if is_configured else None)
             wanting = record.wanting_report().get(destination, [])
             reviews = record.all_reviews()
             ready = (
@@ -183,7 +185,7 @@ class Outbox:
             chosen = [*itertools.islice(ready, most)]
             if not chosen:
                 return None
-            if destination not in self.settings.config.report.to:
+            if not is_configured:
                 raise ConfigError(
                     f"scans want {len(chosen)} matches reported to {printable(destination)},"
                     " which is not configured any more",
@@ -293,8 +295,10 @@ class Outbox:
                 if not held or held[-1] != said:
                     record.note(match_id, REPORT_HELD, self.now(), said)
 
-    def reported(self, destination: str) -> dict[str, Report]:
+    def reported(self, destination: str | None) -> dict[str, Report]:
         """Return the matches in unretracted reports to a destination, each with its report.
+
+        None means all destinations.
 
         Raises:
             StateError: a report cannot be read.
@@ -302,7 +306,7 @@ class Outbox:
         return {
             match_id: report
             for report in self.reports()
-            if report.destination == destination and report.state is not State.RETRACTED
+            if destination in (None, report.destination) and report.state is not State.RETRACTED
             for match_id in report.matches
         }
 

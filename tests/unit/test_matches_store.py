@@ -264,11 +264,13 @@ def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
     assert record.want_report(ids[0], "police", LATER)
     assert record.want_report(ids[3], "hotline", NOW)
     record.withdraw("base", ["e-1"], 2, LATER)
-    record.note(ids[2], REPORT_PREPARED, LATER, {"report": "r-1"})
+    for one, to in ((0, "hotline"), (2, "police"), (3, "police")):
+        record.note(ids[one], REPORT_PREPARED, LATER, {"report": f"r-{one}", "to": to})
     wanted = {to: [m.id for m in matches] for to, matches in record.wanting_report().items()}
     assert wanted == {"police": [ids[0]], "hotline": [ids[3]]}
     assert not record.want_report(ids[2], "police", LATER)
-    assert [step.event for step in record.story(ids[0])] == ["found", REPORT_WANTED]
+    events = [step.event for step in record.story(ids[0])]
+    assert events == ["found", REPORT_WANTED, REPORT_PREPARED]
 
 
 def test_a_known_match_is_not_adopted(record: Matches) -> None:

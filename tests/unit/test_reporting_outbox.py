@@ -430,6 +430,23 @@ def test_a_report_that_scans_ask_for_goes_to_its_destination_only(desk: Desk) ->
     assert report is not None and report.matches == (match.id,)
 
 
+def test_a_report_to_another_body_is_not_the_report_that_scans_ask_for(desk: Desk) -> None:
+    """Otherwise a match that waited for its review would never be reported to the first body."""
+    match = desk.find("a", b"x")
+    with desk.record() as record:
+        record.want_report(match.id, "police", desk.now())
+        for _ in range(2):
+            desk.retract(desk.prepare(match, to="second"))
+            record.want_report(match.id, "police", desk.now())
+        desk.prepare(match, to="second")
+        police = desk.settings.config.report.to.pop("police")
+        assert desk.outbox.prepare_wanted("police", record, most=2) is None
+        desk.settings.config.report.to["police"] = police
+        report = desk.outbox.prepare_wanted("police", record, most=2)
+        assert report is not None and report.matches == (match.id,)
+        assert desk.outbox.prepare_wanted("police", record, most=2) is None
+
+
 def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
     match = desk.find("a", b"x")
     report = desk.prepare(match)
