@@ -441,7 +441,9 @@ class Outbox:
                 hint="`hashclient matches --to-review` lists what waits; `hashclient report "
                 "submit --unreviewed --reason …` sends the report without a review",
             )
-        document = self.document(report)
+        # Before sending begins, the document on disk is from the time when the report was prepared.
+        is_new = report.is_untouched
+        document = self.described(report, record) if is_new else self.document(report)
         if report.is_ours:
             left = tuple(m for m in document.matches if not self.has_ended(m.id, record))
             document = msgspec.structs.replace(document, matches=left)

@@ -15,6 +15,7 @@ import pytest
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import Fault, ReportingService
+from hashclient.core.kinds import Verdict
 from hashclient.packages.tarstream import Member, write_tar
 from tests.kit import Run, call, csv_of, make_state, run, write_tree
 
@@ -273,6 +274,15 @@ def test_a_report_is_exported_as_a_table_and_logged(desk: Desk) -> None:
     found = command(desk, "report", "export", report.id, "--format", "jsonl").lines
     assert [row["entry"] for row in found] == [row["entry"] for row in rows]
     assert desk.events().count("report-exported") == 2
+
+
+def test_an_exported_report_has_the_present_state_of_its_matches(desk: Desk) -> None:
+    match = desk.find("a", b"one")
+    report = desk.prepare(match)
+    desk.review(match, verdict=Verdict.CONFIRMED, viewed=True)
+    desk.quarantine(match)
+    (row,) = command(desk, "report", "export", report.id, "--format", "jsonl").lines
+    assert (row["viewed"], row["state"], row["evidence"]) == (True, "quarantined", "sealed")
 
 
 def test_a_dry_run_writes_what_would_be_sent_and_names_what_is_missing(desk: Desk) -> None:
