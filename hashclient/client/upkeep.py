@@ -37,7 +37,8 @@ def prune_facts(session: Session) -> int:
     """Remove the facts about uploads that were added to matches which have ended.
 
     Return the number of removed files. Facts about a file in quarantine are kept, because a match
-    that the record of matches has lost can be recorded again.
+    that the record of matches has lost can be recorded again. Facts about an excepted match are
+    kept as long as its entry is listed, because an exception ends.
 
     Raises:
         StateError: the facts cannot be read or removed.
@@ -46,7 +47,7 @@ def prune_facts(session: Session) -> int:
     directory = settings.layout.facts
     if not is_there(directory) or not is_there(settings.layout.matches):
         return 0
-    from hashclient.core.kinds import SETTLED
+    from hashclient.core.kinds import SETTLED, MatchState
     from hashclient.matches.store import Matches
     from hashclient.quarantine.item import item_ids
 
@@ -58,7 +59,12 @@ def prune_facts(session: Session) -> int:
         here = {*item_ids(settings.layout.quarantine)}
         for path in directory.glob("*.json"):
             match = record.look_up(path.stem)
-            if (match is None and path.stem not in here) or (match and match.state in SETTLED):
+            if match is None:
+                is_over = path.stem not in here
+            else:
+                waits = match.state is MatchState.EXCEPTED and match.standing
+                is_over = match.state in SETTLED and not waits
+            if is_over:
                 path.unlink(missing_ok=True)
                 count += 1
     return count

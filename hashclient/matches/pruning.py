@@ -1,8 +1,8 @@
 """Removes matches that ended long ago, so that the database does not grow without end.
 
-Only matches that are settled (restored, purged or closed) are removed. A match that is open,
-withdrawn, or reported and not acknowledged is never removed, however old the match is. The audit
-log keeps the history of each removed match.
+Only matches that are settled (excepted, restored, purged or closed), and that no scan has found
+since, are removed. A match that is open, withdrawn, or reported and not acknowledged is never
+removed, however old the match is. The audit log keeps the history of each removed match.
 """
 
 from __future__ import annotations

@@ -253,6 +253,19 @@ def test_facts_of_a_match_that_has_ended_are_removed(tmp_path: Path) -> None:
     assert [p.stem for p in desk.settings.layout.facts.iterdir()] == [other.id]
 
 
+def test_facts_of_an_excepted_match_are_kept_while_its_entry_is_listed(tmp_path: Path) -> None:
+    """The exception ends: then a report of the match needs the facts."""
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    add(desk, match)
+    with desk.record() as record:
+        record.change(match.id, MatchState.EXCEPTED, desk.now(), {"exceptions": ["x-3kdz7wnq2m"]})
+    assert prune_facts(desk.session) == 0
+    with desk.record() as record:
+        record.withdraw("baseline", [match.hits[0].entry], 4, desk.now())
+    assert prune_facts(desk.session) == 1
+
+
 def test_facts_about_a_file_in_quarantine_outlive_the_record_of_matches(tmp_path: Path) -> None:
     """`hashclient quarantine recover` records the match again, and its report needs the facts."""
     desk = Desk(tmp_path)
