@@ -328,10 +328,19 @@ def close(
 
 
 def _is_lost(app: App, match: Match) -> bool:
-    """Return whether the file of a match was isolated, and the quarantine does not have it."""
+    """Return whether the file of a match was isolated, and the quarantine does not have it.
+
+    Raises:
+        StateError: the whole quarantine is missing.
+    """
+    from hashclient.quarantine.item import require_quarantine
     from hashclient.system.files import is_there
 
-    return match.state not in SETTLED and not is_there(app.settings.layout.quarantine / match.id)
+    directory = app.settings.layout.quarantine
+    if not match.is_isolated or is_there(directory / match.id):
+        return False
+    require_quarantine(directory)
+    return True
 
 
 def _is_closable(match: Match) -> bool:

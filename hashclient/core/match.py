@@ -163,6 +163,11 @@ class Match(msgspec.Struct, frozen=True, gc=False):
         return self.path.startswith(STREAM_PREFIXES)
 
     @property
+    def is_isolated(self) -> bool:
+        """Whether the file was isolated, and was neither restored nor destroyed afterwards."""
+        return not self.in_place and self.state not in SETTLED
+
+    @property
     def standing(self) -> tuple[Hit, ...]:
         """The hits whose entries are not withdrawn now."""
         return tuple(hit for hit in self.hits if hit.stands)

@@ -28,7 +28,7 @@ from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit, Seen, Time, hit_fields
 from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.system import files
-from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, RESTORED_NAME
+from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, RESTORED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import excerpt, path_of, printable
 from hashclient.system.versions import newer_or
 
@@ -254,6 +254,22 @@ def item_ids(directory: Path) -> list[str]:
         return []
     except OSError as error:
         raise files.state_error("cannot read the quarantine", directory, error) from error
+
+
+def require_quarantine(directory: Path) -> None:
+    """Refuse a missing quarantine, whose sealed copies must not count as lost.
+
+    Each isolation leaves the lock file. If it is missing, the file system is perhaps not mounted.
+
+    Raises:
+        StateError: the directory has no lock file.
+    """
+    if not files.is_there(directory / ROOM_LOCK_NAME):
+        raise StateError(
+            f"the quarantine is not there: {printable(directory)}",
+            hint="mount its file system, or restore it from a backup; if it is lost for ever, make"
+            f" an empty file {ROOM_LOCK_NAME} in this directory",
+        )
 
 
 def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None = None) -> Item:

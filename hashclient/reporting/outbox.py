@@ -34,6 +34,7 @@ from hashclient.core.match import REPORT_HELD, REPORT_RETRACTED, REPORT_WANTED, 
 from hashclient.decisions.review import ReviewPolicy
 from hashclient.matches.store import Matches
 from hashclient.packages.document import FORMAT, Document, Provider, parse_document
+from hashclient.quarantine.item import require_quarantine
 from hashclient.reporting.describing import Sealed, encode_document, make_document, sealed_items
 from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
 from hashclient.reporting.report import (
@@ -367,7 +368,7 @@ class Outbox:
         Raises:
             StateError: the quarantine or the record of matches cannot be read.
         """
-        sealed = self.sealed(report)
+        sealed = self.sealed(report, record)
         for match_id, other in more.items():
             here = sealed.get(match_id, other)
             sealed[match_id] = msgspec.structs.replace(here, facts=other.facts)
@@ -381,14 +382,18 @@ class Outbox:
             functools.cache(self._provider_of),
         )
 
-    def sealed(self, report: Report) -> dict[str, Sealed]:
+    def sealed(self, report: Report, record: Matches) -> dict[str, Sealed]:
         """Return the sealed files in quarantine of a report's matches, by match id.
 
         Raises:
-            StateError: an item cannot be read, or is damaged.
+            StateError: an item cannot be read, or is damaged; or the whole quarantine is missing.
         """
         where = self.settings.layout.quarantine
-        return sealed_items(where, report.matches, with_context=report.with_context)
+        found = sealed_items(where, report.matches, with_context=report.with_context)
+        others = record.look_up_all([i for i in report.matches if i not in found])
+        if any(match.is_isolated for match in others.values()):
+            require_quarantine(where)
+        return found
 
     def _provider_of(self, list_name: str) -> Provider | None:
         """Return the provider of a list; None if the list or the provider does not exist."""

@@ -19,6 +19,7 @@ from hashclient.matches.store import Matches
 from hashclient.packages.answer import Answer, Request, parse_answer
 from hashclient.packages.chain import ANSWERED
 from hashclient.quarantine.evidence import find_item
+from hashclient.quarantine.item import require_quarantine
 from hashclient.quarantine.vault import Quarantine
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Answered, Report, State
@@ -45,11 +46,15 @@ def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answe
             was received before.
         ConfigError: the configuration pins no key for the destination.
         UsageError: no report has this id.
-        LockedError, StateError, AuditError: the answer cannot be recorded.
+        LockedError, StateError, AuditError: the answer cannot be recorded. Or the answer requests
+            to keep isolated files, and the whole quarantine is missing.
     """
     answer = parse_answer(text)  # 1
     with outbox.working():
         report = _report_of(outbox, answer)
+        kept = [m for one in answer.requests if one.request == "keep" for m in one.matches]
+        if any(match.is_isolated for match in record.look_up_all(kept).values()):
+            require_quarantine(outbox.settings.layout.quarantine)
         session, now = outbox.session, outbox.now()
         detail = _detail(report, answer)
         logged = {

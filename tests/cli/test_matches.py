@@ -295,6 +295,10 @@ def test_a_match_whose_sealed_copy_is_lost_is_closed_by_its_id(state: State) -> 
         refused = state.call("matches", "close", match_id, "--reason", "the disk is destroyed")
         assert refused.code == 2 and "is not in place" in refused.err
     item.rmdir()
+    refused = state.call("matches", "close", ids["b"], "--reason", "the disk is destroyed")
+    assert refused.code == 8 and "the quarantine is not there" in refused.err
+    assert "mount its file system" in refused.err
+    (item.parent / "lock").touch()
     assert state.call("matches", "close", ids["b"], "--reason", "the disk is destroyed").code == 0
     assert sorted(listed(state)) == [("a", "purged"), ("b", "closed")]
 

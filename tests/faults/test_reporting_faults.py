@@ -593,6 +593,26 @@ def test_a_file_swapped_after_it_was_proven_is_not_sent(
     assert {path.read_bytes() for path in desk.files.iterdir()} == {b"secret"}
 
 
+def test_no_report_leaves_without_its_evidence_while_the_quarantine_is_not_mounted(
+    desk: Desk, service: ReportingService
+) -> None:
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    package, filed = desk.prepare(match), desk.prepare(match, to="hotline")
+    service.fail("upload", Fault(code=1000))
+    assert desk.send(filed, identities=desk.identities()).error is not None
+    with desk.unmounted():
+        for report in package, filed:
+            failed = desk.send(report, identities=desk.identities()).error
+            assert isinstance(failed, StateError) and "quarantine is not there" in failed.message
+    assert list(desk.out.iterdir()) == [] and service.states() == ["open"]
+    for report in package, filed:
+        assert desk.send(report, identities=desk.identities()).error is None
+    assert [file.data for file in service.finished.files.values()] == [A]
+    (sent,) = desk.out.iterdir()
+    assert (sent / "evidence" / f"{match.id}.age").exists()
+
+
 def test_retracted_while_open_at_the_service(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:

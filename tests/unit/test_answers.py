@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fixtures.answers import PUBLIC, answer_of, signed
 from fixtures.desk import A, Desk
 from hashclient.audit.log import Event, read
-from hashclient.core.errors import ConfigError, UsageError, VerificationError
+from hashclient.core.errors import ConfigError, StateError, UsageError, VerificationError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, keep_asked
 from hashclient.packages.answer import Answer, Request, parse_answer
@@ -156,6 +156,18 @@ def test_what_a_body_asks_to_keep_is_not_purged(tmp_path: Path) -> None:
         assert purged.done is False and "on hold" in purged.detail and "until" in purged.detail
     desk.wait(days=31)
     assert desk.purge(match).done is True
+
+
+def test_a_request_to_keep_waits_for_a_quarantine_that_is_not_mounted(tmp_path: Path) -> None:
+    desk = desk_at(tmp_path)
+    match, report = handed_over(desk)
+    answer = answer_of(desk, report, ask(match, "keep", until=desk.now() + timedelta(days=90)))
+    with desk.unmounted(), pytest.raises(StateError, match="the quarantine is not there"):
+        take(desk, answer)
+    assert logged(desk, "report-answered") == []
+    take(desk, answer)
+    desk.wait(days=60)
+    assert desk.purge(match).done is False
 
 
 def test_what_is_isolated_after_a_body_has_asked_to_keep_it_is_not_purged(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hashclient.core.errors import HashclientError, StateError
 from hashclient.core.objecturi import is_object_uri
 from hashclient.packages.document import Document, ReportedMatch, file_path
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
-from hashclient.quarantine.item import evidence_path
+from hashclient.quarantine.item import evidence_path, require_quarantine
 from hashclient.reporting.destinations.interface import Work
 from hashclient.reporting.facts import plain_facts
 from hashclient.system.text import printable
@@ -50,6 +50,9 @@ def make_plan(
 
     A match cannot be sent if its file is missing without a known reason, or if the facts about its
     source are not available; the exception says why.
+
+    Raises:
+        StateError: the file of a match was isolated, and the whole quarantine is missing.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []
@@ -61,6 +64,8 @@ def make_plan(
         # The record of matches is read, because the file may have been isolated after the document
         # was written.
         known = record.get(match.id)
+        if item is None and known.is_isolated:
+            require_quarantine(quarantine_dir)
         in_place = known.in_place and not known.is_stream
         if table.evidence == "sealed" and item is not None:
             upload.append(match.id)

@@ -148,7 +148,7 @@ class HandOver:
             return self._outbox.write_document(folder, report, self._record, sealed)
         document = self._outbox.document(report)
         named = {m.id: Sealed(m.evidence, m.facts, m.context) for m in document.matches}
-        now = self._outbox.sealed(report)
+        now = self._outbox.sealed(report, self._record)
         if all(
             named[i].evidence in (None, here.evidence) and named[i].context == here.context
             for i, here in now.items()
