@@ -11,6 +11,7 @@ a new generation and had known good entries before. In all other cases, the list
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
+from hashclient.decisions.rulings import has_book
 from hashclient.fetch.guard import NAMED, PoisonGuard, Stamp, entries_with, stamps_of
 from hashclient.index.manifest import Manifest
 from hashclient.index.reader import Index
@@ -106,6 +109,10 @@ def note_known_listed(
     """
     before, name = read_known_listed(state_dir), manifest.list
     if not files and name not in before:
+        # Without a record, exceptions may be left, for the two reasons below.
+        if has_book(Layout(state_dir)):
+            with contextlib.suppress(StateError):  # exceptions that cannot be read do not count
+                set_aside(())
         return None
     stamps = stamps_of(files)
     known = before.get(name)

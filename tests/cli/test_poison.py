@@ -305,6 +305,26 @@ def test_a_kill_before_it_is_noted_leaves_no_exception_that_nothing_ends(
             assert command(site, "exceptions").out.count("baseline/e-2") == 1
 
 
+def test_no_exception_is_left_when_both_the_setting_and_the_record_are_gone(
+    site: Site, tmp_path: Path
+) -> None:
+    good, config = tmp_path / "good", site.state / "config.toml"
+    good.write_text(f"{digests_of(2)[Algorithm.SHA256].hex()}  x\n")
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        assert fetch(site).code == 0
+        (site.state / "known-good/listed.json").unlink()
+        config.write_text(re.sub(r"(?m)^known_good = .*$", "", config.read_text()))
+        own = ("exceptions", "add", "baseline/e-3", "--reason", "asked")
+        assert command(site, *own).code == 0
+        assert fetch(site).code == 0
+        (left,) = json.loads(command(site, "exceptions", "--format", "json").out)["exceptions"]
+        assert left["entries"] == [{"list": "baseline", "entry": "e-3"}]
+        # Exceptions that cannot be read do not stop a fetch.
+        (site.state / "decisions/exceptions.json").unlink()
+        assert fetch(site).code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("weak", [Algorithm.MD5, Algorithm.SHA1])
 def test_a_twin_by_md5_or_sha1_of_a_good_file_stays_in_force(
