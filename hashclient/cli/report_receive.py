@@ -84,13 +84,12 @@ def certificate(app: App, report_id: str, output: Path | None) -> None:
 
     outbox = open_outbox(app)
     report = outbox.get(report_id)
-    ordered = [m for answer in report.answers for m in answer.destroy]
-    note = destruction_note(app.settings.layout.audit, report.id, ordered)
+    note = destruction_note(app.settings.layout.audit, report.id)
     if note is None:
         raise UsageError(
             f"no file of report {report.id} was destroyed because its body asked for this",
             hint="`hashclient report receive` records the request of a body, `quarantine purge` "
-            "destroys the files",
+            "destroys the files afterwards; the audit log must still have both records",
         )
     if output is None:
         _, table = find_destination(app.settings.config.report, report.destination)

@@ -168,44 +168,44 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
         AuditError: the audit log is broken.
         StateError: no audit log exists.
     """
-    note = _note(audit_dir, RETRACTION, report_id, (PACKAGED, RETRACTED), None)
+    note = _note(audit_dir, RETRACTION, report_id, (PACKAGED, RETRACTED))
     assert note is not None
     return note
 
 
-def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) -> bytes | None:
+def destruction_note(audit_dir: Path, report_id: str) -> bytes | None:
     """Return the signed note that sealed files were destroyed at a recipient's request, or None.
 
-    `matches` are the matches whose files the recipient of the report has requested to destroy.
+    A file that was destroyed before the request, or whose request was archived, is left out.
 
     Raises:
         AuditError: the audit log is broken.
         StateError: no audit log exists.
     """
-    return _note(audit_dir, DESTRUCTION, report_id, (PACKAGED, ANSWERED), frozenset(matches))
+    return _note(audit_dir, DESTRUCTION, report_id, (PACKAGED, ANSWERED))
 
 
 def _note(
-    audit_dir: Path,
-    note_format: str,
-    report_id: str,
-    events: Collection[str],
-    matches: frozenset[str] | None,
+    audit_dir: Path, note_format: str, report_id: str, events: Collection[str]
 ) -> bytes | None:
     records: list[Record] = []
+    ordered = set[str]()
     destroyed: list[str] = []
     for record in read(audit_dir):
         if not records:
             records.append(parse_head(record, "line 1").genesis)
         if record.event in events and record.data.get("report") == report_id:
             records.append(record)
-        elif matches and record.event == PURGED and record.data.get("id") in matches:
+            for asked in record.data.get("requests", ()):
+                if asked["request"] == "destroy":
+                    ordered.update(asked["matches"])
+        elif record.event == PURGED and record.data.get("id") in ordered:
             records.append(record)
             destroyed.append(record.data["id"])
-    while records and matches is not None and records[-1].event != PURGED:
+    while records and note_format == DESTRUCTION and records[-1].event != PURGED:
         records.pop()
     if not records:
         return None
-    named = {} if matches is None else {"matches": destroyed}
+    named = {"matches": destroyed} if note_format == DESTRUCTION else {}
     lines = [json.loads(record.line) for record in records]
     return spelled_note({"format": note_format, "report": report_id, **named, "records": lines})

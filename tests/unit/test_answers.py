@@ -216,6 +216,29 @@ def test_what_a_body_asks_to_destroy_is_due_and_a_certificate_says_that_it_was_d
     assert "destruction verifies" in call("report", "verify", path).out
 
 
+def test_a_file_that_was_destroyed_before_its_body_asked_for_this_is_in_no_certificate(
+    tmp_path: Path,
+) -> None:
+    desk = desk_at(tmp_path)
+    first, second = desk.find("a", A), desk.find("b", b"b")
+    for match in first, second:
+        desk.quarantine(match)
+    report = desk.send(desk.prepare(first, second)).report
+    assert desk.purge(first, order="17/4").done is True
+    requests = (ask(first, "destroy"), ask(second, "destroy"))
+    take(desk, answer_of(desk, report, *requests))
+    certify = ("--state-dir", desk.settings.state_dir, "report", "certificate", report.id)
+    assert call(*certify).code == 2
+    assert desk.purge(second).done is True
+    assert call(*certify).code == 0
+    (path,) = desk.out.glob("*-destruction.json")
+    assert verify_retraction(path).matches == (second.id,)
+    # Without the record of the request, no valid certificate is possible.
+    desk.audit.rotate()
+    (desk.settings.layout.audit / "log-000001.jsonl").rename(tmp_path / "archived")
+    assert call(*certify).code == 2
+
+
 NOTES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another match": lambda note: note["matches"].__setitem__(0, "bbbbbbbbbb"),
     "no match": lambda note: note["matches"].clear(),
