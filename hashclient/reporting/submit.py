@@ -173,6 +173,7 @@ class Sender:
             report = self._take_up(report_id)
             handed_over = report.state in (State.SUBMITTED, State.ACKNOWLEDGED)
             if report.state is State.RETRACTED:
+                report = self._outbox.settle(report, self._record)  # the note has this record
                 table = self._tables.get(report.destination)
                 if table is not None and not (there := self._at(table)).is_taken_back(report):
                     return there.take_back(report)

@@ -291,6 +291,21 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
     assert len(seen) >= 4
 
 
+def test_a_retraction_that_was_killed_before_it_was_logged_is_logged_before_its_note_is_written(
+    desk: Desk, match: Match, acknowledged: Report
+) -> None:
+    with (
+        mock.patch.object(desk.outbox, "settle", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        desk.retract(acknowledged)
+    assert desk.outbox.get(acknowledged.id).state is State.RETRACTED
+    assert desk.retract(acknowledged).error is None
+    note = desk.out / f"hashclient-report-{acknowledged.id}-retraction.json"
+    assert verify_retraction(note).report_id == acknowledged.id
+    assert "report-retracted" in desk.story(match)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_a_disk_that_fails_at_each_change_while_a_report_is_taken_back(
