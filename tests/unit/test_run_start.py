@@ -419,6 +419,7 @@ def test_a_scan_is_made_of_parts_that_know_each_other(
     args, how = given["RunRecord"]
     assert args == (session, "scan", summary, lists.sealer.key_id)
     assert how.pop("places_of")([MISSING]) == [Place("/b")]
+    assert how.pop("lists") == "lists of exceptions"
     assert how == {"on_failure": observer.failed, "decision": None, "brief": False}
     args, how = given["Scan"]
     assert args == ("scan", "RunRecord", progress, made.mounts, trees.coverage)
