@@ -158,6 +158,11 @@ class S3(Store):
         return _AMAZON.fullmatch(self.client.meta.endpoint_url) is not None
 
     @property
+    def keeps_versions(self) -> bool:
+        """Whether each new object of the bucket gets a version of its own."""
+        return bool(self.call("get_bucket_versioning").get("Status") == "Enabled")
+
+    @property
     def namespace(self) -> str:
         """A text that distinguishes this bucket from buckets of the same name in other stores."""
         endpoint = self.client.meta.endpoint_url

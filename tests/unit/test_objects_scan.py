@@ -19,6 +19,7 @@ from hashclient.objects.failures import StoreError, Trouble
 from hashclient.objects.interface import Seen
 from hashclient.objects.listing import list_pages
 from hashclient.objects.others import Other
+from hashclient.objects.s3 import S3
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.check import kept
 from hashclient.scan.check.kept import Spool
@@ -131,6 +132,17 @@ def test_all_reads_of_an_object_are_of_the_version_that_was_read_first(
     _, again = scan(objects_at(tmp_path, f"{bucket.uri}/a?versionId={version}"), lists)
     assert again == found
     assert all(version in query for _, path, query in site.requests if "/a" in path)
+
+
+def test_a_bucket_says_whether_new_objects_get_versions_of_their_own(site: Site) -> None:
+    bucket = site.bucket()
+    found = [S3(bucket.name).keeps_versions]
+    for status in ("Enabled", "Suspended"):
+        site.client.put_bucket_versioning(
+            Bucket=bucket.name, VersioningConfiguration={"Status": status}
+        )
+        found.append(S3(bucket.name).keeps_versions)
+    assert found == [False, True, False]
 
 
 class Elsewhere:

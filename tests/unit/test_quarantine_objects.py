@@ -82,6 +82,8 @@ class Kept(Store):
 class KeptS3(S3):
     """A bucket of S3 in memory that notes the operations on it."""
 
+    versioning = "Suspended"
+
     def __init__(self, seen: Seen | None = SEEN, endpoint: str = AMAZON) -> None:
         super().__init__("bu")
         self._client = SimpleNamespace(meta=SimpleNamespace(endpoint_url=endpoint))
@@ -95,9 +97,12 @@ class KeptS3(S3):
         return self.seen
 
     def call(self, operation: str, **arguments: Any) -> Any:
+        if operation == "get_bucket_versioning":
+            return {"Status": self.versioning}
         self.called.append((operation, arguments))
         if self.trouble is not None:
             raise StoreError(self.trouble, "so it is")
+        return {}
 
 
 def spot_of(store: Store, uri: str = URI, **config: Any) -> ObjectSpot:
@@ -214,6 +219,7 @@ LEFT = Removed(done=False, why=NO_WAY)
 ON = {"Key": "a/key", "LegalHold": {"Status": "ON"}}
 NULL, NONE = Seen(10, '"e"', "null"), Seen(10, '"e"', None)
 NO_ETAG = Seen(10, None, None)
+OF_V, OF_NULL = {"VersionId": "v"}, {"VersionId": "null"}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +240,7 @@ NO_ETAG = Seen(10, None, None)
         *(
             (endpoint, {"isolate": "hold"}, seen, HELD, ("put_object_legal_hold", ON | more))
             for endpoint in (AMAZON, LIKE_S3)
-            for seen, more in ((SEEN, {"VersionId": "v"}), (NULL, {}), (NO_ETAG, {}))
+            for seen, more in ((SEEN, OF_V), (NULL, OF_NULL), (NO_ETAG, {}))
         ),
     ],
 )
@@ -250,6 +256,18 @@ def test_only_the_version_that_was_read_is_deleted(
     with spot.hold() as held:
         assert spot.remove(held, "bcdfgh2345") == removed
     assert store.called == ([] if called is None else [called])
+
+
+@pytest.mark.parametrize("endpoint", [AMAZON, LIKE_S3])
+def test_an_object_that_is_older_than_the_versions_of_its_bucket_is_not_only_hidden(
+    endpoint: str,
+) -> None:
+    store = KeptS3(NULL, endpoint)
+    store.versioning = "Enabled"
+    spot = spot_of(store)
+    with spot.hold() as held:
+        assert spot.remove(held, "bcdfgh2345") == DELETED
+    assert store.called == [("delete_object", {"Key": "a/key", "VersionId": "null"})]
 
 
 @pytest.mark.parametrize("config", [{}, {"isolate": "hold"}, {"conditional_delete": True}])

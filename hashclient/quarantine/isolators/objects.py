@@ -2,7 +2,7 @@
 
 1. Exactly one version of the object, or the content with one ETag, is isolated. Each range of bytes
    is requested on the condition that the version or the ETag is the same.
-2. The version of the object is deleted, so other versions of the key stay. If a store keeps no
+2. The version of the object is deleted, so other versions of the key stay. If a bucket keeps no
    versions, the object is deleted on the condition that its ETag is still the same. Not every store
    obeys a condition on the ETag, so the condition is only used with Amazon, or if the configuration
    allows it.
@@ -182,13 +182,15 @@ class ObjectSpot:
         s3, key = self.store, self.uri.key
         if not isinstance(s3, S3):
             return Removed(done=False, why=NO_WAY)
-        version = seen.version if seen.version != NO_VERSION else None
+        named = {} if seen.version is None else {"VersionId": seen.version}
         if self._config.isolate == "hold":
-            named = {} if version is None else {"VersionId": version}
             s3.call("put_object_legal_hold", Key=key, LegalHold={"Status": "ON"}, **named)
             return Removed(done=False, why=ON_HOLD, is_meant=True)
-        if version is not None:
-            s3.call("delete_object", Key=key, VersionId=version)
+        # The version `null` cannot change while the bucket keeps versions. A deletion without the
+        # version would only hide it then.
+        is_fixed = seen.version != NO_VERSION or s3.keeps_versions
+        if named and is_fixed:
+            s3.call("delete_object", Key=key, **named)
         elif seen.etag is not None and (s3.is_amazon or self._config.conditional_delete):
             s3.call("delete_object", Key=key, IfMatch=seen.etag)
         else:
