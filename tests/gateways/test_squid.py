@@ -51,8 +51,15 @@ class _Handler(BaseHTTPRequestHandler):
     server: Origin
 
     def do_GET(self) -> None:
-        data = FILES[self.path.removeprefix("/")]
-        self.send_response(200)
+        data, status = FILES[self.path.removeprefix("/")], 200
+        if "Range" in self.headers:  # the tests ask for all bytes but the first
+            status, part = 206, f"bytes 1-{len(data) - 1}/{len(data)}"
+            data = data[1:]
+        elif "br" in self.headers.get("Accept-Encoding", ""):
+            data = data[::-1]  # takes the place of a compression
+        self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", part)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -157,6 +164,18 @@ def test_stale_lists(gate: Door, port: int, origin: Origin, rule: str, made: str
     gate.open(rule, stale=True)
     assert got(port, origin, "clean") == put(port, origin, FILES["clean"]) == made
     assert got(port, origin, "match") == put(port, origin, FILES["match"]) == "blocked"
+
+
+@pytest.mark.parametrize("headers", [{"Range": "bytes=1-"}, {"Accept-Encoding": "gzip, br"}])
+def test_a_server_sends_the_whole_file(
+    gate: Door, port: int, origin: Origin, headers: dict[str, str]
+) -> None:
+    gate.open()
+    url = f"http://127.0.0.1:{origin.server_port}"
+    assert judged(*through(port, "GET", f"{url}/match", headers=headers)) == "blocked"
+    status, data = through(port, "GET", f"{url}/clean", headers=headers)
+    clean = FILES["clean"]
+    assert (status, data) in [(206, clean[1:]), (200, clean)]
 
 
 def test_nobody_there(gate: Door, port: int, origin: Origin) -> None:
