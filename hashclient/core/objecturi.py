@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -54,6 +54,21 @@ class ObjectUri(msgspec.Struct, frozen=True, gc=False):
     def bucket_text(self) -> str:
         """The URI of the bucket, without a slash at its end."""
         return f"{self.scheme}://{self.bucket}"
+
+    def is_below(self, others: Container[ObjectUri]) -> bool:
+        """Return whether another URI in `others` also names all that this URI names.
+
+        The versions of an object count as the object.
+        """
+        ends = (place for place, character in enumerate(self.key) if character == "/")
+        keys = {"", *(self.key[: end + more] for end in ends for more in (0, 1))} - {self.key}
+        return any(ObjectUri(self.scheme, self.bucket, key) in others for key in keys)
+
+
+def outermost(uris: Iterable[ObjectUri]) -> list[ObjectUri]:
+    """Return the URIs without those whose objects another one of them names as well."""
+    given = dict.fromkeys(uris)
+    return [uri for uri in given if uri.version is not None or not uri.is_below(given)]
 
 
 def key_text(key: str) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 
+import msgspec
+
 from hashclient.core.errors import ConfigError, HashclientError, StateError, UnreachableError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
@@ -62,7 +64,7 @@ class BucketWatch:
         regular times.
         """
         self._checker = checker
-        self._below = [(uri.bucket_text, uri.key) for uri in below]
+        self._below = {msgspec.structs.replace(uri, version=None) for uri in below}
         self._events = events
         self._on_outcome = on_outcome
         self._on_failure = on_failure
@@ -133,11 +135,8 @@ class BucketWatch:
 
     def _is_below(self, uri: ObjectUri) -> bool:
         """Return whether an object is at or below one of the watched URIs."""
-        return any(
-            uri.bucket_text == bucket
-            and (not key or uri.key == key or uri.key.startswith(key.rstrip("/") + "/"))
-            for bucket, key in self._below
-        )
+        latest = msgspec.structs.replace(uri, version=None)
+        return latest in self._below or latest.is_below(self._below)
 
     def _settle(self, wait_s: float | None) -> None:
         """Report the outcomes of finished checks, and remove their events.

@@ -189,6 +189,8 @@ def test_a_uri_is_an_object_and_what_is_below_it(site: Site, state: Path, scan: 
     assert found(f"{uri}/a") == [f"{uri}/a", f"{uri}/a/b", f"{uri}/a/b/c"]
     assert found(f"{uri}/a/") == [f"{uri}/a/b", f"{uri}/a/b/c"]
     assert found(f"{uri}/é %3F%23%25", f"{uri}/ab") == [f"{uri}/ab", f"{uri}/é %3F%23%25"]
+    several = scan(f"{uri}/a/", f"{uri}/ab", uri, f"{uri}/ab")  # each object is checked once
+    assert (len(several.outcomes), several.summary["inputs"]) == (5, 5)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from hashclient.core.errors import UsageError
 from hashclient.core.objecturi import (
     ObjectUri,
     is_object_uri,
+    outermost,
     parse_prefix,
     parse_uri,
     split_paths,
@@ -100,3 +101,24 @@ def test_a_place_for_new_objects_is_no_version() -> None:
 @pytest.mark.parametrize("text", ["./s3://b/a", "/s3://b", "S3://b/a", "s3:/b", "http://b"])
 def test_a_file_may_have_any_name(text: str) -> None:
     assert not is_object_uri(text)
+
+
+SHORT = st.text("a/", max_size=5)
+
+
+@given(st.lists(SHORT, max_size=5), st.lists(SHORT, max_size=20))
+def test_uris_within_others_are_left_out_and_each_object_is_named_by_one_uri(
+    keys: list[str], objects: list[str]
+) -> None:
+    def names(key: str, one: str) -> bool:
+        return one == key or one.startswith(key if not key or key.endswith("/") else key + "/")
+
+    left = [uri.key for uri in outermost(ObjectUri("s3", "bu", key) for key in keys)]
+    for one in objects:
+        assert sum(names(key, one) for key in left) == any(names(key, one) for key in keys)
+
+
+def test_versions_and_other_buckets_are_within_no_other_uri() -> None:
+    uris = [*map(parse_uri, ("s3://bu/a", "gs://bu/a/b", "s3://b2/a/b", "s3://bu/a/b?versionId=1"))]
+    assert outermost([*uris, parse_uri("s3://bu/a/b")]) == uris
+    assert uris[-1].is_below(uris)

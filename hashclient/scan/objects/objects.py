@@ -27,7 +27,7 @@ import pyarrow as pa
 from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.core.objecturi import ObjectUri
+from hashclient.core.objecturi import ObjectUri, outermost
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import StoreError
 from hashclient.objects.interface import Store
@@ -151,7 +151,7 @@ class Objects:
         pool = pa.default_memory_pool()
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            for uri in self._request.uris:
+            for uri in outermost(self._request.uris):
                 yield from self._check_uri(uri, judge, make_members, keep_clean=keep_clean)
         finally:
             pa.set_memory_pool(pool)
