@@ -196,6 +196,18 @@ def test_names_lead_from_the_outermost_container_inwards(
     assert module._names("/d/a.tgz", tuple(chain), is_whole=is_whole) == names
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("s3://bu/d/a.tgz?versionId=hS.sQW", "a.tar"),
+        ("s3://bu/key?versionId=x/y.z", "key"),
+        ("/d/a?b.gz", "a?b"),
+    ],
+)
+def test_the_version_of_an_object_is_no_part_of_the_names_of_members(path: str, name: str) -> None:
+    assert module._names(path, (b"",)) == (name,)
+
+
 @pytest.mark.parametrize("why", ["missing", "failed", "limit"])
 def test_the_reason_of_an_unread_member_is_short(why: str) -> None:
     outcome = module._unread("/a", ("m",), why, "x" * 9_999)

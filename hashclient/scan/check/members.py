@@ -25,6 +25,7 @@ from hashclient.containers.sandbox import kernel_locks
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Mail, Outcome, Outer, Seen
+from hashclient.core.objecturi import is_object_uri
 from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
@@ -464,8 +465,9 @@ def _names(path: str, chain: Chain, *, is_whole: bool = False) -> tuple[str, ...
     for number, raw in enumerate(chain, 1):
         name = os.fsdecode(raw)
         if not name and not (is_whole and number == len(chain)):
-            above = names[-1] if names else os.path.basename(path)  # noqa: PTH119 - also no path
-            name = _stem(above)
+            # the version of an object is no part of its name
+            whole = path.partition("?")[0] if is_object_uri(path) else path
+            name = _stem(names[-1] if names else whole)
         names.append(name)
     return tuple(names)
 
