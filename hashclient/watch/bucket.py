@@ -72,6 +72,8 @@ class BucketWatch:
         self._stopping = False
         self._doubt: str | None = None
         self._running: dict[Future[list[Checked]], Event] = {}
+        #: Events that were received, and whose check has given no verdict because of the lists.
+        self._waiting: list[Event] = []
         #: The objects of events that were shown as unread, and whose events stay in the source.
         self._shown: dict[tuple[ObjectUri, ...], None] = {}
 
@@ -112,13 +114,15 @@ class BucketWatch:
         try:
             # While checks are running, `take` does not wait. Instead, `_settle` waits until a check
             # has finished or `WAIT_S` has passed.
-            came = self._events.take(0.0 if self._running else WAIT_S)
+            came = self._waiting or self._events.take(0.0 if self._running else WAIT_S)
         except (ConfigError, UnreachableError) as error:
             self._on_failure(error)
             wait(woken, [], RETRY_S)
             return True
         if came is None:
-            return False
+            self._settle(None)
+            return bool(self._running or self._waiting)
+        self._waiting = []
         for event in came:
             if not event.is_read:
                 why = "an event has no known form: it stays in the queue"
@@ -152,6 +156,8 @@ class BucketWatch:
                 self._on_failure(error)
             elif error is not None:
                 raise error
+            elif any(map(_has_no_verdict, future.result())):
+                self._waiting.append(event)
             elif self._is_done(event, future.result()):
                 done.append(event)
         if not done:
@@ -195,3 +201,9 @@ class BucketWatch:
         why = f"given up after {event.times} times: {names}"
         self._on_failure(ConfigError(why, hint="the next listing reads it again"))
         return True
+
+
+def _has_no_verdict(checked: Checked) -> bool:
+    """Return whether a list is stale or missing, so that the object is not known to be clean."""
+    found = (one.outcome.kind for one in checked.found)
+    return checked.kind is Kind.UNREAD and Kind.UNREAD not in found

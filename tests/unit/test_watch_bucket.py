@@ -94,3 +94,18 @@ def test_an_unread_object_is_shown_once_whatever_became_of_the_first_delivery(
         watch.run()
     assert [handled.outcome.path for handled in shown] == [URI.text]
     assert (len(events.removed), len(failures)) == (0, 1)
+
+
+def test_an_event_waits_if_a_list_becomes_stale_during_its_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    answers = [Checked(Kind.UNREAD, "lists are stale"), Checked(Kind.CLEAN)]
+    monkeypatch.setattr(ContentChecker, "_check_object", lambda *_: answers.pop(0))
+    events, failures = Once(), list[HashclientError]()
+    with Client(state.path).checker() as checker:
+        watch = BucketWatch(
+            checker, [URI], events, on_outcome=lambda _: None, on_failure=failures.append
+        )
+        watch.run()
+    assert (len(events.removed), answers, failures) == (1, [], [])
