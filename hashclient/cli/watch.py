@@ -195,9 +195,25 @@ def _watch_buckets(
             "give the queue a redrive policy",
         )
     flags = [("--no-actions", options.actions), ("--no-exceptions", options.exceptions)]
-    words = ["scan", *(flag for flag, is_on in flags if not is_on), *(uri.text for uri in uris)]
-    beside = [*alerts_beside(app), Beside(own_command(app, *words), every_s, at_once=True)]
+    words = ["scan", "--allow-empty", *(flag for flag, is_on in flags if not is_on)]
+    scan = own_command(app, *words, *(uri.text for uri in uris))
+
+    def is_complete(code: int) -> bool:
+        if code in (ExitCode.OK, ExitCode.MATCH):
+            return True
+        app.warn(
+            f"the scan of the URIs ended with {code}",
+            "it is repeated; the audit log and `hashclient scan` say more",
+        )
+        return False
+
+    beside = Beside(scan, every_s, at_once=True, is_complete=is_complete)
     client = Client(app.session)
     with client.checker(actions=options.actions, exceptions=options.exceptions) as checker:
         app.say(f"waiting for events: {address}")
-        BucketWatch(checker, uris, events, on_outcome=found, on_failure=failed, beside=beside).run()
+        BucketWatch(
+            *(checker, uris, events),
+            on_outcome=found,
+            on_failure=failed,
+            beside=[*alerts_beside(app), beside],
+        ).run()

@@ -20,6 +20,9 @@ import botocore.session
 import pytest
 
 from fixtures import buckets
+from fixtures.buckets import error, is_listing
+from hashclient import Client, UsageError
+from hashclient.scan.run.start import SPOOL_BYTES
 from tests.kit import State, arguments, edit_manifest, environment
 
 LISTED = b"a file that is listed"
@@ -268,3 +271,28 @@ def test_folders_and_buckets_are_watched_by_commands_of_their_own(
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     done = state.call("watch", *words)
     assert done.code == 2 and done.err.count("error: ") == 1
+
+
+def test_archives_have_as_much_room_as_in_a_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def checker(_: Client, **options: Any) -> None:
+        asked.append(options["spool_bytes"])
+        raise UsageError("this is enough")
+
+    monkeypatch.setattr(Client, "checker", checker)
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    assert state.call("watch", "s3://uploads/", "--events", "-").code == 2
+    assert asked == [SPOOL_BYTES]
+
+
+@pytest.mark.slow
+def test_a_listing_that_fails_is_told(world: World) -> None:
+    world.site.answer = lambda request: (
+        error("403 Forbidden", "AccessDenied") if is_listing(request) else None
+    )
+    with world.watching() as process:
+        assert process.stderr is not None
+        assert any("the scan of the URIs ended with 3" in line for line in process.stderr)

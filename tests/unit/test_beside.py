@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from hashclient.system import beside
-from hashclient.system.beside import Beside
+from hashclient.system.beside import AGAIN_S, Beside
 from tests.kit import wait_until
 
 
@@ -23,7 +23,9 @@ class Clock:
 
     def made(self, every_s: float, then: str = ":") -> Beside:
         command = ["/bin/sh", "-c", f"echo >> {self.noted}; {then}"]
-        return Beside(command, every_s, changed=lambda: self.state)
+        return Beside(
+            command, every_s, changed=lambda: self.state, is_complete=lambda code: code != 3
+        )
 
     def runs(self, command: Beside, *, after_s: float) -> int:
         """Let time pass, call `look` twice, and return how often the command has run in all."""
@@ -50,6 +52,19 @@ def test_it_runs_at_its_interval(clock: Clock) -> None:
         1,
         2,
     ]
+
+
+def test_after_an_incomplete_run_it_runs_again_sooner_but_never_often(clock: Clock) -> None:
+    day, (first, second, third) = 86_400, AGAIN_S
+    failing = clock.noted.with_name("failing")
+    failing.touch()
+    command = clock.made(day, f"test ! -e {failing} || exit 3")
+    waits = (day, first - 1, 1, second - 1, 1, third - 1, 1, day - 1, 1)
+    assert [clock.runs(command, after_s=s) for s in waits] == [1, 1, 2, 2, 3, 3, 4, 4, 5]
+    failing.unlink()
+    assert [clock.runs(command, after_s=s) for s in (day, day - 1, 1)] == [6, 6, 7]
+    failing.touch()
+    assert [clock.runs(command, after_s=s) for s in (day, first)] == [8, 9]
 
 
 def test_it_runs_soon_after_a_change_and_not_at_each(clock: Clock) -> None:
