@@ -183,6 +183,7 @@ def _watch_buckets(
     """Check the objects that events name, until a signal arrives or stdin ends."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.client.client import Client
+    from hashclient.scan.run.start import SPOOL_BYTES
     from hashclient.system.beside import Beside
     from hashclient.watch.bucket import BucketWatch
     from hashclient.watch.events import Lines, Queue
@@ -209,7 +210,10 @@ def _watch_buckets(
 
     beside = Beside(scan, every_s, at_once=True, is_complete=is_complete)
     client = Client(app.session)
-    with client.checker(actions=options.actions, exceptions=options.exceptions) as checker:
+    # as much room for archives as the scan of the URIs has
+    with client.checker(
+        actions=options.actions, exceptions=options.exceptions, spool_bytes=SPOOL_BYTES
+    ) as checker:
         app.say(f"waiting for events: {address}")
         BucketWatch(
             *(checker, uris, events),
