@@ -393,11 +393,12 @@ def _chunks_of(content: Readable | Iterable[bytes] | Any) -> Iterator[Any]:
 
 def _async_chunks_of(content: Any) -> AsyncIterator[Any] | None:
     """Return an iterator over an asynchronous stream; None for any other object."""
-    if isinstance(content, AsyncIterable):
-        return aiter(content)
-    if asyncio.iscoroutinefunction(getattr(content, "read", None)):
+    has_read = asyncio.iscoroutinefunction(getattr(content, "read", None))
+    is_iterable = isinstance(content, AsyncIterable)
+    # An iteration over a stream that has lines yields lines, and fails if a line is too long.
+    if has_read and (hasattr(content, "readline") or not is_iterable):
         return _read_all(content)
-    return None
+    return aiter(content) if is_iterable else None
 
 
 async def _read_all(content: AsyncReadable) -> AsyncIterator[bytes]:

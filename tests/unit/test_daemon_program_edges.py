@@ -231,6 +231,16 @@ def test_a_task_may_give_any_content(checker: ContentChecker, tmp_path: Path) ->
     assert stream.asked == [65_536] * 5
 
 
+def test_a_stream_with_lines_is_not_read_by_lines(checker: ContentChecker) -> None:
+    async def check() -> Checked:
+        stream = asyncio.StreamReader(limit=1000)
+        stream.feed_data(bytes(5000) + LISTED)
+        stream.feed_eof()
+        return await checker.acheck(stream)
+
+    assert asyncio.run(check()) == Checked(Kind.CLEAN)
+
+
 @pytest.mark.parametrize(
     "content",
     [
