@@ -217,7 +217,8 @@ class Daemon:
 
     def _signal_all(self, number: signal.Signals) -> None:
         for process, _ in self._processes.values():
-            with contextlib.suppress(ProcessLookupError):
+            # the id of a process that has ended may belong to another program
+            if process.exitcode is None:
                 os.kill(process.pid or 0, number)
 
     def _end(self) -> None:

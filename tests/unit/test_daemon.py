@@ -266,13 +266,9 @@ def test_at_the_end_processes_have_ten_seconds_together(monkeypatch: pytest.Monk
         if seconds is not None:
             house.now += 6.0
 
-    def kill(pid: int, number: int) -> None:
-        house.signals.append((pid, number))
-        raise ProcessLookupError
-
-    monkeypatch.setattr(os, "kill", kill)
     house.daemon._end()
-    assert house.signals == [(n, signal.SIGTERM) for n in (1, 2, 3)]
+    # another program may have the id of the process that has ended
+    assert house.signals == [(n, signal.SIGTERM) for n in (1, 3)]
     assert [process.waited for process in processes] == [[10.0, None], [4.0], [0.0, None]]
     assert [process.is_killed for process in processes] == [True, False, True]
     assert ends == [-8.0]
