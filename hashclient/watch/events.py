@@ -77,14 +77,22 @@ class Lines:
         self._rest: bytes | None = b""
 
     def take(self, wait_s: float) -> Sequence[Event] | None:
-        """Return the objects of the lines that have arrived; see `Events.take`."""
+        """Return the objects of the lines that have arrived; see `Events.take`.
+
+        Raises:
+            UsageError: the descriptor cannot be read.
+        """
         if self._rest is None:
             return None
         waiting = select.poll()
         waiting.register(self._fd, select.POLLIN)
         if not waiting.poll(1000 * wait_s):
             return ()
-        chunk = os.read(self._fd, 1 << 16)
+        try:
+            chunk = os.read(self._fd, 1 << 16)
+        except OSError as error:
+            why = (error.strerror or "").lower()
+            raise UsageError(f"events cannot be read: {why}", hint="give one URI a line") from error
         *lines, rest = (self._rest + chunk).split(b"\n")
         self._rest = rest if chunk else None
         if not chunk:

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from hashclient.core.errors import UnreachableError
+from hashclient.core.errors import UnreachableError, UsageError
 from hashclient.watch.events import Event, Lines, Queue, _event_of
 
 
@@ -108,6 +108,15 @@ def test_an_answer_that_is_not_of_sqs_is_a_failure_of_the_queue(got: object) -> 
         client.get_queue_url.return_value = {}
         with pytest.raises(UnreachableError, match="the answer is not that of SQS"):
             Queue("sqs://uploads")
+
+
+def test_lines_that_cannot_be_read_are_an_error() -> None:
+    fd = os.open(os.devnull, os.O_WRONLY)  # so is stdin if it was closed
+    try:
+        with pytest.raises(UsageError, match="events cannot be read: bad file descriptor"):
+            Lines(fd).take(60.0)
+    finally:
+        os.close(fd)
 
 
 def test_lines_are_taken_as_they_come_and_the_last_needs_no_end() -> None:
