@@ -179,7 +179,7 @@ def command(
     Mail gateways, proxies, file servers and upload sites that can use ClamAV's daemon can use
     `serve`: it speaks the same protocol. The answer to a match is `stream: Hashclient.LIST.ENTRY
     FOUND`; the match is recorded, logged and acted upon before the answer is sent. Content that
-    could not be checked is answered as an error, never as clean, unless --no-verdict changes this.
+    could not be checked is never answered as clean, unless --no-verdict changes this.
     The daemon notices new generations of lists by itself; SIGHUP or RELOAD makes it look at once.
 
     \b
