@@ -30,7 +30,7 @@ help: ## list the targets
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
 
-# `make test` takes less than four minutes on two processors; with ARGS=--full it runs the slow
+# `make test` takes two and a half minutes on two processors; with ARGS=--full it runs the slow
 # tests as well. `make check` runs the tests of documents and architecture; `make coverage` runs all
 # tests.
 test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--full)

@@ -12,6 +12,8 @@ import os
 import shutil
 import signal
 import tempfile
+import zlib
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
 _LAST_WORDS = pytest.StashKey[int]()
 _DIRECTORY = pytest.StashKey[str]()
 _HANGS_S = 600
+#: The most cases of one test that a quick run tries.
+_MOST_CASES = 8
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -117,30 +121,30 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests that are too slow for this run; a test that is named by itself is always run."""
+    """Leave out tests and cases for which this run has no time, and none that are named.
+
+    A test that is named by itself is always run. Of a file that is named, all cases of a test are
+    run, except for sampled tests.
+    """
     if config.getoption("--deep") or any("::" in argument for argument in config.args):
         return
     left_out = {"deep"} if config.getoption("--full") else {"deep", "slow"}
-    sampled: set[object] = set()
-
-    def is_wanted(item: pytest.Item) -> bool:
-        if any(item.get_closest_marker(name) for name in left_out):
-            return False
-        if "slow" not in left_out or not item.get_closest_marker("sampled"):
-            return True
-        # In a quick run, only the first case of a sampled test is run.
-        function = (item.path, item.parent and item.parent.name, getattr(item, "originalname", ""))
-        is_first = function not in sampled
-        sampled.add(function)
-        return is_first
-
-    wanted: list[pytest.Item] = []
-    others: list[pytest.Item] = []
+    most = _MOST_CASES if all(Path(name).is_dir() for name in config.args) else None
+    cases: defaultdict[object, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        (wanted if is_wanted(item) else others).append(item)
+        if not any(item.get_closest_marker(name) for name in left_out):
+            name = getattr(item, "originalname", item.name)
+            cases[item.path, item.parent and item.parent.name, name].append(item)
+    for test in cases.values():
+        if "slow" in left_out:
+            # Parameters repeat in the order of cases: every n-th case could have the same ones.
+            test.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+            del test[1 if test[0].get_closest_marker("sampled") else most :]
+    wanted = {item for test in cases.values() for item in test}
+    others = [item for item in items if item not in wanted]
     if others:
         config.hook.pytest_deselected(items=others)
-        items[:] = wanted
+        items[:] = [item for item in items if item in wanted]
 
 
 _DROPPED_PREFIXES = ("HASHCLIENT_", "XDG_")
