@@ -163,7 +163,7 @@ def bare_lzma(properties: bytes) -> Decoder:
     pb, lp = divmod(rest, 5)
     if lc + lp > 4:
         raise NotReadError(Why.UNSUPPORTED, "properties of lzma that liblzma does not read")
-    chain = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": max(window, 4096)}
+    chain = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": window}
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[chain])
 
 

@@ -76,7 +76,7 @@ def test_damaged_data_and_large_windows_have_their_reasons() -> None:
     (3, 0, 2), (0, 0, 0), (4, 0, 0), (0, 4, 4), (1, 3, 4), (2, 1, 3),
 ])  # fmt: skip
 def test_properties_of_bare_lzma_are_one_number(lc: int, lp: int, pb: int) -> None:
-    content = random.Random(1).choices(range(64), k=3_000)
+    content = random.Random(1).choices(range(64), k=4_090) * 2  # a window has 4,096 bytes or more
     chain = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": 1 << 16}
     packed = lzma.compress(bytes(content), lzma.FORMAT_RAW, filters=[chain])
     number = bytes([(pb * 5 + lp) * 9 + lc])

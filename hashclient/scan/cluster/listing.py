@@ -70,7 +70,7 @@ class Errand(Frontier):
         self._left_names = most_names
         self._identities = identities
         #: The numbers of file systems by `st_dev`, for one batch.
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int | None, int] = {}
         self._allowance = Allowance(LIST_S)
         self._start = Start(b"")
 
@@ -103,7 +103,7 @@ class Errand(Frontier):
         for item in items:
             if isinstance(item, Group):
                 assert item.identity is not None
-                yield names_elsewhere(item, self._numbers[item.identity[0] or 0])
+                yield names_elsewhere(item, self._numbers[item.identity[0]])
             else:
                 yield item
 
