@@ -67,6 +67,15 @@ def test_files_are_handed_out_by_batches(counts: list[int], batches: list[int]) 
     assert taken == batches
 
 
+@pytest.mark.parametrize("paths", [["/a", "/b", "c"], ["a", "b", "/c"]])
+def test_a_batch_has_either_absolute_or_relative_paths(paths: list[str]) -> None:
+    backlog = Backlog()
+    backlog.add_groups([names(path, 1) for path in paths])
+    batches = [backlog.take_files(), backlog.take_files()]
+    assert [batch and len(batch.groups) for batch in batches] == [2, 1]
+    assert backlog.is_empty
+
+
 def test_large_files_come_first_and_no_more_names_are_wanted_then() -> None:
     backlog = Backlog()
     assert (backlog.wants_names(), backlog.is_empty) == (True, True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from hashclient.core.kinds import Algorithm, mask_of
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.records import PLAIN, RECORD, SLOT, Records, records_of
@@ -204,6 +206,20 @@ def test_columns_are_of_the_records_whose_mask_has_the_algorithm() -> None:
     masks = np.array([SHA1, 0, 0, SHA1], np.uint8)
     chosen = {a: rows.tolist() for a, (_, rows) in columns_of(records, masks).items()}
     assert chosen == {SHA1: [0, 3]}
+
+
+def test_a_match_has_all_tags_of_its_file(lists: OpenLists) -> None:
+    plan, judge = (MD5, SHA1, SHA256), lists.judge()
+    digests = [hashlib.new(a.label, b"listed").digest() for a in plan]
+    of = status(2, size=len(b"listed"))
+    directory = SimpleNamespace(path=lambda name: f"/d/{name}", seen=lambda _: None)
+    others = [read(lists, n, plan=(SHA1,)) for n in (1, 3)]
+    listed = (directory, *read(lists, before=of, plan=plan, digests=digests)[1:])
+    files = files_of(judge, [others[0], listed, others[1], listed], {})
+    found = judging.judge_files(judge, cast("Any", None), files, Result())
+    assert [(n, one.kind) for n, one in found.items()] == [(1, Kind.MATCH), (3, Kind.MATCH)]
+    tags = {a: tags.tobytes() for a, tags in judge.seal(files.of(1)).items()}
+    assert [one.tags for one in found.values()] == [tags, tags]
 
 
 @pytest.mark.parametrize(

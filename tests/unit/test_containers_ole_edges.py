@@ -157,6 +157,15 @@ def test_streams_of_all_lengths_around_a_sector_are_whole(exponent: int) -> None
         assert not out.unread
 
 
+def test_a_chain_is_followed_only_as_far_as_a_stream_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ole, "PIECE_BYTES", 1_000)
+    (found,) = Ole().members(Whole(ole_of({"a": bytes(5_000)})))
+    assert isinstance(found, list) and found[0].chunks is not None
+    assert [len(piece) for piece in found[0].chunks()] == [1_024] * 4 + [904]
+
+
 def test_a_path_is_cut_in_front() -> None:
     storages = [chr(97 + number) * 31 for number in range(40)]
     for count in (31, 32, 40):

@@ -137,7 +137,8 @@ def test_only_a_repaired_file_gives_streams_that_no_file_names() -> None:
 def test_a_picture_is_whole_only_if_its_filter_is_the_last() -> None:
     for filters, contents in ((b"/FlateDecode /DCTDecode", [A]), (b"/DCTDecode /FlateDecode", [])):
         data = pdfs.file_of({4: pdfs.stream(zlib.compress(A), b"/Filter [%s]" % filters)})
-        assert opened(Pdf(), data).contents == contents
+        found = opened(Pdf(), data)
+        assert found.contents == contents and not found.unread
 
 
 @pytest.mark.parametrize(

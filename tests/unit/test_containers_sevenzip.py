@@ -329,6 +329,15 @@ def test_a_folder_may_end_where_the_file_does() -> None:
         list(sevenzip._unpacked(Whole(data[:-1]), folder))
 
 
+@pytest.mark.parametrize("claimed", [9, len(ALL), len(ALL) + 9])
+def test_a_folder_is_as_long_as_its_last_step_says(claimed: int) -> None:
+    chain = [{"id": lzma.FILTER_LZMA2}]
+    packed = lzma.compress(filtered(X86), lzma.FORMAT_RAW, filters=chain)
+    coders = [Coder(*LZMA2, claimed), Coder(*X86, len(ALL))]
+    folder = Folder(0, len(packed), coders, None)
+    assert b"".join(sevenzip._unpacked(Whole(packed), folder)) == ALL
+
+
 UNIX = 0x8000
 
 

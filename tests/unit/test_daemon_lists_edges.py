@@ -209,6 +209,17 @@ def test_lists_that_cannot_be_opened_are_tried_again_after_a_second(
     assert lists.now.doubt is None
 
 
+def test_unchanged_lists_that_could_not_be_opened_are_tried_again_after_a_second(
+    lists: Watched,
+) -> None:
+    lists.found = [StateError("damaged")]
+    assert [lists.after(1.0, force=True), lists.after(0.9), lists.after(0.1)] == [
+        False,
+        False,
+        True,
+    ]
+
+
 def test_an_error_that_is_a_bug_is_raised(lists: Watched) -> None:
     lists.found = [ZeroDivisionError()]
     with pytest.raises(ZeroDivisionError):

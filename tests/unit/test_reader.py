@@ -141,6 +141,14 @@ def test_another_object_than_the_listed_one_is_unread(
     assert told(check(judge, store, wanted(store, SHA1, size=6)))[0][0] is Kind.UNREAD
 
 
+def test_an_answer_that_is_too_long_is_left_at_its_first_byte_too_many(judge: Judge) -> None:
+    store, looks = Store(b"x" * 8), iter([False, False])
+    store.more = b"x" * 99
+    read = module._Read(store, wanted(store), lambda: next(looks))  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=CHANGED):
+        read.part(4, 8)
+
+
 @pytest.mark.parametrize("error", [StoreError(Trouble.OTHER, "denied"), OSError(5, "Broken")])
 def test_an_object_that_cannot_be_read_is_unread(judge: Judge, error: Exception) -> None:
     store = Store(LISTED)
@@ -258,6 +266,8 @@ def test_a_container_is_opened_and_a_plain_object_known_as_plain(
     assert result.members == (0 if is_plain else 1)
     mask = mask_of(plan) | (PLAIN if is_plain else 0)
     assert learnt(result) == ([mask] if mask else [], 0 if is_plain else 1)
+    if is_plain:  # a plain object that needs no digest is not read completely
+        assert len(store.asked) == 1 + (large and bool(plan))
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -61,6 +61,7 @@ def test_the_help_and_the_defaults_of_a_command_are_those_that_are_declared(name
     ("words", "table", "expected"),
     [
         (["--no-members"], {}, ScanOptions(members=False)),
+        (["--no-exceptions"], {}, ScanOptions(exceptions=False)),
         ([], {"no_members": True}, ScanOptions(members=False)),
         ([], {"no_members": False}, DEFAULTS),
         ([], {"sparse": True, "jobs": 3}, ScanOptions(sparse=True, jobs=3)),
