@@ -46,7 +46,7 @@ class News:
         #: The subjects that were fetched successfully; earlier failures of these subjects are not
         #: counted.
         self.fetched: set[str] = set()
-        #: The names of the parts of the state that cannot be read.
+        #: The names of the parts of the state that cannot be read, or are no longer there.
         self.damaged: list[str] = []
         seq, last = before.seq, (before.row, before.step)
         try:
@@ -77,6 +77,8 @@ class News:
         try:
             last = next(records, None)
         except StateError:  # no log exists
+            if before.seq:  # a log existed at the last look
+                self.damaged.append(LOG)
             return 0
         if last is None or not is_new(last):
             if last is not None and last.seq < before.seq:
@@ -108,6 +110,8 @@ class News:
     def _read_matches(self, before: Place, *, is_first: bool) -> tuple[int, int]:
         """Read the matches that were found after a place; return the position of the last match."""
         if not is_there(self._layout.matches):
+            if before.row:  # a record of matches existed at the last look
+                self.damaged.append(MATCHES)
             return 0, 0
         with Recent(self._session.settings.state_dir, create=False) as record:
             last = record.last()

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import string
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -321,6 +322,18 @@ def test_a_log_that_cannot_be_read_and_one_that_was_cut_are_said(told: Told) -> 
 def test_a_record_of_matches_that_is_damaged_is_said(told: Told) -> None:
     told.settings.layout.matches.write_bytes(b"nonsense" * 1000)
     assert told.texts() == ["1 part of the state is missing or damaged: matches"]
+
+
+def test_a_log_and_a_record_of_matches_that_were_removed_are_said_once(told: Told) -> None:
+    assert told.texts() == []  # a state without a log and without matches is not damaged
+    told.refuse(ExitCode.UNREACHABLE)
+    record(told, 1, "base")
+    assert len(told.sent()) == 2
+    shutil.rmtree(told.settings.layout.audit)
+    told.settings.layout.matches.unlink()
+    assert told.texts() == ["2 parts of the state are missing or damaged: audit log, matches"]
+    told.wait(days=2)
+    assert told.texts() == []
 
 
 def test_machines_that_are_silent_wait_for_the_end_of_the_run(told: Told) -> None:
