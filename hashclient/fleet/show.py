@@ -135,22 +135,25 @@ def judge(
             rows.append(_row(pins[key], one.name, key, _twin(machine)))
         else:
             given[key] = good
-    generations = _generations(one.verified.document for one in given.values())
+    accepted: list[tuple[str, StatusDocument]] = []
     for key, (verified, this) in given.items():
         document = verified.document
-        file = document.machine.file_name
         wrong: Finding | None
         if keys[key] > 1:
             wrong = _twin(document.machine)
         else:
             wrong = _history(verified, this, seen.get(key))
-        if wrong is not None:
-            if wrong.word == "rolled-back":
-                seen[key] = replace(seen[key], went_back=wrong.text)
-            rows.append(_row(pins[key], file, key, wrong))
+        if wrong is None:
+            seen[key] = this
+            accepted.append((key, document))
             continue
-        seen[key] = this
+        if wrong.word == "rolled-back":
+            seen[key] = replace(seen[key], went_back=wrong.text)
+        rows.append(_row(pins[key], document.machine.file_name, key, wrong))
+    generations = _generations(document for _, document in accepted)
+    for key, document in accepted:
         findings = (*_times(document, now), *_content(document, generations))
+        file = document.machine.file_name
         rows.append(_row(pins[key], file, key, *findings, document=document))
     missing = _finding("missing", "this machine has no document")
     rows += [_row(name, "", key, missing) for key, name in pins.items() if key not in keys]

@@ -328,6 +328,13 @@ def test_only_one_document_of_a_machine_is_compared_with_those_of_others(yard: Y
     assert Counter(line["state"] for line in lines) == {"well": 2, "twin": 3}
 
 
+def test_a_machine_that_was_rolled_back_cannot_make_others_behind(yard: Yard) -> None:
+    assert yard.show().code == 0
+    lie = msgspec.structs.replace(LIST, generation=10**6, published=yard.now - 900 * HOUR)
+    yard.put(yard.boxes[1], 6, 40, lists=(lie,))
+    assert yard.states() == {"web-1": "rolled-back"}
+
+
 def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_again(
     yard: Yard,
 ) -> None:
