@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
@@ -393,12 +394,22 @@ def _chunks_of(content: Readable | Iterable[bytes] | Any) -> Iterator[Any]:
 
 def _async_chunks_of(content: Any) -> AsyncIterator[Any] | None:
     """Return an iterator over an asynchronous stream; None for any other object."""
-    has_read = asyncio.iscoroutinefunction(getattr(content, "read", None))
+    read = getattr(content, "read", None)
+    has_read = asyncio.iscoroutinefunction(read) and _takes_size(read)
     is_iterable = isinstance(content, AsyncIterable)
     # An iteration over a stream that has lines yields lines, and fails if a line is too long.
     if has_read and (hasattr(content, "readline") or not is_iterable):
         return _read_all(content)
     return aiter(content) if is_iterable else None
+
+
+def _takes_size(read: Any) -> bool:
+    """Return whether a method can be called with a size; `read` of a part of a form cannot."""
+    try:
+        inspect.signature(read).bind(_TURN_BYTES)
+    except TypeError:
+        return False
+    return True
 
 
 async def _read_all(content: AsyncReadable) -> AsyncIterator[bytes]:

@@ -241,6 +241,22 @@ def test_a_stream_with_lines_is_not_read_by_lines(checker: ContentChecker) -> No
     assert asyncio.run(check()) == Checked(Kind.CLEAN)
 
 
+def test_a_part_of_a_form_that_takes_no_size_is_iterated(checker: ContentChecker) -> None:
+    class Part:
+        """As the parts of a form that aiohttp gives: they have lines, and are read as a whole."""
+
+        async def read(self, *, decode: bool = False) -> bytes:
+            raise AssertionError(decode)
+
+        async def readline(self) -> bytes:
+            raise AssertionError
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield LISTED
+
+    assert asyncio.run(checker.acheck(Part())).kind is Kind.MATCH
+
+
 @pytest.mark.parametrize(
     "content",
     [
