@@ -1,9 +1,10 @@
 """The format for code hosts and CI: a SARIF 2.1.0 document with one run.
 
-A match or a conflict is a result, and a match is written when it is found. An input that was not
-checked is a notification of the run, because nothing is known about its content. Clean inputs are
-only counted. The rules, one for each list and category that was hit, come after the results, which
-JSON allows because keys may have any order. The caps on results and notifications bound the memory.
+A match or a conflict is a result, and a match is written when it is found, unless it is excepted.
+An input that was not checked is a notification of the run, because nothing is known about its
+content. Clean inputs are only counted. The rules, one for each list and category that was hit, come
+after the results, which JSON allows because keys may have any order. The caps on results and
+notifications bound the memory.
 """
 
 from __future__ import annotations
@@ -130,9 +131,9 @@ class SarifFormatter:
         #: The number and the content of each rule so far.
         self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
         self._results = 0
-        #: The conflicts, which are written at the end, so that matches take the limited places
-        #: first.
-        self._conflicts: list[Handled] = []
+        #: The results that are written at the end, in this order, so that matches take the limited
+        #: places first.
+        self._later: dict[Kind, list[Handled]] = {Kind.CONFLICT: [], Kind.EXCEPTED: []}
         self._notifications: list[dict[str, Any]] = []
         self._left_out: Counter[Kind] = Counter()
         #: The numbers of the descriptions of containers and members, by the path and the names of
@@ -145,15 +146,12 @@ class SarifFormatter:
         return f'{{"$schema": "{SCHEMA}", "version": "2.1.0", "runs": [{{"results": ['
 
     def outcome(self, handled: Handled) -> str | None:
-        """Return a match as a result, which is suppressed if excepted.
-
-        Keep other outcomes for the end.
-        """
+        """Return a match as a result; keep other outcomes for the end."""
         kind = handled.outcome.kind
-        if kind in (Kind.MATCH, Kind.EXCEPTED) and self._results < MAX_RESULTS:
+        if kind is Kind.MATCH and self._results < MAX_RESULTS:
             return self._result(handled)
-        if kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
-            self._conflicts.append(handled)
+        if kind in self._later and len(self._later[kind]) < MAX_RESULTS:
+            self._later[kind].append(handled)
         elif kind in (Kind.UNREAD, Kind.SKIPPED, Kind.ACCEPTED):
             self._unchecked(handled)
         elif kind is not Kind.CLEAN:
@@ -161,10 +159,12 @@ class SarifFormatter:
         return None
 
     def end(self, summary: Summary | None) -> str:
-        """Return the conflicts, and then the part about the whole run."""
-        room = MAX_RESULTS - self._results
-        parts = [self._result(handled) for handled in self._conflicts[:room]]
-        self._left_out[Kind.CONFLICT] += len(self._conflicts[room:])
+        """Return the conflicts and excepted matches, and then the part about the whole run."""
+        parts = []
+        for kind, kept in self._later.items():
+            room = MAX_RESULTS - self._results
+            parts += [self._result(handled) for handled in kept[:room]]
+            self._left_out[kind] += len(kept[room:])
         driver = {
             "name": "hashclient",
             "version": __version__,

@@ -198,13 +198,20 @@ def test_a_match_is_written_when_it_is_found() -> None:
     assert second is not None and second.startswith(",")
 
 
-def test_no_conflict_takes_the_place_of_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sarif, "MAX_RESULTS", 3)
-    found = [conflict(f"c{n}") for n in range(5)] + [match("m0"), match("m1")]
-    run = run_of(*found)
-    assert [result["properties"]["path"] for result in run["results"]] == ["m0", "m1", "c0"]
+def test_no_conflict_and_no_excepted_match_takes_the_place_of_a_match(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sarif, "MAX_RESULTS", 4)
+    excepted = [handled(Kind.EXCEPTED, f"e{n}", 5, "exception x-1", (HIT,)) for n in range(5)]
+    run = run_of(*excepted, conflict("c0"), match("m0"), match("m1"))
+    assert [result["properties"]["path"] for result in run["results"]] == ["m0", "m1", "c0", "e0"]
+    assert notifications(run)[:1] == [
+        ("left-out", "4 more of kind excepted would be too many for this output")
+    ]
+    run = run_of(*(conflict(f"c{n}") for n in range(6)), match("m0"))
+    assert [result["properties"]["path"] for result in run["results"]] == ["m0", "c0", "c1", "c2"]
     assert notifications(run) == [
-        ("left-out", "4 more of kind conflict would be too many for this output")
+        ("left-out", "3 more of kind conflict would be too many for this output")
     ]
 
 
