@@ -212,6 +212,10 @@ def read_status(
 
                 verify_matches(settings.state_dir)
     with status.part():
+        if status.matches and status.matches[MatchState.QUARANTINED]:
+            from hashclient.quarantine.item import require_quarantine
+
+            require_quarantine(settings.layout.quarantine)
         if is_there(settings.layout.quarantine):
             status.quarantine = _quarantine(settings)
             _check_recorded(settings)

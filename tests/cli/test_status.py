@@ -15,8 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.cli.status import percent
-from hashclient.core.kinds import Algorithm
+from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.formats.registry import FORMATS
+from hashclient.matches.store import Matches
 from tests.kit import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
@@ -391,6 +392,19 @@ def test_quarantined_files_and_open_reports_are_counted(state: Path, tmp_path: P
     assert result.code == 8
     assert re.search(r"^problem       .*report\.json", result.out, re.MULTILINE)
     assert "\nquarantine    2 files" in result.out
+
+
+def test_a_quarantine_that_is_not_mounted_is_not_an_empty_one(scanned: Path) -> None:
+    with Matches(scanned) as record:
+        (match,) = record.find()
+        now = datetime(2026, 5, 1, tzinfo=UTC)
+        record.change(match.id, MatchState.QUARANTINED, now, {}, in_place=False)
+    (scanned / "quarantine").mkdir()  # the mount point
+    unmounted = call("--state-dir", scanned, "status")
+    assert unmounted.code == 8
+    assert "problem       the quarantine is not there" in unmounted.out
+    (scanned / "quarantine" / "lock").touch()
+    assert call("--state-dir", scanned, "status").code == 0
 
 
 @pytest.mark.parametrize("then", ["gone", "another"])
