@@ -60,7 +60,8 @@ publishing_options = together(
         "--known-good",
         metavar="FILE",
         multiple=True,
-        help="Skip rows with digests in this file, such as the NSRL's. Can be given several times.",
+        help="Rows with digests in this file, such as the NSRL's, must not be on a list: see "
+        "--max-bad. Can be given several times.",
     ),
     click.option(
         "--max-bad",

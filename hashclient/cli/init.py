@@ -99,7 +99,8 @@ _file = existing_path(dir_okay=False)
     multiple=True,
     metavar="FILE",
     type=existing_path(exists=True, dir_okay=False),
-    help="Digests of files known to be benign: a list with one of them is refused.",
+    help="Digests of files known to be benign: entries with them are excepted, and a generation "
+    "that adds many of these entries is refused.",
 )
 @click.option(
     "--max-churn",

@@ -34,7 +34,7 @@ from hashclient.scan.values.options import ScanOptions
 )
 @declared(ScanOptions, "exceptions")
 @reading_options
-@outcome_options("text", "jsonl", "csv", digests="the given digests")
+@outcome_options("text", "jsonl", "csv", digests="given digests")
 @pass_app
 def command(
     app: App,
