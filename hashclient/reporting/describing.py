@@ -12,6 +12,7 @@ import msgspec
 from hashclient.config.tables import ReportConfig
 from hashclient.core.agefile import Chunks
 from hashclient.core.errors import StateError
+from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, Step, was_viewed
 from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.core.version import __version__
@@ -92,7 +93,7 @@ def _reported(
         last_seen=match.last_seen,
         state=str(match.state),
         viewed=was_viewed(story),
-        in_place=match.in_place,
+        in_place=match.in_place and match.state is not MatchState.GONE,
         entries=tuple(_entry(hit, provider_of) for hit in match.hits),
         evidence=sealed.evidence,
         facts=sealed.facts,

@@ -15,6 +15,7 @@ from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import read
 from hashclient.core.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.core.kinds import MatchState
+from hashclient.packages.document import parse_document
 from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.evidence import plain_source, source_in_place
 from hashclient.quarantine.vault import evidence_path
@@ -85,6 +86,16 @@ def test_matches_that_must_not_be_reported(desk: Desk, state: MatchState) -> Non
     with pytest.raises(UsageError, match=f"it is {state}"):
         desk.prepare(match)
     assert list(desk.outbox.reports()) == []
+
+
+def test_a_report_of_a_file_that_is_gone_does_not_call_it_in_place(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    with desk.record() as record:
+        record.change(match.id, MatchState.GONE, desk.now(), {})
+    report = desk.prepare(match)
+    assert desk.send(report).error is None
+    document = parse_document((desk.outbox.folder(report.id) / "document.json").read_bytes())
+    assert (document.matches[0].state, document.matches[0].in_place) == ("gone", False)
 
 
 def test_a_match_withdrawn_before_sending_is_left_out(desk: Desk) -> None:
