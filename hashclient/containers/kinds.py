@@ -302,13 +302,12 @@ OPENED = (
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
-    # `in_programs` only names the method lh5, because self-extracting lha programs use lh5, and
-    # shorter bytes would occur in many other programs.
+    # The methods of LArc and PMarc are not searched for, because libarchive reads none of them.
     Kind(
         "lha",
         (Mark(2, tuple(b"-%b-" % one for one in _LHA)),),
         "libformats:reader",
-        in_programs=b"-lh5-",
+        in_programs=b"-lh",
         in_programs_at=2,
     ),
     Kind(

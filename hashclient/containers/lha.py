@@ -105,7 +105,7 @@ class Lha(Libarchive):
         the end of the archive.
         """
         head = data.read_at(0, _LEAST)
-        if len(head) < _LEAST:
+        if len(head) < _LEAST or head[_METHOD + 4] != ord("-"):
             return 0
         level = head[_LEVEL]
         header = data.read_at(0, head[0] + 2 if level < 2 else int.from_bytes(head[:2], "little"))

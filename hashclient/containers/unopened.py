@@ -152,6 +152,8 @@ KINDS = (
     Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
     Kind("arc", (Mark(0, tuple(bytes([0x1A, one]) for one in _ARC_KINDS), is_one=_is_arc),)),
+    # The first line of an ARC file of a web crawler is the name of the file.
+    Kind("web-arc", (Mark(0, (b"filedesc://",)),)),
     # A block with a number of codes, and at most 19 lengths of codes, follow the mark.
     Kind(
         "lzh",

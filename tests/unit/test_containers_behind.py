@@ -316,9 +316,10 @@ SUM = b"\0\0\0"
         (others.old_lha_of({"a": b"benign"}, 1, 0x20), True),
         (b"\x15" + bytes(21), False),
         (bytes([20, 0]) + bytes(20), False),
-        (bytes([21, 0]) + bytes(21), True),
-        (bytes([21, 1]) + bytes(21), False),
-        (bytes([21, 1, 1]) + bytes(20), True),
+        (b"\x15\x2d" + bytes(4) + b"-" + bytes(16), True),
+        (b"\x15\x2e" + bytes(4) + b"-" + bytes(16), False),
+        (b"\x15\x2e\1" + bytes(3) + b"-" + bytes(16), True),
+        (b"\x15\x2c" + bytes(4) + b"," + bytes(16), False),
     ],
 )
 def test_an_lha_begins_with_a_header_whose_sum_is_right(data: bytes, *, is_one: bool) -> None:

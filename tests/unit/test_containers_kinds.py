@@ -278,6 +278,7 @@ MARKS = (
     ("lha", 2, b"-lh5-"), ("lha", 2, b"-lzs-"), ("lha", 2, b"-pm2-"), ("zoo", 0, b"ZOO 2."),
     ("stuffit", 0, b"SIT!\0"), ("stuffit", 0, b"StuffIt (c)"), ("alz", 0, b"ALZ\1"),
     ("egg", 0, b"EGGA\0"), ("zpaq", 0, b"7kSt"), ("freearc", 0, b"ArC\1"), ("pdf", 0, b"%PDF-"),
+    ("web-arc", 0, b"filedesc://"),
     ("pdf", 0, b"\xef\xbb\xbf%PDF-"), ("luks", 0, b"LUKS\xba\xbe"), ("aff", 0, b"AFF10\r\n\0"),
     ("ewf", 0, b"EVF\t\r\n\xff\0"), ("ewf", 0, b"EVF2\r\n\x81\0"), ("qcow", 0, b"QFI\xfb"),
     ("qed", 0, b"QED\0"), ("vmdk", 0, b"KDMV"), ("vmdk", 0, b"# Disk DescriptorFile"),

@@ -202,8 +202,10 @@ def test_an_lha_behind_a_program_is_found(level: int) -> None:
     (kind,) = [one for one in kinds.KINDS if one.name == "lha"]
     behind = Behind([(kind, cast(Begun, expander("lha")))])
     assert opened(behind, data).contents == [b"bs" * 250]
-    second = others.lha_of(BENIGN, "a").replace(b"-lh0-", b"-lh5-")
-    assert opened(behind, program + second).members == []
+    stored = others.lha_of(BENIGN, "a")
+    assert opened(behind, program + stored).contents == [BENIGN]
+    for other in (b"-lh5-", b"-lh0."):  # the sum is wrong, or the bytes are no method
+        assert opened(behind, program + stored.replace(b"-lh0-", other)).members == []
 
 
 @pytest.mark.parametrize("level", [0, 1])
