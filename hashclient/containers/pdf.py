@@ -197,6 +197,7 @@ class _File:
         """Find the streams that are members (`parts`) and the unreadable objects (`unread`)."""
         self._opened = opened
         self._source = source
+        self._is_again = is_again
         before = opened.get_warnings()
         #: `is_rebuilt`: whether pikepdf has searched the file for objects. `is_unclear`: whether
         #: it has not understood a part of an object.
@@ -255,10 +256,11 @@ class _File:
     def members(self, part: _Part) -> Iterator[list[Member]]:
         """Yield one stream as a member.
 
-        If the length of the stream is uncertain, yield a member for each possible length.
+        If the length of the stream is uncertain, yield a member for each possible length. If the
+        file is read again, the stream was probably a member before.
         """
         chunks = partial(self._chunks, part.number)
-        yield [Member(part.name, None, is_exact=False, chunks=chunks)]
+        yield [Member(part.name, None, is_exact=False, chunks=chunks, is_again=self._is_again)]
         for cut in (_without_line_end, _as_said) if self._is_odd else ():
             chunks = partial(self._chunks, part.number, cut)
             yield [Member(part.name, None, is_exact=False, chunks=chunks, is_again=True)]

@@ -93,6 +93,7 @@ def test_an_object_that_the_table_lacks_is_read(
     data = pdfs.file_of({4: pdfs.stream(B), 5: b"<< /EF << /F 4 0 R /UF 9 0 R >> >>"})
     found = opened(Pdf(), data + hidden)
     assert set(found.contents) == {A, B} and not found.unread
+    assert [one.is_again for one in found.listed] == [False, True, True]
     for other in (hidden.replace(b"9", b"4"), hidden.replace(b"obj", b"obi"), b" obj 0 obj"):
         assert opened(Pdf(), data + other).contents == [B]
 
