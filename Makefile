@@ -43,7 +43,7 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 	# pytest ends with exit code 5 if no test has the marker `docs`.
 	$(BIN)/python -m pytest -q --full -m docs || test $$? = 5
 
-# `make check-deep` takes two and a half hours on two processors. A Python or a mail server that is
+# `make check-deep` takes about two hours on two processors. A Python or a mail server that is
 # not installed is named and left out. The first Python runs all examples of the tests, the second
 # runs all tests with fewer examples, and every other Python runs the tests of `make test`.
 PYTHONS ?= 3.11 3.13 3.12

@@ -8,8 +8,7 @@ pages, and are no members. If a PDF file is damaged and pikepdf repairs it, ever
 member, because the reference that shows the purpose of a stream may be lost. If the table of
 objects lacks an object that is in the file, the file is read again with a new table, because some
 programs make a new table if they need such an object. A truncated PDF file is also reported as
-unread. A PDF file that cannot be repaired is reported as unread, unless it has
-no stream at all.
+unread. A PDF file that cannot be repaired is reported as unread, unless it has no stream at all.
 """
 
 from __future__ import annotations
