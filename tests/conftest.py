@@ -129,7 +129,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--deep") or any("::" in argument for argument in config.args):
         return
     left_out = {"deep"} if config.getoption("--full") else {"deep", "slow"}
-    most = _MOST_CASES if all(Path(name).is_dir() for name in config.args) else None
+    most = _MOST_CASES if all(Path(name).is_dir() for name in config.args) else len(items)
     cases: defaultdict[object, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if not any(item.get_closest_marker(name) for name in left_out):
